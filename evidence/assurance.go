@@ -1,0 +1,49 @@
+package evidence
+
+import "fmt"
+
+// Assurance says how strong a verdict is: what an adversary would have to break.
+// The order is from nothing to most.
+type Assurance int
+
+const (
+	// AssuranceNone: nothing ties the evidence to a machine.
+	AssuranceNone Assurance = iota
+	// AssuranceTest: a software TPM, whose owner can make it say anything.
+	AssuranceTest
+	// AssuranceMeasuredOSWeak: a hardware TPM; what was loaded is known, but root can
+	// alter programs in memory or the kernel.
+	AssuranceMeasuredOSWeak
+	// AssuranceMeasuredOS: the same with lockdown=confidentiality, ptrace_scope=3 and no
+	// debugger among the accepted files. Root at run time and physical access still see memory.
+	AssuranceMeasuredOS
+)
+
+var assuranceNames = [...]string{"none", "test", "measured-os-weak", "measured-os"}
+
+// ParseAssurance reads a level's name.
+func ParseAssurance(s string) (Assurance, error) {
+	for i, n := range assuranceNames {
+		if n == s {
+			return Assurance(i), nil
+		}
+	}
+	return 0, fmt.Errorf("assurance level %q is not one of %v", s, assuranceNames)
+}
+
+// String returns the level's name, such as measured-os.
+func (a Assurance) String() string {
+	if a < 0 || int(a) >= len(assuranceNames) {
+		return fmt.Sprintf("assurance(%d)", int(a))
+	}
+	return assuranceNames[a]
+}
+
+// MarshalText returns the level's name.
+func (a Assurance) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads the level's name.
+func (a *Assurance) UnmarshalText(b []byte) (err error) {
+	*a, err = ParseAssurance(string(b))
+	return err
+}

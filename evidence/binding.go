@@ -1,0 +1,43 @@
+package evidence
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+)
+
+// The purposes that evidence can be made for. What is made for one is never
+// accepted for another.
+const (
+	// PurposeVerify is evidence for a person or a program that asked for it by a nonce.
+	PurposeVerify = "verify"
+	// PurposeRaw is evidence that another tool took: the qualifying data is the nonce
+	// itself. This project judges such evidence on request and never makes it.
+	PurposeRaw = "raw"
+)
+
+// A Binding ties evidence to the question that it answers: what for, which
+// challenge, and which key of the subject speaks afterwards.
+type Binding struct {
+	Purpose    string `cbor:"1,keyasint" json:"purpose"`
+	Nonce      []byte `cbor:"2,keyasint" json:"nonce"`
+	SubjectKey []byte `cbor:"3,keyasint,omitempty" json:"subject_key,omitempty"` // PKIX DER; empty when no key is bound
+}
+
+// QualifyingData returns what the quote must carry in TPMS_ATTEST.extraData:
+// SHA-256 over a label and the length-prefixed fields (docs/spec/bundle.md), or
+// for PurposeRaw the nonce.
+func (b Binding) QualifyingData() []byte {
+	if b.Purpose == PurposeRaw {
+		return slices.Clone(b.Nonce)
+	}
+	h := sha256.New()
+	h.Write([]byte("keystead/binding/1\x00"))
+	for _, field := range [][]byte{[]byte(b.Purpose), b.Nonce, b.SubjectKey} {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(field)))
+		h.Write(n[:])
+		h.Write(field)
+	}
+	return h.Sum(nil)
+}

@@ -1,0 +1,74 @@
+package evidence
+
+// Claims is the one vocabulary that policies are written in: what appraisal could
+// establish, and only that. A zero field means "not established". The cel tags are
+// the names in policies; docs/spec/policy.md describes each.
+type Claims struct {
+	Assurance string         `cel:"assurance" json:"assurance"`
+	Key       KeyClaims      `cel:"key" json:"key"`
+	Quote     QuoteClaims    `cel:"quote" json:"quote"`
+	Boot      BootClaims     `cel:"boot" json:"boot"`
+	Kernel    KernelClaims   `cel:"kernel" json:"kernel"`
+	Software  SoftwareClaims `cel:"software" json:"software"`
+	Packages  PackageClaims  `cel:"packages" json:"packages"`
+}
+
+// KeyClaims are about the attestation key and the TPM that holds it.
+type KeyClaims struct {
+	Binding   string `cel:"binding" json:"binding"`     // none, named (by --ak), activated (by credential activation)
+	Name      string `cel:"name" json:"name"`           // TPM name, hex
+	Algorithm string `cel:"algorithm" json:"algorithm"` // ecdsa-p256, rsassa-2048, …
+	EK        string `cel:"ek" json:"ek"`               // digest of the EK public key (PKIX), when bound
+	Issuer    string `cel:"issuer" json:"issuer"`       // issuer of the EK certificate, when it chains to a configured root
+	Software  bool   `cel:"software" json:"software"`   // the root is one configured for software TPMs
+}
+
+// QuoteClaims are what the TPM signed about itself.
+type QuoteClaims struct {
+	Banks        []string `cel:"banks" json:"banks"` // quoted banks
+	PCRs         []int64  `cel:"pcrs" json:"pcrs"`   // registers quoted in every one of them
+	Firmware     string   `cel:"firmware" json:"firmware"`
+	ResetCount   int64    `cel:"reset_count" json:"reset_count"`
+	RestartCount int64    `cel:"restart_count" json:"restart_count"`
+	Clock        int64    `cel:"clock" json:"clock"` // milliseconds
+	ClockSafe    bool     `cel:"clock_safe" json:"clock_safe"`
+}
+
+// BootClaims come from events of quoted registers only.
+type BootClaims struct {
+	Events        int64    `cel:"events" json:"events"`                 // covered by the quote
+	Uncovered     int64    `cel:"uncovered" json:"uncovered"`           // in registers that were not quoted: disregarded
+	SecureBoot    bool     `cel:"secure_boot" json:"secure_boot"`       // PCR 7
+	Firmware      string   `cel:"firmware" json:"firmware"`             // EV_S_CRTM_VERSION, PCR 0
+	Loaded        []string `cel:"loaded" json:"loaded"`                 // digests (Authenticode) of EFI programs and drivers that ran, PCR 2 and 4
+	SeparatorsAll bool     `cel:"separators_all" json:"separators_all"` // PCR 0 to 7 each closed by its separator
+}
+
+// KernelClaims are about what the boot loader or EFI stub measured, and what a
+// matching code set says of it.
+type KernelClaims struct {
+	Initrd      string   `cel:"initrd" json:"initrd"`             // digest of the initrd
+	CommandLine string   `cel:"command_line" json:"command_line"` // as a code set spells it; empty when none matches
+	Accepted    bool     `cel:"accepted" json:"accepted"`         // kernel, initrd and command line are those of one code set entry
+	Guarantees  []string `cel:"guarantees" json:"guarantees"`     // what that entry says its initrd enforces: ima-policy, ptrace-scope-3
+	Lockdown    string   `cel:"lockdown" json:"lockdown"`         // from the accepted command line: none, integrity, confidentiality
+}
+
+// SoftwareClaims are about the executed files in the IMA log (coverage: exec).
+type SoftwareClaims struct {
+	Entries    int64    `cel:"entries" json:"entries"`     // covered by the quote
+	Uncovered  int64    `cel:"uncovered" json:"uncovered"` // after the quoted prefix: disregarded
+	Named      int64    `cel:"named" json:"named"`         // of a package or code set
+	Unknown    int64    `cel:"unknown" json:"unknown"`
+	Altered    int64    `cel:"altered" json:"altered"`
+	Weak       int64    `cel:"weak" json:"weak"` // match by MD5 or SHA-1 only
+	Violations int64    `cel:"violations" json:"violations"`
+	Packages   []string `cel:"packages" json:"packages"` // packages of which something ran: name=version, sorted
+}
+
+// PackageClaims are about the list that the host sent of itself.
+type PackageClaims struct {
+	Listed    int64    `cel:"listed" json:"listed"`
+	Unlisted  []string `cel:"unlisted" json:"unlisted"`   // packages of which something ran though the list does not name them
+	Debuggers []string `cel:"debuggers" json:"debuggers"` // packages among the accepted reference values that can attach to processes
+}

@@ -1,0 +1,113 @@
+package keystead
+
+// A Reason names a kind of refusal: kebab-case, the same in CLI, API and ledger.
+// The list is closed and only grows; docs/spec/reasons.md explains each, and a
+// test holds the two together.
+type Reason string
+
+// Error makes a Reason a target for errors.Is.
+func (r Reason) Error() string { return string(r) }
+
+// A Stage is where on the way from evidence to grant a refusal falls. Its number
+// is the exit status of the CLI.
+type Stage int
+
+// The stages, in the order in which they are judged.
+const (
+	StageMisuse      Stage = 1 // the command or request was wrong
+	StageSignature   Stage = 2 // syntax and cryptography: root of trust, replay, freshness
+	StageCollateral  Stage = 3 // certificates, repositories and their dates
+	StageRevoked     Stage = 4
+	StagePolicy      Stage = 5 // software and policy
+	StageUnavailable Stage = 6 // no quorum, clock-stale, timeout
+	StageInternal    Stage = 7
+)
+
+// Root of trust.
+const (
+	ReasonMalformed         Reason = "malformed"          // bytes that do not parse
+	ReasonEvidenceMissing   Reason = "evidence-missing"   // a part that the policy or the chain of checks needs is not in the bundle
+	ReasonSignatureInvalid  Reason = "signature-invalid"  // the quote's signature does not verify under the attestation key
+	ReasonKeyForeign        Reason = "key-foreign"        // the bundle's attestation key is not the accepted one
+	ReasonKeyUnsuitable     Reason = "key-unsuitable"     // not restricted, not fixedTPM, wrong scheme, too short
+	ReasonNonceMismatch     Reason = "nonce-mismatch"     // the quote's qualifying data is not the expected binding
+	ReasonBundleReplayed    Reason = "bundle-replayed"    // sound in itself, but an answer to another challenge
+	ReasonBankUnaccepted    Reason = "bank-unaccepted"    // quoted over a PCR bank that is not sha256 or sha384
+	ReasonPCRMismatch       Reason = "pcr-mismatch"       // PCR values differ from the quote, or a replayed log from the PCR
+	ReasonLogTruncated      Reason = "log-truncated"      // the log ends before the quoted PCR value is reached
+	ReasonLogAltered        Reason = "log-altered"        // the log can not lead to the quoted PCR value
+	ReasonDigestInvalid     Reason = "digest-invalid"     // an event's data does not have the digest that the log gives for it
+	ReasonBootAggregate     Reason = "boot-aggregate"     // IMA's first entry does not commit to the quoted boot PCRs
+	ReasonCredentialInvalid Reason = "credential-invalid" // the answer to credential activation is not the secret
+	ReasonNoteUnsigned      Reason = "note-unsigned"      // a policy or code set without a signature by an accepted key
+	ReasonIndexUnsigned     Reason = "index-unsigned"     // a repository's index without a signature of the keyring
+	ReasonIndexMismatch     Reason = "index-mismatch"     // a file of a repository differs from what its signed index names
+	ReasonPackageCorrupt    Reason = "package-corrupt"    // a package's bytes do not unpack, or exceed the bounds
+)
+
+// Collateral.
+const (
+	ReasonEKUntrusted    Reason = "ek-untrusted"    // the EK certificate does not chain to a configured root
+	ReasonEKMismatch     Reason = "ek-mismatch"     // the EK certificate is of another key
+	ReasonIndexExpired   Reason = "index-expired"   // a repository's index after its Valid-Until
+	ReasonIndexFuture    Reason = "index-future"    // a repository's index dated after the time of judgement
+	ReasonPackageMissing Reason = "package-missing" // an installed package that no signed index offers
+)
+
+// Software and policy.
+const (
+	ReasonAKUnbound       Reason = "ak-unbound"            // nothing says which TPM the attestation key belongs to
+	ReasonAssuranceLow    Reason = "assurance-low"         // the verdict's assurance is below the policy's minimum
+	ReasonFileUnknown     Reason = "file-unknown"          // an executed file whose digest no reference set or code set has
+	ReasonFileAltered     Reason = "file-altered"          // the same, at a path that a package owns
+	ReasonDigestWeak      Reason = "digest-weak"           // a match by MD5 or SHA-1 only, which never suffices
+	ReasonViolation       Reason = "measurement-violation" // IMA could not measure: a file was written while it was open
+	ReasonPackageUnlisted Reason = "package-unlisted"      // a file ran from a package that the host's own list does not name
+	ReasonBootUnaccepted  Reason = "boot-unaccepted"       // kernel, initrd or command line is in no code set
+	ReasonRuleFailed      Reason = "rule-failed"           // a rule of the policy is not met
+	ReasonPolicyUnusable  Reason = "policy-unusable"       // a rule could not be evaluated
+)
+
+var stages = map[Reason]Stage{
+	ReasonMalformed:         StageSignature,
+	ReasonEvidenceMissing:   StageSignature,
+	ReasonSignatureInvalid:  StageSignature,
+	ReasonKeyForeign:        StageSignature,
+	ReasonKeyUnsuitable:     StageSignature,
+	ReasonNonceMismatch:     StageSignature,
+	ReasonBundleReplayed:    StageSignature,
+	ReasonBankUnaccepted:    StageSignature,
+	ReasonPCRMismatch:       StageSignature,
+	ReasonLogTruncated:      StageSignature,
+	ReasonLogAltered:        StageSignature,
+	ReasonDigestInvalid:     StageSignature,
+	ReasonBootAggregate:     StageSignature,
+	ReasonCredentialInvalid: StageSignature,
+	ReasonNoteUnsigned:      StageSignature,
+	ReasonIndexUnsigned:     StageSignature,
+	ReasonIndexMismatch:     StageSignature,
+	ReasonPackageCorrupt:    StageSignature,
+	ReasonEKUntrusted:       StageCollateral,
+	ReasonEKMismatch:        StageCollateral,
+	ReasonIndexExpired:      StageCollateral,
+	ReasonIndexFuture:       StageCollateral,
+	ReasonPackageMissing:    StageCollateral,
+	ReasonAKUnbound:         StagePolicy,
+	ReasonAssuranceLow:      StagePolicy,
+	ReasonFileUnknown:       StagePolicy,
+	ReasonFileAltered:       StagePolicy,
+	ReasonDigestWeak:        StagePolicy,
+	ReasonViolation:         StagePolicy,
+	ReasonPackageUnlisted:   StagePolicy,
+	ReasonBootUnaccepted:    StagePolicy,
+	ReasonRuleFailed:        StagePolicy,
+	ReasonPolicyUnusable:    StagePolicy,
+}
+
+// Stage returns where the reason falls; StageInternal for one that is not listed.
+func (r Reason) Stage() Stage {
+	if s, ok := stages[r]; ok {
+		return s
+	}
+	return StageInternal
+}
