@@ -85,7 +85,7 @@ func VerifyEK(chain [][]byte, ek *Public, roots Roots, at time.Time) (*EKIdentit
 		return nil, untrusted(fmt.Sprintf("a chain to one of the %d configured roots, valid on %s", n, at.UTC().Format(time.RFC3339)),
 			fmt.Sprintf("certificate issued by %q: %v", leaf.Issuer, err))
 	}
-	if ek == nil || !samePublicKey(leaf, ek) {
+	if !ek.Certified(leaf) {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonEKMismatch, Where: "EK certificate",
 			Want: "the certificate of endorsement key " + ek.Fingerprint().String(), Got: "one of " + keystead.Sum(leaf.RawSubjectPublicKeyInfo).String()})
 	}
@@ -159,8 +159,12 @@ func (r Roots) verify(certs []*x509.Certificate, at time.Time) (root *x509.Certi
 	return root, false, nil
 }
 
-func samePublicKey(cert *x509.Certificate, ek *Public) bool {
-	switch key := ek.key.(type) {
+// Certified reports whether the certificate is of this key.
+func (p *Public) Certified(cert *x509.Certificate) bool {
+	if p == nil {
+		return false
+	}
+	switch key := p.key.(type) {
 	case *ecdsa.PublicKey:
 		return key.Equal(cert.PublicKey)
 	case *rsa.PublicKey:
