@@ -118,7 +118,8 @@ func (p *Policy) BootAccepted() bool { return p.head.bootAccepted }
 func (p *Policy) Rules() int { return len(p.rules) }
 
 // Eval evaluates every rule, in the order of the text. The claims are of the
-// vocabulary's type, or a pointer to it; of any other, every rule fails.
+// vocabulary's type, or a pointer to it, and do not change as long as the results are
+// in use; of any other type, every rule fails.
 func (p *Policy) Eval(claims any) []Result {
 	values, err := p.claims.values(claims)
 	out := make([]Result, len(p.rules))
@@ -160,7 +161,7 @@ func (r Result) Values() []Value {
 	}
 	out := make([]Value, len(r.rule.refs))
 	for i, ref := range r.rule.refs {
-		out[i] = Value{Claim: r.values.set.paths[ref].name, Value: printed(r.values.at(ref))}
+		out[i] = Value{Claim: r.values.set.paths[ref].name, Value: printed(r.values.look(ref))}
 	}
 	return out
 }

@@ -115,10 +115,13 @@ func (s *claimSet) values(claims any) (*valueSet, error) {
 
 func (v *valueSet) at(i int) ref.Val {
 	if v.cached[i] == nil {
-		v.cached[i] = toCEL(v.claims.FieldByIndex(v.set.paths[i].index))
+		v.cached[i] = v.look(i)
 	}
 	return v.cached[i]
 }
+
+// look converts a claim without keeping it, so that results may be read by several goroutines.
+func (v *valueSet) look(i int) ref.Val { return toCEL(v.claims.FieldByIndex(v.set.paths[i].index)) }
 
 func toCEL(f reflect.Value) ref.Val {
 	switch x := f.Interface().(type) {
