@@ -1,6 +1,9 @@
 package evidence
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Assurance says how strong a verdict is: what an adversary would have to break.
 // The order is from nothing to most.
@@ -20,6 +23,9 @@ const (
 )
 
 var assuranceNames = [...]string{"none", "test", "measured-os-weak", "measured-os"}
+
+// AssuranceNames lists the levels' names in ascending order.
+func AssuranceNames() []string { return slices.Clone(assuranceNames[:]) }
 
 // ParseAssurance reads a level's name.
 func ParseAssurance(s string) (Assurance, error) {
