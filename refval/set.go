@@ -75,6 +75,16 @@ func (s *Set) Lookup(d keystead.Digest) (Source, bool) {
 	return s.source(i), true
 }
 
+// Number returns the package of the first source, by its number in
+// Header().Packages. It is Lookup for whoever only counts.
+func (s *Set) Number(d keystead.Digest) (int, bool) {
+	i, ok := s.find(&d)
+	if !ok {
+		return 0, false
+	}
+	return s.packageOf(i), true
+}
+
 // Sources returns every source of the digest: packages may ship the same content.
 func (s *Set) Sources(d keystead.Digest) iter.Seq[Source] {
 	return func(yield func(Source) bool) {
@@ -118,24 +128,27 @@ func (s *Set) Ref(i int) Ref {
 	return r
 }
 
-// find returns the first record of the digest. Digests are uniform, so a bucket
-// holds about one record; records that an adversary crowds into one bucket are
-// still found by bisection.
+// find returns the first record of the digest. Digests are uniform, so buckets are
+// small; records that an adversary crowds into one are still found by bisection.
 func (s *Set) find(d *keystead.Digest) (int, bool) {
 	if len(s.records) == 0 {
 		return 0, false
 	}
 	b := prefix(d[:]) >> s.shift
 	lo, hi := int(s.buckets[b]), int(s.buckets[b+1])
-	end := hi
-	for lo < hi {
+	for hi-lo > 8 {
 		if mid := int(uint(lo+hi) >> 1); s.digestAt(mid) < string(d[:]) {
 			lo = mid + 1
 		} else {
-			hi = mid
+			hi = mid + 1
 		}
 	}
-	return lo, lo < end && s.digestAt(lo) == string(d[:])
+	for ; lo < hi; lo++ {
+		if s.digestAt(lo) == string(d[:]) {
+			return lo, true
+		}
+	}
+	return 0, false
 }
 
 func (s *Set) source(i int) Source {
@@ -151,10 +164,11 @@ func (s *Set) digestAt(i int) string { return s.records[i*recordSize : i*recordS
 func (s *Set) pathOf(i int) int      { return int(u32(s.records[i*recordSize+digestSize:])) }
 func (s *Set) packageOf(i int) int   { return int(u32(s.records[i*recordSize+digestSize+4:])) }
 
-// indexBuckets makes the table of digest prefixes: at least one bucket a record.
+// indexBuckets makes the table of digest prefixes. With about two records a bucket
+// the table stays in the processor's cache, and a bucket is one or two cache lines.
 func (s *Set) indexBuckets() {
 	bits := uint(0)
-	for 1<<bits < s.Len() && bits < 31 {
+	for 2<<bits < s.Len() && bits < 31 {
 		bits++
 	}
 	s.shift = 32 - bits

@@ -330,13 +330,20 @@ func BenchmarkLookupMillion(b *testing.B) {
 		order = append(order, s.Ref(i).Digest)
 	}
 	rand.New(rand.NewPCG(1, 2)).Shuffle(len(order), func(i, k int) { order[i], order[k] = order[k], order[i] })
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if _, ok := s.Lookup(order[i%len(order)]); !ok {
-			b.Fatal("not found")
-		}
-		i++
+	for name, known := range map[string]func(keystead.Digest) bool{
+		"Lookup": func(d keystead.Digest) bool { _, ok := s.Lookup(d); return ok },
+		"Number": func(d keystead.Digest) bool { _, ok := s.Number(d); return ok },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if !known(order[i%len(order)]) {
+					b.Fatal("not found")
+				}
+				i++
+			}
+		})
 	}
 }
 
