@@ -12,7 +12,14 @@ import (
 )
 
 // vocabulary is what policies may speak of.
-var vocabulary = policy.Vocabulary{Claims: evidence.Claims{}, Levels: evidence.AssuranceNames()}
+var vocabulary = policy.Vocabulary{Claims: evidence.Claims{}, Levels: levels()}
+
+func levels() (names []string) {
+	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
+		names = append(names, a.String())
+	}
+	return names
+}
 
 // app is what all commands share: where to write, and how.
 type app struct {
@@ -49,12 +56,25 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.version(),
 	)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")
-	root.PersistentPreRun = func(*cobra.Command, []string) { a.running = true }
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	a.mark(root)
 	return root
+}
+
+// mark makes every command note that its own code has begun.
+func (a *app) mark(c *cobra.Command) {
+	if run := c.RunE; run != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			a.running = true
+			return run(c, args)
+		}
+	}
+	for _, verb := range c.Commands() {
+		a.mark(verb)
+	}
 }
 
 // noun makes a command that only holds verbs. Alone it gives its help; a word that
