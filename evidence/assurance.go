@@ -1,9 +1,6 @@
 package evidence
 
-import (
-	"fmt"
-	"slices"
-)
+import "fmt"
 
 // Assurance says how strong a verdict is: what an adversary would have to break.
 // The order is from nothing to most.
@@ -23,9 +20,6 @@ const (
 )
 
 var assuranceNames = [...]string{"none", "test", "measured-os-weak", "measured-os"}
-
-// AssuranceNames lists the levels' names in ascending order.
-func AssuranceNames() []string { return slices.Clone(assuranceNames[:]) }
 
 // ParseAssurance reads a level's name.
 func ParseAssurance(s string) (Assurance, error) {

@@ -41,7 +41,7 @@ func (m Member) Sign(text []byte) ([]byte, error) {
 // Cosign adds m's signature to a note, and keeps those that stand there. It does
 // not say whether they are any good: Open does.
 func (m Member) Cosign(signed []byte) ([]byte, error) {
-	n, err := split(signed)
+	n, err := split(signed, "note")
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func Open(signed []byte, kind Kind, accepted ...MemberPublic) (text []byte, by [
 		ids[p.ID()] = p
 		verifiers = append(verifiers, v)
 	}
-	raw, err := split(signed)
+	raw, err := split(signed, kind, accepted...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -105,7 +105,7 @@ func Open(signed []byte, kind Kind, accepted ...MemberPublic) (text []byte, by [
 // Peek returns the text of a note and the NAME+HASH of its signatures without
 // checking any. It is for showing; nothing that it returns is believed.
 func Peek(signed []byte) (text []byte, by []string, err error) {
-	n, err := split(signed)
+	n, err := split(signed, "note")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -118,14 +118,14 @@ func IsNote(text []byte) bool {
 	return i >= 0 && bytes.HasPrefix(text[i:], signatureBlock)
 }
 
-// split parses a note by letting signed-note open it without any key.
-func split(signed []byte) (*note.Note, error) {
+// split parses a note by letting signed-note open it without any key; kind and
+// accepted serve the refusal.
+func split(signed []byte, kind Kind, accepted ...MemberPublic) (*note.Note, error) {
 	if len(signed) > MaxNote {
 		return nil, formatError(nil, fmt.Sprintf("is %d bytes long, at most %d are accepted", len(signed), MaxNote))
 	}
 	if !IsNote(signed) {
-		first, _, _ := bytes.Cut(signed[:min(len(signed), 80)], []byte("\n"))
-		return nil, unsigned(Kind(first), nil, "a text without signatures")
+		return nil, unsigned(kind, accepted, "a text without signatures")
 	}
 	_, err := note.Open(signed, nil)
 	var unverified *note.UnverifiedNoteError
@@ -143,9 +143,6 @@ func unsigned(kind Kind, accepted []MemberPublic, got string) error {
 			ids = append(ids, p.ID())
 		}
 		want = "a signature by " + strings.Join(ids, " or ")
-	}
-	if !slices.Contains(kinds, kind) {
-		kind = "note"
 	}
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoteUnsigned, Where: string(kind), Want: want, Got: got})
 }

@@ -25,8 +25,8 @@ const DefaultAssurance = "measured-os-weak"
 
 // ruleText is a rule as it stands in the text.
 type ruleText struct {
-	name, expr, advice string
-	at                 line // of the expression; column 0 is its first byte
+	Rule
+	at line // of the expression
 }
 
 // line is where in the text a statement stands.
@@ -159,7 +159,7 @@ func (p *parser) startRule(at line, name string) error {
 		return at.fail("rule", "is one more than the %d that are accepted", maxRules)
 	}
 	p.seen["rule "+name] = at
-	p.rules = append(p.rules, ruleText{name: name})
+	p.rules = append(p.rules, ruleText{Rule: Rule{Name: name}})
 	return nil
 }
 
@@ -169,14 +169,14 @@ func (p *parser) inRule(at line, word, value string) error {
 	}
 	r := &p.rules[len(p.rules)-1]
 	switch {
-	case word == "require" && r.expr == "":
-		r.expr, r.at = value, at
-	case word == "otherwise" && r.advice == "":
-		r.advice = value
+	case word == "require" && r.Expr == "":
+		r.Expr, r.at = value, at
+	case word == "otherwise" && r.Advice == "":
+		r.Advice = value
 	case word == "require" || word == "otherwise":
-		return at.fail(word, "is stated twice in rule %s; join conditions with && or write another rule", r.name)
+		return at.fail(word, "is stated twice in rule %s; join conditions with && or write another rule", r.Name)
 	default:
-		return at.fail("rule "+r.name, "has require and otherwise, not %.40q", word)
+		return at.fail("rule "+r.Name, "has require and otherwise, not %.40q", word)
 	}
 	return nil
 }
@@ -187,10 +187,10 @@ func (p *parser) endRule(at line) error {
 		return nil
 	}
 	switch r := p.rules[len(p.rules)-1]; {
-	case r.expr == "":
-		return at.fail("rule "+r.name, "ends here without require")
-	case r.advice == "":
-		return at.fail("rule "+r.name, "ends here without otherwise, which says what to do for whoever fails it")
+	case r.Expr == "":
+		return at.fail("rule "+r.Name, "ends here without require")
+	case r.Advice == "":
+		return at.fail("rule "+r.Name, "ends here without otherwise, which says what to do for whoever fails it")
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func refusal(t *testing.T, name, text string) *keystead.FormatError {
 
 func TestDefaultsAreStrict(t *testing.T) {
 	p := compile(t, "keystead-policy/1\nname x\nrules none\n")
-	if p.MinimumAssurance() != "measured-os-weak" || !p.EveryEntry() || !p.BootAccepted() || p.Rules() != 0 || len(p.Eval(evidence.Claims{})) != 0 {
+	if p.MinimumAssurance() != "measured-os-weak" || !p.EveryEntry() || !p.BootAccepted() || len(p.Rules()) != 0 || len(p.Eval(evidence.Claims{})) != 0 {
 		t.Errorf("a policy that states nothing: %s %v %v", p.MinimumAssurance(), p.EveryEntry(), p.BootAccepted())
 	}
 	if !(*policy.Policy)(nil).IsZero() || !new(policy.Policy).IsZero() || p.IsZero() {
@@ -165,13 +165,13 @@ func TestEvalWithoutAValue(t *testing.T) {
 	p := compile(t, "keystead-policy/1\nname x\nrule a\n  require quote.banks[3] == 'sha256'\n  otherwise b\nrule z\n  require 1 / boot.events == 1\n  otherwise b\n")
 	for _, r := range p.Eval(evidence.Claims{}) {
 		if r.OK || r.Err == nil || r.Finding().Reason != keystead.ReasonPolicyUnusable {
-			t.Errorf("rule %s: %v %v", r.Rule, r.OK, r.Err)
+			t.Errorf("rule %s: %v %v", r.Name, r.OK, r.Err)
 		}
 	}
 	for _, claims := range []any{nil, "claims", (*evidence.Claims)(nil), evidence.BootClaims{}} {
 		for _, r := range p.Eval(claims) {
 			if r.OK || r.Err == nil || r.Values() != nil {
-				t.Errorf("claims of type %T: rule %s: %v %v", claims, r.Rule, r.OK, r.Err)
+				t.Errorf("claims of type %T: rule %s: %v %v", claims, r.Name, r.OK, r.Err)
 			}
 		}
 	}
@@ -241,7 +241,7 @@ func FuzzCompile(f *testing.F) {
 		}
 		for _, r := range p.Eval(good()) {
 			if r.OK && r.Err != nil {
-				t.Fatalf("rule %s is met and has no value", r.Rule)
+				t.Fatalf("rule %s is met and has no value", r.Name)
 			}
 			r.Finding()
 		}

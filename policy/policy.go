@@ -42,7 +42,7 @@ type header struct {
 
 // rule is one compiled rule.
 type rule struct {
-	ruleText
+	Rule
 	program cel.Program
 	refs    []int // claims that the expression names, as indices into claimSet.paths, in order of appearance
 }
@@ -114,8 +114,21 @@ func (p *Policy) EveryEntry() bool { return p.head.everyEntry }
 // entry of a code set (boot accepted), or are only reported (boot report).
 func (p *Policy) BootAccepted() bool { return p.head.bootAccepted }
 
-// Rules returns the number of rules.
-func (p *Policy) Rules() int { return len(p.rules) }
+// A Rule is a rule as the text states it.
+type Rule struct {
+	Name   string `json:"name"`
+	Expr   string `json:"require"`   // CEL
+	Advice string `json:"otherwise"` // what its author tells whoever fails it
+}
+
+// Rules returns the rules in the order of the text.
+func (p *Policy) Rules() []Rule {
+	out := make([]Rule, len(p.rules))
+	for i, r := range p.rules {
+		out[i] = r.Rule
+	}
+	return out
+}
 
 // Eval evaluates every rule, in the order of the text. The claims are of the
 // vocabulary's type, or a pointer to it, and do not change as long as the results are
@@ -125,7 +138,7 @@ func (p *Policy) Eval(claims any) []Result {
 	out := make([]Result, len(p.rules))
 	for i := range p.rules {
 		r := &p.rules[i]
-		out[i] = Result{Rule: r.name, Expr: r.expr, Advice: r.advice, Err: err, rule: r, values: values}
+		out[i] = Result{Rule: r.Rule, Err: err, rule: r, values: values}
 		if err == nil {
 			out[i].OK, out[i].Err = r.eval(values)
 		}
@@ -135,11 +148,9 @@ func (p *Policy) Eval(claims any) []Result {
 
 // A Result is what one rule came to.
 type Result struct {
-	Rule   string // its name
-	Expr   string // the CEL expression
-	Advice string // what its author tells whoever fails it
-	OK     bool
-	Err    error // why the expression has no value; OK is false then
+	Rule
+	OK  bool
+	Err error // why the expression has no value; OK is false then
 
 	rule   *rule
 	values *valueSet
@@ -169,7 +180,7 @@ func (r Result) Values() []Value {
 // Finding returns the refusal that a failed rule amounts to: rule-failed, or
 // policy-unusable where the expression has no value.
 func (r Result) Finding() keystead.Finding {
-	f := keystead.Finding{Reason: keystead.ReasonRuleFailed, Where: "rule " + r.Rule, Want: r.Expr + " (" + r.Advice + ")"}
+	f := keystead.Finding{Reason: keystead.ReasonRuleFailed, Where: "rule " + r.Name, Want: r.Expr + " (" + r.Advice + ")"}
 	var got []string
 	for _, v := range r.Values() {
 		got = append(got, v.String())

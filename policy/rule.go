@@ -61,9 +61,9 @@ func newEnv(claims *claimSet) (*cel.Env, error) {
 
 func compileRule(e *cel.Env, claims *claimSet, rt ruleText) (rule, error) {
 	fail := func(format string, args ...any) (rule, error) {
-		return rule{}, rt.at.fail("rule "+rt.name, format, args...)
+		return rule{}, rt.at.fail("rule "+rt.Name, format, args...)
 	}
-	parsed, issues := e.Parse(rt.expr)
+	parsed, issues := e.Parse(rt.Expr)
 	if issues.Err() != nil {
 		return fail("%s", firstIssue(issues))
 	}
@@ -85,18 +85,18 @@ func compileRule(e *cel.Env, claims *claimSet, rt ruleText) (rule, error) {
 	if err != nil {
 		return fail("%v", err)
 	}
-	return rule{ruleText: rt, program: program, refs: refs}, nil
+	return rule{Rule: rt.Rule, program: program, refs: refs}, nil
 }
 
 // eval gives the rule's value, or why it has none.
 func (r *rule) eval(values *valueSet) (bool, error) {
 	out, _, err := r.program.Eval(values)
 	if err != nil {
-		return false, fmt.Errorf("%s: %w", r.expr, err)
+		return false, fmt.Errorf("%s: %w", r.Expr, err)
 	}
 	ok, isBool := out.(types.Bool)
 	if !isBool {
-		return false, fmt.Errorf("%s: has no value", r.expr)
+		return false, fmt.Errorf("%s: has no value", r.Expr)
 	}
 	return bool(ok), nil
 }

@@ -36,8 +36,8 @@ func TestSpecExample(t *testing.T) {
 	}
 	example := regexp.MustCompile(`(?ms)^    keystead-policy/1\n.*?^## Text`).Find(spec)
 	example = regexp.MustCompile(`(?m)^    |^## Text`).ReplaceAll(example, nil)
-	if p := compile(t, string(example)); p.Name() != "build-machines" || p.Rules() != 1 {
-		t.Errorf("the example is %s with %d rules", p.Name(), p.Rules())
+	if p := compile(t, string(example)); p.Name() != "build-machines" || len(p.Rules()) != 1 {
+		t.Errorf("the example is %s with %d rules", p.Name(), len(p.Rules()))
 	}
 }
 
