@@ -19,9 +19,6 @@ import (
 	"github.com/keystead/keystead/refval"
 )
 
-// imaPCR is the register that the kernel's log goes to.
-const imaPCR = 10
-
 // maxFindings bounds a verdict; claims still count what is left out.
 const maxFindings = 256
 
@@ -209,14 +206,14 @@ func (a *appraisal) logs() {
 		a.missing("event-log", "the firmware's event log")
 	} else if a.boot, err = eventlog.Open(a.parts.EventLog, a.covered); err != nil {
 		a.fail("event-log", err)
-	} else if a.claims.Boot, err = a.boot.Boot(); err != nil {
-		a.fail("event-log", err)
+	} else {
+		a.claims.Boot = a.boot.Boot()
 	}
 	switch {
 	case a.parts.IMALog == nil && a.in.Policy.EveryEntry():
 		a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
 	case a.parts.IMALog != nil:
-		if a.files, err = ima.Open(a.parts.IMALog, a.covered, imaPCR); err != nil {
+		if a.files, err = ima.Open(a.parts.IMALog, a.covered, ima.Register); err != nil {
 			a.fail("ima-log", err)
 		} else if err = a.files.CheckBootAggregate(a.covered); err != nil {
 			a.fail("ima-log", err)

@@ -2,6 +2,7 @@ package appraise
 
 import (
 	"cmp"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ const (
 
 // A File is an entry of the IMA log and what it was found to be.
 type File struct {
-	Entry  int // from 0
+	Entry  int // from 1, as in ascii_runtime_measurements
 	Path   string
 	Digest string // algorithm and hex
 	Status Status
@@ -48,8 +49,10 @@ func (a *appraisal) software() {
 	}
 	c := &a.claims.Software
 	c.Entries, c.Uncovered = int64(a.files.Len()), int64(a.files.Uncovered())
+	first := true
 	for i, e := range a.files.All() {
-		a.file(refs, i, e)
+		a.file(refs, i, e, first)
+		first = false
 	}
 	c.Packages = refs.ran()
 	a.claims.Packages.Unlisted = refs.unlisted()
@@ -88,15 +91,17 @@ func (a *appraisal) packages(refs *references) {
 	c.Listed = int64(len(installed))
 	refs.listed = map[string]bool{}
 	for _, p := range installed {
-		refs.listed[p.Name] = true
+		refs.listed[p.Package] = true
 	}
 }
 
-// file judges one entry.
-func (a *appraisal) file(refs *references, i int, e ima.Entry) {
+// file judges one entry. The first one is boot_aggregate, which logs checked.
+func (a *appraisal) file(refs *references, i int, e ima.Entry, first bool) {
 	c := &a.claims.Software
-	status, source := refs.judge(i, e)
-	reason := keystead.Reason("")
+	status, source, reason := Aggregate, owner{}, keystead.Reason("")
+	if !first {
+		status, source = refs.judge(e)
+	}
 	switch status {
 	case Named:
 		c.Named++
@@ -114,7 +119,7 @@ func (a *appraisal) file(refs *references, i int, e ima.Entry) {
 		reason = keystead.ReasonViolation
 	}
 	if a.each != nil {
-		a.each(File{Entry: i, Path: e.PathString(), Digest: e.DigestString(), Status: status, Source: source.String()})
+		a.each(File{Entry: i, Path: e.Path.String(), Digest: digestOf(e), Status: status, Source: source.String()})
 	}
 	if reason != "" && a.in.Policy.EveryEntry() {
 		a.find(refs.finding(reason, e))
@@ -154,21 +159,18 @@ func (o owner) String() string {
 }
 
 // judge names the entry's content. It does not allocate for a file that is named.
-func (r *references) judge(i int, e ima.Entry) (Status, owner) {
+func (r *references) judge(e ima.Entry) (Status, owner) {
 	switch {
 	case e.Violation:
 		return Violation, owner{}
-	case i == 0 && e.IsBootAggregate():
-		return Aggregate, owner{} // checked against the registers when the log was opened
-	}
-	d, ok := e.SHA256()
-	if !ok {
+	case e.Alg == "md5" || e.Alg == "sha1":
 		return Weak, owner{}
+	case e.Alg == "sha256" && len(e.FileDigest) == len(keystead.Digest{}):
+		if o, ok := r.lookup(keystead.Digest(e.FileDigest)); ok {
+			return Named, o
+		}
 	}
-	if o, ok := r.lookup(d); ok {
-		return Named, o
-	}
-	if o, _, ok := r.path(e.PathString()); ok {
+	if o, _, ok := r.path(e.Path.String()); ok {
 		return Altered, o
 	}
 	return Unknown, owner{}
@@ -229,11 +231,19 @@ func (r *references) path(path string) (o owner, wanted []string, ok bool) {
 	return o, wanted, len(wanted) > 0
 }
 
+// digestOf gives what the entry says of the file's content, in text.
+func digestOf(e ima.Entry) string {
+	if e.FileDigest == nil {
+		return "no digest of a file"
+	}
+	return e.Alg + ":" + hex.EncodeToString(e.FileDigest)
+}
+
 // maxWanted bounds how many accepted versions of a file a finding lists.
 const maxWanted = 4
 
 func (r *references) finding(reason keystead.Reason, e ima.Entry) keystead.Finding {
-	f := keystead.Finding{Reason: reason, Where: e.PathString(), Got: e.DigestString()}
+	f := keystead.Finding{Reason: reason, Where: e.Path.String(), Got: digestOf(e)}
 	switch reason {
 	case keystead.ReasonFileAltered:
 		_, wanted, _ := r.path(f.Where)

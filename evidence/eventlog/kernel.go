@@ -20,6 +20,7 @@ const (
 // Kernel is what was measured of the kernel that boots, for look-up in a code set.
 type Kernel struct {
 	Image       keystead.Digest   // Authenticode digest of the last image in PCR 4; a GRUB that loads kernels by itself is that image
+	Loaders     []keystead.Digest // the other images in PCR 4, in order: each of them could have changed the kernel
 	CommandLine keystead.Digest   // of the load options, see LoadOptions
 	Initrd      keystead.Digest   // zero when the stub measured none
 	Before      []keystead.Digest // what else is in PCR 9, before the stub's events: files that a boot loader read
@@ -54,6 +55,9 @@ func (l *Log) Kernel() (Kernel, error) {
 		return k, deny(keystead.ReasonEvidenceMissing, "event log, PCR 4", "the digest of a loaded kernel", "none")
 	}
 	k.Image = keystead.Digest(images[len(images)-1])
+	for _, loader := range images[:len(images)-1] {
+		k.Loaders = append(k.Loaders, keystead.Digest(loader))
+	}
 	var nine []*Event
 	for e := range l.of(9) {
 		nine = append(nine, e)
