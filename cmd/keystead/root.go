@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	called, err := root.ExecuteC()
 	if err != nil && !a.running {
+		a.json = slices.Contains(args, "--json") // parsing may not have come that far
 		err = misuse(err, fmt.Sprintf("%s --help lists what there is", called.CommandPath()))
 	}
 	return a.report(err)
