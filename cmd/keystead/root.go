@@ -8,19 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keystead/keystead/evidence"
-	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/appraise"
 )
 
 // vocabulary is what policies may speak of.
-var vocabulary = policy.Vocabulary{Claims: evidence.Claims{}, Levels: levels()}
-
-func levels() (names []string) {
-	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
-		names = append(names, a.String())
-	}
-	return names
-}
+var vocabulary = appraise.Vocabulary()
 
 // app is what all commands share: where to write, and how.
 type app struct {
@@ -53,6 +45,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked, 5 policy, 6 unavailable, 7 internal.`,
 		`  keystead policy show strict
   keystead policy check strict.txt`,
+		a.evidence(),
 		a.policy(),
 		a.member(),
 		a.version(),
