@@ -26,9 +26,9 @@ func (a *app) evidence() *cobra.Command {
 		`A bundle holds a TPM's quote over a fresh nonce, the firmware's and the kernel's logs and
 the package list. The verifier gives the nonce, the host collects, the verifier judges;
 the two need no connection. docs/guide/attest.md walks through it.`,
-		`  keystead evidence nonce > nonce
-  keystead evidence collect --nonce "$(cat nonce)" --out host.bundle
-  keystead evidence verify --nonce "$(cat nonce)" --ak host.ak --policy strict.signed host.bundle`,
+		`  keystead evidence nonce
+  keystead evidence collect --nonce $NONCE --out host.bundle
+  keystead evidence verify --nonce $NONCE --ak host.ak --policy strict.signed host.bundle`,
 		a.evidenceNonce(),
 		a.evidenceCollect(),
 		a.evidenceShow(),
@@ -41,7 +41,7 @@ func (a *app) evidenceNonce() *cobra.Command {
 		Use:     "nonce",
 		Short:   "Print a fresh nonce, the question that a bundle answers",
 		Long:    `Prints 32 random bytes in hex. Whoever will verify makes the nonce, and uses it once.`,
-		Example: `  keystead evidence nonce > nonce`,
+		Example: `  keystead evidence nonce`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			nonce := make([]byte, 32)
@@ -79,7 +79,7 @@ func (a *app) evidenceCollect() *cobra.Command {
 and the package list, and writes them as one bundle. Reading the TPM and the logs
 needs root. With --explain it says what was looked for and what came of it; then --nonce
 and --out may be left out, and nothing is written.`,
-		Example: `  keystead evidence collect --nonce "$(cat nonce)" --out host.bundle
+		Example: `  keystead evidence collect --nonce $NONCE --out host.bundle
   keystead evidence collect --explain`,
 		Args: cobra.NoArgs,
 	}

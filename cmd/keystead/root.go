@@ -46,6 +46,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		`  keystead policy show strict
   keystead policy check strict.txt`,
 		a.evidence(),
+		a.ak(),
 		a.policy(),
 		a.member(),
 		a.version(),

@@ -11,11 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
-	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -165,7 +163,7 @@ func (a *app) evidenceVerify() *cobra.Command {
 to the quoted registers; then that every executed file is one of a package or a code set; then the
 policy's rules. Prints the verdict; a refusal gives every finding, and the exit status of the first
 stage that failed. Without --ak the verdict says ak-binding=none and proves nothing of any machine.`,
-		Example: `  keystead evidence verify --nonce "$(cat nonce)" --ak host.ak --ek-root vendors.pem \
+		Example: `  keystead evidence verify --nonce $NONCE --ak host.ak --ek-root vendors.pem \
       --refs host.refs --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -254,14 +252,4 @@ func ranges(n []int64) string {
 		return "none"
 	}
 	return strings.Join(parts, ",")
-}
-
-// evaluateBundle is what policy explain shows: the rules over the bundle's claims.
-func evaluateBundle(in appraise.Input, p *policy.Policy) ([]policy.Result, error) {
-	in.Policy = p
-	v := appraise.Appraise(in)
-	if d := v.Err(); d != nil && keystead.StagePolicy != stage(d) {
-		return nil, d
-	}
-	return p.Eval(v.Claims()), nil
 }
