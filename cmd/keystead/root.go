@@ -7,20 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/keystead/keystead/evidence"
-	"github.com/keystead/keystead/policy"
 )
-
-// vocabulary is what policies may speak of.
-var vocabulary = policy.Vocabulary{Claims: evidence.Claims{}, Levels: levels()}
-
-func levels() (names []string) {
-	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
-		names = append(names, a.String())
-	}
-	return names
-}
 
 // app is what all commands share: where to write, and how.
 type app struct {
