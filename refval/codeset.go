@@ -2,15 +2,11 @@ package refval
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"iter"
 	"slices"
-	"strings"
-
-	"golang.org/x/mod/sumdb/note"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
 )
 
 // Code is a file that a code set accepts.
@@ -48,7 +44,7 @@ type CodeSet struct {
 	name    string
 	files   map[keystead.Digest]Code
 	boots   []Boot // in order of their names
-	signers []string
+	signers []key.MemberPublic
 }
 
 // NewCodeSet returns a code set of its content. It fails if the content has no text form.
@@ -57,58 +53,23 @@ func NewCodeSet(name string, files []Code, boots []Boot) (*CodeSet, error) {
 }
 
 // OpenCodeSet reads a signed note whose text is a code set. At least one of the
-// verifiers must have signed it; a signature by anyone else counts for nothing.
+// accepted keys must have signed it; a signature by anyone else counts for nothing.
 // A refusal is note-unsigned.
-func OpenCodeSet(signed []byte, accepted ...note.Verifier) (*CodeSet, error) {
-	if len(signed) > MaxCodeSet {
-		return nil, codeSetError(0, "whole", "is %d bytes long, at most %d are accepted", len(signed), MaxCodeSet)
-	}
-	n, err := note.Open(signed, note.VerifierList(accepted...))
-	var unverified *note.UnverifiedNoteError
-	var invalid *note.InvalidSignatureError
-	switch {
-	case errors.As(err, &unverified):
-		return nil, unsigned(accepted, signerNames(unverified.Note.UnverifiedSigs))
-	case errors.As(err, &invalid):
-		return nil, unsigned(accepted, "a signature of "+invalid.Name+" that does not verify")
-	case err != nil:
-		return nil, codeSetError(0, "note", "%v", err)
-	}
-	c, err := ParseCodeSet(n.Text)
+func OpenCodeSet(signed []byte, accepted ...key.MemberPublic) (*CodeSet, error) {
+	text, by, err := key.Open(signed, key.KindCodeSet, accepted...)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range n.Sigs {
-		c.signers = append(c.signers, s.Name)
+	c, err := ParseCodeSet(string(text))
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(c.signers)
+	c.signers = by
 	return c, nil
 }
 
-func unsigned(accepted []note.Verifier, got string) error {
-	names := make([]string, len(accepted))
-	for i, v := range accepted {
-		names[i] = fmt.Sprintf("%s+%08x", v.Name(), v.KeyHash())
-	}
-	want := "a signature of one of " + strings.Join(names, ", ")
-	if len(names) == 0 {
-		want = "a signature of an accepted key, of which none was given"
-	}
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoteUnsigned, Where: "code set", Want: want, Got: got})
-}
-
-func signerNames(sigs []note.Signature) string {
-	names := make([]string, len(sigs))
-	for i, s := range sigs {
-		names[i] = fmt.Sprintf("%s+%08x", s.Name, s.Hash)
-	}
-	return "only signatures of " + strings.Join(names, ", ")
-}
-
-// Sign returns the code set as a signed note.
-func (c *CodeSet) Sign(signers ...note.Signer) ([]byte, error) {
-	return note.Sign(&note.Note{Text: c.text}, signers...)
-}
+// Sign returns the code set as a note signed by m. Further members cosign the note.
+func (c *CodeSet) Sign(m key.Member) ([]byte, error) { return m.Sign([]byte(c.text)) }
 
 // Text returns the text as it was read, or as NewCodeSet wrote it.
 func (c *CodeSet) Text() string { return c.text }
@@ -119,8 +80,8 @@ func (c *CodeSet) Digest() keystead.Digest { return keystead.Sum([]byte(c.text))
 // Name returns the name that its signer gave it.
 func (c *CodeSet) Name() string { return c.name }
 
-// Signers returns the names of the accepted keys that signed; none after ParseCodeSet.
-func (c *CodeSet) Signers() []string { return slices.Clone(c.signers) }
+// SignedBy returns the accepted keys whose signatures OpenCodeSet found; none after ParseCodeSet.
+func (c *CodeSet) SignedBy() []key.MemberPublic { return c.signers }
 
 // Len returns the number of files.
 func (c *CodeSet) Len() int { return len(c.files) }

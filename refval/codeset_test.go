@@ -8,9 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
 )
 
 func sampleCodeSet(t testing.TB) *CodeSet {
@@ -24,17 +23,12 @@ func sampleCodeSet(t testing.TB) *CodeSet {
 	return c
 }
 
-func keys(t testing.TB, name string, seed byte) (note.Signer, note.Verifier) {
-	skey, vkey, err := note.GenerateKey(bytes.NewReader(bytes.Repeat([]byte{seed}, 64)), name)
+func member(t testing.TB, name string, seed byte) key.Member {
+	m, err := key.NewMember(bytes.NewReader(bytes.Repeat([]byte{seed}, 32)), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err1 := note.NewSigner(skey)
-	v, err2 := note.NewVerifier(vkey)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	return s, v
+	return m
 }
 
 func TestCodeSetRoundTrip(t *testing.T) {
@@ -64,41 +58,50 @@ func TestCodeSetRoundTrip(t *testing.T) {
 
 func TestOpenCodeSet(t *testing.T) {
 	c := sampleCodeSet(t)
-	ours, accepted := keys(t, "domain.example", 1)
-	theirs, stranger := keys(t, "stranger.example", 2)
-	impostor, _ := keys(t, "domain.example", 3) // the accepted name, another key
-	sign := func(s ...note.Signer) []byte {
-		b, err := c.Sign(s...)
+	ours := member(t, "domain.example", 1)
+	theirs := member(t, "stranger.example", 2)
+	impostor := member(t, "domain.example", 3) // the accepted name, another key
+	accepted, stranger := ours.Public(), theirs.Public()
+	sign := func(m key.Member) []byte {
+		b, err := c.Sign(m)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return b
 	}
-	opened, err := OpenCodeSet(sign(ours, theirs), accepted)
+	both, err := theirs.Cosign(sign(ours))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if opened.Digest() != c.Digest() || !slices.Equal(opened.Signers(), []string{"domain.example"}) {
-		t.Errorf("digest %v, signers %v", opened.Digest(), opened.Signers())
+	opened, err := OpenCodeSet(both, accepted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opened.Digest() != c.Digest() || !slices.Equal(opened.SignedBy(), []key.MemberPublic{accepted}) {
+		t.Errorf("digest %v, signers %v", opened.Digest(), opened.SignedBy())
+	}
+	policy, err := ours.Sign([]byte("keystead-policy/1\nname demo\n"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	altered := bytes.Replace(sign(ours), []byte("1.1"), []byte("1.2"), 1)
 	for name, tc := range map[string]struct {
 		note []byte
-		keys []note.Verifier
+		keys []key.MemberPublic
 	}{
-		"signed by a stranger":       {sign(theirs), []note.Verifier{accepted}},
-		"signed under a stolen name": {sign(impostor), []note.Verifier{accepted}},
-		"altered":                    {altered, []note.Verifier{accepted}},
-		"altered, stranger's added":  {append(slices.Clone(altered), "— stranger.example AAAAAAAAAAAA\n"...), []note.Verifier{accepted}},
+		"signed by a stranger":       {sign(theirs), []key.MemberPublic{accepted}},
+		"signed under a stolen name": {sign(impostor), []key.MemberPublic{accepted}},
+		"altered":                    {altered, []key.MemberPublic{accepted}},
+		"altered, stranger's added":  {append(slices.Clone(altered), "— stranger.example AAAAAAAAAAAA\n"...), []key.MemberPublic{accepted}},
 		"no key given":               {sign(ours), nil},
-		"another key given":          {sign(ours), []note.Verifier{stranger}},
+		"a signed policy":            {policy, []key.MemberPublic{accepted}},
+		"no signature block":         {[]byte(c.Text()), []key.MemberPublic{accepted}},
+		"another key given":          {sign(ours), []key.MemberPublic{stranger}},
 	} {
 		if c, err := OpenCodeSet(tc.note, tc.keys...); !errors.Is(err, keystead.ReasonNoteUnsigned) || c != nil {
 			t.Errorf("%s: error %v, want note-unsigned", name, err)
 		}
 	}
-	_, err = OpenCodeSet([]byte(c.Text()), accepted)
-	wantFormat(t, "no signature block", err, "note", "malformed")
 }
 
 func TestParseCodeSetRefuses(t *testing.T) {

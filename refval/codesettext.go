@@ -9,15 +9,16 @@ import (
 	"unicode/utf8"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
 )
 
-// MaxCodeSet bounds a code set's text and note, in bytes.
-const MaxCodeSet = 16 << 20
+// MaxCodeSet bounds a code set's text, in bytes.
+const MaxCodeSet = key.MaxText
 
 // codeSetMagic is the first line and carries the version. It only ever grows:
 //
 //	1  name, file, boot
-const codeSetMagic = "keystead-codeset/1"
+const codeSetMagic = string(key.KindCodeSet)
 
 func codeSetError(offset int, field, format string, args ...any) error {
 	return &keystead.FormatError{Format: "codeset", Offset: int64(offset), Field: field, Problem: fmt.Sprintf(format, args...)}
