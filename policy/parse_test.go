@@ -248,6 +248,30 @@ func FuzzCompile(f *testing.F) {
 	})
 }
 
+// FuzzRule puts expressions into a policy, past the text's own syntax.
+func FuzzRule(f *testing.F) {
+	for _, expr := range []string{
+		"boot.secure_boot", "1 / boot.events > 0", "software.packages.all(p, p.matches('^[a-z]+='))",
+		"[0, 1, 2].all(r, r in quote.pcrs)", "size(software.packages.filter(a, packages.unlisted.exists(b, a == b))) < 3",
+		"quote.banks.map(b, b + '!')[0] == 'sha256!' ? true : !boot.secure_boot", "{'a': 1}.a == boot.events", "-9223372036854775808 == -boot.events",
+	} {
+		f.Add(expr)
+	}
+	claims := good()
+	f.Fuzz(func(t *testing.T, expr string) {
+		p, err := policy.Compile([]byte("keystead-policy/1\nname x\nrule a\n  require "+expr+"\n  otherwise b\n"), vocabulary)
+		if err != nil {
+			return
+		}
+		for _, r := range p.Eval(&claims) {
+			again := p.Eval(&claims)[0]
+			if r.OK && r.Err != nil || len(r.Values()) == 0 || again.OK != r.OK || (again.Err == nil) != (r.Err == nil) {
+				t.Fatalf("%s: %v %v, then %v %v", expr, r.OK, r.Err, again.OK, again.Err)
+			}
+		}
+	})
+}
+
 func BenchmarkEvalStrict(b *testing.B) {
 	text, _ := policy.Shipped("strict")
 	p, claims := compile(b, string(text)), good()

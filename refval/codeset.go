@@ -40,11 +40,11 @@ var guarantees = []Guarantee{GuaranteeIMAPolicy, GuaranteePtraceScope3}
 // CodeSet is a governed list of files and boot entries. The zero value accepts
 // nothing. It is immutable and safe for concurrent use.
 type CodeSet struct {
-	text     string
-	name     string
-	files    map[keystead.Digest]Code
-	boots    []Boot // in order of their names
-	signedBy []key.MemberPublic
+	text    string
+	name    string
+	files   map[keystead.Digest]Code
+	boots   []Boot // in order of their names
+	signers []key.MemberPublic
 }
 
 // NewCodeSet returns a code set of its content. It fails if the content has no text form.
@@ -52,9 +52,9 @@ func NewCodeSet(name string, files []Code, boots []Boot) (*CodeSet, error) {
 	return ParseCodeSet(formatCodeSet(name, files, boots))
 }
 
-// OpenCodeSet reads a signed note whose text is a code set. At least one accepted
-// member must have signed it; a stranger's signature counts for nothing. A refusal
-// is note-unsigned.
+// OpenCodeSet reads a signed note whose text is a code set. At least one of the
+// accepted keys must have signed it; a signature by anyone else counts for nothing.
+// A refusal is note-unsigned.
 func OpenCodeSet(signed []byte, accepted ...key.MemberPublic) (*CodeSet, error) {
 	text, by, err := key.Open(signed, key.KindCodeSet, accepted...)
 	if err != nil {
@@ -64,9 +64,12 @@ func OpenCodeSet(signed []byte, accepted ...key.MemberPublic) (*CodeSet, error) 
 	if err != nil {
 		return nil, err
 	}
-	c.signedBy = by
+	c.signers = by
 	return c, nil
 }
+
+// Sign returns the code set as a note signed by m. Further members cosign the note.
+func (c *CodeSet) Sign(m key.Member) ([]byte, error) { return m.Sign([]byte(c.text)) }
 
 // Text returns the text as it was read, or as NewCodeSet wrote it.
 func (c *CodeSet) Text() string { return c.text }
@@ -77,9 +80,8 @@ func (c *CodeSet) Digest() keystead.Digest { return keystead.Sum([]byte(c.text))
 // Name returns the name that its signer gave it.
 func (c *CodeSet) Name() string { return c.name }
 
-// SignedBy returns the accepted members whose signatures OpenCodeSet found; none
-// after ParseCodeSet.
-func (c *CodeSet) SignedBy() []key.MemberPublic { return c.signedBy }
+// SignedBy returns the accepted keys whose signatures OpenCodeSet found; none after ParseCodeSet.
+func (c *CodeSet) SignedBy() []key.MemberPublic { return c.signers }
 
 // Len returns the number of files.
 func (c *CodeSet) Len() int { return len(c.files) }

@@ -12,8 +12,8 @@ import (
 	"github.com/keystead/keystead/key"
 )
 
-// MaxCodeSet bounds a code set's text and note, in bytes.
-const MaxCodeSet = 16 << 20
+// MaxCodeSet bounds a code set's text, in bytes.
+const MaxCodeSet = key.MaxText
 
 // codeSetMagic is the first line and carries the version. It only ever grows:
 //

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/policy"
 )
@@ -152,7 +153,7 @@ rule bank
 rule listed
   require packages.unlisted.all(p, p.startsWith("x"))
   otherwise install them
-`), vocabulary)
+`), appraise.Vocabulary())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,8 @@ rule listed: met
 func TestProgress(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Unix(1000, 0)
-	p := &progress{w: &out, now: func() time.Time { return now }, label: "Unpacking"}
+	p := (&app{stderr: &out}).progress("Unpacking") // a buffer is no terminal
+	p.now = func() time.Time { return now }
 	step := func(d time.Duration, done int64) {
 		now = now.Add(d)
 		p.Set(done, 119)

@@ -7,12 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/keystead/keystead/appraise"
 )
-
-// vocabulary is what policies may speak of.
-var vocabulary = appraise.Vocabulary()
 
 // app is what all commands share: where to write, and how.
 type app struct {
