@@ -1,0 +1,162 @@
+package tpm2_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	gotpm "github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/swtpm"
+)
+
+// live is a software TPM for all tests here.
+var (
+	authority *swtpm.CA
+	live      *swtpm.TPM
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	dir, err := os.MkdirTemp("", "ca-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	if authority, err = swtpm.NewCA(dir); err != nil {
+		return 0, err
+	}
+	if live, err = authority.Start(context.Background()); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, live.Stop()) }()
+	return m.Run(), nil
+}
+
+// attacker is a TPM's owner, who can make any key and command that the TPM allows.
+type attacker struct {
+	t   testing.TB
+	tpm transport.TPM
+}
+
+func newAttacker(t testing.TB) attacker {
+	t.Helper()
+	tpm, err := linuxudstpm.Open(live.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tpm.Close() })
+	return attacker{t, tpm}
+}
+
+// ownedKey is a loaded primary key of the endorsement hierarchy.
+type ownedKey struct {
+	attacker
+	handle gotpm.AuthHandle
+	public []byte // TPMT_PUBLIC
+}
+
+// key makes a P-256 signing key whose template was changed by edit.
+func (a attacker) key(edit func(*gotpm.TPMTPublic)) ownedKey {
+	a.t.Helper()
+	template := eccTemplate(gotpm.TPMECCNistP256, gotpm.TPMAlgSHA256)
+	edit(&template)
+	rsp, err := gotpm.CreatePrimary{PrimaryHandle: gotpm.TPMRHEndorsement, InPublic: gotpm.New2B(template)}.Execute(a.tpm)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() {
+		if _, err := (gotpm.FlushContext{FlushHandle: rsp.ObjectHandle}).Execute(a.tpm); err != nil {
+			a.t.Error(err)
+		}
+	})
+	return ownedKey{a, gotpm.AuthHandle{Handle: rsp.ObjectHandle, Name: rsp.Name, Auth: gotpm.PasswordAuth(nil)}, rsp.OutPublic.Bytes()}
+}
+
+func eccTemplate(curve gotpm.TPMECCCurve, hash gotpm.TPMIAlgHash) gotpm.TPMTPublic {
+	return gotpm.TPMTPublic{
+		Type: gotpm.TPMAlgECC, NameAlg: gotpm.TPMAlgSHA256,
+		ObjectAttributes: gotpm.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true,
+			UserWithAuth: true, NoDA: true, Restricted: true, SignEncrypt: true},
+		Parameters: gotpm.NewTPMUPublicParms(gotpm.TPMAlgECC, &gotpm.TPMSECCParms{
+			CurveID: curve,
+			Scheme: gotpm.TPMTECCScheme{Scheme: gotpm.TPMAlgECDSA,
+				Details: gotpm.NewTPMUAsymScheme(gotpm.TPMAlgECDSA, &gotpm.TPMSSigSchemeECDSA{HashAlg: hash})},
+		}),
+	}
+}
+
+func rsaTemplate(t *gotpm.TPMTPublic, bits gotpm.TPMKeyBits, scheme gotpm.TPMTRSAScheme) {
+	t.Type = gotpm.TPMAlgRSA
+	t.Parameters = gotpm.NewTPMUPublicParms(gotpm.TPMAlgRSA, &gotpm.TPMSRSAParms{KeyBits: bits, Scheme: scheme})
+}
+
+// quote quotes register 0 to 3 of sha256 and 1 of sha384.
+func (k ownedKey) quote(nonce string) (attest, signature []byte) {
+	k.t.Helper()
+	rsp, err := gotpm.Quote{SignHandle: k.handle, QualifyingData: gotpm.TPM2BData{Buffer: []byte(nonce)},
+		InScheme: gotpm.TPMTSigScheme{Scheme: gotpm.TPMAlgNull},
+		PCRSelect: gotpm.TPMLPCRSelection{PCRSelections: []gotpm.TPMSPCRSelection{
+			{Hash: gotpm.TPMAlgSHA384, PCRSelect: []byte{2, 0, 0}},
+			{Hash: gotpm.TPMAlgSHA256, PCRSelect: []byte{15, 0, 0}},
+		}},
+	}.Execute(k.tpm)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return rsp.Quoted.Bytes(), gotpm.Marshal(rsp.Signature)
+}
+
+// sign signs a structure of the attacker's own, as keys do that are not restricted.
+func (k ownedKey) sign(message []byte) (signature []byte, err error) {
+	digest, err := gotpm.Hash{Data: gotpm.TPM2BMaxBuffer{Buffer: message}, HashAlg: gotpm.TPMAlgSHA256, Hierarchy: gotpm.TPMRHNull}.Execute(k.tpm)
+	if err != nil {
+		return nil, err
+	}
+	rsp, err := gotpm.Sign{KeyHandle: k.handle, Digest: digest.OutHash,
+		InScheme:   gotpm.TPMTSigScheme{Scheme: gotpm.TPMAlgNull},
+		Validation: gotpm.TPMTTKHashCheck{Tag: gotpm.TPMSTHashCheck, Hierarchy: gotpm.TPMRHNull},
+	}.Execute(k.tpm)
+	if err != nil {
+		return nil, err
+	}
+	return gotpm.Marshal(rsp.Signature), nil
+}
+
+// demand fails the test unless err is a refusal for that reason alone, with want
+// and got filled in.
+func demand(t testing.TB, what string, err error, reason keystead.Reason) {
+	t.Helper()
+	var deny *keystead.DenyError
+	if !errors.As(err, &deny) {
+		t.Errorf("%s: want %s, got %v", what, reason, err)
+		return
+	}
+	for _, f := range deny.Findings {
+		if f.Reason != reason || f.Want == "" || f.Got == "" || f.Where == "" {
+			t.Errorf("%s: want %s with want, got and where, got %+v", what, reason, f)
+		}
+	}
+}
+
+// demandFormat fails the test unless err names the format and field.
+func demandFormat(t testing.TB, what string, err error, format, field string) {
+	t.Helper()
+	var f *keystead.FormatError
+	if !errors.As(err, &f) || f.Format != format || f.Field != field {
+		t.Errorf("%s: want a format error at %s %s, got %v", what, format, field, err)
+	}
+}
