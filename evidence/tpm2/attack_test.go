@@ -85,6 +85,19 @@ func onlyCovered(t *testing.T, covered []evidence.PCRs) {
 	}
 }
 
+// TestHierarchyIsSeen quotes with a key of the owner's hierarchy, for which the TPM
+// hides its counters.
+func TestHierarchyIsSeen(t *testing.T) {
+	a := newAttacker(t)
+	a.hierarchy = gotpm.TPMRHOwner
+	key := a.key(plain)
+	attest, signature := key.quote("nonce")
+	q, err := tpm2.VerifyQuote(parse(t, key.public), attest, signature)
+	if err != nil || q.Endorsement {
+		t.Errorf("a key of the owner's hierarchy: want Endorsement false, got %+v, %v", q, err)
+	}
+}
+
 // TestUnsuitableKeys has a real TPM make keys that prove nothing, and use them.
 func TestUnsuitableKeys(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -203,8 +216,8 @@ func TestAlteredQuotes(t *testing.T) {
 	sha1 := bytes.Clone(signature)
 	binary.BigEndian.PutUint16(sha1[2:], uint16(evidence.SHA1))
 	demand(t, "signature said to be over sha1", verify(attest, sha1), keystead.ReasonSignatureInvalid)
-	other := a.key(func(p *gotpm.TPMTPublic) { p.ObjectAttributes.NoDA = false })
-	_, err := tpm2.VerifyQuote(parse(t, other.public), attest, signature)
+	other := a.public(func(p *gotpm.TPMTPublic) { p.ObjectAttributes.NoDA = false })
+	_, err := tpm2.VerifyQuote(other, attest, signature)
 	demand(t, "another key", err, keystead.ReasonSignatureInvalid)
 }
 
@@ -246,6 +259,7 @@ func TestStatedPCRs(t *testing.T) {
 		{"banks in another order", func(p []evidence.PCRs) { p[0], p[1] = p[1], p[0] }, ""},
 		{"a value altered", func(p []evidence.PCRs) { p[0].Value[2] = flip(p[0].Value[2], 31) }, keystead.ReasonPCRMismatch},
 		{"a value of the other bank altered", func(p []evidence.PCRs) { p[1].Value[1] = flip(p[1].Value[1], 0) }, keystead.ReasonPCRMismatch},
+		{"two registers exchanged", func(p []evidence.PCRs) { v := &p[0].Value; v[1], v[2] = v[2], v[1] }, keystead.ReasonPCRMismatch},
 		{"a value missing", func(p []evidence.PCRs) { p[0].Value[3] = nil }, keystead.ReasonEvidenceMissing},
 		{"a bank missing", func(p []evidence.PCRs) { p[1].Bank = evidence.SHA512 }, keystead.ReasonEvidenceMissing},
 		{"banks swapped", func(p []evidence.PCRs) { p[0].Bank, p[1].Bank = p[1].Bank, p[0].Bank }, keystead.ReasonPCRMismatch},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 
 	gotpm "github.com/google/go-tpm/tpm2"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/internal/swtpm"
 )
 
@@ -43,13 +45,34 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, live.Stop()) }()
+	if err := extendAll(live.Socket); err != nil {
+		return 0, err
+	}
 	return m.Run(), nil
+}
+
+// extendAll gives registers 0 to 7 values that differ from each other.
+func extendAll(socket string) error {
+	tpm, err := linuxudstpm.Open(socket)
+	if err != nil {
+		return err
+	}
+	defer tpm.Close()
+	for i := range 8 {
+		_, err := gotpm.PCREvent{PCRHandle: gotpm.AuthHandle{Handle: gotpm.TPMHandle(i), Auth: gotpm.PasswordAuth(nil)},
+			EventData: gotpm.TPM2BEvent{Buffer: []byte{byte(i)}}}.Execute(tpm)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // attacker is a TPM's owner, who can make any key and command that the TPM allows.
 type attacker struct {
-	t   testing.TB
-	tpm transport.TPM
+	t         testing.TB
+	tpm       transport.TPM
+	hierarchy gotpm.TPMHandle // that keys are made in
 }
 
 func newAttacker(t testing.TB) attacker {
@@ -59,14 +82,15 @@ func newAttacker(t testing.TB) attacker {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tpm.Close() })
-	return attacker{t, tpm}
+	return attacker{t, tpm, gotpm.TPMRHEndorsement}
 }
 
-// ownedKey is a loaded primary key of the endorsement hierarchy.
+// ownedKey is a loaded primary key.
 type ownedKey struct {
 	attacker
 	handle gotpm.AuthHandle
 	public []byte // TPMT_PUBLIC
+	flush  func() // at the test's end at the latest: a TPM holds three keys
 }
 
 // key makes a P-256 signing key whose template was changed by edit.
@@ -74,16 +98,25 @@ func (a attacker) key(edit func(*gotpm.TPMTPublic)) ownedKey {
 	a.t.Helper()
 	template := eccTemplate(gotpm.TPMECCNistP256, gotpm.TPMAlgSHA256)
 	edit(&template)
-	rsp, err := gotpm.CreatePrimary{PrimaryHandle: gotpm.TPMRHEndorsement, InPublic: gotpm.New2B(template)}.Execute(a.tpm)
+	rsp, err := gotpm.CreatePrimary{PrimaryHandle: a.hierarchy, InPublic: gotpm.New2B(template)}.Execute(a.tpm)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	a.t.Cleanup(func() {
+	flush := sync.OnceFunc(func() {
 		if _, err := (gotpm.FlushContext{FlushHandle: rsp.ObjectHandle}).Execute(a.tpm); err != nil {
 			a.t.Error(err)
 		}
 	})
-	return ownedKey{a, gotpm.AuthHandle{Handle: rsp.ObjectHandle, Name: rsp.Name, Auth: gotpm.PasswordAuth(nil)}, rsp.OutPublic.Bytes()}
+	a.t.Cleanup(flush)
+	return ownedKey{a, gotpm.AuthHandle{Handle: rsp.ObjectHandle, Name: rsp.Name, Auth: gotpm.PasswordAuth(nil)}, rsp.OutPublic.Bytes(), flush}
+}
+
+// public makes a key as [attacker.key] does and keeps its public area only.
+func (a attacker) public(edit func(*gotpm.TPMTPublic)) *tpm2.Public {
+	a.t.Helper()
+	key := a.key(edit)
+	key.flush()
+	return parse(a.t, key.public)
 }
 
 func eccTemplate(curve gotpm.TPMECCCurve, hash gotpm.TPMIAlgHash) gotpm.TPMTPublic {
