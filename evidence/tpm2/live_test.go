@@ -17,38 +17,36 @@ import (
 	"github.com/keystead/keystead/internal/swtpm"
 )
 
-// live is a software TPM for all tests here.
-var (
-	authority *swtpm.CA
-	live      *swtpm.TPM
-)
+// live returns the socket of a software TPM for all tests here, started when the
+// first of them asks: fuzzing and benchmarks need none.
+var live = sync.OnceValues(func() (socket string, err error) {
+	dir, err := os.MkdirTemp("", "ca-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	ca, err := swtpm.NewCA(dir)
+	if err != nil {
+		return "", err
+	}
+	tpm, err := ca.Start(context.Background())
+	if err != nil {
+		return "", err
+	}
+	stop = tpm.Stop
+	return tpm.Socket, extendAll(tpm.Socket)
+})
+
+// stop ends the software TPM if there is one.
+var stop = func() error { return nil }
 
 func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
+	code := m.Run()
+	if err := stop(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	dir, err := os.MkdirTemp("", "ca-")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	if authority, err = swtpm.NewCA(dir); err != nil {
-		return 0, err
-	}
-	if live, err = authority.Start(context.Background()); err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, live.Stop()) }()
-	if err := extendAll(live.Socket); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
 }
 
 // extendAll gives registers 0 to 7 values that differ from each other.
@@ -77,7 +75,11 @@ type attacker struct {
 
 func newAttacker(t testing.TB) attacker {
 	t.Helper()
-	tpm, err := linuxudstpm.Open(live.Socket)
+	socket, err := live()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpm, err := linuxudstpm.Open(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
