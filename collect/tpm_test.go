@@ -18,8 +18,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
 	evtpm2 "github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/swtpm"
 )
 
 var ctx = context.Background()
@@ -80,6 +82,13 @@ func checkActivation(t *testing.T, tpm *TPM, kind AKType, ak *evtpm2.Public) {
 	}
 	if !id.Software || id.Issuer != authority.Root.Subject.String() || id.Key != ek.Fingerprint() || id.Model != "swtpm" {
 		t.Errorf("identity of the TPM: got %+v", id)
+	}
+	stranger, err := swtpm.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := evtpm2.VerifyEK(found.Chain, ek, evtpm2.Roots{Test: []*x509.Certificate{stranger.Root}}, time.Now()); !errors.Is(err, keystead.ReasonEKUntrusted) {
+		t.Errorf("another authority of the same name: want ek-untrusted, got %v", err)
 	}
 	secret := []byte("thirty-two bytes of great secret")
 	blob, encrypted, err := evtpm2.MakeCredential(rand.Reader, ek, ak.Name(), secret)

@@ -100,7 +100,7 @@ func (s selection) cover(into *evidence.PCRs, stated []evidence.PCRs) []keystead
 }
 
 // digestOf hashes register values as TPM2_Quote does: bank by bank in the order of
-// the selection, registers ascending (Part 1, 17.6).
+// the selection, registers ascending (Part 1, "PCR Operations").
 func (q *Quote) digestOf(covered []evidence.PCRs) []byte {
 	h := q.hash.hash().New()
 	for n := range covered {
