@@ -61,7 +61,7 @@ func Open(raw []byte, covered []evidence.PCRs) (*Log, error) {
 	}
 	for _, b := range r.banks {
 		if p.algorithm(b) == nil {
-			return nil, deny(keystead.ReasonEvidenceMissing, "event log", "digests of the quoted bank "+b.String(), "none")
+			return nil, deny(keystead.ReasonEvidenceMissing, "event log", "digests of the quoted bank "+b.String(), "a log with "+p.declared())
 		}
 	}
 	n := 1
