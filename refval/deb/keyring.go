@@ -35,6 +35,9 @@ func ParseKeyring(raw []byte) (Keyring, error) {
 	const begin = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 	if !bytes.Contains(raw, []byte(begin)) {
 		list, err := openpgp.ReadKeyRing(bytes.NewReader(raw))
+		if err == nil && len(list) == 0 {
+			err = errors.New("no certificate")
+		}
 		if err != nil {
 			return fail(err)
 		}
