@@ -24,5 +24,9 @@ test: ## everything that CI runs
 check: ## format, vet, staticcheck, generated code
 	@scripts/check
 
+testbed-record: ## boot a packaged guest and record it afresh
+	@scripts/need testbed
+	@go run ./internal/testbed/cmd/record
+
 clean: ## remove build output
 	rm -rf $(BUILD)

@@ -1,0 +1,176 @@
+package recording
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/cursor"
+)
+
+// Digest is what one bank of a register is extended with.
+type Digest struct {
+	Bank  evidence.Bank
+	Value []byte
+}
+
+// Extend is TPM2_PCR_Extend of whichever TPM the caller has.
+type Extend func(pcr int, digests []Digest) error
+
+// Replay extends what phase number n measured. Phase 0 begins with the firmware's
+// log, so that replaying phases 0 to n in order takes a fresh TPM to the values
+// recorded at the end of phase n.
+func (r *Recording) Replay(n int, extend Extend) error {
+	log := r.Phases[n].IMALog
+	if n == 0 {
+		if err := replayEvents(r.EventLog, extend); err != nil {
+			return err
+		}
+	} else {
+		log = log[len(r.Phases[n-1].IMALog):]
+	}
+	return replayIMA(log, extend)
+}
+
+const (
+	evNoAction     = 3 // TCG PC Client Platform Firmware Profile 1.06, 10.4.1
+	maxEvents      = 1 << 16
+	maxEventData   = 16 << 20
+	maxIMATemplate = 1 << 20
+)
+
+// replayEvents walks a crypto-agile log (TCG PC Client Platform Firmware Profile
+// 1.06, 10.2) and extends the digests that it states.
+func replayEvents(raw []byte, extend Extend) error {
+	c := cursor.New("tcg2-event-log", binary.LittleEndian, raw)
+	c.U32("first PCR")
+	c.U32("first type")
+	c.Bytes(evidence.SHA1.Size(), "first digest")
+	if spec := c.Sized32(maxEventData, "spec id"); !bytes.HasPrefix(spec, []byte("Spec ID Event03\x00")) {
+		c.Fail("spec id", "the log does not open with Spec ID Event03")
+	}
+	for n := 0; c.Len() > 0; n++ {
+		pcr, kind := int(c.U32("PCR")), c.U32("type")
+		count := int(c.U32("digest count"))
+		if n > maxEvents || count > 8 {
+			c.Fail("digest count", "%d digests in event %d", count, n)
+		}
+		var digests []Digest
+		for range count {
+			if c.Err() != nil {
+				return c.Err()
+			}
+			bank := evidence.Bank(c.U16("algorithm"))
+			if bank.Size() == 0 {
+				c.Fail("algorithm", "%v is not known", bank)
+			}
+			digests = append(digests, Digest{bank, c.Bytes(bank.Size(), "digest")})
+		}
+		data := c.Sized32(maxEventData, "event data")
+		if bytes.HasPrefix(data, []byte("StartupLocality\x00")) && data[len(data)-1] != 0 {
+			c.Fail("startup locality", "is %d: a register 0 that starts there can not be replayed", data[len(data)-1])
+		}
+		if c.Err() != nil {
+			return c.Err()
+		}
+		if kind == evNoAction {
+			continue
+		}
+		if err := extend(pcr, digests); err != nil {
+			return fmt.Errorf("event %d: %w", n+1, err)
+		}
+	}
+	return c.Err()
+}
+
+// replayIMA walks binary_runtime_measurements in its little-endian form.
+func replayIMA(raw []byte, extend Extend) error {
+	for entries := 1; len(raw) > 0; entries++ {
+		n, err := imaEntry(raw, extend)
+		if err != nil {
+			return fmt.Errorf("ima: entry %d: %w", entries, err)
+		}
+		raw = raw[n:]
+	}
+	return nil
+}
+
+// imaEntry extends the first entry's template digest, recomputed for both banks.
+// It returns the entry's length in bytes, 0 at the end of the log.
+func imaEntry(raw []byte, extend Extend) (int, error) {
+	if len(raw) == 0 {
+		return 0, nil
+	}
+	c := cursor.New("ima", binary.LittleEndian, raw)
+	pcr := int(c.U32("PCR"))
+	logged := c.Bytes(evidence.SHA1.Size(), "template digest")
+	if name := c.Sized32(64, "template name"); string(name) == "ima" {
+		c.Fail("template name", "the ima template is not replayed here")
+	}
+	template := c.Sized32(maxIMATemplate, "template data")
+	if c.Err() != nil {
+		return 0, c.Err()
+	}
+	violation := bytes.Equal(logged, make([]byte, len(logged)))
+	var digests []Digest
+	for _, bank := range []evidence.Bank{evidence.SHA256, evidence.SHA384} {
+		h := bank.Hash().New()
+		h.Write(template)
+		d := h.Sum(nil)
+		if violation { // extended with ones, so that it can not be mistaken
+			d = bytes.Repeat([]byte{0xff}, bank.Size())
+		}
+		digests = append(digests, Digest{bank, d})
+	}
+	return c.Offset(), extend(pcr, digests)
+}
+
+// FindMark finds how much of an IMA log leads to the registers: the shortest prefix
+// whose replay on top of the firmware's log gives their values in every bank and
+// every register that the logs speak of.
+func FindMark(eventLog, imaLog []byte, want []evidence.PCRs) (entries, size int, err error) {
+	var have []evidence.PCRs
+	for _, w := range want {
+		have = append(have, evidence.PCRs{Bank: w.Bank})
+	}
+	fold := func(pcr int, digests []Digest) error {
+		for _, d := range digests {
+			for i := range have {
+				if have[i].Bank == d.Bank {
+					have[i].Extend(pcr, d.Value)
+				}
+			}
+		}
+		return nil
+	}
+	if err := replayEvents(eventLog, fold); err != nil {
+		return 0, 0, err
+	}
+	for {
+		if differs(have, want) == "" {
+			return entries, size, nil
+		}
+		n, err := imaEntry(imaLog[size:], fold)
+		if err != nil {
+			return 0, 0, fmt.Errorf("ima: entry %d: %w", entries+1, err)
+		}
+		if n == 0 {
+			return 0, 0, fmt.Errorf("the logs end without having led to the registers: %s", differs(have, want))
+		}
+		entries, size = entries+1, size+n
+	}
+}
+
+// differs names the first register that the logs speak of and that has another
+// value than wanted, or is empty.
+func differs(have, want []evidence.PCRs) string {
+	for i := range want {
+		for pcr, v := range have[i].Value {
+			if v != nil && !bytes.Equal(v, want[i].Value[pcr]) {
+				return fmt.Sprintf("%v register %d is %x, want %x", want[i].Bank, pcr, v, want[i].Value[pcr])
+			}
+		}
+	}
+	return ""
+}
