@@ -51,7 +51,7 @@ func replayEvents(raw []byte, extend Extend) error {
 		c.Fail("spec id", "the log does not open with Spec ID Event03")
 	}
 	for n := 0; c.Len() > 0; n++ {
-		pcr, kind := int(c.U32("PCR")), c.U32("type")
+		pcr, kind := register(c), c.U32("type")
 		count := int(c.U32("digest count"))
 		if n > maxEvents || count > 8 {
 			c.Fail("digest count", "%d digests in event %d", count, n)
@@ -103,7 +103,7 @@ func imaEntry(raw []byte, extend Extend) (int, error) {
 		return 0, nil
 	}
 	c := cursor.New("ima", binary.LittleEndian, raw)
-	pcr := int(c.U32("PCR"))
+	pcr := register(c)
 	logged := c.Bytes(evidence.SHA1.Size(), "template digest")
 	if name := c.Sized32(64, "template name"); string(name) == "ima" {
 		c.Fail("template name", "the ima template is not replayed here")
@@ -126,13 +126,21 @@ func imaEntry(raw []byte, extend Extend) (int, error) {
 	return c.Offset(), extend(pcr, digests)
 }
 
+func register(c *cursor.Cursor) int {
+	pcr := c.U32("PCR")
+	if pcr >= evidence.NumPCRs {
+		c.Fail("PCR", "is %d, registers are 0 to %d", pcr, evidence.NumPCRs-1)
+	}
+	return int(pcr)
+}
+
 // FindMark finds how much of an IMA log leads to the registers: the shortest prefix
-// whose replay on top of the firmware's log gives their values in every bank and
-// every register that the logs speak of.
+// whose replay on top of the firmware's log gives the values of all of them in
+// every bank.
 func FindMark(eventLog, imaLog []byte, want []evidence.PCRs) (entries, size int, err error) {
-	var have []evidence.PCRs
-	for _, w := range want {
-		have = append(have, evidence.PCRs{Bank: w.Bank})
+	have := make([]evidence.PCRs, len(want))
+	for i, w := range want {
+		have[i] = afterReset(w.Bank)
 	}
 	fold := func(pcr int, digests []Digest) error {
 		for _, d := range digests {
@@ -148,26 +156,38 @@ func FindMark(eventLog, imaLog []byte, want []evidence.PCRs) (entries, size int,
 		return 0, 0, err
 	}
 	for {
-		if differs(have, want) == "" {
+		difference := firstDifference(have, want)
+		if difference == "" {
 			return entries, size, nil
 		}
 		n, err := imaEntry(imaLog[size:], fold)
-		if err != nil {
+		switch {
+		case err != nil:
 			return 0, 0, fmt.Errorf("ima: entry %d: %w", entries+1, err)
-		}
-		if n == 0 {
-			return 0, 0, fmt.Errorf("the logs end without having led to the registers: %s", differs(have, want))
+		case n == 0:
+			return 0, 0, fmt.Errorf("the logs end without having led to the registers: %s", difference)
 		}
 		entries, size = entries+1, size+n
 	}
 }
 
-// differs names the first register that the logs speak of and that has another
-// value than wanted, or is empty.
-func differs(have, want []evidence.PCRs) string {
+// afterReset gives the registers of a TPM that has just started (TCG PC Client
+// Platform TPM Profile 1.06, 4.6): zeros, but ones in those of a dynamic root of trust.
+func afterReset(bank evidence.Bank) (p evidence.PCRs) {
+	p.Bank = bank
+	for i := range p.Value {
+		p.Value[i] = make([]byte, bank.Size())
+		if i >= 17 && i <= 22 {
+			p.Value[i] = bytes.Repeat([]byte{0xff}, bank.Size())
+		}
+	}
+	return p
+}
+
+func firstDifference(have, want []evidence.PCRs) string {
 	for i := range want {
 		for pcr, v := range have[i].Value {
-			if v != nil && !bytes.Equal(v, want[i].Value[pcr]) {
+			if !bytes.Equal(v, want[i].Value[pcr]) {
 				return fmt.Sprintf("%v register %d is %x, want %x", want[i].Bank, pcr, v, want[i].Value[pcr])
 			}
 		}
