@@ -9,14 +9,8 @@ import (
 	"github.com/keystead/keystead/internal/cursor"
 )
 
-// Digest is what one bank of a register is extended with.
-type Digest struct {
-	Bank  evidence.Bank
-	Value []byte
-}
-
-// Extend is TPM2_PCR_Extend of whichever TPM the caller has.
-type Extend func(pcr int, digests []Digest) error
+// Extend is TPM2_PCR_Extend of whichever TPM the caller has, in all given banks.
+type Extend func(pcr int, digests map[evidence.Bank][]byte) error
 
 // Replay extends what phase number n measured. Phase 0 begins with the firmware's
 // log, so that replaying phases 0 to n in order takes a fresh TPM to the values
@@ -51,25 +45,28 @@ func replayEvents(raw []byte, extend Extend) error {
 		c.Fail("spec id", "the log does not open with Spec ID Event03")
 	}
 	for n := 0; c.Len() > 0; n++ {
-		pcr, kind := register(c), c.U32("type")
+		pcr, kind := c.U32("PCR"), c.U32("type")
 		count := int(c.U32("digest count"))
 		if n > maxEvents || count > 8 {
 			c.Fail("digest count", "%d digests in event %d", count, n)
 		}
-		var digests []Digest
+		digests := map[evidence.Bank][]byte{}
 		for range count {
 			if c.Err() != nil {
 				return c.Err()
 			}
 			bank := evidence.Bank(c.U16("algorithm"))
-			if bank.Size() == 0 {
-				c.Fail("algorithm", "%v is not known", bank)
+			if bank.Size() == 0 || digests[bank] != nil {
+				c.Fail("algorithm", "%v is not known, or stated twice", bank)
 			}
-			digests = append(digests, Digest{bank, c.Bytes(bank.Size(), "digest")})
+			digests[bank] = c.Bytes(bank.Size(), "digest")
 		}
 		data := c.Sized32(maxEventData, "event data")
-		if bytes.HasPrefix(data, []byte("StartupLocality\x00")) && data[len(data)-1] != 0 {
+		if kind == evNoAction && bytes.HasPrefix(data, []byte("StartupLocality\x00")) && data[len(data)-1] != 0 {
 			c.Fail("startup locality", "is %d: a register 0 that starts there can not be replayed", data[len(data)-1])
+		}
+		if kind != evNoAction {
+			checkRegister(c, pcr)
 		}
 		if c.Err() != nil {
 			return c.Err()
@@ -77,7 +74,7 @@ func replayEvents(raw []byte, extend Extend) error {
 		if kind == evNoAction {
 			continue
 		}
-		if err := extend(pcr, digests); err != nil {
+		if err := extend(int(pcr), digests); err != nil {
 			return fmt.Errorf("event %d: %w", n+1, err)
 		}
 	}
@@ -103,7 +100,8 @@ func imaEntry(raw []byte, extend Extend) (int, error) {
 		return 0, nil
 	}
 	c := cursor.New("ima", binary.LittleEndian, raw)
-	pcr := register(c)
+	pcr := c.U32("PCR")
+	checkRegister(c, pcr)
 	logged := c.Bytes(evidence.SHA1.Size(), "template digest")
 	if name := c.Sized32(64, "template name"); string(name) == "ima" {
 		c.Fail("template name", "the ima template is not replayed here")
@@ -113,7 +111,7 @@ func imaEntry(raw []byte, extend Extend) (int, error) {
 		return 0, c.Err()
 	}
 	violation := bytes.Equal(logged, make([]byte, len(logged)))
-	var digests []Digest
+	digests := map[evidence.Bank][]byte{}
 	for _, bank := range []evidence.Bank{evidence.SHA256, evidence.SHA384} {
 		h := bank.Hash().New()
 		h.Write(template)
@@ -121,17 +119,15 @@ func imaEntry(raw []byte, extend Extend) (int, error) {
 		if violation { // extended with ones, so that it can not be mistaken
 			d = bytes.Repeat([]byte{0xff}, bank.Size())
 		}
-		digests = append(digests, Digest{bank, d})
+		digests[bank] = d
 	}
-	return c.Offset(), extend(pcr, digests)
+	return c.Offset(), extend(int(pcr), digests)
 }
 
-func register(c *cursor.Cursor) int {
-	pcr := c.U32("PCR")
+func checkRegister(c *cursor.Cursor, pcr uint32) {
 	if pcr >= evidence.NumPCRs {
 		c.Fail("PCR", "is %d, registers are 0 to %d", pcr, evidence.NumPCRs-1)
 	}
-	return int(pcr)
 }
 
 // FindMark finds how much of an IMA log leads to the registers: the shortest prefix
@@ -142,12 +138,10 @@ func FindMark(eventLog, imaLog []byte, want []evidence.PCRs) (entries, size int,
 	for i, w := range want {
 		have[i] = afterReset(w.Bank)
 	}
-	fold := func(pcr int, digests []Digest) error {
-		for _, d := range digests {
-			for i := range have {
-				if have[i].Bank == d.Bank {
-					have[i].Extend(pcr, d.Value)
-				}
+	fold := func(pcr int, digests map[evidence.Bank][]byte) error {
+		for i := range have {
+			if d := digests[have[i].Bank]; d != nil {
+				have[i].Extend(pcr, d)
 			}
 		}
 		return nil
