@@ -1,0 +1,141 @@
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/refval/deb"
+)
+
+// repository is a source whose release is verified, and what it has of the wanted packages.
+type repository struct {
+	source   Source
+	release  *deb.Release
+	packages []deb.Package
+}
+
+// open verifies the source's release and the indexes of the architectures.
+func (f *fetcher) open(ctx context.Context, s Source, architectures []string, wanted map[deb.Name]bool) (*repository, error) {
+	keyring, err := f.keyring(s)
+	if err != nil {
+		return nil, err
+	}
+	r := &repository{source: s}
+	if r.release, err = f.openRelease(ctx, s, keyring); err != nil {
+		return nil, err
+	}
+	for _, name := range s.indexes(architectures) {
+		if _, _, ok := r.release.File(name); !ok {
+			continue // not of this architecture
+		}
+		x, err := f.openIndex(ctx, r, name)
+		if err != nil {
+			return nil, err
+		}
+		for p, err := range x.Packages() {
+			if err != nil {
+				return nil, err
+			}
+			if wanted[p.Name] {
+				r.packages = append(r.packages, p)
+			}
+		}
+	}
+	return r, nil
+}
+
+// openRelease takes the first of apt's copy, the network's and the cache's that
+// verifies; the error is what spoke against each.
+func (f *fetcher) openRelease(ctx context.Context, s Source, keyring deb.Keyring) (*deb.Release, error) {
+	id := fmt.Sprintf("%x", keystead.Sum([]byte(s.base())))
+	var problems []error
+	try := func(raw []byte, err error) *deb.Release {
+		var r *deb.Release
+		if err == nil {
+			r, err = deb.VerifyRelease(raw, keyring, f.At)
+		}
+		if err == nil && len(s.Components) > 0 && !r.Is(s.Suite) {
+			err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexMismatch, Where: s.String(), Want: "InRelease of " + s.Suite, Got: "of " + r.Codename + ", " + r.Suite})
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, err)
+		}
+		if err != nil {
+			return nil
+		}
+		return r
+	}
+	if !f.Fresh {
+		if r := try(readFile(f.list(s, "InRelease"), deb.MaxRelease)); r != nil {
+			return r, nil
+		}
+	}
+	if !f.Offline {
+		raw, err := f.net.get(ctx, s.base()+"InRelease", deb.MaxRelease)
+		if r := try(raw, err); r != nil {
+			return r, f.cache.write("release", id, raw)
+		}
+	}
+	if r := try(f.cache.read("release", id)); r != nil {
+		return r, nil
+	}
+	if problems == nil {
+		problems = []error{fmt.Errorf("%s: InRelease is neither in apt's lists nor in the cache, and the network is not to be used", s)}
+	}
+	return nil, errors.Join(problems...)
+}
+
+func (f *fetcher) list(s Source, name string) string {
+	return filepath.Join(f.Root, "/var/lib/apt/lists", s.listFile(name))
+}
+
+// openIndex takes apt's copy if it is of this release, else the cache's or the network's.
+func (f *fetcher) openIndex(ctx context.Context, r *repository, name string) (*deb.Index, error) {
+	size, _, _ := r.release.File(name)
+	if !f.Fresh {
+		for _, suffix := range []string{"", ".lz4", ".zst", ".gz", ".xz"} {
+			packed, err := readFile(f.list(r.source, name)+suffix, deb.MaxIndex)
+			if err != nil {
+				continue
+			}
+			if text, err := deb.Decompress(suffix, packed, min(size, deb.MaxIndex)); err == nil {
+				if x, err := r.release.Index(name, text); err == nil {
+					return x, nil
+				}
+			}
+		}
+	}
+	for _, suffix := range []string{".xz", ".zst", ".gz", ".bz2", ""} {
+		size, digest, ok := r.release.File(name + suffix)
+		if !ok {
+			continue
+		}
+		id := fmt.Sprintf("%x", digest[:])
+		if packed, err := f.cache.read("index", id); err == nil {
+			if x, err := r.release.UnpackIndex(name, suffix, packed); err == nil {
+				return x, nil
+			}
+		}
+		if f.Offline {
+			continue
+		}
+		address := r.source.base() + name + suffix
+		if r.release.ByHash {
+			address = r.source.base() + filepath.Dir(name) + "/by-hash/SHA256/" + id
+		}
+		packed, err := f.net.get(ctx, address, min(size, deb.MaxIndex))
+		if err != nil {
+			return nil, err
+		}
+		x, err := r.release.UnpackIndex(name, suffix, packed)
+		if err != nil {
+			return nil, err
+		}
+		return x, f.cache.write("index", id, packed)
+	}
+	return nil, fmt.Errorf("%s: %s is neither in apt's lists nor in the cache, and the network is not to be used", r.source, name)
+}
