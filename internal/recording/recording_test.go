@@ -2,20 +2,22 @@ package recording_test
 
 import (
 	"bytes"
-	"encoding/json"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
-	"unicode/utf16"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/evidence/eventlog"
+	"github.com/keystead/keystead/evidence/ima"
 	"github.com/keystead/keystead/internal/recording"
 	"github.com/keystead/keystead/internal/swtpm"
+	"github.com/keystead/keystead/refval"
 )
 
 func load(t *testing.T) *recording.Recording {
@@ -36,9 +38,19 @@ func TestCommitted(t *testing.T) {
 	var names []string
 	for i, p := range r.Phases {
 		names = append(names, p.Name)
-		entries, size, err := recording.FindMark(r.EventLog, r.Phases[len(r.Phases)-1].IMALog, p.PCRs)
-		if err != nil || entries != p.Entries || size != len(p.IMALog) {
-			t.Errorf("phase %s: the registers are reached after %d entries and %d bytes (%v), the manifest says %d and %d", p.Name, entries, size, err, p.Entries, p.Bytes)
+		if _, err := eventlog.Open(r.EventLog, p.PCRs); err != nil {
+			t.Errorf("phase %s: %v", p.Name, err)
+		}
+		list, err := ima.Open(r.Phases[len(r.Phases)-1].IMALog, p.PCRs, ima.Register)
+		if err != nil {
+			t.Fatalf("phase %s: %v", p.Name, err)
+		}
+		if err := list.CheckBootAggregate(p.PCRs); err != nil {
+			t.Errorf("phase %s: %v", p.Name, err)
+		}
+		size, err := recording.PrefixSize(p.IMALog, p.Entries)
+		if err != nil || list.Len() != p.Entries || size != len(p.IMALog) {
+			t.Errorf("phase %s: the registers cover %d entries, the manifest says %d in %d bytes; those take %d bytes (%v)", p.Name, list.Len(), p.Entries, p.Bytes, size, err)
 		}
 		if i > 0 && (p.Entries <= r.Phases[i-1].Entries || !bytes.HasPrefix(p.IMALog, r.Phases[i-1].IMALog)) {
 			t.Errorf("phase %s does not go on from the one before it", p.Name)
@@ -68,41 +80,61 @@ func TestCommitted(t *testing.T) {
 // guest booted with what its firmware and kernel measured.
 func TestCodeSet(t *testing.T) {
 	r := load(t)
-	want := map[string][]byte{}
-	for _, field := range strings.Fields(r.CodeSet) {
-		if key, value, ok := strings.Cut(field, "="); ok && (key == "kernel" || key == "initrd") {
-			d, err := keystead.ParseDigest(value)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want[key] = d[:]
-		}
-	}
-	_, quoted, _ := strings.Cut(r.CodeSet, "cmdline=")
-	var commandLine string
-	if err := json.Unmarshal([]byte(quoted), &commandLine); err != nil {
-		t.Fatal(err)
-	}
-	if commandLine != r.CommandLine {
-		t.Errorf("the code set's command line is %q, the kernel's was %q", commandLine, r.CommandLine)
-	}
-	var wide []byte
-	for _, u := range append(utf16.Encode([]rune(commandLine)), 0) {
-		wide = append(wide, byte(u), byte(u>>8))
-	}
-	d := keystead.Sum(wide)
-	want["command line"] = d[:]
-	measured := map[int][][]byte{}
-	err := r.Replay(0, func(pcr int, digests map[evidence.Bank][]byte) error {
-		measured[pcr] = append(measured[pcr], digests[evidence.SHA256])
-		return nil
-	})
+	code, err := refval.ParseCodeSet(r.CodeSet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key, pcr := range map[string]int{"kernel": 4, "initrd": 9, "command line": 9} {
-		if !slices.ContainsFunc(measured[pcr], func(b []byte) bool { return bytes.Equal(b, want[key]) }) {
-			t.Errorf("PCR %d was not extended with the %s's digest %x", pcr, key, want[key])
+	log, err := eventlog.Open(r.EventLog, r.Phases[0].PCRs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := log.Kernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for boot := range code.Boots() {
+		options, _ := eventlog.LoadOptions(boot.CommandLine)
+		if boot.Kernel != kernel.Image || boot.Initrd != kernel.Initrd || options != kernel.CommandLine {
+			t.Errorf("the code set accepts kernel %v, initrd %v, load options %v; measured were %v, %v, %v",
+				boot.Kernel, boot.Initrd, options, kernel.Image, kernel.Initrd, kernel.CommandLine)
+		}
+		if boot.CommandLine != r.CommandLine {
+			t.Errorf("the code set's command line is %q, the kernel's was %q", boot.CommandLine, r.CommandLine)
+		}
+	}
+	loaded := log.Boot().Loaded
+	for _, loader := range code.Files() {
+		if !slices.Contains(loaded, loader.Digest.String()) {
+			t.Errorf("the code set's boot loader %v is not among the loaded images %v", loader.Digest, loaded)
+		}
+	}
+}
+
+// TestNamed looks every executed file up in the reference set of the guest's packages.
+func TestNamed(t *testing.T) {
+	r := load(t)
+	set, err := refval.Parse(r.Reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for phase, want := range [][]string{nil, {"/usr/bin/whoami"}, {"/usr/bin/whoami", "/dev/shm/stranger"}} {
+		list, err := ima.Open(r.Phases[phase].IMALog, r.Phases[phase].PCRs, ima.Register)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var unnamed []string
+		for number, e := range list.All() {
+			if _, ok := set.Lookup(keystead.Digest(e.FileDigest)); !ok && number > 1 {
+				unnamed = append(unnamed, e.Path.String())
+			}
+		}
+		if !slices.Equal(unnamed, want) {
+			t.Errorf("phase %s: no package names %q, want %q", r.Phases[phase].Name, unnamed, want)
+		}
+	}
+	for repository, release := range r.Releases {
+		if !slices.ContainsFunc(set.Header().Repositories, func(h refval.Repository) bool { return h.Release == keystead.Sum(release) }) {
+			t.Errorf("the reference set was not built from %s", repository)
 		}
 	}
 }
@@ -176,41 +208,63 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
-func TestFindMarkRefuses(t *testing.T) {
-	r := load(t)
-	last := r.Phases[len(r.Phases)-1]
-	flipped := bytes.Clone(last.IMALog)
-	flipped[len(flipped)-3] ^= 1
+func TestReplayRefuses(t *testing.T) {
+	ignore := func(int, map[evidence.Bank][]byte) error { return nil }
 	for name, tc := range map[string]struct {
-		events, ima []byte
-		want        string
+		change func(r *recording.Recording)
+		want   string
 	}{
-		"log altered":   {r.EventLog, flipped, "register 10 is"},
-		"log cut short": {r.EventLog, r.Phases[0].IMALog, "register 10 is"},
-		"no boot":       {r.EventLog[:len(r.EventLog)-80], last.IMALog, "tcg2-event-log: offset"},
-		"half an entry": {r.EventLog, last.IMALog[:len(last.IMALog)-1], "template data"},
+		"event log cut": {func(r *recording.Recording) { r.EventLog = r.EventLog[:len(r.EventLog)-9] }, "event data"},
+		"no event log":  {func(r *recording.Recording) { r.EventLog = nil }, "first PCR"},
+		"event register": {func(r *recording.Recording) {
+			r.EventLog = bytes.Clone(r.EventLog)
+			r.EventLog[firstEvent(r.EventLog)] = 24
+		}, "PCR"},
+		"entry register": {func(r *recording.Recording) { r.Phases[0].IMALog = append([]byte{24}, r.Phases[0].IMALog[1:]...) }, "PCR"},
+		"half an entry":  {func(r *recording.Recording) { r.Phases[0].IMALog = r.Phases[0].IMALog[:r.Phases[0].Bytes-1] }, "template data"},
+		"endless entry": {func(r *recording.Recording) {
+			r.Phases[0].IMALog = append(bytes.Clone(r.Phases[0].IMALog[:24]), 255, 255, 255, 255)
+		}, "template name"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := recording.FindMark(tc.events, tc.ima, last.PCRs)
-			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got %v, want an error with %q", err, tc.want)
+			r := load(t)
+			tc.change(r)
+			err := r.Replay(0, ignore)
+			var format *keystead.FormatError
+			if !errors.As(err, &format) || format.Field != tc.want {
+				t.Errorf("got %v, want a FormatError of field %q", err, tc.want)
 			}
 		})
 	}
+	full := errors.New("full")
+	if err := load(t).Replay(0, func(int, map[evidence.Bank][]byte) error { return full }); !errors.Is(err, full) {
+		t.Errorf("got %v, want what extending failed with", err)
+	}
 }
 
-func FuzzFindMark(f *testing.F) {
+// firstEvent returns the offset of the event after the log's header.
+func firstEvent(log []byte) int { return 32 + int(binary.LittleEndian.Uint32(log[28:])) }
+
+func FuzzReplay(f *testing.F) {
 	r, err := recording.Load(recording.Committed())
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(r.EventLog, r.Phases[0].IMALog)
-	f.Fuzz(func(t *testing.T, events, ima []byte) {
-		entries, size, err := recording.FindMark(events, ima, r.Phases[0].PCRs)
-		if size > len(ima) || err != nil && (entries != 0 || size != 0) {
-			t.Errorf("%d entries in %d bytes of %d, %v", entries, size, len(ima), err)
-		}
-		if err != nil && strings.Contains(err.Error(), "offset") && !errors.As(err, new(*keystead.FormatError)) {
+	f.Fuzz(func(t *testing.T, events, log []byte) {
+		r := recording.Recording{EventLog: events, Phases: []recording.Phase{{IMALog: log}}}
+		err := r.Replay(0, func(pcr int, digests map[evidence.Bank][]byte) error {
+			if pcr < 0 || pcr >= evidence.NumPCRs {
+				t.Errorf("register %d", pcr)
+			}
+			for bank, d := range digests {
+				if len(d) != bank.Size() {
+					t.Errorf("%d bytes for bank %v", len(d), bank)
+				}
+			}
+			return nil
+		})
+		if err != nil && !errors.As(err, new(*keystead.FormatError)) {
 			t.Errorf("%v is no FormatError", err)
 		}
 	})

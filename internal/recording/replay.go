@@ -93,6 +93,19 @@ func replayIMA(raw []byte, extend Extend) error {
 	return nil
 }
 
+// PrefixSize returns how many bytes the first entries of an IMA log take.
+func PrefixSize(imaLog []byte, entries int) (size int, err error) {
+	ignore := func(int, map[evidence.Bank][]byte) error { return nil }
+	for n := range entries {
+		length, err := imaEntry(imaLog[size:], ignore)
+		if err != nil {
+			return 0, fmt.Errorf("ima: entry %d: %w", n+1, err)
+		}
+		size += length
+	}
+	return size, nil
+}
+
 // imaEntry extends the first entry's template digest, recomputed for both banks.
 // It returns the entry's length in bytes, 0 at the end of the log.
 func imaEntry(raw []byte, extend Extend) (int, error) {
@@ -128,63 +141,4 @@ func checkRegister(c *cursor.Cursor, pcr uint32) {
 	if pcr >= evidence.NumPCRs {
 		c.Fail("PCR", "is %d, registers are 0 to %d", pcr, evidence.NumPCRs-1)
 	}
-}
-
-// FindMark finds how much of an IMA log leads to the registers: the shortest prefix
-// whose replay on top of the firmware's log gives the values of all of them in
-// every bank.
-func FindMark(eventLog, imaLog []byte, want []evidence.PCRs) (entries, size int, err error) {
-	have := make([]evidence.PCRs, len(want))
-	for i, w := range want {
-		have[i] = afterReset(w.Bank)
-	}
-	fold := func(pcr int, digests map[evidence.Bank][]byte) error {
-		for i := range have {
-			if d := digests[have[i].Bank]; d != nil {
-				have[i].Extend(pcr, d)
-			}
-		}
-		return nil
-	}
-	if err := replayEvents(eventLog, fold); err != nil {
-		return 0, 0, err
-	}
-	for {
-		difference := firstDifference(have, want)
-		if difference == "" {
-			return entries, size, nil
-		}
-		n, err := imaEntry(imaLog[size:], fold)
-		switch {
-		case err != nil:
-			return 0, 0, fmt.Errorf("ima: entry %d: %w", entries+1, err)
-		case n == 0:
-			return 0, 0, fmt.Errorf("the logs end without having led to the registers: %s", difference)
-		}
-		entries, size = entries+1, size+n
-	}
-}
-
-// afterReset gives the registers of a TPM that has just started (TCG PC Client
-// Platform TPM Profile 1.06, 4.6): zeros, but ones in those of a dynamic root of trust.
-func afterReset(bank evidence.Bank) (p evidence.PCRs) {
-	p.Bank = bank
-	for i := range p.Value {
-		p.Value[i] = make([]byte, bank.Size())
-		if i >= 17 && i <= 22 {
-			p.Value[i] = bytes.Repeat([]byte{0xff}, bank.Size())
-		}
-	}
-	return p
-}
-
-func firstDifference(have, want []evidence.PCRs) string {
-	for i := range want {
-		for pcr, v := range have[i].Value {
-			if !bytes.Equal(v, want[i].Value[pcr]) {
-				return fmt.Sprintf("%v register %d is %x, want %x", want[i].Bank, pcr, v, want[i].Value[pcr])
-			}
-		}
-	}
-	return ""
 }

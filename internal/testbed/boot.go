@@ -3,7 +3,6 @@ package testbed
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,7 +41,7 @@ func (b *Bed) Boot(ctx context.Context, steps []Step) (*Result, error) {
 	}
 	if err := emulate(ctx, b.image, at); err != nil {
 		console, _ := os.ReadFile(at("console")) // what there is of it
-		return nil, fmt.Errorf("testbed: %w\nthe guest's console ends:\n%s", errors.Join(err, context.Cause(ctx)), lastLines(console, 30))
+		return nil, fmt.Errorf("testbed: %w\nthe guest's console ends:\n%s", err, lastLines(console, 30))
 	}
 	b.progress("guest: booted, ran %d steps and powered off in %.1f s", len(steps), time.Since(start).Seconds())
 	result, err := readResult(at("results.img"), steps)
@@ -88,7 +87,7 @@ func (b *Bed) prepare(at func(string) string, steps []Step) error {
 
 // emulate runs the software TPM and the machine until the machine powers off.
 func emulate(ctx context.Context, image string, at func(string) string) error {
-	if err := run(command(ctx, "swtpm_setup", "--tpm2", "--tpmstate", at("tpm"), "--pcr-banks", "sha256,sha384")); err != nil {
+	if err := run(ctx, command(ctx, "swtpm_setup", "--tpm2", "--tpmstate", at("tpm"), "--pcr-banks", "sha256,sha384")); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -108,7 +107,7 @@ func emulate(ctx context.Context, image string, at func(string) string) error {
 		cancel()
 		return fmt.Errorf("swtpm: %w\n%s", err, lastLines(said.Bytes(), 5))
 	}
-	err := run(machine(ctx, image, at))
+	err := run(ctx, machine(ctx, image, at))
 	cancel() // ends the TPM if the machine did not
 	<-ended
 	return err

@@ -26,6 +26,7 @@ type Bed struct {
 	Kernel   string // the kernel's file, as its package has it
 	Initrd   string // as initramfs-tools made it
 	Loader   string // the EFI boot loader's file, as its package has it
+	Status   string // the guest's dpkg status
 	Releases string // directory of the InRelease files that the packages came by
 
 	image    string // root file system
@@ -38,9 +39,12 @@ type Bed struct {
 var guest embed.FS
 
 // base are the packages that make a guest which boots and measures.
-var base = []string{"kmod", "systemd-sysv", "udev", "initramfs-tools", "systemd-boot-efi"}
+var base = []string{"kmod", "systemd-sysv", "udev", "initramfs-tools", loaderPackage}
 
-const loaderPath = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+const (
+	loaderPackage = "systemd-boot-efi"
+	loaderPath    = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+)
 
 // Build installs a Debian system of this machine's suite from this machine's
 // mirror into a disk image.
@@ -124,7 +128,7 @@ func (b *Bed) build(ctx context.Context, s sources, packages []string) error {
 		s.suite, root}
 	install := command(ctx, "mmdebstrap", append(args, s.lines...)...)
 	install.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // its mounts end with it
-	if err := run(install); err != nil {
+	if err := run(ctx, install); err != nil {
 		return err
 	}
 	b.progress("guest: installed %s and what they need in %.1f s", strings.Join(packages, ", "), time.Since(start).Seconds())
@@ -134,7 +138,7 @@ func (b *Bed) build(ctx context.Context, s sources, packages []string) error {
 		return err
 	}
 	image := filepath.Join(work, "root.img")
-	if err := run(command(ctx, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root, image, "1G")); err != nil {
+	if err := run(ctx, command(ctx, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", root, image, "1G")); err != nil {
 		return err
 	}
 	b.progress("guest: disk image made in %.1f s", time.Since(start).Seconds())
@@ -171,7 +175,7 @@ func writeGuestFiles(to string) error {
 
 // takeBootFiles copies what the firmware and the boot loader read.
 func takeBootFiles(root, to string) error {
-	for name, pattern := range map[string]string{"vmlinuz": "boot/vmlinuz-*", "initrd.img": "boot/initrd.img-*", "loader.efi": loaderPath} {
+	for name, pattern := range map[string]string{"vmlinuz": "boot/vmlinuz-*", "initrd.img": "boot/initrd.img-*", "loader.efi": loaderPath, "dpkg-status": "var/lib/dpkg/status"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(found) != 1 {
 			return fmt.Errorf("the guest has %d files %s, want one", len(found), pattern)
@@ -191,8 +195,9 @@ func takeBootFiles(root, to string) error {
 func (b *Bed) locate() error {
 	boot := filepath.Join(b.dir, "boot")
 	b.Kernel, b.Initrd, b.Loader = filepath.Join(boot, "vmlinuz"), filepath.Join(boot, "initrd.img"), filepath.Join(boot, "loader.efi")
-	b.image, b.Releases = filepath.Join(b.dir, "root.img"), filepath.Join(b.dir, "releases")
-	for _, p := range []string{b.Kernel, b.Initrd, b.Loader, b.image, b.Releases} {
+	b.Status, b.Releases = filepath.Join(boot, "dpkg-status"), filepath.Join(b.dir, "releases")
+	b.image = filepath.Join(b.dir, "root.img")
+	for _, p := range []string{b.Kernel, b.Initrd, b.Loader, b.Status, b.Releases, b.image} {
 		if _, err := os.Stat(p); err != nil {
 			return err
 		}

@@ -24,18 +24,23 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run runs a program to its end. The error holds the last lines that it wrote.
-func run(cmd *exec.Cmd) error {
+// run runs a program to its end. The error holds the last lines that it wrote, or
+// says why the context ended.
+func run(ctx context.Context, cmd *exec.Cmd) error {
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	err := cmd.Run()
-	if cmd.Process != nil && errors.Is(err, exec.ErrWaitDelay) {
+	if errors.Is(err, exec.ErrWaitDelay) {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", cmd.Args[3], err, lastLines(said.Bytes(), 20))
+	switch name := cmd.Args[3]; {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s was stopped: %w", name, context.Cause(ctx))
+	default:
+		return fmt.Errorf("%s: %w\n%s", name, err, lastLines(said.Bytes(), 20))
 	}
-	return nil
 }
 
 // output returns what a short program wrote, without the newline at its end.

@@ -35,5 +35,5 @@ func record(ctx context.Context, to, cache string) error {
 		return err
 	}
 	defer bed.Close()
-	return testbed.Record(ctx, bed, to, nil)
+	return testbed.Record(ctx, bed, to)
 }
