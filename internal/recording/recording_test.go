@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -20,9 +22,17 @@ import (
 	"github.com/keystead/keystead/refval"
 )
 
+// A recording made afresh is held to the same as the committed one:
+// go test ./internal/recording -recording DIR.
+var fresh = flag.String("recording", "", "test the recording in this directory instead of the committed one")
+
 func load(t *testing.T) *recording.Recording {
 	t.Helper()
-	r, err := recording.Load(recording.Committed())
+	files := recording.Committed()
+	if *fresh != "" {
+		files = os.DirFS(*fresh)
+	}
+	r, err := recording.Load(files)
 	if err != nil {
 		t.Fatal(err)
 	}

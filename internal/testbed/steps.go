@@ -68,23 +68,9 @@ func packSteps(steps []Step) ([]byte, error) {
 
 // readResult reads the disk on which the guest left its results.
 func readResult(disk string, steps []Step) (*Result, error) {
-	f, err := os.Open(disk)
+	files, err := unpack(disk)
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	files := map[string][]byte{}
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("the results' disk: %w", err)
-		}
-		if files[path.Clean(h.Name)], err = io.ReadAll(r); err != nil {
-			return nil, fmt.Errorf("the results' disk: %w", err)
-		}
+		return nil, fmt.Errorf("the results' disk: %w", err)
 	}
 	text := func(name string) string { return strings.TrimSpace(string(files[name])) }
 	if files["uname"] == nil {
@@ -110,6 +96,30 @@ func readResult(disk string, steps []Step) (*Result, error) {
 	return result, nil
 }
 
+// unpack returns the files of the tar archive that a disk starts with.
+func unpack(disk string) (map[string][]byte, error) {
+	f, err := os.Open(disk)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	files := map[string][]byte{}
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return files, nil
+		case err != nil:
+			return nil, err
+		case h.Typeflag != tar.TypeReg:
+			continue
+		}
+		if files[path.Clean(h.Name)], err = io.ReadAll(r); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // registers reads lines of bank, register and value in hex.
 func registers(step, text string) ([]evidence.PCRs, error) {
 	var lines strings.Builder
@@ -117,5 +127,8 @@ func registers(step, text string) ([]evidence.PCRs, error) {
 		fmt.Fprintf(&lines, "%s %s", step, line)
 	}
 	values, err := recording.ParsePCRs([]byte(lines.String()))
+	if err == nil && values[step] == nil {
+		err = errors.New("no register values")
+	}
 	return values[step], err
 }
