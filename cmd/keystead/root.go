@@ -42,6 +42,8 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
   keystead policy check strict.txt`,
 		a.evidence(),
 		a.ak(),
+		a.refval(),
+		a.codeset(),
 		a.policy(),
 		a.member(),
 		a.version(),
