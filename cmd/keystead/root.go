@@ -46,6 +46,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.codeset(),
 		a.policy(),
 		a.member(),
+		a.demo(),
 		a.version(),
 	)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")
