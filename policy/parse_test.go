@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +30,11 @@ func TestDefaultsAreStrict(t *testing.T) {
 	p := compile(t, "keystead-policy/1\nname x\nrules none\n")
 	if p.MinimumAssurance() != "measured-os-weak" || !p.EveryEntry() || !p.BootAccepted() || len(p.Rules()) != 0 || len(p.Eval(evidence.Claims{})) != 0 {
 		t.Errorf("a policy that states nothing: %s %v %v", p.MinimumAssurance(), p.EveryEntry(), p.BootAccepted())
+	}
+	for _, zero := range []*policy.Policy{nil, new(policy.Policy)} {
+		if r := zero.Eval(good()); len(r) != 1 || r[0].OK || r[0].Finding().Reason != keystead.ReasonPolicyUnusable {
+			t.Errorf("the zero policy comes to %+v", r)
+		}
 	}
 	if !(*policy.Policy)(nil).IsZero() || !new(policy.Policy).IsZero() || p.IsZero() {
 		t.Error("IsZero does not tell the zero policy apart")
@@ -190,10 +196,35 @@ rule a
 	if got, want := fmt.Sprint(r.Values()), `[software.packages = ["bash=5.2", "libc6=2.41"] quote.pcrs = [0, 10] key.binding = "activated" boot.secure_boot = true]`; got != want || !r.OK {
 		t.Errorf("values %s, want %s; ok %v, %v", got, want, r.OK, r.Err)
 	}
+	claims.Key.Binding = strings.Repeat("x", 1<<20)
+	if got := p.Eval(claims)[0].Values()[2].Value; len(got) > 1100 || !strings.HasSuffix(got, `x"…`) {
+		t.Errorf("a long string prints %d bytes", len(got))
+	}
 	claims.Software.Packages = make([]string, 1000)
 	if got := p.Eval(claims)[0].Values()[0].Value; !strings.HasSuffix(got, `, … 1000 in all]`) || len(got) > 200 {
 		t.Errorf("a long list prints as %s", got)
 	}
+}
+
+func TestEvalInParallel(t *testing.T) {
+	text, _ := policy.Shipped("strict")
+	p, claims := compile(t, string(text)), good()
+	want := fmt.Sprint(failed(p.Eval(evidence.Claims{})))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				results := p.Eval(&claims)
+				if bad := failed(results); bad != nil || len(results[1].Values()) != 1 {
+					t.Errorf("failed %v", bad)
+				}
+				if got := fmt.Sprint(failed(p.Eval(evidence.Claims{}))); got != want {
+					t.Errorf("failed %s, want %s", got, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestVocabularyIsChecked(t *testing.T) {
