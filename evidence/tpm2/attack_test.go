@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -52,6 +54,11 @@ func TestAlgorithms(t *testing.T) {
 				t.Errorf("got %+v, registers %v of %v", q, q.PCRs(), q.Banks())
 			}
 			onlyCovered(t, covered)
+			want := evidence.QuoteClaims{Banks: []string{"sha384", "sha256"}, PCRs: []int64{1}, Firmware: fmt.Sprintf("%016x", q.Firmware),
+				ResetCount: int64(q.ResetCount), RestartCount: int64(q.RestartCount), Clock: int64(q.Clock), ClockSafe: q.Safe}
+			if got := q.Claims(); q.Firmware == 0 || q.ResetCount == 0 || !reflect.DeepEqual(got, want) {
+				t.Errorf("claims: want %+v, got %+v", want, got)
+			}
 		})
 	}
 }
@@ -93,8 +100,11 @@ func TestHierarchyIsSeen(t *testing.T) {
 	key := a.key(plain)
 	attest, signature := key.quote("nonce")
 	q, err := tpm2.VerifyQuote(parse(t, key.public), attest, signature)
-	if err != nil || q.Endorsement {
-		t.Errorf("a key of the owner's hierarchy: want Endorsement false, got %+v, %v", q, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := q.Claims(); q.Endorsement || c.Firmware != "" || c.ResetCount != 0 || c.RestartCount != 0 {
+		t.Errorf("a key of the owner's hierarchy: want no firmware and no counts, got %+v", c)
 	}
 }
 

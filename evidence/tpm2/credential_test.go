@@ -3,6 +3,7 @@ package tpm2_test
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -101,8 +102,16 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 func TestCredentialMisuse(t *testing.T) {
 	ecc, _ := endorsementKeys(t)
-	signing := newAttacker(t).public(plain)
-	for name, ek := range map[string]*tpm2.Public{"a signing key": signing, "no key": nil, "the zero key": {}} {
+	a := newAttacker(t)
+	signing := a.key(plain)
+	bare := bytes.Clone(signing.public)
+	binary.BigEndian.PutUint32(bare[4:], 1<<16|1<<17) // restricted, decrypt: but without a cipher
+	weak := a.public(func(p *gotpm.TPMTPublic) {
+		*p = gotpm.ECCEKTemplate
+		p.NameAlg = gotpm.TPMAlgSHA1
+		p.AuthPolicy.Buffer = nil
+	})
+	for name, ek := range map[string]*tpm2.Public{"a signing key": parse(t, signing.public), "no cipher": parse(t, bare), "a sha1 name": weak, "no key": nil, "the zero key": {}} {
 		_, _, err := tpm2.MakeCredential(rand.Reader, ek, ecc.Name(), []byte("secret"))
 		demand(t, name, err, keystead.ReasonKeyUnsuitable)
 	}
