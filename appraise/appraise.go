@@ -187,18 +187,7 @@ func (a *appraisal) quote(q *tpm2.Quote) {
 		a.fail("tpm.pcrs", err)
 		return
 	}
-	c := evidence.QuoteClaims{
-		Firmware:   fmt.Sprintf("%016x", q.Firmware),
-		ResetCount: int64(q.ResetCount), RestartCount: int64(q.RestartCount),
-		Clock: int64(q.Clock), ClockSafe: q.Safe,
-	}
-	for _, b := range q.Banks() {
-		c.Banks = append(c.Banks, b.String())
-	}
-	for _, i := range q.PCRs() {
-		c.PCRs = append(c.PCRs, int64(i))
-	}
-	a.claims.Quote = c
+	a.claims.Quote = q.Claims()
 }
 
 // logs opens both logs; each complains for itself.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -97,7 +98,7 @@ once is kept in the user's cache.`,
 func packageList(bundle, status, root string) ([]byte, error) {
 	if bundle == "" {
 		if status == "" {
-			status = root + "/var/lib/dpkg/status"
+			status = filepath.Join(root, "var/lib/dpkg/status")
 		}
 		return readFile(status, evidence.MaxPackages)
 	}
