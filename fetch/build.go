@@ -263,11 +263,11 @@ func (f *fetcher) files(ctx context.Context, o *offer) ([]deb.File, error) {
 	}
 	problem := error(errors.New("the network is not to be used"))
 	for _, r := range o.from {
-		address := strings.TrimSuffix(r.source.URI, "/") + "/" + strings.TrimPrefix(o.Filename, "./")
+		address := r.source.address(o.Filename)
 		if f.Offline && !strings.HasPrefix(address, "file:") {
 			continue
 		}
-		raw, err := f.net.get(ctx, address, min(o.Size, maxDeb))
+		raw, err := f.download(ctx, address, min(o.Size, maxDeb))
 		if err == nil {
 			var files []deb.File
 			if files, err = f.unpack(raw, o); err == nil {

@@ -51,7 +51,8 @@ func (f *fetcher) open(ctx context.Context, s Source, architectures []string, wa
 // openRelease takes the first of apt's copy, the network's and the cache's that
 // verifies; the error is what spoke against each.
 func (f *fetcher) openRelease(ctx context.Context, s Source, keyring deb.Keyring) (*deb.Release, error) {
-	id := fmt.Sprintf("%x", keystead.Sum([]byte(s.base())))
+	name := keystead.Sum([]byte(s.base()))
+	id := fmt.Sprintf("%x", name[:])
 	var problems []error
 	try := func(raw []byte, err error) *deb.Release {
 		var r *deb.Release
@@ -127,7 +128,7 @@ func (f *fetcher) openIndex(ctx context.Context, r *repository, name string) (*d
 		if r.release.ByHash {
 			address = r.source.base() + filepath.Dir(name) + "/by-hash/SHA256/" + id
 		}
-		packed, err := f.net.get(ctx, address, min(size, deb.MaxIndex))
+		packed, err := f.download(ctx, address, min(size, deb.MaxIndex))
 		if err != nil {
 			return nil, err
 		}
@@ -138,4 +139,13 @@ func (f *fetcher) openIndex(ctx context.Context, r *repository, name string) (*d
 		return x, f.cache.write("index", id, packed)
 	}
 	return nil, fmt.Errorf("%s: %s is neither in apt's lists nor in the cache, and the network is not to be used", r.source, name)
+}
+
+// download gets a file whose size a signed index states.
+func (f *fetcher) download(ctx context.Context, address string, size int64) ([]byte, error) {
+	b, err := f.net.get(ctx, address, size)
+	if errors.Is(err, errTooLarge) {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexMismatch, Where: address, Want: fmt.Sprintf("%d bytes", size), Got: "more"})
+	}
+	return b, err
 }
