@@ -18,13 +18,26 @@ import (
 	"github.com/keystead/keystead/refval/deb"
 )
 
+// Installed returns what dpkg says is installed below root ("": /). It is that
+// machine's own word.
+func Installed(root string) ([]deb.Name, error) {
+	raw, err := readFile(filepath.Join(root, "/var/lib/dpkg/status"), maxStatus)
+	if err != nil {
+		return nil, err
+	}
+	return deb.ParseStatus(raw)
+}
+
+// maxStatus bounds a dpkg status file, in bytes.
+const maxStatus = 32 << 20
+
 // Options say what to build a set of, and from what.
 type Options struct {
 	Packages  []deb.Name       // whose files to take, such as ParseStatus gives
 	Selection refval.Selection // which of their files; "": all
 	At        time.Time        // time of judgement of signatures and dates; zero: now
 
-	Root    string   // where apt's configuration, keys, lists and archives lie; "": /
+	Root    string   // where apt's configuration, keys, lists and archives lie, so whoever wrote it is trusted; "": /
 	Sources []Source // in place of those that apt is configured with
 	Keyring []byte   // the only keys that count, in place of those that apt is configured with
 

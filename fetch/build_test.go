@@ -352,6 +352,8 @@ func TestTransport(t *testing.T) {
 		return true
 	}
 	b.write("/local", []byte("fine"))
+	net := newTransport()
+	net.pause = time.Millisecond
 	for path, tc := range map[string]struct {
 		says     string
 		requests int
@@ -364,12 +366,12 @@ func TestTransport(t *testing.T) {
 		if strings.HasPrefix(path, "/") {
 			address = b.server.URL + path
 		}
-		got, err := newTransport().get(context.Background(), address, 4)
+		got, err := net.get(context.Background(), address, 4)
 		if (err == nil) != (tc.says == "") || err == nil && string(got) != "fine" || err != nil && !strings.Contains(err.Error(), tc.says) || n != tc.requests {
 			t.Errorf("%s: %q, %v after %d requests, want %q after %d", path, got, err, n, tc.says, tc.requests)
 		}
 	}
-	if _, err := newTransport().get(context.Background(), b.server.URL+"/fine", 3); !errors.Is(err, errTooLarge) {
+	if _, err := net.get(context.Background(), b.server.URL+"/fine", 3); !errors.Is(err, errTooLarge) {
 		t.Errorf("over the limit: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -102,6 +102,7 @@ func parseOneLine(rest string) (s Source, err error) {
 		rest = after
 		for _, o := range strings.Fields(options) {
 			key, value, _ := strings.Cut(o, "=")
+			value = strings.Trim(value, `"`)
 			switch strings.ToLower(key) {
 			case "arch":
 				s.Architectures = strings.Split(value, ",")

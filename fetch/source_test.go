@@ -16,7 +16,7 @@ import (
 )
 
 func TestParseList(t *testing.T) {
-	got, err := parseList([]byte("# a comment\n\ndeb [arch=amd64,i386 signed-by=/k.gpg trusted=yes] http://d.example/debian stable main contrib # more\n" +
+	got, err := parseList([]byte("# a comment\n\ndeb [arch=amd64,i386 signed-by=\"/k.gpg\" trusted=yes] http://d.example/debian stable main contrib # more\n" +
 		"deb-src http://d.example/debian stable main\ndeb\thttps://f.example/x ./\n"))
 	want := []Source{{"http://d.example/debian", "stable", []string{"main", "contrib"}, []string{"amd64", "i386"}, []string{"/k.gpg"}, nil}, {"https://f.example/x", "./", []string{}, nil, nil, nil}}
 	if err != nil || !reflect.DeepEqual(got, want) {

@@ -14,17 +14,19 @@ import (
 const (
 	maxRedirects = 5
 	attempts     = 3
-	firstPause   = 200 * time.Millisecond // doubled after each attempt
-	minRate      = 50 << 10               // bytes/s, on top of the first 30 s
+	minRate      = 50 << 10 // bytes/s, on top of the first 30 s
 )
 
 var errTooLarge = errors.New("is larger than it may be")
 
 // transport gets files by http, https (proxies as the environment says) and file.
-type transport struct{ client http.Client }
+type transport struct {
+	client http.Client
+	pause  time.Duration // after the first attempt; doubled after each further one
+}
 
 func newTransport() *transport {
-	return &transport{client: http.Client{CheckRedirect: func(next *http.Request, via []*http.Request) error {
+	return &transport{pause: 200 * time.Millisecond, client: http.Client{CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
 			return fmt.Errorf("more than %d redirects", maxRedirects)
 		}
@@ -53,7 +55,7 @@ func (t *transport) get(ctx context.Context, address string, limit int64) (b []b
 			select {
 			case <-ctx.Done():
 				return nil, ctx.Err()
-			case <-time.After(firstPause << (n - 1)):
+			case <-time.After(t.pause << (n - 1)):
 			}
 		}
 		var again bool
