@@ -359,7 +359,7 @@ func TestTransport(t *testing.T) {
 		requests int
 	}{
 		"/fine": {"", 1}, "/moved": {"", 2}, "/shaky": {"", attempts}, "/down": {"502", attempts}, "/denied": {"403", 1}, "/loop": {"redirects", attempts * (maxRedirects)},
-		"file://" + b.root + "/local": {"", 0}, "file://" + b.root + "/none": {"no such file", 0}, "ftp://x/": {"scheme", 0},
+		"file://" + b.root + "/local": {"", 0}, "file://" + b.root + "/none": {"not there", 0}, "ftp://x/": {"scheme", 0},
 	} {
 		n = 0
 		address := path

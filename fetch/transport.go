@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"time"
@@ -17,7 +18,10 @@ const (
 	minRate      = 50 << 10 // bytes/s, on top of the first 30 s
 )
 
-var errTooLarge = errors.New("is larger than it may be")
+var (
+	errTooLarge = errors.New("is larger than it may be")
+	errAbsent   = errors.New("is not there")
+)
 
 // transport gets files by http, https (proxies as the environment says) and file.
 type transport struct {
@@ -45,7 +49,11 @@ func (t *transport) get(ctx context.Context, address string, limit int64) (b []b
 		return nil, err
 	}
 	if u.Scheme == "file" {
-		return readFile(u.Path, limit)
+		b, err := readFile(u.Path, limit)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%s: %w", address, errAbsent)
+		}
+		return b, err
 	}
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("%s: scheme %q is not one of http, https, file", address, u.Scheme)
@@ -80,6 +88,9 @@ func (t *transport) once(ctx context.Context, address string, limit int64) (b []
 		return nil, true, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusNotFound {
+		return nil, false, fmt.Errorf("%s: %w", address, errAbsent)
+	}
 	if res.StatusCode != http.StatusOK {
 		return nil, res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests, fmt.Errorf("%s: answers %s", address, res.Status)
 	}
