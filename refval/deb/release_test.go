@@ -273,6 +273,19 @@ func FuzzVerifyRelease(f *testing.F) {
 	})
 }
 
+func FuzzParseKeyring(f *testing.F) {
+	f.Add(debrepo.NewSigner("vendor", noon, 0).Public())
+	f.Add(mustRead(f, "/etc/apt/trusted.gpg.d/debian-archive-bookworm-stable.asc"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		k, err := ParseKeyring(raw)
+		if err != nil {
+			wantFormatError(t, err)
+		} else if k.Only("AB").Len() != 0 {
+			t.Fatal("a key of fingerprint AB")
+		}
+	})
+}
+
 func wantFormatError(t *testing.T, err error) {
 	t.Helper()
 	var f *keystead.FormatError
