@@ -162,7 +162,7 @@ func newReplay(covered []evidence.PCRs) (*replay, error) {
 	if r.log.bank == 0 {
 		return nil, deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
 	}
-	r.log.events = make([]Event, 0, 128)
+	r.log.events = make([]Event, 0, 64)
 	return r, nil
 }
 
