@@ -133,6 +133,10 @@ func TestKernelRelabelled(t *testing.T) {
 			i[stub], i[stub+1] = initrd(utf16z(good)), loadOptions("x")
 			return i
 		},
+		"initrd after something else": func(i []item) []item {
+			i[stub].typ = IPL
+			return i
+		},
 		"nothing measured": func(i []item) []item { return slices.Delete(i, stub, stub+2) },
 		"not tagged": func(i []item) []item {
 			i[stub].typ, i[stub+1].typ = IPL, IPL
