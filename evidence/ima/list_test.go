@@ -347,7 +347,11 @@ func TestBootAggregate(t *testing.T) {
 	partial := both(truth)
 	partial[0].Value[8] = nil
 	sha1Aggregate, unknown, violation, other := slices.Clone(truth), slices.Clone(truth), slices.Clone(truth), slices.Clone(truth)
-	sha1Aggregate[0].digest = ng("sha1", make([]byte, 20))
+	sum := sha1.New() // right in itself, but of SHA-1
+	for i := range 10 {
+		sum.Write(bytes.Repeat([]byte{byte(i)}, 20))
+	}
+	sha1Aggregate[0].digest = ng("sha1", sum.Sum(nil))
 	unknown[0].digest = ng("sm3", make([]byte, 32))
 	violation[0].violation = true
 	other[0] = sig("/init", "init")
