@@ -51,8 +51,8 @@ func Open(raw []byte, covered []evidence.PCRs) (*Log, error) {
 	if len(raw) == 0 {
 		return nil, deny(keystead.ReasonEvidenceMissing, "event log", "an event log", "none")
 	}
-	r, err := newReplay(covered)
-	if err != nil {
+	var r replay
+	if err := r.init(covered); err != nil {
 		return nil, err
 	}
 	p := newParser(raw, r.banks)
@@ -145,11 +145,11 @@ type replay struct {
 	initial [evidence.NumPCRs]byte // last byte of each register's initial value; the rest is zero
 }
 
-func newReplay(covered []evidence.PCRs) (*replay, error) {
-	r := &replay{log: new(Log), wanted: covered}
+func (r *replay) init(covered []evidence.PCRs) error {
+	r.log, r.wanted = new(Log), covered
 	for _, p := range covered {
 		if p.Bank.Size() == 0 || slices.Contains(r.banks, p.Bank) || len(r.banks) == maxBanks {
-			return nil, deny(keystead.ReasonBankUnaccepted, "covered registers", "known banks, each once", p.Bank.String())
+			return deny(keystead.ReasonBankUnaccepted, "covered registers", "known banks, each once", p.Bank.String())
 		}
 		r.banks = append(r.banks, p.Bank)
 		if r.log.bank == 0 && p.Bank.Accepted() {
@@ -160,10 +160,10 @@ func newReplay(covered []evidence.PCRs) (*replay, error) {
 		}
 	}
 	if r.log.bank == 0 {
-		return nil, deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
+		return deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
 	}
 	r.log.events = make([]Event, 0, 64)
-	return r, nil
+	return nil
 }
 
 // add extends a record's register in every bank where it is covered.
