@@ -127,8 +127,7 @@ func TestAttacks(t *testing.T) {
 	kernel := where(truth, func(it item) bool { return string(it.hashed) == "kernel" })
 	blob := where(truth, func(it item) bool { return it.typ == EFIFirmwareBlob })
 	action := where(truth, func(it item) bool { return it.typ == EFIAction })
-	var nine int // position in the log of the stub's first event
-	nine = where(truth, func(it item) bool { return it.typ == EventTag })
+	nine := where(truth, func(it item) bool { return it.typ == EventTag }) // the stub's first
 
 	for name, tc := range map[string]struct {
 		raw    []byte
