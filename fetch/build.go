@@ -18,44 +18,6 @@ import (
 	"github.com/keystead/keystead/refval/deb"
 )
 
-// Options say what to build a set of, and from what.
-type Options struct {
-	Packages  []deb.Name       // whose files to take, such as ParseStatus gives
-	Selection refval.Selection // which of their files; "": all
-	At        time.Time        // time of judgement of signatures and dates; zero: now
-
-	Root    string   // where apt's configuration, keys, lists and archives lie; "": /
-	Sources []Source // in place of those that apt is configured with
-	Keyring []byte   // the only keys that count, in place of those that apt is configured with
-
-	Cache    string         // directory; "": keystead in the user's cache directory
-	Offline  bool           // use apt's lists and archives and the cache only
-	Fresh    bool           // pass apt's lists over
-	Workers  int            // packages at once; 0: by the number of processors
-	Progress func(Progress) // told of each step, one call at a time; may be nil
-}
-
-// Progress is a step of Build.
-type Progress struct {
-	Stage string // "indexes", then "packages"
-	Done  int
-	Total int
-	Name  string // what was just done
-}
-
-// Result is a set and what was not used for it.
-type Result struct {
-	Set     *refval.Set
-	Skipped []Skipped // in order of the sources
-}
-
-// Skipped is a source that could not be verified or reached. Packages that only it
-// offers are missing in the set's header.
-type Skipped struct {
-	Source Source
-	Err    error
-}
-
 // Build makes the reference set of the packages. The same packages and repository
 // files give the same bytes. A package that no signed index offers in that version,
 // or whose file can not be had, is named in the set's header as missing. A file that
@@ -263,11 +225,11 @@ func (f *fetcher) files(ctx context.Context, o *offer) ([]deb.File, error) {
 	}
 	problem := error(errors.New("the network is not to be used"))
 	for _, r := range o.from {
-		address := strings.TrimSuffix(r.source.URI, "/") + "/" + strings.TrimPrefix(o.Filename, "./")
+		address := r.source.address(o.Filename)
 		if f.Offline && !strings.HasPrefix(address, "file:") {
 			continue
 		}
-		raw, err := f.net.get(ctx, address, min(o.Size, maxDeb))
+		raw, err := f.download(ctx, address, min(o.Size, maxDeb))
 		if err == nil {
 			var files []deb.File
 			if files, err = f.unpack(raw, o); err == nil {

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
@@ -60,6 +62,16 @@ func (c cache) write(kind, name string, b []byte) error {
 		os.Remove(f.Name())
 	}
 	return err
+}
+
+// writeIndex keeps an unpacked index, packed for speed, under the digest of its text.
+func (c cache) writeIndex(x *deb.Index) error {
+	w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		return err
+	}
+	d := keystead.Sum(x.Bytes())
+	return c.write("index", fmt.Sprintf("%x", d[:]), w.EncodeAll(x.Bytes(), nil))
 }
 
 // files returns what was computed from the .deb of that digest.

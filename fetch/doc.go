@@ -8,6 +8,10 @@
 // allow-insecure, check-valid-until=no. A .deb in apt's archive cache whose version no
 // signed index offers has no chain and is not used.
 //
+// A mirror that holds back updates is seen only once its release is past Valid-Until,
+// which Debian's main archive does not state: until then newer packages are missing and
+// superseded ones stay known. The header of the set has the dates, for policies to judge.
+//
 // The cache (in the user's cache directory) keeps indexes, which are verified again at
 // each use, and the digests that were computed from each .deb, under the .deb's own
 // digest. The latter are checked against damage; whoever can write there as this user

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"path/filepath"
 
 	"github.com/keystead/keystead"
@@ -51,7 +52,8 @@ func (f *fetcher) open(ctx context.Context, s Source, architectures []string, wa
 // openRelease takes the first of apt's copy, the network's and the cache's that
 // verifies; the error is what spoke against each.
 func (f *fetcher) openRelease(ctx context.Context, s Source, keyring deb.Keyring) (*deb.Release, error) {
-	id := fmt.Sprintf("%x", keystead.Sum([]byte(s.base())))
+	name := keystead.Sum([]byte(s.base()))
+	id := fmt.Sprintf("%x", name[:])
 	var problems []error
 	try := func(raw []byte, err error) *deb.Release {
 		var r *deb.Release
@@ -93,41 +95,27 @@ func (f *fetcher) list(s Source, name string) string {
 	return filepath.Join(f.Root, "/var/lib/apt/lists", s.listFile(name))
 }
 
-// openIndex takes apt's copy if it is of this release, else the cache's or the network's.
+// openIndex takes apt's copy or the cache's if it is of this release, else the network's.
 func (f *fetcher) openIndex(ctx context.Context, r *repository, name string) (*deb.Index, error) {
-	size, _, _ := r.release.File(name)
-	if !f.Fresh {
-		for _, suffix := range []string{"", ".lz4", ".zst", ".gz", ".xz"} {
-			packed, err := readFile(f.list(r.source, name)+suffix, deb.MaxIndex)
-			if err != nil {
-				continue
-			}
-			if text, err := deb.Decompress(suffix, packed, min(size, deb.MaxIndex)); err == nil {
-				if x, err := r.release.Index(name, text); err == nil {
-					return x, nil
-				}
-			}
-		}
+	if x := f.copyOfIndex(r, name); x != nil {
+		return x, nil
 	}
-	for _, suffix := range []string{".xz", ".zst", ".gz", ".bz2", ""} {
+	if f.Offline {
+		return nil, fmt.Errorf("%s: %s is neither in apt's lists nor in the cache, and the network is not to be used", r.source, name)
+	}
+	for _, suffix := range []string{".zst", ".xz", ".gz", ".bz2", ""} {
 		size, digest, ok := r.release.File(name + suffix)
 		if !ok {
 			continue
 		}
-		id := fmt.Sprintf("%x", digest[:])
-		if packed, err := f.cache.read("index", id); err == nil {
-			if x, err := r.release.UnpackIndex(name, suffix, packed); err == nil {
-				return x, nil
-			}
-		}
-		if f.Offline {
-			continue
-		}
 		address := r.source.base() + name + suffix
 		if r.release.ByHash {
-			address = r.source.base() + filepath.Dir(name) + "/by-hash/SHA256/" + id
+			address = fmt.Sprintf("%s%s/by-hash/SHA256/%x", r.source.base(), path.Dir(name), digest[:])
 		}
-		packed, err := f.net.get(ctx, address, min(size, deb.MaxIndex))
+		packed, err := f.download(ctx, address, min(size, deb.MaxIndex))
+		if errors.Is(err, errAbsent) {
+			continue // a release may name what its server leaves out
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -135,7 +123,43 @@ func (f *fetcher) openIndex(ctx context.Context, r *repository, name string) (*d
 		if err != nil {
 			return nil, err
 		}
-		return x, f.cache.write("index", id, packed)
+		return x, f.cache.writeIndex(x)
 	}
-	return nil, fmt.Errorf("%s: %s is neither in apt's lists nor in the cache, and the network is not to be used", r.source, name)
+	return nil, fmt.Errorf("%s: no %s on the server", r.source, name)
+}
+
+// copyOfIndex returns a copy that is already on this machine and verifies, or nil.
+func (f *fetcher) copyOfIndex(r *repository, name string) *deb.Index {
+	size, digest, _ := r.release.File(name)
+	verified := func(packed []byte, err error, suffix string) *deb.Index {
+		var text []byte
+		if err == nil {
+			text, err = deb.Decompress(suffix, packed, min(size, deb.MaxIndex))
+		}
+		if err == nil {
+			if x, err := r.release.Index(name, text); err == nil {
+				return x
+			}
+		}
+		return nil
+	}
+	if !f.Fresh {
+		for _, suffix := range []string{"", ".lz4", ".zst", ".gz", ".xz"} {
+			packed, err := readFile(f.list(r.source, name)+suffix, deb.MaxIndex)
+			if x := verified(packed, err, suffix); x != nil {
+				return x
+			}
+		}
+	}
+	packed, err := f.cache.read("index", fmt.Sprintf("%x", digest[:]))
+	return verified(packed, err, ".zst")
+}
+
+// download gets a file whose size a signed index states.
+func (f *fetcher) download(ctx context.Context, address string, size int64) ([]byte, error) {
+	b, err := f.net.get(ctx, address, size)
+	if errors.Is(err, errTooLarge) {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexMismatch, Where: address, Want: fmt.Sprintf("%d bytes", size), Got: "more"})
+	}
+	return b, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,6 +102,7 @@ func parseOneLine(rest string) (s Source, err error) {
 		rest = after
 		for _, o := range strings.Fields(options) {
 			key, value, _ := strings.Cut(o, "=")
+			value = strings.Trim(value, `"`)
 			switch strings.ToLower(key) {
 			case "arch":
 				s.Architectures = strings.Split(value, ",")
@@ -186,6 +188,11 @@ func (s Source) base() string {
 		return uri + strings.TrimPrefix(s.Suite, "./")
 	}
 	return uri + "dists/" + s.Suite + "/"
+}
+
+// address is where a file lies that an index names below the repository's root.
+func (s Source) address(filename string) string {
+	return strings.TrimSuffix(s.URI, "/") + "/" + (&url.URL{Path: strings.TrimPrefix(filename, "./")}).EscapedPath()
 }
 
 // indexes are the names of the Packages files for the architectures.

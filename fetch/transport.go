@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"time"
@@ -14,17 +15,22 @@ import (
 const (
 	maxRedirects = 5
 	attempts     = 3
-	firstPause   = 200 * time.Millisecond // doubled after each attempt
-	minRate      = 50 << 10               // bytes/s, on top of the first 30 s
+	minRate      = 50 << 10 // bytes/s, on top of the first 30 s
 )
 
-var errTooLarge = errors.New("is larger than it may be")
+var (
+	errTooLarge = errors.New("is larger than it may be")
+	errAbsent   = errors.New("is not there")
+)
 
 // transport gets files by http, https (proxies as the environment says) and file.
-type transport struct{ client http.Client }
+type transport struct {
+	client http.Client
+	pause  time.Duration // after the first attempt; doubled after each further one
+}
 
 func newTransport() *transport {
-	return &transport{client: http.Client{CheckRedirect: func(next *http.Request, via []*http.Request) error {
+	return &transport{pause: 200 * time.Millisecond, client: http.Client{CheckRedirect: func(next *http.Request, via []*http.Request) error {
 		if len(via) >= maxRedirects {
 			return fmt.Errorf("more than %d redirects", maxRedirects)
 		}
@@ -43,7 +49,11 @@ func (t *transport) get(ctx context.Context, address string, limit int64) (b []b
 		return nil, err
 	}
 	if u.Scheme == "file" {
-		return readFile(u.Path, limit)
+		b, err := readFile(u.Path, limit)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%s: %w", address, errAbsent)
+		}
+		return b, err
 	}
 	if u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("%s: scheme %q is not one of http, https, file", address, u.Scheme)
@@ -53,7 +63,7 @@ func (t *transport) get(ctx context.Context, address string, limit int64) (b []b
 			select {
 			case <-ctx.Done():
 				return nil, ctx.Err()
-			case <-time.After(firstPause << (n - 1)):
+			case <-time.After(t.pause << (n - 1)):
 			}
 		}
 		var again bool
@@ -78,6 +88,9 @@ func (t *transport) once(ctx context.Context, address string, limit int64) (b []
 		return nil, true, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusNotFound {
+		return nil, false, fmt.Errorf("%s: %w", address, errAbsent)
+	}
 	if res.StatusCode != http.StatusOK {
 		return nil, res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests, fmt.Errorf("%s: answers %s", address, res.Status)
 	}

@@ -71,6 +71,10 @@ func TestFirmwareVersion(t *testing.T) {
 		"two versions":        {func(i []item) []item { return slices.Insert(i, 1, text(0, CRTMVersion, utf16z("Firmware 9"))) }, ""},
 		"not its digest":      {func(i []item) []item { i[0] = unbound; return i }, ""},
 		"after the separator": {func(i []item) []item { return append(i[1:], text(0, CRTMVersion, utf16z("Firmware 9"))) }, ""},
+		"empty, as OVMF's":    {func(i []item) []item { i[0] = text(0, CRTMVersion, utf16z("")); return i }, ""},
+		"no terminator":       {func(i []item) []item { i[0] = text(0, CRTMVersion, "1\x002\x00"); return i }, "31003200"},
+		"not ASCII":           {func(i []item) []item { i[0] = text(0, CRTMVersion, "\x2e\x20\x00\x00"); return i }, "2e200000"},
+		"two, one empty":      {func(i []item) []item { return slices.Insert(i, 1, text(0, CRTMVersion, utf16z(""))) }, ""},
 		"not text":            {func(i []item) []item { i[0] = text(0, CRTMVersion, "\x01\x02\x03"); return i }, "010203"},
 		"control characters":  {func(i []item) []item { i[0] = text(0, CRTMVersion, utf16z("\x1b[2J")); return i }, "1b005b0032004a000000"},
 	} {
@@ -131,6 +135,10 @@ func TestKernelRelabelled(t *testing.T) {
 		},
 		"tags exchanged": func(i []item) []item {
 			i[stub], i[stub+1] = initrd(utf16z(good)), loadOptions("x")
+			return i
+		},
+		"initrd after something else": func(i []item) []item {
+			i[stub].typ = IPL
 			return i
 		},
 		"nothing measured": func(i []item) []item { return slices.Delete(i, stub, stub+2) },

@@ -3,35 +3,50 @@ package eventlog
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/keystead/keystead/internal/chain"
 )
 
-// demands reports whether an event of that type must have the digest of its data
-// (PFP 1.06, 10.4.1). Real firmware keeps to that for these types; for
-// EV_S_CRTM_VERSION and EV_EFI_VARIABLE_AUTHORITY, among others, some does not.
-func demands(t Type) bool {
-	switch t {
-	case Separator, EFIAction, EFIVariableDriverConfig:
+// maxState bounds what demands calls a state: SecureBoot and the like fit, the lists
+// of keys in db and dbx do not.
+const maxState = 256 // bytes
+
+// demands reports whether an event must have the digest of its data (PFP 1.06,
+// 10.4.1). Real firmware keeps to that for these types; for EV_S_CRTM_VERSION and
+// EV_EFI_VARIABLE_AUTHORITY, among others, some does not. Lists of keys are compared
+// when somebody asks ([Log.Bound]): no claim reads them, and they are most of a log.
+func demands(e *Event) bool {
+	switch e.Type {
+	case Separator, EFIAction:
 		return true
+	case EFIVariableDriverConfig:
+		return len(e.Data) <= maxState
 	}
 	return false
 }
 
-// bound reports whether an event's data has its digest, so that the data is as
-// proven as the digest is. The data may stand with a terminating NUL or a label
-// that is not hashed.
-func bound(l *Log, e *Event) bool {
-	is := func(b []byte) bool { return bytes.Equal(l.sum(b), e.Digest) }
+// Bound reports whether an event's data has its digest, so that the data is as
+// proven as the digest is. The data may stand with a label or a NUL that is not
+// hashed, or be a variable of which only the value is.
+func (l *Log) Bound(e *Event) bool {
 	switch e.Type {
 	case EFIVariableBoot:
-		if v := variableValue(e.Data); v != nil && is(v) {
+		if v := variableValue(e.Data); v != nil && l.has(e, v) {
 			return true
 		}
 	case IPL:
 		if text, ok := grubText(e.Data); ok {
-			return is(text)
+			return l.has(e, text)
 		}
 	}
-	return is(e.Data)
+	return l.has(e, e.Data)
+}
+
+// has reports whether an event's digest is that of data.
+func (l *Log) has(e *Event, data []byte) bool {
+	var v chain.Value
+	chain.Sum(l.bank, &v, data)
+	return v.Is(e.Digest)
 }
 
 // variableValue returns the VariableData of a UEFI_VARIABLE_DATA structure:

@@ -17,13 +17,14 @@ type Event struct {
 	PCR    int    // proven: the replay of this register equals the quote
 	Type   Type   // as the log says; nothing covers it
 	Digest []byte // proven, in Log.Bank
-	Data   []byte // as the log says, unless Bound
-	Bound  bool   // Data has Digest, so it is proven as well
+	Data   []byte // as the log says, unless Log.Bound says otherwise
 }
 
 // A Log is an event log whose replay equals the quoted registers.
 type Log struct {
 	bank      evidence.Bank
+	zeros     []byte                 // digest of a separator: four zero bytes
+	ones      []byte                 // of one on platforms with a legacy boot
 	covered   [evidence.NumPCRs]bool // in bank, and judged by this room
 	events    []Event
 	uncovered int
@@ -51,8 +52,8 @@ func Open(raw []byte, covered []evidence.PCRs) (*Log, error) {
 	if len(raw) == 0 {
 		return nil, deny(keystead.ReasonEvidenceMissing, "event log", "an event log", "none")
 	}
-	r, err := newReplay(covered)
-	if err != nil {
+	var r replay
+	if err := r.init(covered); err != nil {
 		return nil, err
 	}
 	p := newParser(raw, r.banks)
@@ -83,7 +84,7 @@ func Open(raw []byte, covered []evidence.PCRs) (*Log, error) {
 	if err := r.log.bind(); err != nil {
 		return nil, err
 	}
-	return &r.log, nil
+	return r.log, nil
 }
 
 // Bank is the bank that events' digests are of: the first covered one that is accepted.
@@ -110,12 +111,12 @@ func (l *Log) of(pcr int) iter.Seq[*Event] {
 	}
 }
 
-// bind compares each event's data with its digest where the two can be compared.
+// bind compares the data of events that demand it with their digests.
 func (l *Log) bind() error {
 	var bad []keystead.Finding
 	for i := range l.events {
 		e := &l.events[i]
-		if e.Bound = bound(l, e); !e.Bound && demands(e.Type) {
+		if demands(e) && !l.Bound(e) {
 			bad = append(bad, keystead.Finding{
 				Reason: keystead.ReasonDigestInvalid,
 				Where:  fmt.Sprintf("event log, event %d (%v), PCR %d", e.Number, e.Type, e.PCR),
@@ -136,7 +137,7 @@ func deny(r keystead.Reason, where, want, got string) error {
 
 // A replay extends registers by a log's records.
 type replay struct {
-	log     Log
+	log     *Log
 	banks   []evidence.Bank
 	wanted  []evidence.PCRs
 	state   [maxBanks][evidence.NumPCRs]chain.Value
@@ -145,11 +146,11 @@ type replay struct {
 	initial [evidence.NumPCRs]byte // last byte of each register's initial value; the rest is zero
 }
 
-func newReplay(covered []evidence.PCRs) (*replay, error) {
-	r := &replay{wanted: covered}
+func (r *replay) init(covered []evidence.PCRs) error {
+	r.log, r.wanted = new(Log), covered
 	for _, p := range covered {
 		if p.Bank.Size() == 0 || slices.Contains(r.banks, p.Bank) || len(r.banks) == maxBanks {
-			return nil, deny(keystead.ReasonBankUnaccepted, "covered registers", "known banks, each once", p.Bank.String())
+			return deny(keystead.ReasonBankUnaccepted, "covered registers", "known banks, each once", p.Bank.String())
 		}
 		r.banks = append(r.banks, p.Bank)
 		if r.log.bank == 0 && p.Bank.Accepted() {
@@ -160,10 +161,11 @@ func newReplay(covered []evidence.PCRs) (*replay, error) {
 		}
 	}
 	if r.log.bank == 0 {
-		return nil, deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
+		return deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
 	}
+	r.log.zeros, r.log.ones = r.log.sum([]byte{0, 0, 0, 0}), r.log.sum([]byte{0xff, 0xff, 0xff, 0xff})
 	r.log.events = make([]Event, 0, 64)
-	return r, nil
+	return nil
 }
 
 // add extends a record's register in every bank where it is covered.

@@ -37,8 +37,8 @@ func TestBoot(t *testing.T) {
 		if e.Number != i+1 || e.PCR != want.pcr || e.Type != want.typ || !bytes.Equal(e.Data, want.data) || !bytes.Equal(e.Digest, want.digest(l.Bank())) {
 			t.Errorf("event %d: got %+v", i, e)
 		}
-		if e.Bound != (want.hashed == nil) {
-			t.Errorf("event %d (%v): bound is %v", i, e.Type, e.Bound)
+		if bound := l.Bound(&e); bound != (want.hashed == nil) {
+			t.Errorf("event %d (%v): bound is %v", i, e.Type, bound)
 		}
 	}
 }
@@ -127,8 +127,7 @@ func TestAttacks(t *testing.T) {
 	kernel := where(truth, func(it item) bool { return string(it.hashed) == "kernel" })
 	blob := where(truth, func(it item) bool { return it.typ == EFIFirmwareBlob })
 	action := where(truth, func(it item) bool { return it.typ == EFIAction })
-	var nine int // position in the log of the stub's first event
-	nine = where(truth, func(it item) bool { return it.typ == EventTag })
+	nine := where(truth, func(it item) bool { return it.typ == EventTag }) // the stub's first
 
 	for name, tc := range map[string]struct {
 		raw    []byte

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/keystead/keystead"
@@ -244,8 +245,8 @@ func manyFields(n int) string {
 }
 
 func TestParseKeyring(t *testing.T) {
-	real := mustRead(t, "/etc/apt/trusted.gpg.d/debian-archive-bookworm-automatic.asc")
-	k, err := ParseKeyring(append(bytes.Clone(real), real...))
+	real := armored(t, debrepo.NewSigner("vendor", noon, 0))
+	k, err := ParseKeyring(append(bytes.Clone(real), armored(t, debrepo.NewSigner("second", noon, 0))...))
 	if err != nil || k.Len() != 2 {
 		t.Errorf("two armoured certificates: %d, %v", k.Len(), err)
 	}
@@ -254,6 +255,18 @@ func TestParseKeyring(t *testing.T) {
 			t.Errorf("%.20q was accepted", raw)
 		}
 	}
+}
+
+func armored(t testing.TB, s *debrepo.Signer) []byte {
+	var b bytes.Buffer
+	w, err := armor.Encode(&b, openpgp.PublicKeyType, nil)
+	if err == nil {
+		_, err = w.Write(s.Public())
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return append(b.Bytes(), '\n')
 }
 
 func FuzzVerifyRelease(f *testing.F) {
@@ -269,6 +282,19 @@ func FuzzVerifyRelease(f *testing.F) {
 		}
 		if _, err := parseRelease([]byte(text)); err != nil {
 			wantFormatError(t, err)
+		}
+	})
+}
+
+func FuzzParseKeyring(f *testing.F) {
+	f.Add(debrepo.NewSigner("vendor", noon, 0).Public())
+	f.Add(armored(f, debrepo.NewSigner("vendor", noon, 0)))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		k, err := ParseKeyring(raw)
+		if err != nil {
+			wantFormatError(t, err)
+		} else if k.Only("AB").Len() != 0 {
+			t.Fatal("a key of fingerprint AB")
 		}
 	})
 }
