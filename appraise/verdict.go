@@ -106,11 +106,12 @@ func mint(body verdictBody) Verdict {
 	return Verdict{body, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
 }
 
-// writeEmptyLists makes each list one that JSON writes as [], never as null.
+// writeEmptyLists makes each list one that JSON writes as [], or as "", never as null.
 func (b *verdictBody) writeEmptyLists() {
 	c, in := &b.Claims, &b.Inputs
 	empty(&b.Findings)
 	empty(&c.Quote.PCRs)
+	empty(&in.Nonce)
 	empty(&in.References)
 	empty(&in.CodeSets)
 	for _, list := range []*[]string{&c.Quote.Banks, &c.Boot.Loaded, &c.Kernel.Guarantees, &c.Software.Packages, &c.Packages.Unlisted, &c.Packages.Debuggers} {
