@@ -279,6 +279,9 @@ func (a *appraisal) lack() string {
 			lacks = append(lacks, "an accepted initrd that guarantees "+string(g))
 		}
 	}
+	if s := a.claims.Software; s.Named == 0 || s.Named+1 < s.Entries {
+		lacks = append(lacks, "executed files of packages or code sets alone")
+	}
 	if d := a.claims.Packages.Debuggers; len(d) > 0 {
 		lacks = append(lacks, "reference values without debuggers ("+strings.Join(d, ", ")+")")
 	}

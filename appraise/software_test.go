@@ -281,7 +281,14 @@ func TestAssurance(t *testing.T) {
 			t.Errorf("%s: want %v, got %v", tc.what, tc.want, v.Assurance())
 		}
 	}
-	in, _ := onStage(t).input(t, "packaged")
+	in, _ := onStage(t).input(t, "unknown") // a report of files that nobody names does not deny, but weakens
+	hardware(&in)
+	in.Policy = compile(t, strings.NewReplacer("every-entry", "report", "assurance test", "assurance measured-os").Replace(named))
+	f := first(demand(t, "files that nobody names", in, keystead.ReasonAssuranceLow))
+	if f.Got != "measured-os-weak, lacking executed files of packages or code sets alone" {
+		t.Errorf("files that nobody names: %v", f)
+	}
+	in, _ = onStage(t).input(t, "packaged")
 	in.References = append(in.References, debuggers)
 	if got := appraise.Appraise(in).Claims().Packages.Debuggers; !slices.Equal(got, []string{"gdb", "lldb-14"}) {
 		t.Errorf("want gdb and lldb-14 as debuggers, got %v", got)
