@@ -218,6 +218,12 @@ func TestOtherBoot(t *testing.T) {
 	}
 	in.CodeSets = nil
 	demand(t, "no code set", in, keystead.ReasonBootUnaccepted, keystead.ReasonBootUnaccepted)
+	in = onStage(t).edited(t, func(p *evidence.Parts) { p.IMALog = nil })
+	in.Policy = compile(t, strings.Replace(named, "every-entry", "report", 1))
+	f = first(demand(t, "no IMA log, so nothing shows that the registers stayed as they were", in, keystead.ReasonEvidenceMissing))
+	if f.Where != "ima-log" || appraise.Appraise(in).Claims().Kernel.Accepted {
+		t.Errorf("no IMA log: %v", f)
+	}
 }
 
 // TestDriverBeforeKernel: a variable of the firmware has it load a driver from disk,
