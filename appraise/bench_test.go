@@ -47,7 +47,7 @@ var synthetic = sync.OnceValues(func() (m machine, set *refval.Set) {
 })
 
 // BenchmarkAppraise judges a Google machine's quote and event log, beside the bare
-// verification of that quote, and a list of 100,000 synthetic entries against a
+// verification of that quote, the recorded machine whole, and a list of 100,000 synthetic entries against a
 // million digests, beside parsing and replaying it alone.
 func BenchmarkAppraise(b *testing.B) {
 	allowed := func(b *testing.B, in appraise.Input) {
@@ -72,13 +72,28 @@ func BenchmarkAppraise(b *testing.B) {
 			}
 		}
 	})
+	b.Run("machine", func(b *testing.B) {
+		in, _ := onStage(b).input(b, "packaged")
+		allowed(b, in)
+	})
+	b.Run("machine-ek", func(b *testing.B) { // what the endorsement certificate alone takes of that
+		in, _ := onStage(b).input(b, "packaged")
+		ek, err := tpm2.ParsePublic(in.Key.EKPublic)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if _, err := tpm2.VerifyEK(in.Key.EKCertificate, ek, in.EKRoots, in.Time); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 	list := func(b *testing.B) (appraise.Input, evidence.PCRs) {
 		m, set := synthetic()
 		in := newForger(b).input(b, m)
 		in.References = []*refval.Set{record().set, set}
 		m.eventLog = record().EventLog
 		_, registers := m.registers(b)
-		in.Policy = compile(b, named)
 		parts := in.Bundle.Parts()
 		parts.Packages = nil
 		in.Bundle, in.Policy = bundle(b, parts), compile(b, "keystead-policy/1\nname bench\nminimum-assurance test\nsoftware report\nboot accepted\n\nrule named\n  require software.named == software.entries - 1\n  otherwise look\n")
