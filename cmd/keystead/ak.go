@@ -20,8 +20,8 @@ func (a *app) ak() *cobra.Command {
 	return a.noun("ak", "Bind a host's attestation key to its TPM, once",
 		`A quote is worth as much as is known of its key. Credential activation (TPM 2.0 Part 1, 24)
 shows that the key lives in the TPM that a vendor certified: the verifier encrypts a secret to the
-TPM's endorsement key, which opens it only beside that attestation key. Host and verifier take turns, and files go back and forth: show and activate run on the host,
-challenge and accept on the verifier.`,
+TPM's endorsement key, which opens it only beside that attestation key. Files go back and forth:
+show and activate run on the host, challenge and accept on the verifier.`,
 		`  keystead ak show > host.keys
   keystead ak challenge --ek-root vendors.pem --secret host.secret host.keys > host.challenge
   keystead ak activate host.challenge > host.answer
@@ -136,7 +136,7 @@ func (a *app) akChallenge() *cobra.Command {
 key is fit for its purpose, then encrypts a fresh secret so that only that TPM, holding that
 attestation key, can open it. The secret is kept in a new file; the challenge goes to the host.`,
 		Example: `  keystead ak challenge --ek-root vendors.pem --secret host.secret host.keys > host.challenge`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("KEYS"),
 	}
 	c.Flags().StringArrayVar(&roots, "ek-root", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
 	c.Flags().StringArrayVar(&testRoots, "test-ek-root", nil, "PEM `FILE` of roots of software TPMs; may be repeated")
@@ -200,7 +200,7 @@ func (a *app) akActivate() *cobra.Command {
 		Short:   "On the host: have the TPM open the challenge",
 		Long:    `Asks the TPM to activate the credential for its attestation key, and prints the answer.`,
 		Example: `  keystead ak activate host.challenge > host.answer`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("CHALLENGE"),
 	}, func(c *cobra.Command, tpm *collect.TPM, args []string) error {
 		var challenge akChallenge
 		if err := readExchange(args[0], formatChallenge, &challenge, &challenge.Format); err != nil {
@@ -222,7 +222,7 @@ func (a *app) akAccept() *cobra.Command {
 		Long: `Compares the host's answer with the secret and prints the accepted key, the file that
 keystead evidence verify takes with --ak.`,
 		Example: `  keystead ak accept --secret host.secret host.answer > host.ak`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("ANSWER"),
 	}
 	c.Flags().StringVar(&secretFile, "secret", "", "`FILE` that ak challenge kept")
 	must(c.MarkFlagRequired("secret"))
@@ -254,4 +254,3 @@ func acceptKey(secret akSecret, answer akAnswer, at time.Time) (appraise.Accepte
 	}
 	return appraise.AcceptedKey{Name: ak.Name(), EKPublic: secret.Keys.EKPublic, EKCertificate: secret.Keys.EKCertificate, Activated: at.UTC().Truncate(time.Second)}, nil
 }
-

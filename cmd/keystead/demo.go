@@ -17,7 +17,7 @@ step comes out otherwise than expected.`,
 		Example: `  keystead demo`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return demo.Run(c.Context(), a.stdout)
+			return demo.Run(c.Context(), escaping{a.stdout})
 		},
 	}
 }

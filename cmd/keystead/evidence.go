@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,7 +77,7 @@ func (a *app) evidenceCollect() *cobra.Command {
 		Long: `Takes a TPM quote over the nonce, then reads the firmware's event log, the kernel's IMA log
 and the package list, and writes them as one bundle. Reading the TPM and the logs
 needs root. With --explain it says what was looked for and what came of it; then --nonce
-and --out may be left out, and nothing is written.`,
+and --out may be left out, and nothing is written. FILE is replaced at the end, whole.`,
 		Example: `  keystead evidence collect --nonce $NONCE --out host.bundle
   keystead evidence collect --explain`,
 		Args: cobra.NoArgs,
@@ -99,6 +98,13 @@ and --out may be left out, and nothing is written.`,
 		if out == "" || out == "-" && term.IsTerminal(int(os.Stdout.Fd())) {
 			return misuse(errors.New("a bundle is not for a terminal"), "--out names the file to write")
 		}
+		var file *output
+		if out != "-" {
+			if file, err = openOutput(out); err != nil {
+				return err
+			}
+			defer file.discard()
+		}
 		b, sights, err := collectBundle(c.Context(), tpmPath, collect.Machine{Root: root}, nonce)
 		if err != nil {
 			return err
@@ -107,8 +113,8 @@ and --out may be left out, and nothing is written.`,
 			_, err := a.stdout.Write(b.Bytes())
 			return err
 		}
-		if err := os.WriteFile(out, b.Bytes(), 0o644); err != nil {
-			return misuse(err, "")
+		if err := file.commit(b.Bytes()); err != nil {
+			return err
 		}
 		answer := collected{b.Digest(), len(b.Bytes()), out, sights}
 		return a.answer(answer, func(w io.Writer) {
@@ -168,7 +174,7 @@ func sightTPM(ctx context.Context, path string) collect.Sight {
 	trouble := func(err error) collect.Sight {
 		s.Detail = err.Error()
 		if e := (*collect.Error)(nil); errors.As(err, &e) {
-			s.Detail += "; " + e.Hint
+			s.Hint = e.Hint
 		}
 		return s
 	}
@@ -187,18 +193,25 @@ func sightTPM(ctx context.Context, path string) collect.Sight {
 		return trouble(err)
 	}
 	s.Found = true
-	s.Detail = fmt.Sprintf("banks %v; endorsement key %s with %d certificates", banks, ek.Profile, len(ek.Chain))
+	s.Detail = fmt.Sprintf("banks %v; endorsement key %s", banks, ek.Profile)
+	if len(ek.Chain) == 0 {
+		s.Detail += " without a certificate"
+		s.Hint = "ak challenge will refuse it: nothing says who made this TPM"
+	}
 	return s
 }
 
 func printSights(w io.Writer, sights []collect.Sight) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range sights {
 		mark := "found"
 		if !s.Found {
 			mark = "missing"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", mark, s.What, s.Where, printable(s.Detail))
+		fmt.Fprintf(w, "%-8s %-14s  %s\n", mark, s.What, printable(s.Detail))
+		for _, more := range []string{s.Where, s.Hint} {
+			if more != "" && more != s.Detail {
+				fmt.Fprintf(w, "%-8s %-14s  %s\n", "", "", printable(more))
+			}
+		}
 	}
-	tw.Flush()
 }

@@ -52,8 +52,11 @@ func (p *progress) Set(done, total int64) {
 	}
 }
 
-// Close tells the last state and leaves the line.
+// Close tells the last state and leaves the line. There may be no progress at all.
 func (p *progress) Close() {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tell()
