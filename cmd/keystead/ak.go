@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,17 +91,37 @@ func (a *app) document(v any) error {
 	})
 }
 
-func (a *app) tpmVerb(c *cobra.Command, run func(c *cobra.Command, tpm *collect.TPM, args []string) error) *cobra.Command {
-	var path string
-	c.Flags().StringVar(&path, "tpm", "", "`PATH` of a TPM device or of a software TPM's socket (default: the machine's own)")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		tpm, err := collect.OpenTPM(path)
+// tpmFlags are those of every command that speaks to a TPM.
+type tpmFlags struct {
+	path string
+	rsa  bool
+}
+
+func (f *tpmFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.path, "tpm", os.Getenv("KEYSTEAD_TPM"), "`PATH` of a TPM device or of a software TPM's socket (default: $KEYSTEAD_TPM, else the machine's own)")
+	c.Flags().Lookup("tpm").DefValue = "" // help is the same everywhere
+	c.Flags().BoolVar(&f.rsa, "rsa", false, "use an RSA attestation key, for TPMs without ECC")
+}
+
+func (f *tpmFlags) ak() collect.AKType {
+	if f.rsa {
+		return collect.AKRSA
+	}
+	return collect.AKECC
+}
+
+// tpmVerb makes a command of one that is given an open TPM.
+func (a *app) tpmVerb(c *cobra.Command, run func(c *cobra.Command, tpm *collect.TPM, ak collect.AKType, args []string) error) *cobra.Command {
+	var f tpmFlags
+	f.add(c)
+	c.RunE = interruptible(func(c *cobra.Command, args []string) error {
+		tpm, err := collect.OpenTPM(f.path)
 		if err != nil {
 			return aboutMachine(err)
 		}
 		defer tpm.Close()
-		return aboutMachine(run(c, tpm, args))
-	}
+		return aboutMachine(run(c, tpm, f.ak(), args))
+	})
 	return c
 }
 
@@ -113,12 +134,12 @@ each time and is not stored, and prints its public area with the TPM's endorseme
 certificate.`,
 		Example: `  keystead ak show > host.keys`,
 		Args:    cobra.NoArgs,
-	}, func(c *cobra.Command, tpm *collect.TPM, _ []string) error {
+	}, func(c *cobra.Command, tpm *collect.TPM, kind collect.AKType, _ []string) error {
 		ek, err := tpm.EK(c.Context())
 		if err != nil {
 			return err
 		}
-		ak, err := tpm.AK(c.Context(), collect.AKECC)
+		ak, err := tpm.AK(c.Context(), kind)
 		if err != nil {
 			return err
 		}
@@ -201,12 +222,12 @@ func (a *app) akActivate() *cobra.Command {
 		Long:    `Asks the TPM to activate the credential for its attestation key, and prints the answer.`,
 		Example: `  keystead ak activate host.challenge > host.answer`,
 		Args:    arguments("CHALLENGE"),
-	}, func(c *cobra.Command, tpm *collect.TPM, args []string) error {
+	}, func(c *cobra.Command, tpm *collect.TPM, kind collect.AKType, args []string) error {
 		var challenge akChallenge
 		if err := readExchange(args[0], formatChallenge, &challenge, &challenge.Format); err != nil {
 			return err
 		}
-		secret, err := tpm.Activate(c.Context(), collect.AKECC, challenge.CredentialBlob, challenge.EncryptedSecret)
+		secret, err := tpm.Activate(c.Context(), kind, challenge.CredentialBlob, challenge.EncryptedSecret)
 		if err != nil {
 			return err
 		}

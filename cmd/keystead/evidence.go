@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -69,7 +70,8 @@ type collected struct {
 }
 
 func (a *app) evidenceCollect() *cobra.Command {
-	var tpmPath, root, nonceText, out string
+	var tpm tpmFlags
+	var root, nonceText, out string
 	var explain bool
 	c := &cobra.Command{
 		Use:   "collect --nonce HEX --out FILE",
@@ -84,12 +86,13 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 	}
 	c.Flags().StringVar(&nonceText, "nonce", "", "the verifier's nonce in `HEX`")
 	c.Flags().StringVar(&out, "out", "", "`FILE` for the bundle; - is stdout")
-	c.Flags().StringVar(&tpmPath, "tpm", "", "`PATH` of a TPM device or of a software TPM's socket (default: the machine's own)")
-	c.Flags().StringVar(&root, "root", "/", "`DIR` below which logs and package list are read")
+	tpm.add(c)
+	c.Flags().StringVar(&root, "root", cmp.Or(os.Getenv("KEYSTEAD_ROOT"), "/"), "`DIR` below which logs and package list are read (default: $KEYSTEAD_ROOT, else /)")
+	c.Flags().Lookup("root").DefValue = "" // help is the same everywhere
 	c.Flags().BoolVar(&explain, "explain", false, "say what was found and what not")
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = interruptible(func(c *cobra.Command, _ []string) error {
 		if explain && nonceText == "" && out == "" {
-			return a.explainCollection(c.Context(), tpmPath, collect.Machine{Root: root})
+			return a.explainCollection(c.Context(), tpm.path, collect.Machine{Root: root})
 		}
 		nonce, err := parseNonce(nonceText)
 		if err != nil {
@@ -105,7 +108,7 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 			}
 			defer file.discard()
 		}
-		b, sights, err := collectBundle(c.Context(), tpmPath, collect.Machine{Root: root}, nonce)
+		b, sights, err := collectBundle(c.Context(), tpm, collect.Machine{Root: root}, nonce)
 		if err != nil {
 			return err
 		}
@@ -123,19 +126,19 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 				printSights(w, sights)
 			}
 		})
-	}
+	})
 	return c
 }
 
 // collectBundle quotes first and reads the logs after it.
-func collectBundle(ctx context.Context, tpmPath string, m collect.Machine, nonce []byte) (evidence.Bundle, []collect.Sight, error) {
-	tpm, err := collect.OpenTPM(tpmPath)
+func collectBundle(ctx context.Context, flags tpmFlags, m collect.Machine, nonce []byte) (evidence.Bundle, []collect.Sight, error) {
+	tpm, err := collect.OpenTPM(flags.path)
 	if err != nil {
 		return evidence.Bundle{}, nil, aboutMachine(err)
 	}
 	defer tpm.Close()
 	p := evidence.Parts{Binding: evidence.Binding{Purpose: evidence.PurposeVerify, Nonce: nonce}, Origin: m.Origin(time.Now())}
-	if p.TPM, err = tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData()}); err != nil {
+	if p.TPM, err = tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData(), AK: flags.ak()}); err != nil {
 		return evidence.Bundle{}, nil, aboutMachine(err)
 	}
 	sights, err := m.Read(&p)

@@ -5,20 +5,6 @@
 // 5 policy, 6 unavailable, 7 internal; 130 is interrupted.
 package main
 
-import (
-	"context"
-	"os"
-	"os/signal"
-	"syscall"
-)
+import "os"
 
-func main() { os.Exit(interruptible()) }
-
-// interruptible runs the command line so that the first interrupt lets it clean up,
-// and a second one ends it.
-func interruptible() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-}
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/demo"
 	"github.com/keystead/keystead/policy"
 )
 
@@ -24,11 +27,24 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"keystead": main})
 }
 
+var update = flag.Bool("update", false, "rewrite the expectations of scripts' cmp")
+
 // TestScripts runs testdata/script. "status N COMMAND…" runs a command and demands its exit status.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:           "testdata/script",
+		UpdateScripts: *update,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
+			env.Values[stageKey{}] = map[string]*demo.Stage{}
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"host":   startHost,
+			"phase":  nextPhase,
+			"mirror": startMirror,
+			"fields": listFields,
+			"blocks": extractBlocks,
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
 				if neg || err != nil || len(args) < 2 {

@@ -62,7 +62,7 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 	f.BoolVar(&complete, "complete", false, "refuse to leave out packages")
 	must(c.MarkFlagRequired("out"))
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = interruptible(func(c *cobra.Command, _ []string) error {
 		file, err := openOutput(out)
 		if err != nil {
 			return err
@@ -96,7 +96,7 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 		}
 		d := describeSet(set)
 		return a.answer(d, func(w io.Writer) { d.print(w, false) })
-	}
+	})
 	return c
 }
 
@@ -141,7 +141,11 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*re
 		for _, m := range h.Missing {
 			findings = append(findings, m.Finding())
 		}
-		return nil, hinted(keystead.Deny(findings...), "nothing was written; apt-get update and upgrade on the host, or build without --complete")
+		hint := "nothing was written; apt-get update and upgrade on the host, and collect again"
+		if len(h.Packages) > 0 {
+			hint += "; without --complete these packages are left out"
+		}
+		return nil, hinted(keystead.Deny(findings...), hint)
 	}
 	return result.Set, nil
 }

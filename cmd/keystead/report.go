@@ -102,7 +102,10 @@ func (a *app) report(err error) int {
 		return 0
 	}
 	r := reported{Exit: stage(err), Message: err.Error()}
-	lines := []string{err.Error()}
+	if r.Exit == interrupted {
+		r.Message = "interrupted"
+	}
+	lines := []string{r.Message}
 	if deny := (*keystead.DenyError)(nil); errors.As(err, &deny) {
 		r.Findings = deny.Findings
 		context := strings.TrimSuffix(err.Error(), deny.Error())

@@ -1,12 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -20,11 +22,11 @@ type app struct {
 }
 
 // run executes one command line and returns the exit status.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func run(args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr}
 	root := a.root()
 	root.SetArgs(args)
-	called, err := root.ExecuteContextC(ctx)
+	called, err := root.ExecuteC()
 	if err != nil && !a.running {
 		a.json = slices.Contains(args, "--json") // parsing may not have come that far
 		err = misuse(err, fmt.Sprintf("%s --help lists what there is", called.CommandPath()))
@@ -96,6 +98,17 @@ func (a *app) noun(name, short, long, example string, verbs ...*cobra.Command) *
 		return misuse(fmt.Errorf("%s has no command %q", c.CommandPath(), args[0]), hint)
 	}
 	return c
+}
+
+// interruptible is for commands that have something to clean up: an interrupt ends
+// their context, and not the program.
+func interruptible(run func(c *cobra.Command, args []string) error) func(c *cobra.Command, args []string) error {
+	return func(c *cobra.Command, args []string) error {
+		ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		c.SetContext(ctx)
+		return run(c, args)
+	}
 }
 
 // arguments demands exactly the named ones.

@@ -37,6 +37,7 @@ func (v *verification) flags(c *cobra.Command) {
 	f.StringVar(&v.policy, "policy", "", "signed policy `FILE`")
 	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` of policy and code sets: a public key, or a file with one; may be repeated")
 	f.StringVar(&v.at, "at", "", "judge as of this `TIME` (RFC 3339; default now)")
+	must(c.MarkFlagRequired("nonce"))
 	must(c.MarkFlagRequired("policy"))
 	must(c.MarkFlagRequired("signer"))
 }
