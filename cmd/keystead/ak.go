@@ -114,14 +114,14 @@ func (f *tpmFlags) ak() collect.AKType {
 func (a *app) tpmVerb(c *cobra.Command, run func(c *cobra.Command, tpm *collect.TPM, ak collect.AKType, args []string) error) *cobra.Command {
 	var f tpmFlags
 	f.add(c)
-	c.RunE = interruptible(func(c *cobra.Command, args []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
 		tpm, err := collect.OpenTPM(f.path)
 		if err != nil {
 			return aboutMachine(err)
 		}
 		defer tpm.Close()
 		return aboutMachine(run(c, tpm, f.ak(), args))
-	})
+	}
 	return c
 }
 

@@ -32,12 +32,14 @@ and removes DIR. docs/guide/attest.md begins with it.`,
 		Args: cobra.NoArgs,
 	}
 	c.Flags().StringVar(&host, "host", "", "only start the host, in the new directory `DIR`")
-	c.RunE = interruptible(func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		ctx, stop := interruptible(c.Context())
+		defer stop()
 		if host != "" {
-			return aboutDemo(a.stage(c.Context(), host, c.InOrStdin()))
+			return aboutDemo(a.stage(ctx, host, c.InOrStdin()))
 		}
-		return aboutDemo(demo.Run(c.Context(), escaping{a.stdout}))
-	})
+		return aboutDemo(demo.Run(ctx, escaping{a.stdout}))
+	}
 	return c
 }
 

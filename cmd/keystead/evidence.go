@@ -90,7 +90,7 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 	c.Flags().StringVar(&root, "root", cmp.Or(os.Getenv("KEYSTEAD_ROOT"), "/"), "`DIR` below which logs and package list are read (default: $KEYSTEAD_ROOT, else /)")
 	c.Flags().Lookup("root").DefValue = "" // help is the same everywhere
 	c.Flags().BoolVar(&explain, "explain", false, "say what was found and what not")
-	c.RunE = interruptible(func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, _ []string) error {
 		if explain && nonceText == "" && out == "" {
 			return a.explainCollection(c.Context(), tpm.path, collect.Machine{Root: root})
 		}
@@ -108,7 +108,9 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 			}
 			defer file.discard()
 		}
-		b, sights, err := collectBundle(c.Context(), tpm, collect.Machine{Root: root}, nonce)
+		ctx, stop := interruptible(c.Context())
+		defer stop()
+		b, sights, err := collectBundle(ctx, tpm, collect.Machine{Root: root}, nonce)
 		if err != nil {
 			return err
 		}
@@ -126,7 +128,7 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 				printSights(w, sights)
 			}
 		})
-	})
+	}
 	return c
 }
 

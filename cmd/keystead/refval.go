@@ -62,12 +62,7 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 	f.BoolVar(&complete, "complete", false, "refuse to leave out packages")
 	must(c.MarkFlagRequired("out"))
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
-	c.RunE = interruptible(func(c *cobra.Command, _ []string) error {
-		file, err := openOutput(out)
-		if err != nil {
-			return err
-		}
-		defer file.discard()
+	c.RunE = func(c *cobra.Command, _ []string) error {
 		list, err := packageList(bundle, status, root)
 		if err != nil {
 			return err
@@ -87,7 +82,14 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 				return err
 			}
 		}
-		set, err := a.buildSet(c.Context(), o, complete)
+		file, err := openOutput(out)
+		if err != nil {
+			return err
+		}
+		defer file.discard()
+		ctx, stop := interruptible(c.Context())
+		defer stop()
+		set, err := a.buildSet(ctx, o, complete)
 		if err != nil {
 			return err
 		}
@@ -96,7 +98,7 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 		}
 		d := describeSet(set)
 		return a.answer(d, func(w io.Writer) { d.print(w, false) })
-	})
+	}
 	return c
 }
 
@@ -125,10 +127,14 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*re
 	}
 	var skipped []error
 	for _, s := range result.Skipped {
-		fmt.Fprintf(a.stderr, "keystead: skipped %s: %s\n", printable(s.Source.String()), printable(s.Err.Error()))
 		skipped = append(skipped, fmt.Errorf("%s: %w", s.Source, s.Err))
 	}
 	h := result.Set.Header()
+	if len(h.Repositories) > 0 {
+		for _, err := range skipped {
+			fmt.Fprintf(a.stderr, "keystead: skipped %s\n", printable(err.Error()))
+		}
+	}
 	switch deny := (*keystead.DenyError)(nil); {
 	case len(h.Repositories) == 0 && skipped == nil:
 		return nil, misuse(errors.New("apt has no sources below "+o.Root), "--root names the place of apt's files")

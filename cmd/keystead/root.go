@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -100,15 +101,10 @@ func (a *app) noun(name, short, long, example string, verbs ...*cobra.Command) *
 	return c
 }
 
-// interruptible is for commands that have something to clean up: an interrupt ends
-// their context, and not the program.
-func interruptible(run func(c *cobra.Command, args []string) error) func(c *cobra.Command, args []string) error {
-	return func(c *cobra.Command, args []string) error {
-		ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
-		defer stop()
-		c.SetContext(ctx)
-		return run(c, args)
-	}
+// interruptible is for work that has something to clean up and obeys its context: an
+// interrupt ends the context, and not the program, until stop is called.
+func interruptible(ctx context.Context) (_ context.Context, stop func()) {
+	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 }
 
 // arguments demands exactly the named ones.

@@ -61,7 +61,7 @@ func startMirror(ts *testscript.TestScript, neg bool, args []string) {
 		"root/etc/apt/keyring.gpg":  signer.Public(),
 		"root/etc/apt/sources.list": fmt.Appendf(nil, "deb [signed-by=/etc/apt/keyring.gpg] file:%s/mirror stable main\n", dir),
 		"status":                    []byte("Package: tool\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\n"),
-		"newer":                     []byte("Package: tool\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.0\x1b\n"),
+		"newer":                     []byte("Package: tool\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.0\n"),
 		"kernel.efi":                program("kernel"),
 		"loader.efi":                program("loader"),
 	}
