@@ -45,6 +45,7 @@ func TestScripts(t *testing.T) {
 			"mirror": startMirror,
 			"fields": listFields,
 			"blocks": extractBlocks,
+			"bed":    compareBed,
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
 				if neg || err != nil || len(args) < 2 {

@@ -144,3 +144,16 @@ func extractBlocks(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(out.String()), 0o644))
 }
+
+// compareBed demands that a file is the test bed's, but for the project's name in it:
+// bed FILE GUESTFILE.
+func compareBed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: bed FILE GUESTFILE")
+	}
+	guest, err := os.ReadFile(filepath.Join("../../internal/testbed/guest", args[1]))
+	ts.Check(err)
+	if got, want := ts.ReadFile(args[0]), strings.ReplaceAll(string(guest), "keystead-testbed", "keystead"); got != want {
+		ts.Fatalf("%s differs from the test bed's:\n%s", args[0], want)
+	}
+}
