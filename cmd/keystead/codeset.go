@@ -42,8 +42,8 @@ PATH=INSTALLED when it lies elsewhere on the host. Kernel and loaders (shim, GRU
 EFI programs and are named by their Authenticode digest, as firmware measures them. The command line
 is the whole of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what the
 initrd enforces: ima-policy, ptrace-scope-3.`,
-		Example: `  keystead codeset build --name fleet --file-version 1.0 --file build/agent=/usr/local/bin/agent > fleet.txt
-  keystead codeset build --name boot --boot debian-12 --kernel /boot/vmlinuz --initrd /boot/initrd.img \
+		Example: `  keystead codeset build --name fleet --file-version 1.0 --file agent=/usr/bin/agent > fleet.txt
+  keystead codeset build --name boot --boot debian-12 --kernel vmlinuz --initrd initrd.img \
       --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt`,
 		Args: cobra.NoArgs,
 	}

@@ -13,7 +13,8 @@ func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Print the program's version",
-		Long:    `Prints the version of the program, of Go, and the platform. Verdicts are the same bytes for the same build.`,
+		Long:    `Prints the version of the program, of Go, and the platform.
+Verdicts are the same bytes for the same build.`,
 		Example: `  keystead version --json`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
