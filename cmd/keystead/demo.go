@@ -7,16 +7,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"os/exec"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead/internal/demo"
+	"github.com/keystead/keystead/internal/recording"
 )
 
 // demo: the main job on this machine.
 func (a *app) demo() *cobra.Command {
-	var host string
+	var host, recorded string
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the main job on this machine, narrated",
@@ -26,19 +28,30 @@ step comes out otherwise than expected.
 
 With --host it only starts that host, for you to attest with the other commands: DIR, which must not
 exist, gets its TPM's socket and its logs. Enter moves it to its next recorded phase; ctrl-C ends it
-and removes DIR. docs/guide/attest.md begins with it.`,
+and removes DIR. docs/guide/attest.md begins with it. With --recording the demo is played over a
+recording of your own, such as make testbed-record makes.`,
 		Example: `  keystead demo
   keystead demo --host /tmp/host`,
 		Args: cobra.NoArgs,
 	}
 	c.Flags().StringVar(&host, "host", "", "only start the host, in the new directory `DIR`")
+	c.Flags().StringVar(&recorded, "recording", "", "play a recording in `DIR` in place of the one in this program")
+	c.MarkFlagsMutuallyExclusive("host", "recording")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		ctx, stop := interruptible(c.Context())
 		defer stop()
 		if host != "" {
 			return aboutDemo(a.stage(ctx, host, c.InOrStdin()))
 		}
-		return aboutDemo(demo.Run(ctx, escaping{a.stdout}))
+		source := recording.Committed()
+		if recorded != "" {
+			source = os.DirFS(recorded)
+		}
+		rec, err := recording.Load(source)
+		if err != nil {
+			return misuse(err, "make testbed-record writes a recording")
+		}
+		return aboutDemo(demo.Run(ctx, escaping{a.stdout}, rec))
 	}
 	return c
 }
@@ -47,7 +60,7 @@ and removes DIR. docs/guide/attest.md begins with it.`,
 func aboutDemo(err error) error {
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return &failure{err, 6, "apt-get install --no-install-recommends swtpm swtpm-tools gnutls-bin"}
+		return &failure{err, 6, "apt-get install --no-install-recommends swtpm swtpm-tools"}
 	case errors.Is(err, fs.ErrExist):
 		return misuse(err, "--host names a directory that does not exist yet")
 	}
