@@ -94,6 +94,14 @@ func TestKeyring(t *testing.T) {
 			t.Errorf("%s: %d certificates, %v, want %d", name, k.Len(), err, tc.want)
 		}
 	}
+	const empty = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n=twTO\n-----END PGP PUBLIC KEY BLOCK-----\n"
+	b.write("/usr/share/keyrings/empty.asc", []byte(empty))
+	if k, err := f.keyring(Source{SignedBy: []string{"/usr/share/keyrings/empty.asc"}}); err == nil || k.Len() > 0 {
+		t.Errorf("a keyring without keys gives %d certificates, %v", k.Len(), err)
+	}
+	if k, err := f.keyring(Source{Key: []byte(empty)}); err == nil || k.Len() > 0 {
+		t.Errorf("an embedded key of nothing gives %d certificates, %v", k.Len(), err)
+	}
 	if _, err := f.keyring(Source{SignedBy: []string{"/none.gpg"}}); err == nil {
 		t.Error("a keyring that is not there was passed over")
 	}
