@@ -93,7 +93,7 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 		if err != nil {
 			return err
 		}
-		if err := file.commit(set.Bytes()); err != nil {
+		if err := file.commit(set.Bytes(), 0o644); err != nil {
 			return err
 		}
 		d := describeSet(set)
