@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -136,4 +137,17 @@ func FuzzParseFiles(f *testing.F) {
 			t.Fatalf("%d files of %q", len(got), body)
 		}
 	})
+}
+
+// TestPasswordsStayOut: an address of apt's may hold a password, a message never does.
+func TestPasswordsStayOut(t *testing.T) {
+	closed := newTransport()
+	closed.pause = 0
+	for _, address := range []string{"http://user:secret@127.0.0.1:1/debian", "ftp://user:secret@d.example/debian", "http://user:secret@d.example:port/%zz", "file://user:secret@d.example/none"} {
+		s := Source{URI: address, Suite: "stable", Components: []string{"main"}}
+		_, err := closed.get(context.Background(), s.base()+"InRelease", 1)
+		if err == nil || strings.Contains(err.Error()+s.String(), "secret") {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
 }

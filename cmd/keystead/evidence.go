@@ -102,6 +102,8 @@ owner may read it, as only root may read the logs.`,
 		if out == "" || out == "-" && term.IsTerminal(int(os.Stdout.Fd())) {
 			return misuse(errors.New("a bundle is not for a terminal"), "--out names the file to write")
 		}
+		ctx, stop := interruptible(c.Context())
+		defer stop()
 		var file *output
 		if out != "-" {
 			if file, err = openOutput(out); err != nil {
@@ -109,8 +111,6 @@ owner may read it, as only root may read the logs.`,
 			}
 			defer file.discard()
 		}
-		ctx, stop := interruptible(c.Context())
-		defer stop()
 		b, sights, err := collectBundle(ctx, tpm, collect.Machine{Root: root}, nonce)
 		if err != nil {
 			return err

@@ -82,13 +82,13 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 				return err
 			}
 		}
+		ctx, stop := interruptible(c.Context())
+		defer stop()
 		file, err := openOutput(out)
 		if err != nil {
 			return err
 		}
 		defer file.discard()
-		ctx, stop := interruptible(c.Context())
-		defer stop()
 		set, err := a.buildSet(ctx, o, complete)
 		if err != nil {
 			return err
