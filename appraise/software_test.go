@@ -63,6 +63,23 @@ func TestUnknownFile(t *testing.T) {
 	}
 }
 
+// TestBufferIsNoFile: the command line of a kexec is measured as a buffer. It is not
+// accepted because some package ships a file that reads the same.
+func TestBufferIsNoFile(t *testing.T) {
+	text := []byte("initcall_blacklist=tis_init")
+	digest := keystead.Sum(text)
+	c, err := refval.NewCodeSet("files", []refval.Code{{Digest: digest, Path: "/usr/share/example.cfg", Version: "1"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := newForger(t).input(t, machine{ima: [][]byte{measured("sha256", digest[:], "/usr/share/example.cfg")}})
+	in.CodeSets = append(in.CodeSets, c)
+	demand(t, "the file", in)
+	in = newForger(t).input(t, machine{ima: [][]byte{entry("ima-buf", append([]byte("sha256:\x00"), digest[:]...), []byte("kexec-cmdline\x00"), text)}})
+	in.CodeSets = append(in.CodeSets, c)
+	demand(t, "the buffer", in, keystead.ReasonFileUnknown)
+}
+
 // TestAlteredFile: the finding names file, digest found, and package and digest wanted.
 func TestAlteredFile(t *testing.T) {
 	in, _ := onStage(t).input(t, "altered")
