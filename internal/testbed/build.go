@@ -127,7 +127,9 @@ func (b *Bed) build(ctx context.Context, s sources, packages []string) error {
 		`--customize-hook=chroot "$1" systemctl --quiet enable keystead-testbed.service`,
 		s.suite, root}
 	install := command(ctx, "mmdebstrap", append(args, s.lines...)...)
-	install.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // its mounts end with it
+	if rootIsMounted() {
+		install.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // its mounts end with it, however it ends
+	}
 	if err := run(ctx, install); err != nil {
 		return err
 	}
@@ -171,6 +173,21 @@ func writeGuestFiles(to string) error {
 		}
 		return os.Chmod(p, 0o755) // hooks and scripts are executed when the initrd is made
 	})
+}
+
+// rootIsMounted reports whether / is a mount of its own. In a plain chroot it is not,
+// and there the kernel refuses the private mounts that a process may otherwise have.
+func rootIsMounted() bool {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == "/" {
+			return true
+		}
+	}
+	return false
 }
 
 // takeBootFiles copies what the firmware and the boot loader read.
