@@ -24,5 +24,8 @@ test: ## everything that CI runs
 check: ## format, vet, staticcheck, generated code
 	@scripts/check
 
+generate: ## generated code from its sources (api/v1)
+	@scripts/generate api
+
 clean: ## remove build output
 	rm -rf $(BUILD)
