@@ -111,3 +111,6 @@ func (r Reason) Stage() Stage {
 	}
 	return StageInternal
 }
+
+// Known reports whether the reason is of the closed list.
+func (r Reason) Known() bool { _, ok := stages[r]; return ok }
