@@ -124,7 +124,7 @@ func ParseConfig(raw []byte) (Config, error) {
 	case errors.As(err, &unknown):
 		first := unknown.Errors[0]
 		line, _ := first.Position()
-		return Config{}, &ConfigError{Line: line, Problem: fmt.Sprintf("%s is not a field; keystead node run --example-config lists them", key(first.Key()))}
+		return Config{}, &ConfigError{Line: line, Problem: fmt.Sprintf("%s is not a field; keystead node run --example-config lists them", keyPath(first.Key()))}
 	case errors.As(err, &wrong):
 		line, _ := wrong.Position()
 		return Config{}, &ConfigError{Line: line, Problem: wrong.Error()}
@@ -134,7 +134,7 @@ func ParseConfig(raw []byte) (Config, error) {
 	return c, c.check()
 }
 
-func key(k toml.Key) string {
+func keyPath(k toml.Key) string {
 	var b bytes.Buffer
 	for i, part := range k {
 		if i > 0 {
