@@ -139,13 +139,18 @@ func (Operation_Kind) EnumDescriptor() ([]byte, []int) {
 type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// request_id makes the transaction exactly-once: 16 bytes, chosen at random by
-	// the client and kept over its retries.
+	// the client and kept over its retries. Empty lets the node choose: then a
+	// repetition is another transaction.
 	RequestId []byte `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// contract names the program that runs it; "kv" is the key-value contract. It
 	// can write under its own prefix only.
 	Contract string `protobuf:"bytes,2,opt,name=contract,proto3" json:"contract,omitempty"`
 	// operations run in order. If the compare of one does not hold, none applies.
-	Operations    []*Operation `protobuf:"bytes,3,rep,name=operations,proto3" json:"operations,omitempty"`
+	Operations []*Operation `protobuf:"bytes,3,rep,name=operations,proto3" json:"operations,omitempty"`
+	// deadline_ms is the domain clock, in Unix milliseconds, after which the
+	// transaction can not take effect any more; kept over retries too. 0 lets the
+	// node choose.
+	DeadlineMs    uint64 `protobuf:"varint,4,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,13 +206,21 @@ func (x *Transaction) GetOperations() []*Operation {
 	return nil
 }
 
+func (x *Transaction) GetDeadlineMs() uint64 {
+	if x != nil {
+		return x.DeadlineMs
+	}
+	return 0
+}
+
 // Operation reads or writes one key.
 type Operation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  Operation_Kind         `protobuf:"varint,1,opt,name=kind,proto3,enum=keystead.v1.Operation_Kind" json:"kind,omitempty"`
-	// key is 1 to 1,024 bytes and lies under the contract's prefix.
+	// key is 1 to 1,024 bytes and starts with the contract's name and "/", such as
+	// "kv/colour".
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// value is at most 1 MiB; of a put only.
+	// value is at most 512 KiB; of a put only.
 	Value []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	// compare must hold before the operation, if it is set.
 	Compare       *Compare `protobuf:"bytes,4,opt,name=compare,proto3" json:"compare,omitempty"`
@@ -279,7 +292,7 @@ type Compare struct {
 	// Types that are valid to be assigned to Want:
 	//
 	//	*Compare_Value
-	//	*Compare_Absent
+	//	*Compare_Version
 	Want          isCompare_Want `protobuf_oneof:"want"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -331,13 +344,13 @@ func (x *Compare) GetValue() []byte {
 	return nil
 }
 
-func (x *Compare) GetAbsent() bool {
+func (x *Compare) GetVersion() uint64 {
 	if x != nil {
-		if x, ok := x.Want.(*Compare_Absent); ok {
-			return x.Absent
+		if x, ok := x.Want.(*Compare_Version); ok {
+			return x.Version
 		}
 	}
-	return false
+	return 0
 }
 
 type isCompare_Want interface {
@@ -349,14 +362,14 @@ type Compare_Value struct {
 	Value []byte `protobuf:"bytes,1,opt,name=value,proto3,oneof"`
 }
 
-type Compare_Absent struct {
-	// absent demands that the key has no value; false demands that it has one.
-	Absent bool `protobuf:"varint,2,opt,name=absent,proto3,oneof"`
+type Compare_Version struct {
+	// version must be the key's; 0 demands that it has no value.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3,oneof"`
 }
 
 func (*Compare_Value) isCompare_Want() {}
 
-func (*Compare_Absent) isCompare_Want() {}
+func (*Compare_Version) isCompare_Want() {}
 
 // Outcome of a transaction.
 type Outcome struct {
@@ -364,11 +377,12 @@ type Outcome struct {
 	RequestId []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// transaction_id names the transaction in receipts: the digest of its Merkle leaf.
 	TransactionId []byte `protobuf:"bytes,2,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
-	// index is the place of its entry in the ledger.
-	Index uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// leaf is its place in the Merkle tree; the version of what it wrote is leaf + 1.
+	Leaf uint64 `protobuf:"varint,3,opt,name=leaf,proto3" json:"leaf,omitempty"`
 	// applied is false if a compare did not hold, and then nothing was written.
 	Applied bool `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
-	// values are the results of the get operations, in order.
+	// values are the results of the get operations, in order. Missing in the answer
+	// to a repetition: the first answer had them.
 	Values []*Value `protobuf:"bytes,5,rep,name=values,proto3" json:"values,omitempty"`
 	// refusal is set instead of all but request_id if the transaction was refused.
 	Refusal       *Refusal `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
@@ -420,9 +434,9 @@ func (x *Outcome) GetTransactionId() []byte {
 	return nil
 }
 
-func (x *Outcome) GetIndex() uint64 {
+func (x *Outcome) GetLeaf() uint64 {
 	if x != nil {
-		return x.Index
+		return x.Leaf
 	}
 	return 0
 }
@@ -453,8 +467,8 @@ type Value struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Value []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	// found is false if the key has no value.
-	Found         bool `protobuf:"varint,3,opt,name=found,proto3" json:"found,omitempty"`
+	// version of the key; 0 if it has no value.
+	Version       uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -503,11 +517,11 @@ func (x *Value) GetValue() []byte {
 	return nil
 }
 
-func (x *Value) GetFound() bool {
+func (x *Value) GetVersion() uint64 {
 	if x != nil {
-		return x.Found
+		return x.Version
 	}
-	return false
+	return 0
 }
 
 type ExecuteRequest struct {
@@ -743,7 +757,7 @@ func (x *ReadRequest) GetConsistency() Consistency {
 type ReadResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Values []*Value               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
-	// index is the last entry that the values include.
+	// index is the last log entry that the values include.
 	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -795,9 +809,9 @@ func (x *ReadResponse) GetIndex() uint64 {
 
 type TailRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// from is the first index wanted; 0 starts with what commits next.
+	// from is the first leaf wanted.
 	From uint64 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
-	// to ends the stream after that index; 0 goes on until the client leaves.
+	// to ends the stream before that leaf; 0 goes on until the client leaves.
 	To            uint64 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -891,18 +905,15 @@ func (x *TailResponse) GetEntries() []*Entry {
 	return nil
 }
 
-// Entry is a committed ledger entry.
+// Entry is a leaf of the ledger's tree.
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// kind is a word: "genesis", "tick", "transaction", "effective", ...
+	Leaf  uint64                 `protobuf:"varint,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// kind is a word: "genesis", "roster", "transaction" or "effective".
 	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	// body is the entry in its ledger format (docs/spec/ledger.md).
-	Body []byte `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`
-	// leaf is its place in the Merkle tree; absent for entries outside of it.
-	Leaf *uint64 `protobuf:"varint,4,opt,name=leaf,proto3,oneof" json:"leaf,omitempty"`
-	// transaction_id, of entries in the tree.
-	TransactionId []byte `protobuf:"bytes,5,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// entry in its ledger format (docs/spec/ledger.md); its transaction id is its
+	// RFC 6962 leaf hash.
+	Entry         []byte `protobuf:"bytes,3,opt,name=entry,proto3" json:"entry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -937,9 +948,9 @@ func (*Entry) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *Entry) GetIndex() uint64 {
+func (x *Entry) GetLeaf() uint64 {
 	if x != nil {
-		return x.Index
+		return x.Leaf
 	}
 	return 0
 }
@@ -951,23 +962,9 @@ func (x *Entry) GetKind() string {
 	return ""
 }
 
-func (x *Entry) GetBody() []byte {
+func (x *Entry) GetEntry() []byte {
 	if x != nil {
-		return x.Body
-	}
-	return nil
-}
-
-func (x *Entry) GetLeaf() uint64 {
-	if x != nil && x.Leaf != nil {
-		return *x.Leaf
-	}
-	return 0
-}
-
-func (x *Entry) GetTransactionId() []byte {
-	if x != nil {
-		return x.TransactionId
+		return x.Entry
 	}
 	return nil
 }
@@ -1338,11 +1335,11 @@ type ShowResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// genesis entry; its SHA-256 is the domain's identity.
 	Genesis []byte `protobuf:"bytes,1,opt,name=genesis,proto3" json:"genesis,omitempty"`
-	// node_sets are the effective entries that changed the node set, oldest first.
-	NodeSets      [][]byte  `protobuf:"bytes,2,rep,name=node_sets,json=nodeSets,proto3" json:"node_sets,omitempty"`
-	Nodes         []*Node   `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Members       []*Member `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
-	Name          string    `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	// rosters are the entries that changed members or nodes since, oldest first:
+	// with genesis, the chain that leads to the keys of now.
+	Rosters [][]byte `protobuf:"bytes,2,rep,name=rosters,proto3" json:"rosters,omitempty"`
+	// contacts are the nodes' signed addresses, as far as the node asked has them.
+	Contacts      [][]byte `protobuf:"bytes,3,rep,name=contacts,proto3" json:"contacts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1384,185 +1381,34 @@ func (x *ShowResponse) GetGenesis() []byte {
 	return nil
 }
 
-func (x *ShowResponse) GetNodeSets() [][]byte {
+func (x *ShowResponse) GetRosters() [][]byte {
 	if x != nil {
-		return x.NodeSets
+		return x.Rosters
 	}
 	return nil
 }
 
-func (x *ShowResponse) GetNodes() []*Node {
+func (x *ShowResponse) GetContacts() [][]byte {
 	if x != nil {
-		return x.Nodes
-	}
-	return nil
-}
-
-func (x *ShowResponse) GetMembers() []*Member {
-	if x != nil {
-		return x.Members
-	}
-	return nil
-}
-
-func (x *ShowResponse) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-// Node of the domain as the node asked sees it.
-type Node struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// key signs checkpoints, ticks and endorsements: Ed25519, 32 bytes.
-	Key        []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	Address    string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	ApiAddress string `protobuf:"bytes,4,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
-	// role: "voter" or "learner".
-	Role          string `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
-	RaftId        uint64 `protobuf:"varint,6,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Node) Reset() {
-	*x = Node{}
-	mi := &file_v1_ledger_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Node) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Node) ProtoMessage() {}
-
-func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Node.ProtoReflect.Descriptor instead.
-func (*Node) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *Node) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Node) GetKey() []byte {
-	if x != nil {
-		return x.Key
-	}
-	return nil
-}
-
-func (x *Node) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *Node) GetApiAddress() string {
-	if x != nil {
-		return x.ApiAddress
-	}
-	return ""
-}
-
-func (x *Node) GetRole() string {
-	if x != nil {
-		return x.Role
-	}
-	return ""
-}
-
-func (x *Node) GetRaftId() uint64 {
-	if x != nil {
-		return x.RaftId
-	}
-	return 0
-}
-
-// Member holds a governance key.
-type Member struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Member) Reset() {
-	*x = Member{}
-	mi := &file_v1_ledger_proto_msgTypes[23]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Member) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Member) ProtoMessage() {}
-
-func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[23]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Member.ProtoReflect.Descriptor instead.
-func (*Member) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{23}
-}
-
-func (x *Member) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Member) GetKey() []byte {
-	if x != nil {
-		return x.Key
+		return x.Contacts
 	}
 	return nil
 }
 
 type ProposeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// proposal in the format of docs/spec/ledger.md, with its members' signatures.
-	Proposal      []byte `protobuf:"bytes,1,opt,name=proposal,proto3" json:"proposal,omitempty"`
+	// entry in the format of docs/spec/ledger.md: a proposal for the nodes to judge,
+	// or a roster change with its members' signatures.
+	Entry []byte `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// contact of a node that a roster change adds.
+	Contact       []byte `protobuf:"bytes,2,opt,name=contact,proto3" json:"contact,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_v1_ledger_proto_msgTypes[24]
+	mi := &file_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1420,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[24]
+	mi := &file_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,28 +1433,35 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{24}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
-func (x *ProposeRequest) GetProposal() []byte {
+func (x *ProposeRequest) GetEntry() []byte {
 	if x != nil {
-		return x.Proposal
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *ProposeRequest) GetContact() []byte {
+	if x != nil {
+		return x.Contact
 	}
 	return nil
 }
 
 type ProposeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// transaction_id of the effective entry.
+	// transaction_id of the entry that took effect.
 	TransactionId []byte `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
-	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Leaf          uint64 `protobuf:"varint,2,opt,name=leaf,proto3" json:"leaf,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_v1_ledger_proto_msgTypes[25]
+	mi := &file_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1620,7 +1473,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[25]
+	mi := &file_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1633,7 +1486,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{25}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProposeResponse) GetTransactionId() []byte {
@@ -1643,9 +1496,9 @@ func (x *ProposeResponse) GetTransactionId() []byte {
 	return nil
 }
 
-func (x *ProposeResponse) GetIndex() uint64 {
+func (x *ProposeResponse) GetLeaf() uint64 {
 	if x != nil {
-		return x.Index
+		return x.Leaf
 	}
 	return 0
 }
@@ -1658,7 +1511,7 @@ type GetProposalsRequest struct {
 
 func (x *GetProposalsRequest) Reset() {
 	*x = GetProposalsRequest{}
-	mi := &file_v1_ledger_proto_msgTypes[26]
+	mi := &file_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1523,7 @@ func (x *GetProposalsRequest) String() string {
 func (*GetProposalsRequest) ProtoMessage() {}
 
 func (x *GetProposalsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[26]
+	mi := &file_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1536,7 @@ func (x *GetProposalsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProposalsRequest.ProtoReflect.Descriptor instead.
 func (*GetProposalsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
 type GetProposalsResponse struct {
@@ -1695,7 +1548,7 @@ type GetProposalsResponse struct {
 
 func (x *GetProposalsResponse) Reset() {
 	*x = GetProposalsResponse{}
-	mi := &file_v1_ledger_proto_msgTypes[27]
+	mi := &file_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1560,7 @@ func (x *GetProposalsResponse) String() string {
 func (*GetProposalsResponse) ProtoMessage() {}
 
 func (x *GetProposalsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[27]
+	mi := &file_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1573,7 @@ func (x *GetProposalsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProposalsResponse.ProtoReflect.Descriptor instead.
 func (*GetProposalsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetProposalsResponse) GetProposals() []*Proposal {
@@ -1732,17 +1585,17 @@ func (x *GetProposalsResponse) GetProposals() []*Proposal {
 
 // Proposal that waits for endorsements.
 type Proposal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Proposal      []byte                 `protobuf:"bytes,1,opt,name=proposal,proto3" json:"proposal,omitempty"`
-	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	EndorsedBy    []string               `protobuf:"bytes,3,rep,name=endorsed_by,json=endorsedBy,proto3" json:"endorsed_by,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Entry []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// digest by which endorsements name it.
+	Digest        []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Proposal) Reset() {
 	*x = Proposal{}
-	mi := &file_v1_ledger_proto_msgTypes[28]
+	mi := &file_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1607,7 @@ func (x *Proposal) String() string {
 func (*Proposal) ProtoMessage() {}
 
 func (x *Proposal) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[28]
+	mi := &file_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,12 +1620,12 @@ func (x *Proposal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
 func (*Proposal) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
-func (x *Proposal) GetProposal() []byte {
+func (x *Proposal) GetEntry() []byte {
 	if x != nil {
-		return x.Proposal
+		return x.Entry
 	}
 	return nil
 }
@@ -1784,23 +1637,17 @@ func (x *Proposal) GetDigest() []byte {
 	return nil
 }
 
-func (x *Proposal) GetEndorsedBy() []string {
-	if x != nil {
-		return x.EndorsedBy
-	}
-	return nil
-}
-
 type EndorseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Endorsement   []byte                 `protobuf:"bytes,1,opt,name=endorsement,proto3" json:"endorsement,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// entry: an endorsement in the format of docs/spec/ledger.md.
+	Entry         []byte `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EndorseRequest) Reset() {
 	*x = EndorseRequest{}
-	mi := &file_v1_ledger_proto_msgTypes[29]
+	mi := &file_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1659,7 @@ func (x *EndorseRequest) String() string {
 func (*EndorseRequest) ProtoMessage() {}
 
 func (x *EndorseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[29]
+	mi := &file_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,12 +1672,12 @@ func (x *EndorseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndorseRequest.ProtoReflect.Descriptor instead.
 func (*EndorseRequest) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
-func (x *EndorseRequest) GetEndorsement() []byte {
+func (x *EndorseRequest) GetEntry() []byte {
 	if x != nil {
-		return x.Endorsement
+		return x.Entry
 	}
 	return nil
 }
@@ -1843,7 +1690,7 @@ type EndorseResponse struct {
 
 func (x *EndorseResponse) Reset() {
 	*x = EndorseResponse{}
-	mi := &file_v1_ledger_proto_msgTypes[30]
+	mi := &file_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +1702,7 @@ func (x *EndorseResponse) String() string {
 func (*EndorseResponse) ProtoMessage() {}
 
 func (x *EndorseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[30]
+	mi := &file_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +1715,7 @@ func (x *EndorseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndorseResponse.ProtoReflect.Descriptor instead.
 func (*EndorseResponse) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 type StatusRequest struct {
@@ -1879,7 +1726,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_v1_ledger_proto_msgTypes[31]
+	mi := &file_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +1738,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[31]
+	mi := &file_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +1751,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 type StatusResponse struct {
@@ -1918,8 +1765,8 @@ type StatusResponse struct {
 	TreeSize  uint64                 `protobuf:"varint,7,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
 	// checkpoint_size is the newest size that a majority signed.
 	CheckpointSize uint64 `protobuf:"varint,8,opt,name=checkpoint_size,json=checkpointSize,proto3" json:"checkpoint_size,omitempty"`
-	// domain_clock in Unix milliseconds; 0 before the first tick.
-	DomainClockMs int64 `protobuf:"varint,9,opt,name=domain_clock_ms,json=domainClockMs,proto3" json:"domain_clock_ms,omitempty"`
+	// domain_clock in Unix milliseconds.
+	DomainClockMs uint64 `protobuf:"varint,9,opt,name=domain_clock_ms,json=domainClockMs,proto3" json:"domain_clock_ms,omitempty"`
 	// fresh is false while the node is clock-stale: it grants nothing then.
 	Fresh         bool    `protobuf:"varint,10,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	Peers         []*Peer `protobuf:"bytes,11,rep,name=peers,proto3" json:"peers,omitempty"`
@@ -1930,7 +1777,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_v1_ledger_proto_msgTypes[32]
+	mi := &file_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +1789,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[32]
+	mi := &file_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +1802,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -2014,7 +1861,7 @@ func (x *StatusResponse) GetCheckpointSize() uint64 {
 	return 0
 }
 
-func (x *StatusResponse) GetDomainClockMs() int64 {
+func (x *StatusResponse) GetDomainClockMs() uint64 {
 	if x != nil {
 		return x.DomainClockMs
 	}
@@ -2055,7 +1902,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_v1_ledger_proto_msgTypes[33]
+	mi := &file_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +1914,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[33]
+	mi := &file_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +1927,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Peer) GetName() string {
@@ -2122,7 +1969,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_v1_ledger_proto_msgTypes[34]
+	mi := &file_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +1981,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[34]
+	mi := &file_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +1994,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{34}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Refusal) GetFindings() []*Finding {
@@ -2171,7 +2018,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_v1_ledger_proto_msgTypes[35]
+	mi := &file_v1_ledger_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2030,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[35]
+	mi := &file_v1_ledger_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2043,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{35}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Finding) GetReason() string {
@@ -2231,14 +2078,16 @@ var File_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x0fv1/ledger.proto\x12\vkeystead.v1\"\x80\x01\n" +
+	"\x0fv1/ledger.proto\x12\vkeystead.v1\"\xa1\x01\n" +
 	"\vTransaction\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x1a\n" +
 	"\bcontract\x18\x02 \x01(\tR\bcontract\x126\n" +
 	"\n" +
 	"operations\x18\x03 \x03(\v2\x16.keystead.v1.OperationR\n" +
-	"operations\"\xdf\x01\n" +
+	"operations\x12\x1f\n" +
+	"\vdeadline_ms\x18\x04 \x01(\x04R\n" +
+	"deadlineMs\"\xdf\x01\n" +
 	"\tOperation\x12/\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1b.keystead.v1.Operation.KindR\x04kind\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
@@ -2248,23 +2097,23 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_GET\x10\x01\x12\f\n" +
 	"\bKIND_PUT\x10\x02\x12\x0f\n" +
-	"\vKIND_DELETE\x10\x03\"C\n" +
+	"\vKIND_DELETE\x10\x03\"E\n" +
 	"\aCompare\x12\x16\n" +
-	"\x05value\x18\x01 \x01(\fH\x00R\x05value\x12\x18\n" +
-	"\x06absent\x18\x02 \x01(\bH\x00R\x06absentB\x06\n" +
-	"\x04want\"\xdb\x01\n" +
+	"\x05value\x18\x01 \x01(\fH\x00R\x05value\x12\x1a\n" +
+	"\aversion\x18\x02 \x01(\x04H\x00R\aversionB\x06\n" +
+	"\x04want\"\xd9\x01\n" +
 	"\aOutcome\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12%\n" +
-	"\x0etransaction_id\x18\x02 \x01(\fR\rtransactionId\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x18\n" +
+	"\x0etransaction_id\x18\x02 \x01(\fR\rtransactionId\x12\x12\n" +
+	"\x04leaf\x18\x03 \x01(\x04R\x04leaf\x12\x18\n" +
 	"\aapplied\x18\x04 \x01(\bR\aapplied\x12*\n" +
 	"\x06values\x18\x05 \x03(\v2\x12.keystead.v1.ValueR\x06values\x12.\n" +
-	"\arefusal\x18\x06 \x01(\v2\x14.keystead.v1.RefusalR\arefusal\"E\n" +
+	"\arefusal\x18\x06 \x01(\v2\x14.keystead.v1.RefusalR\arefusal\"I\n" +
 	"\x05Value\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
-	"\x05found\x18\x03 \x01(\bR\x05found\"L\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"L\n" +
 	"\x0eExecuteRequest\x12:\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x18.keystead.v1.TransactionR\vtransaction\"A\n" +
 	"\x0fExecuteResponse\x12.\n" +
@@ -2283,14 +2132,11 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\"<\n" +
 	"\fTailResponse\x12,\n" +
-	"\aentries\x18\x01 \x03(\v2\x12.keystead.v1.EntryR\aentries\"\x8e\x01\n" +
-	"\x05Entry\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
-	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04body\x18\x03 \x01(\fR\x04body\x12\x17\n" +
-	"\x04leaf\x18\x04 \x01(\x04H\x00R\x04leaf\x88\x01\x01\x12%\n" +
-	"\x0etransaction_id\x18\x05 \x01(\fR\rtransactionIdB\a\n" +
-	"\x05_leaf\"\x16\n" +
+	"\aentries\x18\x01 \x03(\v2\x12.keystead.v1.EntryR\aentries\"E\n" +
+	"\x05Entry\x12\x12\n" +
+	"\x04leaf\x18\x01 \x01(\x04R\x04leaf\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05entry\x18\x03 \x01(\fR\x05entry\"\x16\n" +
 	"\x14GetCheckpointRequest\"+\n" +
 	"\x15GetCheckpointResponse\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\"q\n" +
@@ -2307,39 +2153,25 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x16GetConsistencyResponse\x12\x14\n" +
 	"\x05proof\x18\x01 \x03(\fR\x05proof\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\fR\x02to\"\r\n" +
-	"\vShowRequest\"\xb1\x01\n" +
+	"\vShowRequest\"^\n" +
 	"\fShowResponse\x12\x18\n" +
-	"\agenesis\x18\x01 \x01(\fR\agenesis\x12\x1b\n" +
-	"\tnode_sets\x18\x02 \x03(\fR\bnodeSets\x12'\n" +
-	"\x05nodes\x18\x03 \x03(\v2\x11.keystead.v1.NodeR\x05nodes\x12-\n" +
-	"\amembers\x18\x04 \x03(\v2\x13.keystead.v1.MemberR\amembers\x12\x12\n" +
-	"\x04name\x18\x05 \x01(\tR\x04name\"\x94\x01\n" +
-	"\x04Node\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\fR\x03key\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x1f\n" +
-	"\vapi_address\x18\x04 \x01(\tR\n" +
-	"apiAddress\x12\x12\n" +
-	"\x04role\x18\x05 \x01(\tR\x04role\x12\x17\n" +
-	"\araft_id\x18\x06 \x01(\x04R\x06raftId\".\n" +
-	"\x06Member\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\fR\x03key\",\n" +
-	"\x0eProposeRequest\x12\x1a\n" +
-	"\bproposal\x18\x01 \x01(\fR\bproposal\"N\n" +
+	"\agenesis\x18\x01 \x01(\fR\agenesis\x12\x18\n" +
+	"\arosters\x18\x02 \x03(\fR\arosters\x12\x1a\n" +
+	"\bcontacts\x18\x03 \x03(\fR\bcontacts\"@\n" +
+	"\x0eProposeRequest\x12\x14\n" +
+	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x18\n" +
+	"\acontact\x18\x02 \x01(\fR\acontact\"L\n" +
 	"\x0fProposeResponse\x12%\n" +
-	"\x0etransaction_id\x18\x01 \x01(\fR\rtransactionId\x12\x14\n" +
-	"\x05index\x18\x02 \x01(\x04R\x05index\"\x15\n" +
+	"\x0etransaction_id\x18\x01 \x01(\fR\rtransactionId\x12\x12\n" +
+	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\"\x15\n" +
 	"\x13GetProposalsRequest\"K\n" +
 	"\x14GetProposalsResponse\x123\n" +
-	"\tproposals\x18\x01 \x03(\v2\x15.keystead.v1.ProposalR\tproposals\"_\n" +
-	"\bProposal\x12\x1a\n" +
-	"\bproposal\x18\x01 \x01(\fR\bproposal\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1f\n" +
-	"\vendorsed_by\x18\x03 \x03(\tR\n" +
-	"endorsedBy\"2\n" +
-	"\x0eEndorseRequest\x12 \n" +
-	"\vendorsement\x18\x01 \x01(\fR\vendorsement\"\x11\n" +
+	"\tproposals\x18\x01 \x03(\v2\x15.keystead.v1.ProposalR\tproposals\"8\n" +
+	"\bProposal\x12\x14\n" +
+	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"&\n" +
+	"\x0eEndorseRequest\x12\x14\n" +
+	"\x05entry\x18\x01 \x01(\fR\x05entry\"\x11\n" +
 	"\x0fEndorseResponse\"\x0f\n" +
 	"\rStatusRequest\"\xe3\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
@@ -2351,7 +2183,7 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\aapplied\x18\x06 \x01(\x04R\aapplied\x12\x1b\n" +
 	"\ttree_size\x18\a \x01(\x04R\btreeSize\x12'\n" +
 	"\x0fcheckpoint_size\x18\b \x01(\x04R\x0echeckpointSize\x12&\n" +
-	"\x0fdomain_clock_ms\x18\t \x01(\x03R\rdomainClockMs\x12\x14\n" +
+	"\x0fdomain_clock_ms\x18\t \x01(\x04R\rdomainClockMs\x12\x14\n" +
 	"\x05fresh\x18\n" +
 	" \x01(\bR\x05fresh\x12'\n" +
 	"\x05peers\x18\v \x03(\v2\x11.keystead.v1.PeerR\x05peers\x12\x18\n" +
@@ -2402,7 +2234,7 @@ func file_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_v1_ledger_proto_goTypes = []any{
 	(Consistency)(0),               // 0: keystead.v1.Consistency
 	(Operation_Kind)(0),            // 1: keystead.v1.Operation.Kind
@@ -2428,27 +2260,25 @@ var file_v1_ledger_proto_goTypes = []any{
 	(*GetConsistencyResponse)(nil), // 21: keystead.v1.GetConsistencyResponse
 	(*ShowRequest)(nil),            // 22: keystead.v1.ShowRequest
 	(*ShowResponse)(nil),           // 23: keystead.v1.ShowResponse
-	(*Node)(nil),                   // 24: keystead.v1.Node
-	(*Member)(nil),                 // 25: keystead.v1.Member
-	(*ProposeRequest)(nil),         // 26: keystead.v1.ProposeRequest
-	(*ProposeResponse)(nil),        // 27: keystead.v1.ProposeResponse
-	(*GetProposalsRequest)(nil),    // 28: keystead.v1.GetProposalsRequest
-	(*GetProposalsResponse)(nil),   // 29: keystead.v1.GetProposalsResponse
-	(*Proposal)(nil),               // 30: keystead.v1.Proposal
-	(*EndorseRequest)(nil),         // 31: keystead.v1.EndorseRequest
-	(*EndorseResponse)(nil),        // 32: keystead.v1.EndorseResponse
-	(*StatusRequest)(nil),          // 33: keystead.v1.StatusRequest
-	(*StatusResponse)(nil),         // 34: keystead.v1.StatusResponse
-	(*Peer)(nil),                   // 35: keystead.v1.Peer
-	(*Refusal)(nil),                // 36: keystead.v1.Refusal
-	(*Finding)(nil),                // 37: keystead.v1.Finding
+	(*ProposeRequest)(nil),         // 24: keystead.v1.ProposeRequest
+	(*ProposeResponse)(nil),        // 25: keystead.v1.ProposeResponse
+	(*GetProposalsRequest)(nil),    // 26: keystead.v1.GetProposalsRequest
+	(*GetProposalsResponse)(nil),   // 27: keystead.v1.GetProposalsResponse
+	(*Proposal)(nil),               // 28: keystead.v1.Proposal
+	(*EndorseRequest)(nil),         // 29: keystead.v1.EndorseRequest
+	(*EndorseResponse)(nil),        // 30: keystead.v1.EndorseResponse
+	(*StatusRequest)(nil),          // 31: keystead.v1.StatusRequest
+	(*StatusResponse)(nil),         // 32: keystead.v1.StatusResponse
+	(*Peer)(nil),                   // 33: keystead.v1.Peer
+	(*Refusal)(nil),                // 34: keystead.v1.Refusal
+	(*Finding)(nil),                // 35: keystead.v1.Finding
 }
 var file_v1_ledger_proto_depIdxs = []int32{
 	3,  // 0: keystead.v1.Transaction.operations:type_name -> keystead.v1.Operation
 	1,  // 1: keystead.v1.Operation.kind:type_name -> keystead.v1.Operation.Kind
 	4,  // 2: keystead.v1.Operation.compare:type_name -> keystead.v1.Compare
 	6,  // 3: keystead.v1.Outcome.values:type_name -> keystead.v1.Value
-	36, // 4: keystead.v1.Outcome.refusal:type_name -> keystead.v1.Refusal
+	34, // 4: keystead.v1.Outcome.refusal:type_name -> keystead.v1.Refusal
 	2,  // 5: keystead.v1.ExecuteRequest.transaction:type_name -> keystead.v1.Transaction
 	5,  // 6: keystead.v1.ExecuteResponse.outcome:type_name -> keystead.v1.Outcome
 	2,  // 7: keystead.v1.PipelineRequest.transactions:type_name -> keystead.v1.Transaction
@@ -2456,40 +2286,38 @@ var file_v1_ledger_proto_depIdxs = []int32{
 	0,  // 9: keystead.v1.ReadRequest.consistency:type_name -> keystead.v1.Consistency
 	6,  // 10: keystead.v1.ReadResponse.values:type_name -> keystead.v1.Value
 	15, // 11: keystead.v1.TailResponse.entries:type_name -> keystead.v1.Entry
-	24, // 12: keystead.v1.ShowResponse.nodes:type_name -> keystead.v1.Node
-	25, // 13: keystead.v1.ShowResponse.members:type_name -> keystead.v1.Member
-	30, // 14: keystead.v1.GetProposalsResponse.proposals:type_name -> keystead.v1.Proposal
-	35, // 15: keystead.v1.StatusResponse.peers:type_name -> keystead.v1.Peer
-	37, // 16: keystead.v1.Refusal.findings:type_name -> keystead.v1.Finding
-	7,  // 17: keystead.v1.LedgerService.Execute:input_type -> keystead.v1.ExecuteRequest
-	9,  // 18: keystead.v1.LedgerService.Pipeline:input_type -> keystead.v1.PipelineRequest
-	11, // 19: keystead.v1.LedgerService.Read:input_type -> keystead.v1.ReadRequest
-	13, // 20: keystead.v1.LedgerService.Tail:input_type -> keystead.v1.TailRequest
-	16, // 21: keystead.v1.LedgerService.GetCheckpoint:input_type -> keystead.v1.GetCheckpointRequest
-	18, // 22: keystead.v1.LedgerService.GetReceipt:input_type -> keystead.v1.GetReceiptRequest
-	20, // 23: keystead.v1.LedgerService.GetConsistency:input_type -> keystead.v1.GetConsistencyRequest
-	22, // 24: keystead.v1.DomainService.Show:input_type -> keystead.v1.ShowRequest
-	26, // 25: keystead.v1.DomainService.Propose:input_type -> keystead.v1.ProposeRequest
-	28, // 26: keystead.v1.DomainService.GetProposals:input_type -> keystead.v1.GetProposalsRequest
-	31, // 27: keystead.v1.DomainService.Endorse:input_type -> keystead.v1.EndorseRequest
-	33, // 28: keystead.v1.DomainService.Status:input_type -> keystead.v1.StatusRequest
-	8,  // 29: keystead.v1.LedgerService.Execute:output_type -> keystead.v1.ExecuteResponse
-	10, // 30: keystead.v1.LedgerService.Pipeline:output_type -> keystead.v1.PipelineResponse
-	12, // 31: keystead.v1.LedgerService.Read:output_type -> keystead.v1.ReadResponse
-	14, // 32: keystead.v1.LedgerService.Tail:output_type -> keystead.v1.TailResponse
-	17, // 33: keystead.v1.LedgerService.GetCheckpoint:output_type -> keystead.v1.GetCheckpointResponse
-	19, // 34: keystead.v1.LedgerService.GetReceipt:output_type -> keystead.v1.GetReceiptResponse
-	21, // 35: keystead.v1.LedgerService.GetConsistency:output_type -> keystead.v1.GetConsistencyResponse
-	23, // 36: keystead.v1.DomainService.Show:output_type -> keystead.v1.ShowResponse
-	27, // 37: keystead.v1.DomainService.Propose:output_type -> keystead.v1.ProposeResponse
-	29, // 38: keystead.v1.DomainService.GetProposals:output_type -> keystead.v1.GetProposalsResponse
-	32, // 39: keystead.v1.DomainService.Endorse:output_type -> keystead.v1.EndorseResponse
-	34, // 40: keystead.v1.DomainService.Status:output_type -> keystead.v1.StatusResponse
-	29, // [29:41] is the sub-list for method output_type
-	17, // [17:29] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	28, // 12: keystead.v1.GetProposalsResponse.proposals:type_name -> keystead.v1.Proposal
+	33, // 13: keystead.v1.StatusResponse.peers:type_name -> keystead.v1.Peer
+	35, // 14: keystead.v1.Refusal.findings:type_name -> keystead.v1.Finding
+	7,  // 15: keystead.v1.LedgerService.Execute:input_type -> keystead.v1.ExecuteRequest
+	9,  // 16: keystead.v1.LedgerService.Pipeline:input_type -> keystead.v1.PipelineRequest
+	11, // 17: keystead.v1.LedgerService.Read:input_type -> keystead.v1.ReadRequest
+	13, // 18: keystead.v1.LedgerService.Tail:input_type -> keystead.v1.TailRequest
+	16, // 19: keystead.v1.LedgerService.GetCheckpoint:input_type -> keystead.v1.GetCheckpointRequest
+	18, // 20: keystead.v1.LedgerService.GetReceipt:input_type -> keystead.v1.GetReceiptRequest
+	20, // 21: keystead.v1.LedgerService.GetConsistency:input_type -> keystead.v1.GetConsistencyRequest
+	22, // 22: keystead.v1.DomainService.Show:input_type -> keystead.v1.ShowRequest
+	24, // 23: keystead.v1.DomainService.Propose:input_type -> keystead.v1.ProposeRequest
+	26, // 24: keystead.v1.DomainService.GetProposals:input_type -> keystead.v1.GetProposalsRequest
+	29, // 25: keystead.v1.DomainService.Endorse:input_type -> keystead.v1.EndorseRequest
+	31, // 26: keystead.v1.DomainService.Status:input_type -> keystead.v1.StatusRequest
+	8,  // 27: keystead.v1.LedgerService.Execute:output_type -> keystead.v1.ExecuteResponse
+	10, // 28: keystead.v1.LedgerService.Pipeline:output_type -> keystead.v1.PipelineResponse
+	12, // 29: keystead.v1.LedgerService.Read:output_type -> keystead.v1.ReadResponse
+	14, // 30: keystead.v1.LedgerService.Tail:output_type -> keystead.v1.TailResponse
+	17, // 31: keystead.v1.LedgerService.GetCheckpoint:output_type -> keystead.v1.GetCheckpointResponse
+	19, // 32: keystead.v1.LedgerService.GetReceipt:output_type -> keystead.v1.GetReceiptResponse
+	21, // 33: keystead.v1.LedgerService.GetConsistency:output_type -> keystead.v1.GetConsistencyResponse
+	23, // 34: keystead.v1.DomainService.Show:output_type -> keystead.v1.ShowResponse
+	25, // 35: keystead.v1.DomainService.Propose:output_type -> keystead.v1.ProposeResponse
+	27, // 36: keystead.v1.DomainService.GetProposals:output_type -> keystead.v1.GetProposalsResponse
+	30, // 37: keystead.v1.DomainService.Endorse:output_type -> keystead.v1.EndorseResponse
+	32, // 38: keystead.v1.DomainService.Status:output_type -> keystead.v1.StatusResponse
+	27, // [27:39] is the sub-list for method output_type
+	15, // [15:27] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_v1_ledger_proto_init() }
@@ -2499,9 +2327,8 @@ func file_v1_ledger_proto_init() {
 	}
 	file_v1_ledger_proto_msgTypes[2].OneofWrappers = []any{
 		(*Compare_Value)(nil),
-		(*Compare_Absent)(nil),
+		(*Compare_Version)(nil),
 	}
-	file_v1_ledger_proto_msgTypes[13].OneofWrappers = []any{}
 	file_v1_ledger_proto_msgTypes[16].OneofWrappers = []any{
 		(*GetReceiptRequest_TransactionId)(nil),
 		(*GetReceiptRequest_Leaf)(nil),
@@ -2512,7 +2339,7 @@ func file_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_ledger_proto_rawDesc), len(file_v1_ledger_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -85,7 +85,7 @@ type LedgerServiceClient interface {
 	Pipeline(context.Context) *connect.BidiStreamForClient[v1.PipelineRequest, v1.PipelineResponse]
 	// Read gives the values of keys at one moment.
 	Read(context.Context, *connect.Request[v1.ReadRequest]) (*connect.Response[v1.ReadResponse], error)
-	// Tail sends committed entries from an index on, and goes on as more commit.
+	// Tail sends committed entries from a leaf on, and goes on as more commit.
 	Tail(context.Context, *connect.Request[v1.TailRequest]) (*connect.ServerStreamForClient[v1.TailResponse], error)
 	// GetCheckpoint gives the newest checkpoint that a majority of nodes signed.
 	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.GetCheckpointResponse], error)
@@ -213,7 +213,7 @@ type LedgerServiceHandler interface {
 	Pipeline(context.Context, *connect.BidiStream[v1.PipelineRequest, v1.PipelineResponse]) error
 	// Read gives the values of keys at one moment.
 	Read(context.Context, *connect.Request[v1.ReadRequest]) (*connect.Response[v1.ReadResponse], error)
-	// Tail sends committed entries from an index on, and goes on as more commit.
+	// Tail sends committed entries from a leaf on, and goes on as more commit.
 	Tail(context.Context, *connect.Request[v1.TailRequest], *connect.ServerStream[v1.TailResponse]) error
 	// GetCheckpoint gives the newest checkpoint that a majority of nodes signed.
 	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.GetCheckpointResponse], error)
@@ -334,8 +334,9 @@ func (UnimplementedLedgerServiceHandler) GetConsistency(context.Context, *connec
 type DomainServiceClient interface {
 	// Show gives the genesis entry, the chain of node sets and the members.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
-	// Propose hands in a judged object signed by members. It answers once the
-	// nodes' endorsements made it effective, or with what they found against it.
+	// Propose hands in a proposal or a roster change. It answers once that took
+	// effect - a proposal by the endorsements of a majority - or with what was found
+	// against it.
 	Propose(context.Context, *connect.Request[v1.ProposeRequest]) (*connect.Response[v1.ProposeResponse], error)
 	// GetProposals gives the proposals that wait for endorsements.
 	GetProposals(context.Context, *connect.Request[v1.GetProposalsRequest]) (*connect.Response[v1.GetProposalsResponse], error)
@@ -430,8 +431,9 @@ func (c *domainServiceClient) Status(ctx context.Context, req *connect.Request[v
 type DomainServiceHandler interface {
 	// Show gives the genesis entry, the chain of node sets and the members.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
-	// Propose hands in a judged object signed by members. It answers once the
-	// nodes' endorsements made it effective, or with what they found against it.
+	// Propose hands in a proposal or a roster change. It answers once that took
+	// effect - a proposal by the endorsements of a majority - or with what was found
+	// against it.
 	Propose(context.Context, *connect.Request[v1.ProposeRequest]) (*connect.Response[v1.ProposeResponse], error)
 	// GetProposals gives the proposals that wait for endorsements.
 	GetProposals(context.Context, *connect.Request[v1.GetProposalsRequest]) (*connect.Response[v1.GetProposalsResponse], error)
