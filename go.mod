@@ -4,41 +4,11 @@ go 1.26.0
 
 require (
 	connectrpc.com/connect v1.21.1
-	github.com/DataDog/zstd v1.5.7
-	github.com/RaduBerinde/axisds v0.1.0
-	github.com/RaduBerinde/btreemap v0.0.0-20250419174037-3d62b7205d54
-	github.com/anishathalye/porcupine v1.3.1
-	github.com/beorn7/perks v1.0.1
-	github.com/cespare/xxhash/v2 v2.2.0
-	github.com/cockroachdb/crlib v0.0.0-20241112164430-1264a2edc35b
-	github.com/cockroachdb/errors v1.11.3
-	github.com/cockroachdb/logtags v0.0.0-20230118201751-21c54148d20b
-	github.com/cockroachdb/pebble/v2 v2.1.7
-	github.com/cockroachdb/redact v1.1.5
-	github.com/cockroachdb/swiss v0.0.0-20260820225851-333444432258
-	github.com/cockroachdb/tokenbucket v0.0.0-20230807174530-cc333fc44b06
 	github.com/fxamacker/cbor/v2 v2.10.0
-	github.com/getsentry/sentry-go v0.27.0
-	github.com/gogo/protobuf v1.3.2
-	github.com/golang/protobuf v1.5.3
-	github.com/golang/snappy v0.0.5-0.20231225225746-43d5d4cd4e0e
-	github.com/klauspost/compress v1.17.11
-	github.com/kr/pretty v0.3.1
-	github.com/kr/text v0.2.0
-	github.com/matttproud/golang_protobuf_extensions v1.0.4
-	github.com/minio/minlz v1.0.1-0.20250507153514-87eb42fe8882
 	github.com/pelletier/go-toml/v2 v2.4.3
-	github.com/pkg/errors v0.9.1
-	github.com/prometheus/client_golang v1.25.0
-	github.com/prometheus/client_model v0.3.0
-	github.com/prometheus/common v0.42.0
-	github.com/prometheus/procfs v0.10.1
-	github.com/rogpeppe/go-internal v1.9.0
 	github.com/transparency-dev/merkle v0.0.2
-	github.com/x448/float16 v0.8.4
-	golang.org/x/exp v0.0.0-20230626212559-97b1e661b5df
 	golang.org/x/mod v0.42.0
-	golang.org/x/sys v0.18.0
-	golang.org/x/text v0.14.0
 	google.golang.org/protobuf v1.36.12
 )
+
+require github.com/x448/float16 v0.8.4 // indirect
