@@ -1189,10 +1189,9 @@ func (x *GetReceiptResponse) GetReceipt() []byte {
 }
 
 type GetConsistencyRequest struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	FromSize uint64                 `protobuf:"varint,1,opt,name=from_size,json=fromSize,proto3" json:"from_size,omitempty"`
-	// to_size 0 is the newest checkpoint's.
-	ToSize        uint64 `protobuf:"varint,2,opt,name=to_size,json=toSize,proto3" json:"to_size,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// from is the checkpoint that the client has: a signed note.
+	From          []byte `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1227,26 +1226,18 @@ func (*GetConsistencyRequest) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{18}
 }
 
-func (x *GetConsistencyRequest) GetFromSize() uint64 {
+func (x *GetConsistencyRequest) GetFrom() []byte {
 	if x != nil {
-		return x.FromSize
+		return x.From
 	}
-	return 0
-}
-
-func (x *GetConsistencyRequest) GetToSize() uint64 {
-	if x != nil {
-		return x.ToSize
-	}
-	return 0
+	return nil
 }
 
 type GetConsistencyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// proof: the RFC 6962 consistency path, 32 bytes each.
-	Proof [][]byte `protobuf:"bytes,1,rep,name=proof,proto3" json:"proof,omitempty"`
-	// to is the checkpoint note of to_size when that is the newest.
-	To            []byte `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// proof that leads from it to the newest checkpoint, in the format of
+	// docs/spec/receipt.md.
+	Proof         []byte `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1281,16 +1272,9 @@ func (*GetConsistencyResponse) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{19}
 }
 
-func (x *GetConsistencyResponse) GetProof() [][]byte {
+func (x *GetConsistencyResponse) GetProof() []byte {
 	if x != nil {
 		return x.Proof
-	}
-	return nil
-}
-
-func (x *GetConsistencyResponse) GetTo() []byte {
-	if x != nil {
-		return x.To
 	}
 	return nil
 }
@@ -2146,13 +2130,11 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\await_ms\x18\x03 \x01(\rR\x06waitMsB\x04\n" +
 	"\x02of\".\n" +
 	"\x12GetReceiptResponse\x12\x18\n" +
-	"\areceipt\x18\x01 \x01(\fR\areceipt\"M\n" +
-	"\x15GetConsistencyRequest\x12\x1b\n" +
-	"\tfrom_size\x18\x01 \x01(\x04R\bfromSize\x12\x17\n" +
-	"\ato_size\x18\x02 \x01(\x04R\x06toSize\">\n" +
+	"\areceipt\x18\x01 \x01(\fR\areceipt\"+\n" +
+	"\x15GetConsistencyRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\fR\x04from\".\n" +
 	"\x16GetConsistencyResponse\x12\x14\n" +
-	"\x05proof\x18\x01 \x03(\fR\x05proof\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\fR\x02to\"\r\n" +
+	"\x05proof\x18\x01 \x01(\fR\x05proof\"\r\n" +
 	"\vShowRequest\"^\n" +
 	"\fShowResponse\x12\x18\n" +
 	"\agenesis\x18\x01 \x01(\fR\agenesis\x12\x18\n" +

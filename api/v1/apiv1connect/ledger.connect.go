@@ -92,7 +92,8 @@ type LedgerServiceClient interface {
 	// GetReceipt gives the receipt of a transaction, once a majority has signed a
 	// checkpoint that covers it.
 	GetReceipt(context.Context, *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error)
-	// GetConsistency proves that the tree of one checkpoint extends that of another.
+	// GetConsistency proves that the tree of the newest checkpoint extends that of an
+	// older one.
 	GetConsistency(context.Context, *connect.Request[v1.GetConsistencyRequest]) (*connect.Response[v1.GetConsistencyResponse], error)
 }
 
@@ -220,7 +221,8 @@ type LedgerServiceHandler interface {
 	// GetReceipt gives the receipt of a transaction, once a majority has signed a
 	// checkpoint that covers it.
 	GetReceipt(context.Context, *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error)
-	// GetConsistency proves that the tree of one checkpoint extends that of another.
+	// GetConsistency proves that the tree of the newest checkpoint extends that of an
+	// older one.
 	GetConsistency(context.Context, *connect.Request[v1.GetConsistencyRequest]) (*connect.Response[v1.GetConsistencyResponse], error)
 }
 
