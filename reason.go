@@ -68,6 +68,20 @@ const (
 	ReasonPolicyUnusable  Reason = "policy-unusable"       // a rule could not be evaluated
 )
 
+// The ledger's engine.
+const (
+	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
+	ReasonOverloaded     Reason = "overloaded"       // the queue of proposals or reads is full: try again later
+	ReasonTimeout        Reason = "timeout"          // no outcome in time; a proposal may still take effect
+	ReasonShutdown       Reason = "shutdown"         // the node is closing or has stopped
+	ReasonTooLarge       Reason = "too-large"        // a command above the bound
+	ReasonNotMember      Reason = "not-member"       // a key or id that the membership does not have
+	ReasonChangeRefused  Reason = "change-refused"   // a membership change that does not fit the membership
+	ReasonUnsealed       Reason = "unsealed"         // restarted without a valid record of a clean shutdown
+	ReasonStoreCorrupt   Reason = "store-corrupt"    // a record of the store that is not what was written
+	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
+)
+
 var stages = map[Reason]Stage{
 	ReasonMalformed:         StageSignature,
 	ReasonEvidenceMissing:   StageSignature,
@@ -102,6 +116,16 @@ var stages = map[Reason]Stage{
 	ReasonBootUnaccepted:    StagePolicy,
 	ReasonRuleFailed:        StagePolicy,
 	ReasonPolicyUnusable:    StagePolicy,
+	ReasonNoQuorum:          StageUnavailable,
+	ReasonOverloaded:        StageUnavailable,
+	ReasonTimeout:           StageUnavailable,
+	ReasonShutdown:          StageUnavailable,
+	ReasonTooLarge:          StageMisuse,
+	ReasonNotMember:         StagePolicy,
+	ReasonChangeRefused:     StageMisuse,
+	ReasonUnsealed:          StageUnavailable,
+	ReasonStoreCorrupt:      StageInternal,
+	ReasonDiskRolledBack:    StageInternal,
 }
 
 // Stage returns where the reason falls; StageInternal for one that is not listed.
