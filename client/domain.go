@@ -70,11 +70,11 @@ func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) 
 	return v, nil
 }
 
-// Propose hands in an entry to be judged, or a roster change signed by members,
-// with the contact of a node that it adds. It answers once it took effect.
-func (c *Client) Propose(ctx context.Context, entry, contact []byte) (out *apiv1.ProposeResponse, err error) {
+// Submit hands in a roster change signed by members, with the contact of a node
+// that it adds, or a proposal or endorsement. It answers once that took effect.
+func (c *Client) Submit(ctx context.Context, entry, contact []byte) (out *apiv1.SubmitResponse, err error) {
 	err = c.each(ctx, func(ctx context.Context, n *node) error {
-		r, err := n.domain.Propose(ctx, connect.NewRequest(&apiv1.ProposeRequest{Entry: entry, Contact: contact}))
+		r, err := n.domain.Submit(ctx, connect.NewRequest(&apiv1.SubmitRequest{Entry: entry, Contact: contact}))
 		if err == nil {
 			out = r.Msg
 		}

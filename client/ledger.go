@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -78,13 +79,13 @@ func (c *Client) Execute(ctx context.Context, tx *apiv1.Transaction) (out *apiv1
 // Put writes a value under a key of the key-value contract, such as "kv/colour".
 func (c *Client) Put(ctx context.Context, key string, value []byte) (*apiv1.Outcome, error) {
 	return c.Execute(ctx, &apiv1.Transaction{Contract: KV, Operations: []*apiv1.Operation{
-		{Kind: apiv1.Operation_KIND_PUT, Key: key, Value: value}}})
+		{Key: key, Value: value}}})
 }
 
 // Delete removes a key of the key-value contract.
 func (c *Client) Delete(ctx context.Context, key string) (*apiv1.Outcome, error) {
 	return c.Execute(ctx, &apiv1.Transaction{Contract: KV, Operations: []*apiv1.Operation{
-		{Kind: apiv1.Operation_KIND_DELETE, Key: key}}})
+		{Key: key, Delete: true}}})
 }
 
 // Read reads keys at one moment. Stale reads may miss the newest writes.
@@ -146,12 +147,12 @@ func (c *Client) Tail(ctx context.Context, from, to uint64, yield func(*apiv1.En
 	return nil
 }
 
-// Receipt fetches the receipt of a transaction and verifies it from the genesis
-// digest. It waits for the checkpoint that covers the transaction.
-func (c *Client) Receipt(ctx context.Context, transaction []byte) ([]byte, receipt.Proven, error) {
+// Receipt fetches the receipt of a leaf and verifies it from the genesis digest. It
+// waits for the checkpoint that covers the leaf.
+func (c *Client) Receipt(ctx context.Context, leaf uint64) ([]byte, receipt.Proven, error) {
 	var text []byte
 	err := c.each(ctx, func(ctx context.Context, n *node) error {
-		r, err := n.ledger.GetReceipt(ctx, connect.NewRequest(&apiv1.GetReceiptRequest{Of: &apiv1.GetReceiptRequest_TransactionId{TransactionId: transaction}}))
+		r, err := n.ledger.GetReceipt(ctx, connect.NewRequest(&apiv1.GetReceiptRequest{Leaf: leaf}))
 		if err == nil {
 			text = r.Msg.GetReceipt()
 		}
@@ -161,8 +162,8 @@ func (c *Client) Receipt(ctx context.Context, transaction []byte) ([]byte, recei
 		return nil, receipt.Proven{}, err
 	}
 	p, err := c.verifier.Verify(text)
-	if err == nil && string(p.ID[:]) != string(transaction) {
-		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: "receipt", Want: "the receipt of " + keystead.Digest(transaction).String(), Got: "one of " + p.ID.String()})
+	if err == nil && p.Index != leaf {
+		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: "receipt", Want: fmt.Sprintf("one of leaf %d", leaf), Got: fmt.Sprintf("one of leaf %d", p.Index)})
 	}
 	return text, p, err
 }

@@ -83,58 +83,6 @@ func (Consistency) EnumDescriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{0}
 }
 
-type Operation_Kind int32
-
-const (
-	Operation_KIND_UNSPECIFIED Operation_Kind = 0
-	Operation_KIND_GET         Operation_Kind = 1
-	Operation_KIND_PUT         Operation_Kind = 2
-	Operation_KIND_DELETE      Operation_Kind = 3
-)
-
-// Enum value maps for Operation_Kind.
-var (
-	Operation_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_GET",
-		2: "KIND_PUT",
-		3: "KIND_DELETE",
-	}
-	Operation_Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED": 0,
-		"KIND_GET":         1,
-		"KIND_PUT":         2,
-		"KIND_DELETE":      3,
-	}
-)
-
-func (x Operation_Kind) Enum() *Operation_Kind {
-	p := new(Operation_Kind)
-	*p = x
-	return p
-}
-
-func (x Operation_Kind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Operation_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_v1_ledger_proto_enumTypes[1].Descriptor()
-}
-
-func (Operation_Kind) Type() protoreflect.EnumType {
-	return &file_v1_ledger_proto_enumTypes[1]
-}
-
-func (x Operation_Kind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Operation_Kind.Descriptor instead.
-func (Operation_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{1, 0}
-}
-
 // Transaction is executed once, on one node; its write set is replicated.
 type Transaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -145,7 +93,7 @@ type Transaction struct {
 	// contract names the program that runs it; "kv" is the key-value contract. It
 	// can write under its own prefix only.
 	Contract string `protobuf:"bytes,2,opt,name=contract,proto3" json:"contract,omitempty"`
-	// operations run in order. If the compare of one does not hold, none applies.
+	// operations, at most 1,024. If the compare of one does not hold, none applies.
 	Operations []*Operation `protobuf:"bytes,3,rep,name=operations,proto3" json:"operations,omitempty"`
 	// deadline_ms is the domain clock, in Unix milliseconds, after which the
 	// transaction can not take effect any more; kept over retries too. 0 lets the
@@ -213,16 +161,17 @@ func (x *Transaction) GetDeadlineMs() uint64 {
 	return 0
 }
 
-// Operation reads or writes one key.
+// Operation writes one key.
 type Operation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Kind  Operation_Kind         `protobuf:"varint,1,opt,name=kind,proto3,enum=keystead.v1.Operation_Kind" json:"kind,omitempty"`
 	// key is 1 to 1,024 bytes and starts with the contract's name and "/", such as
 	// "kv/colour".
-	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// value is at most 512 KiB; of a put only.
-	Value []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
-	// compare must hold before the operation, if it is set.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// value is at most 512 KiB.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// delete removes the key instead.
+	Delete bool `protobuf:"varint,3,opt,name=delete,proto3" json:"delete,omitempty"`
+	// compare must hold before the transaction, if it is set.
 	Compare       *Compare `protobuf:"bytes,4,opt,name=compare,proto3" json:"compare,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -258,13 +207,6 @@ func (*Operation) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *Operation) GetKind() Operation_Kind {
-	if x != nil {
-		return x.Kind
-	}
-	return Operation_KIND_UNSPECIFIED
-}
-
 func (x *Operation) GetKey() string {
 	if x != nil {
 		return x.Key
@@ -279,6 +221,13 @@ func (x *Operation) GetValue() []byte {
 	return nil
 }
 
+func (x *Operation) GetDelete() bool {
+	if x != nil {
+		return x.Delete
+	}
+	return false
+}
+
 func (x *Operation) GetCompare() *Compare {
 	if x != nil {
 		return x.Compare
@@ -286,13 +235,13 @@ func (x *Operation) GetCompare() *Compare {
 	return nil
 }
 
-// Compare is a condition on a key's state before the transaction.
+// Compare is a condition on a key before the transaction.
 type Compare struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Want:
 	//
 	//	*Compare_Value
-	//	*Compare_Version
+	//	*Compare_Absent
 	Want          isCompare_Want `protobuf_oneof:"want"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -344,13 +293,13 @@ func (x *Compare) GetValue() []byte {
 	return nil
 }
 
-func (x *Compare) GetVersion() uint64 {
+func (x *Compare) GetAbsent() bool {
 	if x != nil {
-		if x, ok := x.Want.(*Compare_Version); ok {
-			return x.Version
+		if x, ok := x.Want.(*Compare_Absent); ok {
+			return x.Absent
 		}
 	}
-	return 0
+	return false
 }
 
 type isCompare_Want interface {
@@ -362,14 +311,14 @@ type Compare_Value struct {
 	Value []byte `protobuf:"bytes,1,opt,name=value,proto3,oneof"`
 }
 
-type Compare_Version struct {
-	// version must be the key's; 0 demands that it has no value.
-	Version uint64 `protobuf:"varint,2,opt,name=version,proto3,oneof"`
+type Compare_Absent struct {
+	// absent, when true, demands that the key has no value.
+	Absent bool `protobuf:"varint,2,opt,name=absent,proto3,oneof"`
 }
 
 func (*Compare_Value) isCompare_Want() {}
 
-func (*Compare_Version) isCompare_Want() {}
+func (*Compare_Absent) isCompare_Want() {}
 
 // Outcome of a transaction.
 type Outcome struct {
@@ -381,11 +330,8 @@ type Outcome struct {
 	Leaf uint64 `protobuf:"varint,3,opt,name=leaf,proto3" json:"leaf,omitempty"`
 	// applied is false if a compare did not hold, and then nothing was written.
 	Applied bool `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
-	// values are the results of the get operations, in order. Missing in the answer
-	// to a repetition: the first answer had them.
-	Values []*Value `protobuf:"bytes,5,rep,name=values,proto3" json:"values,omitempty"`
 	// refusal is set instead of all but request_id if the transaction was refused.
-	Refusal       *Refusal `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Refusal       *Refusal `protobuf:"bytes,5,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -446,13 +392,6 @@ func (x *Outcome) GetApplied() bool {
 		return x.Applied
 	}
 	return false
-}
-
-func (x *Outcome) GetValues() []*Value {
-	if x != nil {
-		return x.Values
-	}
-	return nil
 }
 
 func (x *Outcome) GetRefusal() *Refusal {
@@ -1052,14 +991,11 @@ func (x *GetCheckpointResponse) GetNote() []byte {
 
 type GetReceiptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Of:
-	//
-	//	*GetReceiptRequest_TransactionId
-	//	*GetReceiptRequest_Leaf
-	Of isGetReceiptRequest_Of `protobuf_oneof:"of"`
-	// wait is how long to wait for a covering checkpoint, in milliseconds, at most
-	// 10,000; 0 waits 1,000.
-	WaitMs        uint32 `protobuf:"varint,3,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	// leaf is the place in the Merkle tree, as in the transaction's outcome.
+	Leaf uint64 `protobuf:"varint,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// wait_ms is how long to wait for a checkpoint that covers it, at most 10,000; 0
+	// waits 1,000.
+	WaitMs        uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1094,27 +1030,9 @@ func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *GetReceiptRequest) GetOf() isGetReceiptRequest_Of {
-	if x != nil {
-		return x.Of
-	}
-	return nil
-}
-
-func (x *GetReceiptRequest) GetTransactionId() []byte {
-	if x != nil {
-		if x, ok := x.Of.(*GetReceiptRequest_TransactionId); ok {
-			return x.TransactionId
-		}
-	}
-	return nil
-}
-
 func (x *GetReceiptRequest) GetLeaf() uint64 {
 	if x != nil {
-		if x, ok := x.Of.(*GetReceiptRequest_Leaf); ok {
-			return x.Leaf
-		}
+		return x.Leaf
 	}
 	return 0
 }
@@ -1125,23 +1043,6 @@ func (x *GetReceiptRequest) GetWaitMs() uint32 {
 	}
 	return 0
 }
-
-type isGetReceiptRequest_Of interface {
-	isGetReceiptRequest_Of()
-}
-
-type GetReceiptRequest_TransactionId struct {
-	TransactionId []byte `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3,oneof"`
-}
-
-type GetReceiptRequest_Leaf struct {
-	// leaf is a place in the Merkle tree.
-	Leaf uint64 `protobuf:"varint,2,opt,name=leaf,proto3,oneof"`
-}
-
-func (*GetReceiptRequest_TransactionId) isGetReceiptRequest_Of() {}
-
-func (*GetReceiptRequest_Leaf) isGetReceiptRequest_Of() {}
 
 type GetReceiptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1379,10 +1280,9 @@ func (x *ShowResponse) GetContacts() [][]byte {
 	return nil
 }
 
-type ProposeRequest struct {
+type SubmitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// entry in the format of docs/spec/ledger.md: a proposal for the nodes to judge,
-	// or a roster change with its members' signatures.
+	// entry in the format of docs/spec/ledger.md.
 	Entry []byte `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	// contact of a node that a roster change adds.
 	Contact       []byte `protobuf:"bytes,2,opt,name=contact,proto3" json:"contact,omitempty"`
@@ -1390,20 +1290,20 @@ type ProposeRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ProposeRequest) Reset() {
-	*x = ProposeRequest{}
+func (x *SubmitRequest) Reset() {
+	*x = SubmitRequest{}
 	mi := &file_v1_ledger_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ProposeRequest) String() string {
+func (x *SubmitRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ProposeRequest) ProtoMessage() {}
+func (*SubmitRequest) ProtoMessage() {}
 
-func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
+func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_v1_ledger_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1415,48 +1315,49 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
-func (*ProposeRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
+func (*SubmitRequest) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{22}
 }
 
-func (x *ProposeRequest) GetEntry() []byte {
+func (x *SubmitRequest) GetEntry() []byte {
 	if x != nil {
 		return x.Entry
 	}
 	return nil
 }
 
-func (x *ProposeRequest) GetContact() []byte {
+func (x *SubmitRequest) GetContact() []byte {
 	if x != nil {
 		return x.Contact
 	}
 	return nil
 }
 
-type ProposeResponse struct {
+type SubmitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// transaction_id of the entry that took effect.
+	// transaction_id and leaf of the entry that took effect; of none for an
+	// endorsement, which is no leaf.
 	TransactionId []byte `protobuf:"bytes,1,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
 	Leaf          uint64 `protobuf:"varint,2,opt,name=leaf,proto3" json:"leaf,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ProposeResponse) Reset() {
-	*x = ProposeResponse{}
+func (x *SubmitResponse) Reset() {
+	*x = SubmitResponse{}
 	mi := &file_v1_ledger_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ProposeResponse) String() string {
+func (x *SubmitResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ProposeResponse) ProtoMessage() {}
+func (*SubmitResponse) ProtoMessage() {}
 
-func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
+func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_v1_ledger_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1468,45 +1369,47 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
-func (*ProposeResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
+func (*SubmitResponse) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *ProposeResponse) GetTransactionId() []byte {
+func (x *SubmitResponse) GetTransactionId() []byte {
 	if x != nil {
 		return x.TransactionId
 	}
 	return nil
 }
 
-func (x *ProposeResponse) GetLeaf() uint64 {
+func (x *SubmitResponse) GetLeaf() uint64 {
 	if x != nil {
 		return x.Leaf
 	}
 	return 0
 }
 
-type GetProposalsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+type TickRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tick in the format of docs/spec/ledger.md: an entry with one tick.
+	Tick          []byte `protobuf:"bytes,1,opt,name=tick,proto3" json:"tick,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetProposalsRequest) Reset() {
-	*x = GetProposalsRequest{}
+func (x *TickRequest) Reset() {
+	*x = TickRequest{}
 	mi := &file_v1_ledger_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetProposalsRequest) String() string {
+func (x *TickRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetProposalsRequest) ProtoMessage() {}
+func (*TickRequest) ProtoMessage() {}
 
-func (x *GetProposalsRequest) ProtoReflect() protoreflect.Message {
+func (x *TickRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_v1_ledger_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1518,32 +1421,38 @@ func (x *GetProposalsRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetProposalsRequest.ProtoReflect.Descriptor instead.
-func (*GetProposalsRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use TickRequest.ProtoReflect.Descriptor instead.
+func (*TickRequest) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{24}
 }
 
-type GetProposalsResponse struct {
+func (x *TickRequest) GetTick() []byte {
+	if x != nil {
+		return x.Tick
+	}
+	return nil
+}
+
+type TickResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Proposals     []*Proposal            `protobuf:"bytes,1,rep,name=proposals,proto3" json:"proposals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetProposalsResponse) Reset() {
-	*x = GetProposalsResponse{}
+func (x *TickResponse) Reset() {
+	*x = TickResponse{}
 	mi := &file_v1_ledger_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetProposalsResponse) String() string {
+func (x *TickResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetProposalsResponse) ProtoMessage() {}
+func (*TickResponse) ProtoMessage() {}
 
-func (x *GetProposalsResponse) ProtoReflect() protoreflect.Message {
+func (x *TickResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_v1_ledger_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1555,151 +1464,9 @@ func (x *GetProposalsResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetProposalsResponse.ProtoReflect.Descriptor instead.
-func (*GetProposalsResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use TickResponse.ProtoReflect.Descriptor instead.
+func (*TickResponse) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{25}
-}
-
-func (x *GetProposalsResponse) GetProposals() []*Proposal {
-	if x != nil {
-		return x.Proposals
-	}
-	return nil
-}
-
-// Proposal that waits for endorsements.
-type Proposal struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Entry []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
-	// digest by which endorsements name it.
-	Digest        []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Proposal) Reset() {
-	*x = Proposal{}
-	mi := &file_v1_ledger_proto_msgTypes[26]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Proposal) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Proposal) ProtoMessage() {}
-
-func (x *Proposal) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[26]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Proposal.ProtoReflect.Descriptor instead.
-func (*Proposal) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{26}
-}
-
-func (x *Proposal) GetEntry() []byte {
-	if x != nil {
-		return x.Entry
-	}
-	return nil
-}
-
-func (x *Proposal) GetDigest() []byte {
-	if x != nil {
-		return x.Digest
-	}
-	return nil
-}
-
-type EndorseRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// entry: an endorsement in the format of docs/spec/ledger.md.
-	Entry         []byte `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *EndorseRequest) Reset() {
-	*x = EndorseRequest{}
-	mi := &file_v1_ledger_proto_msgTypes[27]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *EndorseRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*EndorseRequest) ProtoMessage() {}
-
-func (x *EndorseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[27]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use EndorseRequest.ProtoReflect.Descriptor instead.
-func (*EndorseRequest) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{27}
-}
-
-func (x *EndorseRequest) GetEntry() []byte {
-	if x != nil {
-		return x.Entry
-	}
-	return nil
-}
-
-type EndorseResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *EndorseResponse) Reset() {
-	*x = EndorseResponse{}
-	mi := &file_v1_ledger_proto_msgTypes[28]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *EndorseResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*EndorseResponse) ProtoMessage() {}
-
-func (x *EndorseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[28]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use EndorseResponse.ProtoReflect.Descriptor instead.
-func (*EndorseResponse) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 type StatusRequest struct {
@@ -1710,7 +1477,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_v1_ledger_proto_msgTypes[29]
+	mi := &file_v1_ledger_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1489,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[29]
+	mi := &file_v1_ledger_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1502,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{26}
 }
 
 type StatusResponse struct {
@@ -1761,7 +1528,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_v1_ledger_proto_msgTypes[30]
+	mi := &file_v1_ledger_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1540,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[30]
+	mi := &file_v1_ledger_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1553,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -1886,7 +1653,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_v1_ledger_proto_msgTypes[31]
+	mi := &file_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +1665,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[31]
+	mi := &file_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +1678,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{31}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Peer) GetName() string {
@@ -1953,7 +1720,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_v1_ledger_proto_msgTypes[32]
+	mi := &file_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +1732,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[32]
+	mi := &file_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +1745,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{32}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Refusal) GetFindings() []*Finding {
@@ -2002,7 +1769,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_v1_ledger_proto_msgTypes[33]
+	mi := &file_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +1781,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[33]
+	mi := &file_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +1794,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{33}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Finding) GetReason() string {
@@ -2071,29 +1838,23 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"operations\x18\x03 \x03(\v2\x16.keystead.v1.OperationR\n" +
 	"operations\x12\x1f\n" +
 	"\vdeadline_ms\x18\x04 \x01(\x04R\n" +
-	"deadlineMs\"\xdf\x01\n" +
-	"\tOperation\x12/\n" +
-	"\x04kind\x18\x01 \x01(\x0e2\x1b.keystead.v1.Operation.KindR\x04kind\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\fR\x05value\x12.\n" +
-	"\acompare\x18\x04 \x01(\v2\x14.keystead.v1.CompareR\acompare\"I\n" +
-	"\x04Kind\x12\x14\n" +
-	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
-	"\bKIND_GET\x10\x01\x12\f\n" +
-	"\bKIND_PUT\x10\x02\x12\x0f\n" +
-	"\vKIND_DELETE\x10\x03\"E\n" +
+	"deadlineMs\"{\n" +
+	"\tOperation\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x16\n" +
+	"\x06delete\x18\x03 \x01(\bR\x06delete\x12.\n" +
+	"\acompare\x18\x04 \x01(\v2\x14.keystead.v1.CompareR\acompare\"C\n" +
 	"\aCompare\x12\x16\n" +
-	"\x05value\x18\x01 \x01(\fH\x00R\x05value\x12\x1a\n" +
-	"\aversion\x18\x02 \x01(\x04H\x00R\aversionB\x06\n" +
-	"\x04want\"\xd9\x01\n" +
+	"\x05value\x18\x01 \x01(\fH\x00R\x05value\x12\x18\n" +
+	"\x06absent\x18\x02 \x01(\bH\x00R\x06absentB\x06\n" +
+	"\x04want\"\xad\x01\n" +
 	"\aOutcome\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12%\n" +
 	"\x0etransaction_id\x18\x02 \x01(\fR\rtransactionId\x12\x12\n" +
 	"\x04leaf\x18\x03 \x01(\x04R\x04leaf\x12\x18\n" +
-	"\aapplied\x18\x04 \x01(\bR\aapplied\x12*\n" +
-	"\x06values\x18\x05 \x03(\v2\x12.keystead.v1.ValueR\x06values\x12.\n" +
-	"\arefusal\x18\x06 \x01(\v2\x14.keystead.v1.RefusalR\arefusal\"I\n" +
+	"\aapplied\x18\x04 \x01(\bR\aapplied\x12.\n" +
+	"\arefusal\x18\x05 \x01(\v2\x14.keystead.v1.RefusalR\arefusal\"I\n" +
 	"\x05Value\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
@@ -2123,12 +1884,10 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x05entry\x18\x03 \x01(\fR\x05entry\"\x16\n" +
 	"\x14GetCheckpointRequest\"+\n" +
 	"\x15GetCheckpointResponse\x12\x12\n" +
-	"\x04note\x18\x01 \x01(\fR\x04note\"q\n" +
-	"\x11GetReceiptRequest\x12'\n" +
-	"\x0etransaction_id\x18\x01 \x01(\fH\x00R\rtransactionId\x12\x14\n" +
-	"\x04leaf\x18\x02 \x01(\x04H\x00R\x04leaf\x12\x17\n" +
-	"\await_ms\x18\x03 \x01(\rR\x06waitMsB\x04\n" +
-	"\x02of\".\n" +
+	"\x04note\x18\x01 \x01(\fR\x04note\"@\n" +
+	"\x11GetReceiptRequest\x12\x12\n" +
+	"\x04leaf\x18\x01 \x01(\x04R\x04leaf\x12\x17\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\".\n" +
 	"\x12GetReceiptResponse\x12\x18\n" +
 	"\areceipt\x18\x01 \x01(\fR\areceipt\"+\n" +
 	"\x15GetConsistencyRequest\x12\x12\n" +
@@ -2139,22 +1898,16 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\fShowResponse\x12\x18\n" +
 	"\agenesis\x18\x01 \x01(\fR\agenesis\x12\x18\n" +
 	"\arosters\x18\x02 \x03(\fR\arosters\x12\x1a\n" +
-	"\bcontacts\x18\x03 \x03(\fR\bcontacts\"@\n" +
-	"\x0eProposeRequest\x12\x14\n" +
+	"\bcontacts\x18\x03 \x03(\fR\bcontacts\"?\n" +
+	"\rSubmitRequest\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x18\n" +
-	"\acontact\x18\x02 \x01(\fR\acontact\"L\n" +
-	"\x0fProposeResponse\x12%\n" +
+	"\acontact\x18\x02 \x01(\fR\acontact\"K\n" +
+	"\x0eSubmitResponse\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\fR\rtransactionId\x12\x12\n" +
-	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\"\x15\n" +
-	"\x13GetProposalsRequest\"K\n" +
-	"\x14GetProposalsResponse\x123\n" +
-	"\tproposals\x18\x01 \x03(\v2\x15.keystead.v1.ProposalR\tproposals\"8\n" +
-	"\bProposal\x12\x14\n" +
-	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\"&\n" +
-	"\x0eEndorseRequest\x12\x14\n" +
-	"\x05entry\x18\x01 \x01(\fR\x05entry\"\x11\n" +
-	"\x0fEndorseResponse\"\x0f\n" +
+	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\"!\n" +
+	"\vTickRequest\x12\x12\n" +
+	"\x04tick\x18\x01 \x01(\fR\x04tick\"\x0e\n" +
+	"\fTickResponse\"\x0f\n" +
 	"\rStatusRequest\"\xe3\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
@@ -2194,12 +1947,11 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\rGetCheckpoint\x12!.keystead.v1.GetCheckpointRequest\x1a\".keystead.v1.GetCheckpointResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\n" +
 	"GetReceipt\x12\x1e.keystead.v1.GetReceiptRequest\x1a\x1f.keystead.v1.GetReceiptResponse\"\x03\x90\x02\x01\x12^\n" +
-	"\x0eGetConsistency\x12\".keystead.v1.GetConsistencyRequest\x1a#.keystead.v1.GetConsistencyResponse\"\x03\x90\x02\x012\xff\x02\n" +
+	"\x0eGetConsistency\x12\".keystead.v1.GetConsistencyRequest\x1a#.keystead.v1.GetConsistencyResponse\"\x03\x90\x02\x012\x99\x02\n" +
 	"\rDomainService\x12@\n" +
-	"\x04Show\x12\x18.keystead.v1.ShowRequest\x1a\x19.keystead.v1.ShowResponse\"\x03\x90\x02\x01\x12D\n" +
-	"\aPropose\x12\x1b.keystead.v1.ProposeRequest\x1a\x1c.keystead.v1.ProposeResponse\x12X\n" +
-	"\fGetProposals\x12 .keystead.v1.GetProposalsRequest\x1a!.keystead.v1.GetProposalsResponse\"\x03\x90\x02\x01\x12D\n" +
-	"\aEndorse\x12\x1b.keystead.v1.EndorseRequest\x1a\x1c.keystead.v1.EndorseResponse\x12F\n" +
+	"\x04Show\x12\x18.keystead.v1.ShowRequest\x1a\x19.keystead.v1.ShowResponse\"\x03\x90\x02\x01\x12A\n" +
+	"\x06Submit\x12\x1a.keystead.v1.SubmitRequest\x1a\x1b.keystead.v1.SubmitResponse\x12;\n" +
+	"\x04Tick\x12\x18.keystead.v1.TickRequest\x1a\x19.keystead.v1.TickResponse\x12F\n" +
 	"\x06Status\x12\x1a.keystead.v1.StatusRequest\x1a\x1b.keystead.v1.StatusResponse\"\x03\x90\x02\x01B\x96\x01\n" +
 	"\x0fcom.keystead.v1B\vLedgerProtoP\x01Z)github.com/keystead/keystead/api/v1;apiv1\xa2\x02\x03KXX\xaa\x02\vKeystead.V1\xca\x02\vKeystead\\V1\xe2\x02\x17Keystead\\V1\\GPBMetadata\xea\x02\fKeystead::V1b\x06proto3"
 
@@ -2215,91 +1967,82 @@ func file_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_v1_ledger_proto_rawDescData
 }
 
-var file_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_v1_ledger_proto_goTypes = []any{
 	(Consistency)(0),               // 0: keystead.v1.Consistency
-	(Operation_Kind)(0),            // 1: keystead.v1.Operation.Kind
-	(*Transaction)(nil),            // 2: keystead.v1.Transaction
-	(*Operation)(nil),              // 3: keystead.v1.Operation
-	(*Compare)(nil),                // 4: keystead.v1.Compare
-	(*Outcome)(nil),                // 5: keystead.v1.Outcome
-	(*Value)(nil),                  // 6: keystead.v1.Value
-	(*ExecuteRequest)(nil),         // 7: keystead.v1.ExecuteRequest
-	(*ExecuteResponse)(nil),        // 8: keystead.v1.ExecuteResponse
-	(*PipelineRequest)(nil),        // 9: keystead.v1.PipelineRequest
-	(*PipelineResponse)(nil),       // 10: keystead.v1.PipelineResponse
-	(*ReadRequest)(nil),            // 11: keystead.v1.ReadRequest
-	(*ReadResponse)(nil),           // 12: keystead.v1.ReadResponse
-	(*TailRequest)(nil),            // 13: keystead.v1.TailRequest
-	(*TailResponse)(nil),           // 14: keystead.v1.TailResponse
-	(*Entry)(nil),                  // 15: keystead.v1.Entry
-	(*GetCheckpointRequest)(nil),   // 16: keystead.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil),  // 17: keystead.v1.GetCheckpointResponse
-	(*GetReceiptRequest)(nil),      // 18: keystead.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),     // 19: keystead.v1.GetReceiptResponse
-	(*GetConsistencyRequest)(nil),  // 20: keystead.v1.GetConsistencyRequest
-	(*GetConsistencyResponse)(nil), // 21: keystead.v1.GetConsistencyResponse
-	(*ShowRequest)(nil),            // 22: keystead.v1.ShowRequest
-	(*ShowResponse)(nil),           // 23: keystead.v1.ShowResponse
-	(*ProposeRequest)(nil),         // 24: keystead.v1.ProposeRequest
-	(*ProposeResponse)(nil),        // 25: keystead.v1.ProposeResponse
-	(*GetProposalsRequest)(nil),    // 26: keystead.v1.GetProposalsRequest
-	(*GetProposalsResponse)(nil),   // 27: keystead.v1.GetProposalsResponse
-	(*Proposal)(nil),               // 28: keystead.v1.Proposal
-	(*EndorseRequest)(nil),         // 29: keystead.v1.EndorseRequest
-	(*EndorseResponse)(nil),        // 30: keystead.v1.EndorseResponse
-	(*StatusRequest)(nil),          // 31: keystead.v1.StatusRequest
-	(*StatusResponse)(nil),         // 32: keystead.v1.StatusResponse
-	(*Peer)(nil),                   // 33: keystead.v1.Peer
-	(*Refusal)(nil),                // 34: keystead.v1.Refusal
-	(*Finding)(nil),                // 35: keystead.v1.Finding
+	(*Transaction)(nil),            // 1: keystead.v1.Transaction
+	(*Operation)(nil),              // 2: keystead.v1.Operation
+	(*Compare)(nil),                // 3: keystead.v1.Compare
+	(*Outcome)(nil),                // 4: keystead.v1.Outcome
+	(*Value)(nil),                  // 5: keystead.v1.Value
+	(*ExecuteRequest)(nil),         // 6: keystead.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),        // 7: keystead.v1.ExecuteResponse
+	(*PipelineRequest)(nil),        // 8: keystead.v1.PipelineRequest
+	(*PipelineResponse)(nil),       // 9: keystead.v1.PipelineResponse
+	(*ReadRequest)(nil),            // 10: keystead.v1.ReadRequest
+	(*ReadResponse)(nil),           // 11: keystead.v1.ReadResponse
+	(*TailRequest)(nil),            // 12: keystead.v1.TailRequest
+	(*TailResponse)(nil),           // 13: keystead.v1.TailResponse
+	(*Entry)(nil),                  // 14: keystead.v1.Entry
+	(*GetCheckpointRequest)(nil),   // 15: keystead.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil),  // 16: keystead.v1.GetCheckpointResponse
+	(*GetReceiptRequest)(nil),      // 17: keystead.v1.GetReceiptRequest
+	(*GetReceiptResponse)(nil),     // 18: keystead.v1.GetReceiptResponse
+	(*GetConsistencyRequest)(nil),  // 19: keystead.v1.GetConsistencyRequest
+	(*GetConsistencyResponse)(nil), // 20: keystead.v1.GetConsistencyResponse
+	(*ShowRequest)(nil),            // 21: keystead.v1.ShowRequest
+	(*ShowResponse)(nil),           // 22: keystead.v1.ShowResponse
+	(*SubmitRequest)(nil),          // 23: keystead.v1.SubmitRequest
+	(*SubmitResponse)(nil),         // 24: keystead.v1.SubmitResponse
+	(*TickRequest)(nil),            // 25: keystead.v1.TickRequest
+	(*TickResponse)(nil),           // 26: keystead.v1.TickResponse
+	(*StatusRequest)(nil),          // 27: keystead.v1.StatusRequest
+	(*StatusResponse)(nil),         // 28: keystead.v1.StatusResponse
+	(*Peer)(nil),                   // 29: keystead.v1.Peer
+	(*Refusal)(nil),                // 30: keystead.v1.Refusal
+	(*Finding)(nil),                // 31: keystead.v1.Finding
 }
 var file_v1_ledger_proto_depIdxs = []int32{
-	3,  // 0: keystead.v1.Transaction.operations:type_name -> keystead.v1.Operation
-	1,  // 1: keystead.v1.Operation.kind:type_name -> keystead.v1.Operation.Kind
-	4,  // 2: keystead.v1.Operation.compare:type_name -> keystead.v1.Compare
-	6,  // 3: keystead.v1.Outcome.values:type_name -> keystead.v1.Value
-	34, // 4: keystead.v1.Outcome.refusal:type_name -> keystead.v1.Refusal
-	2,  // 5: keystead.v1.ExecuteRequest.transaction:type_name -> keystead.v1.Transaction
-	5,  // 6: keystead.v1.ExecuteResponse.outcome:type_name -> keystead.v1.Outcome
-	2,  // 7: keystead.v1.PipelineRequest.transactions:type_name -> keystead.v1.Transaction
-	5,  // 8: keystead.v1.PipelineResponse.outcomes:type_name -> keystead.v1.Outcome
-	0,  // 9: keystead.v1.ReadRequest.consistency:type_name -> keystead.v1.Consistency
-	6,  // 10: keystead.v1.ReadResponse.values:type_name -> keystead.v1.Value
-	15, // 11: keystead.v1.TailResponse.entries:type_name -> keystead.v1.Entry
-	28, // 12: keystead.v1.GetProposalsResponse.proposals:type_name -> keystead.v1.Proposal
-	33, // 13: keystead.v1.StatusResponse.peers:type_name -> keystead.v1.Peer
-	35, // 14: keystead.v1.Refusal.findings:type_name -> keystead.v1.Finding
-	7,  // 15: keystead.v1.LedgerService.Execute:input_type -> keystead.v1.ExecuteRequest
-	9,  // 16: keystead.v1.LedgerService.Pipeline:input_type -> keystead.v1.PipelineRequest
-	11, // 17: keystead.v1.LedgerService.Read:input_type -> keystead.v1.ReadRequest
-	13, // 18: keystead.v1.LedgerService.Tail:input_type -> keystead.v1.TailRequest
-	16, // 19: keystead.v1.LedgerService.GetCheckpoint:input_type -> keystead.v1.GetCheckpointRequest
-	18, // 20: keystead.v1.LedgerService.GetReceipt:input_type -> keystead.v1.GetReceiptRequest
-	20, // 21: keystead.v1.LedgerService.GetConsistency:input_type -> keystead.v1.GetConsistencyRequest
-	22, // 22: keystead.v1.DomainService.Show:input_type -> keystead.v1.ShowRequest
-	24, // 23: keystead.v1.DomainService.Propose:input_type -> keystead.v1.ProposeRequest
-	26, // 24: keystead.v1.DomainService.GetProposals:input_type -> keystead.v1.GetProposalsRequest
-	29, // 25: keystead.v1.DomainService.Endorse:input_type -> keystead.v1.EndorseRequest
-	31, // 26: keystead.v1.DomainService.Status:input_type -> keystead.v1.StatusRequest
-	8,  // 27: keystead.v1.LedgerService.Execute:output_type -> keystead.v1.ExecuteResponse
-	10, // 28: keystead.v1.LedgerService.Pipeline:output_type -> keystead.v1.PipelineResponse
-	12, // 29: keystead.v1.LedgerService.Read:output_type -> keystead.v1.ReadResponse
-	14, // 30: keystead.v1.LedgerService.Tail:output_type -> keystead.v1.TailResponse
-	17, // 31: keystead.v1.LedgerService.GetCheckpoint:output_type -> keystead.v1.GetCheckpointResponse
-	19, // 32: keystead.v1.LedgerService.GetReceipt:output_type -> keystead.v1.GetReceiptResponse
-	21, // 33: keystead.v1.LedgerService.GetConsistency:output_type -> keystead.v1.GetConsistencyResponse
-	23, // 34: keystead.v1.DomainService.Show:output_type -> keystead.v1.ShowResponse
-	25, // 35: keystead.v1.DomainService.Propose:output_type -> keystead.v1.ProposeResponse
-	27, // 36: keystead.v1.DomainService.GetProposals:output_type -> keystead.v1.GetProposalsResponse
-	30, // 37: keystead.v1.DomainService.Endorse:output_type -> keystead.v1.EndorseResponse
-	32, // 38: keystead.v1.DomainService.Status:output_type -> keystead.v1.StatusResponse
-	27, // [27:39] is the sub-list for method output_type
-	15, // [15:27] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	2,  // 0: keystead.v1.Transaction.operations:type_name -> keystead.v1.Operation
+	3,  // 1: keystead.v1.Operation.compare:type_name -> keystead.v1.Compare
+	30, // 2: keystead.v1.Outcome.refusal:type_name -> keystead.v1.Refusal
+	1,  // 3: keystead.v1.ExecuteRequest.transaction:type_name -> keystead.v1.Transaction
+	4,  // 4: keystead.v1.ExecuteResponse.outcome:type_name -> keystead.v1.Outcome
+	1,  // 5: keystead.v1.PipelineRequest.transactions:type_name -> keystead.v1.Transaction
+	4,  // 6: keystead.v1.PipelineResponse.outcomes:type_name -> keystead.v1.Outcome
+	0,  // 7: keystead.v1.ReadRequest.consistency:type_name -> keystead.v1.Consistency
+	5,  // 8: keystead.v1.ReadResponse.values:type_name -> keystead.v1.Value
+	14, // 9: keystead.v1.TailResponse.entries:type_name -> keystead.v1.Entry
+	29, // 10: keystead.v1.StatusResponse.peers:type_name -> keystead.v1.Peer
+	31, // 11: keystead.v1.Refusal.findings:type_name -> keystead.v1.Finding
+	6,  // 12: keystead.v1.LedgerService.Execute:input_type -> keystead.v1.ExecuteRequest
+	8,  // 13: keystead.v1.LedgerService.Pipeline:input_type -> keystead.v1.PipelineRequest
+	10, // 14: keystead.v1.LedgerService.Read:input_type -> keystead.v1.ReadRequest
+	12, // 15: keystead.v1.LedgerService.Tail:input_type -> keystead.v1.TailRequest
+	15, // 16: keystead.v1.LedgerService.GetCheckpoint:input_type -> keystead.v1.GetCheckpointRequest
+	17, // 17: keystead.v1.LedgerService.GetReceipt:input_type -> keystead.v1.GetReceiptRequest
+	19, // 18: keystead.v1.LedgerService.GetConsistency:input_type -> keystead.v1.GetConsistencyRequest
+	21, // 19: keystead.v1.DomainService.Show:input_type -> keystead.v1.ShowRequest
+	23, // 20: keystead.v1.DomainService.Submit:input_type -> keystead.v1.SubmitRequest
+	25, // 21: keystead.v1.DomainService.Tick:input_type -> keystead.v1.TickRequest
+	27, // 22: keystead.v1.DomainService.Status:input_type -> keystead.v1.StatusRequest
+	7,  // 23: keystead.v1.LedgerService.Execute:output_type -> keystead.v1.ExecuteResponse
+	9,  // 24: keystead.v1.LedgerService.Pipeline:output_type -> keystead.v1.PipelineResponse
+	11, // 25: keystead.v1.LedgerService.Read:output_type -> keystead.v1.ReadResponse
+	13, // 26: keystead.v1.LedgerService.Tail:output_type -> keystead.v1.TailResponse
+	16, // 27: keystead.v1.LedgerService.GetCheckpoint:output_type -> keystead.v1.GetCheckpointResponse
+	18, // 28: keystead.v1.LedgerService.GetReceipt:output_type -> keystead.v1.GetReceiptResponse
+	20, // 29: keystead.v1.LedgerService.GetConsistency:output_type -> keystead.v1.GetConsistencyResponse
+	22, // 30: keystead.v1.DomainService.Show:output_type -> keystead.v1.ShowResponse
+	24, // 31: keystead.v1.DomainService.Submit:output_type -> keystead.v1.SubmitResponse
+	26, // 32: keystead.v1.DomainService.Tick:output_type -> keystead.v1.TickResponse
+	28, // 33: keystead.v1.DomainService.Status:output_type -> keystead.v1.StatusResponse
+	23, // [23:34] is the sub-list for method output_type
+	12, // [12:23] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_v1_ledger_proto_init() }
@@ -2309,19 +2052,15 @@ func file_v1_ledger_proto_init() {
 	}
 	file_v1_ledger_proto_msgTypes[2].OneofWrappers = []any{
 		(*Compare_Value)(nil),
-		(*Compare_Version)(nil),
-	}
-	file_v1_ledger_proto_msgTypes[16].OneofWrappers = []any{
-		(*GetReceiptRequest_TransactionId)(nil),
-		(*GetReceiptRequest_Leaf)(nil),
+		(*Compare_Absent)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_ledger_proto_rawDesc), len(file_v1_ledger_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   34,
+			NumEnums:      1,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -63,13 +63,10 @@ const (
 	LedgerServiceGetConsistencyProcedure = "/keystead.v1.LedgerService/GetConsistency"
 	// DomainServiceShowProcedure is the fully-qualified name of the DomainService's Show RPC.
 	DomainServiceShowProcedure = "/keystead.v1.DomainService/Show"
-	// DomainServiceProposeProcedure is the fully-qualified name of the DomainService's Propose RPC.
-	DomainServiceProposeProcedure = "/keystead.v1.DomainService/Propose"
-	// DomainServiceGetProposalsProcedure is the fully-qualified name of the DomainService's
-	// GetProposals RPC.
-	DomainServiceGetProposalsProcedure = "/keystead.v1.DomainService/GetProposals"
-	// DomainServiceEndorseProcedure is the fully-qualified name of the DomainService's Endorse RPC.
-	DomainServiceEndorseProcedure = "/keystead.v1.DomainService/Endorse"
+	// DomainServiceSubmitProcedure is the fully-qualified name of the DomainService's Submit RPC.
+	DomainServiceSubmitProcedure = "/keystead.v1.DomainService/Submit"
+	// DomainServiceTickProcedure is the fully-qualified name of the DomainService's Tick RPC.
+	DomainServiceTickProcedure = "/keystead.v1.DomainService/Tick"
 	// DomainServiceStatusProcedure is the fully-qualified name of the DomainService's Status RPC.
 	DomainServiceStatusProcedure = "/keystead.v1.DomainService/Status"
 )
@@ -89,7 +86,7 @@ type LedgerServiceClient interface {
 	Tail(context.Context, *connect.Request[v1.TailRequest]) (*connect.ServerStreamForClient[v1.TailResponse], error)
 	// GetCheckpoint gives the newest checkpoint that a majority of nodes signed.
 	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.GetCheckpointResponse], error)
-	// GetReceipt gives the receipt of a transaction, once a majority has signed a
+	// GetReceipt gives the receipt of a leaf, once a majority has signed a
 	// checkpoint that covers it.
 	GetReceipt(context.Context, *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error)
 	// GetConsistency proves that the tree of the newest checkpoint extends that of an
@@ -218,7 +215,7 @@ type LedgerServiceHandler interface {
 	Tail(context.Context, *connect.Request[v1.TailRequest], *connect.ServerStream[v1.TailResponse]) error
 	// GetCheckpoint gives the newest checkpoint that a majority of nodes signed.
 	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.GetCheckpointResponse], error)
-	// GetReceipt gives the receipt of a transaction, once a majority has signed a
+	// GetReceipt gives the receipt of a leaf, once a majority has signed a
 	// checkpoint that covers it.
 	GetReceipt(context.Context, *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error)
 	// GetConsistency proves that the tree of the newest checkpoint extends that of an
@@ -336,14 +333,13 @@ func (UnimplementedLedgerServiceHandler) GetConsistency(context.Context, *connec
 type DomainServiceClient interface {
 	// Show gives the genesis entry, the chain of node sets and the members.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
-	// Propose hands in a proposal or a roster change. It answers once that took
-	// effect - a proposal by the endorsements of a majority - or with what was found
-	// against it.
-	Propose(context.Context, *connect.Request[v1.ProposeRequest]) (*connect.Response[v1.ProposeResponse], error)
-	// GetProposals gives the proposals that wait for endorsements.
-	GetProposals(context.Context, *connect.Request[v1.GetProposalsRequest]) (*connect.Response[v1.GetProposalsResponse], error)
-	// Endorse hands in one node's signed judgement of a proposal.
-	Endorse(context.Context, *connect.Request[v1.EndorseRequest]) (*connect.Response[v1.EndorseResponse], error)
+	// Submit hands in an entry that members or nodes signed: a roster change, a
+	// proposal, an endorsement. It answers once that took effect - a proposal by the
+	// endorsements of a majority - or with what was found against it.
+	Submit(context.Context, *connect.Request[v1.SubmitRequest]) (*connect.Response[v1.SubmitResponse], error)
+	// Tick hands the leader another node's signed tick, for the next tick entry. It
+	// is worth what its signature is, whoever sends it.
+	Tick(context.Context, *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error)
 	// Status gives what the node asked knows of itself and of its peers.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 }
@@ -366,23 +362,16 @@ func NewDomainServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
-		propose: connect.NewClient[v1.ProposeRequest, v1.ProposeResponse](
+		submit: connect.NewClient[v1.SubmitRequest, v1.SubmitResponse](
 			httpClient,
-			baseURL+DomainServiceProposeProcedure,
-			connect.WithSchema(domainServiceMethods.ByName("Propose")),
+			baseURL+DomainServiceSubmitProcedure,
+			connect.WithSchema(domainServiceMethods.ByName("Submit")),
 			connect.WithClientOptions(opts...),
 		),
-		getProposals: connect.NewClient[v1.GetProposalsRequest, v1.GetProposalsResponse](
+		tick: connect.NewClient[v1.TickRequest, v1.TickResponse](
 			httpClient,
-			baseURL+DomainServiceGetProposalsProcedure,
-			connect.WithSchema(domainServiceMethods.ByName("GetProposals")),
-			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
-			connect.WithClientOptions(opts...),
-		),
-		endorse: connect.NewClient[v1.EndorseRequest, v1.EndorseResponse](
-			httpClient,
-			baseURL+DomainServiceEndorseProcedure,
-			connect.WithSchema(domainServiceMethods.ByName("Endorse")),
+			baseURL+DomainServiceTickProcedure,
+			connect.WithSchema(domainServiceMethods.ByName("Tick")),
 			connect.WithClientOptions(opts...),
 		),
 		status: connect.NewClient[v1.StatusRequest, v1.StatusResponse](
@@ -397,11 +386,10 @@ func NewDomainServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // domainServiceClient implements DomainServiceClient.
 type domainServiceClient struct {
-	show         *connect.Client[v1.ShowRequest, v1.ShowResponse]
-	propose      *connect.Client[v1.ProposeRequest, v1.ProposeResponse]
-	getProposals *connect.Client[v1.GetProposalsRequest, v1.GetProposalsResponse]
-	endorse      *connect.Client[v1.EndorseRequest, v1.EndorseResponse]
-	status       *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	show   *connect.Client[v1.ShowRequest, v1.ShowResponse]
+	submit *connect.Client[v1.SubmitRequest, v1.SubmitResponse]
+	tick   *connect.Client[v1.TickRequest, v1.TickResponse]
+	status *connect.Client[v1.StatusRequest, v1.StatusResponse]
 }
 
 // Show calls keystead.v1.DomainService.Show.
@@ -409,19 +397,14 @@ func (c *domainServiceClient) Show(ctx context.Context, req *connect.Request[v1.
 	return c.show.CallUnary(ctx, req)
 }
 
-// Propose calls keystead.v1.DomainService.Propose.
-func (c *domainServiceClient) Propose(ctx context.Context, req *connect.Request[v1.ProposeRequest]) (*connect.Response[v1.ProposeResponse], error) {
-	return c.propose.CallUnary(ctx, req)
+// Submit calls keystead.v1.DomainService.Submit.
+func (c *domainServiceClient) Submit(ctx context.Context, req *connect.Request[v1.SubmitRequest]) (*connect.Response[v1.SubmitResponse], error) {
+	return c.submit.CallUnary(ctx, req)
 }
 
-// GetProposals calls keystead.v1.DomainService.GetProposals.
-func (c *domainServiceClient) GetProposals(ctx context.Context, req *connect.Request[v1.GetProposalsRequest]) (*connect.Response[v1.GetProposalsResponse], error) {
-	return c.getProposals.CallUnary(ctx, req)
-}
-
-// Endorse calls keystead.v1.DomainService.Endorse.
-func (c *domainServiceClient) Endorse(ctx context.Context, req *connect.Request[v1.EndorseRequest]) (*connect.Response[v1.EndorseResponse], error) {
-	return c.endorse.CallUnary(ctx, req)
+// Tick calls keystead.v1.DomainService.Tick.
+func (c *domainServiceClient) Tick(ctx context.Context, req *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error) {
+	return c.tick.CallUnary(ctx, req)
 }
 
 // Status calls keystead.v1.DomainService.Status.
@@ -433,14 +416,13 @@ func (c *domainServiceClient) Status(ctx context.Context, req *connect.Request[v
 type DomainServiceHandler interface {
 	// Show gives the genesis entry, the chain of node sets and the members.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
-	// Propose hands in a proposal or a roster change. It answers once that took
-	// effect - a proposal by the endorsements of a majority - or with what was found
-	// against it.
-	Propose(context.Context, *connect.Request[v1.ProposeRequest]) (*connect.Response[v1.ProposeResponse], error)
-	// GetProposals gives the proposals that wait for endorsements.
-	GetProposals(context.Context, *connect.Request[v1.GetProposalsRequest]) (*connect.Response[v1.GetProposalsResponse], error)
-	// Endorse hands in one node's signed judgement of a proposal.
-	Endorse(context.Context, *connect.Request[v1.EndorseRequest]) (*connect.Response[v1.EndorseResponse], error)
+	// Submit hands in an entry that members or nodes signed: a roster change, a
+	// proposal, an endorsement. It answers once that took effect - a proposal by the
+	// endorsements of a majority - or with what was found against it.
+	Submit(context.Context, *connect.Request[v1.SubmitRequest]) (*connect.Response[v1.SubmitResponse], error)
+	// Tick hands the leader another node's signed tick, for the next tick entry. It
+	// is worth what its signature is, whoever sends it.
+	Tick(context.Context, *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error)
 	// Status gives what the node asked knows of itself and of its peers.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 }
@@ -459,23 +441,16 @@ func NewDomainServiceHandler(svc DomainServiceHandler, opts ...connect.HandlerOp
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
-	domainServiceProposeHandler := connect.NewUnaryHandler(
-		DomainServiceProposeProcedure,
-		svc.Propose,
-		connect.WithSchema(domainServiceMethods.ByName("Propose")),
+	domainServiceSubmitHandler := connect.NewUnaryHandler(
+		DomainServiceSubmitProcedure,
+		svc.Submit,
+		connect.WithSchema(domainServiceMethods.ByName("Submit")),
 		connect.WithHandlerOptions(opts...),
 	)
-	domainServiceGetProposalsHandler := connect.NewUnaryHandler(
-		DomainServiceGetProposalsProcedure,
-		svc.GetProposals,
-		connect.WithSchema(domainServiceMethods.ByName("GetProposals")),
-		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
-		connect.WithHandlerOptions(opts...),
-	)
-	domainServiceEndorseHandler := connect.NewUnaryHandler(
-		DomainServiceEndorseProcedure,
-		svc.Endorse,
-		connect.WithSchema(domainServiceMethods.ByName("Endorse")),
+	domainServiceTickHandler := connect.NewUnaryHandler(
+		DomainServiceTickProcedure,
+		svc.Tick,
+		connect.WithSchema(domainServiceMethods.ByName("Tick")),
 		connect.WithHandlerOptions(opts...),
 	)
 	domainServiceStatusHandler := connect.NewUnaryHandler(
@@ -489,12 +464,10 @@ func NewDomainServiceHandler(svc DomainServiceHandler, opts ...connect.HandlerOp
 		switch r.URL.Path {
 		case DomainServiceShowProcedure:
 			domainServiceShowHandler.ServeHTTP(w, r)
-		case DomainServiceProposeProcedure:
-			domainServiceProposeHandler.ServeHTTP(w, r)
-		case DomainServiceGetProposalsProcedure:
-			domainServiceGetProposalsHandler.ServeHTTP(w, r)
-		case DomainServiceEndorseProcedure:
-			domainServiceEndorseHandler.ServeHTTP(w, r)
+		case DomainServiceSubmitProcedure:
+			domainServiceSubmitHandler.ServeHTTP(w, r)
+		case DomainServiceTickProcedure:
+			domainServiceTickHandler.ServeHTTP(w, r)
 		case DomainServiceStatusProcedure:
 			domainServiceStatusHandler.ServeHTTP(w, r)
 		default:
@@ -510,16 +483,12 @@ func (UnimplementedDomainServiceHandler) Show(context.Context, *connect.Request[
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.Show is not implemented"))
 }
 
-func (UnimplementedDomainServiceHandler) Propose(context.Context, *connect.Request[v1.ProposeRequest]) (*connect.Response[v1.ProposeResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.Propose is not implemented"))
+func (UnimplementedDomainServiceHandler) Submit(context.Context, *connect.Request[v1.SubmitRequest]) (*connect.Response[v1.SubmitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.Submit is not implemented"))
 }
 
-func (UnimplementedDomainServiceHandler) GetProposals(context.Context, *connect.Request[v1.GetProposalsRequest]) (*connect.Response[v1.GetProposalsResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.GetProposals is not implemented"))
-}
-
-func (UnimplementedDomainServiceHandler) Endorse(context.Context, *connect.Request[v1.EndorseRequest]) (*connect.Response[v1.EndorseResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.Endorse is not implemented"))
+func (UnimplementedDomainServiceHandler) Tick(context.Context, *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.Tick is not implemented"))
 }
 
 func (UnimplementedDomainServiceHandler) Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
