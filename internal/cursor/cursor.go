@@ -124,3 +124,11 @@ func AppendSized16[T string | []byte](dst []byte, b T) []byte {
 func AppendSized32[T string | []byte](dst []byte, b T) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
 }
+
+// Rest returns what is not read yet, without reading it; nil after an error.
+func (c *Cursor) Rest() []byte {
+	if c.err != nil {
+		return nil
+	}
+	return c.data[c.off:]
+}
