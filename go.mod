@@ -3,6 +3,7 @@ module github.com/keystead/keystead
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/cockroachdb/pebble/v2 v2.1.7
 	github.com/fxamacker/cbor/v2 v2.10.0
 	go.etcd.io/raft/v3 v3.7.0
