@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/keystead/keystead/replica/internal/defect"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
@@ -48,7 +49,7 @@ func (s *Store) Apply(m *pb.Message) (Applied, error) {
 	buf.commands, buf.own, buf.origins = buf.commands[:0], buf.own[:0], map[uint64]uint64{}
 	members, id := s.members, s.applied
 	for _, e := range m.GetEntries() {
-		if e.GetIndex() <= s.applied.index && !s.opts.defect[DefectApplyTwice] {
+		if e.GetIndex() <= s.applied.index {
 			continue // a snapshot had it
 		}
 		next, cc, err := s.applyEntry(members, e)
@@ -115,7 +116,7 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 	if !seen {
 		last = s.origins[origin]
 	}
-	if _, ok := members.ByID(origin); !ok || seq <= last {
+	if _, ok := members.ByID(origin); !ok || seq <= last && defect.On != defect.ApplyTwice {
 		return nil, nil, nil // dead, or doubled by the network
 	}
 	buf.origins[origin] = seq
@@ -159,7 +160,7 @@ func (s *Store) commitApply(b *pebble.Batch, id entryID, members *Membership, cu
 			return err
 		}
 	}
-	if err := guard(func() error { return b.Commit(pebble.NoSync) }); err != nil {
+	if err := s.guard(func() error { return b.Commit(pebble.NoSync) }); err != nil {
 		return err
 	}
 	if cut {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/replica/internal/defect"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
@@ -240,7 +241,7 @@ func (c *Core) Read(r *Read) {
 	var err error
 	if c.leaderless() {
 		err = c.noQuorum()
-	} else if c.store.opts.defect[DefectStaleRead] {
+	} else if defect.On == defect.StaleRead {
 		r.finish(nil)
 		return
 	} else {
@@ -263,7 +264,7 @@ func (c *Core) flush() {
 			q.unsend()
 			break
 		}
-		if c.store.opts.defect[DefectEarlyAck] {
+		if defect.On == defect.EarlyAck {
 			q.applied(appliedBatch{seq: q.seq})
 		}
 	}

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"sync"
 
@@ -230,25 +229,19 @@ func (h *handler) ReceiveSnapshot(m *pb.Message, r io.Reader) error {
 	return nil
 }
 
-// Join gives a fresh id to a member that has lost its memory: its old id is
-// removed and it is a learner under the new one, in one change.
+// Join gives a fresh id to a member that has lost its memory.
 func (h *handler) Join(ctx context.Context, key keystead.Digest, request JoinRequest) (JoinReply, error) {
 	n := (*Node)(h)
 	members := n.store.Membership()
-	old, ok := members.ByKey(key)
-	if !ok {
-		return JoinReply{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Got: key.String(), Where: "join",
-			Want: fmt.Sprintf("the key of one of %d members", len(members.Members))})
+	reply, change, err := members.Admit(key, request)
+	if err != nil || change == nil {
+		return reply, err
 	}
-	if old.Boot != request.Boot {
-		change := Change{Remove: []uint64{old.ID}, Add: []Member{{Key: key, Address: request.Address, Boot: request.Boot, Voter: old.Voter}}}
-		var err error
-		if members, err = n.Change(ctx, change); err != nil {
-			return JoinReply{}, err
-		}
-		if old, ok = members.ByKey(key); !ok || old.Boot != request.Boot {
-			return JoinReply{}, timeoutError("another start of the same node was faster")
-		}
+	if members, err = n.Change(ctx, *change); err != nil {
+		return reply, err
 	}
-	return JoinReply{ID: old.ID, Members: members.Members}, nil
+	if reply, change, err = members.Admit(key, request); change != nil {
+		err = timeoutError("another start of the same node was faster")
+	}
+	return reply, err
 }

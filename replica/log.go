@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/keystead/keystead/replica/internal/defect"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -135,7 +136,7 @@ func (s *Store) appendBatch(ms []*pb.Message) error {
 	if b.Empty() && !sync {
 		return nil
 	}
-	if err := guard(func() error { return b.Commit(&pebble.WriteOptions{Sync: sync && !s.opts.defect[DefectNoSync]}) }); err != nil {
+	if err := s.guard(func() error { return b.Commit(&pebble.WriteOptions{Sync: sync && defect.On != defect.NoSync}) }); err != nil {
 		return err
 	}
 	if hard != nil {

@@ -77,6 +77,22 @@ const (
 	maxChange  = 1 << 16 // bytes of an encoded change
 )
 
+// Admit answers a member that has lost its memory and asks for a fresh id. Unless
+// this start of it has one already, it takes the change returned: its old id is
+// removed, and it is a learner under a new one.
+func (m *Membership) Admit(key keystead.Digest, request JoinRequest) (JoinReply, *Change, error) {
+	old, ok := m.ByKey(key)
+	if !ok {
+		return JoinReply{}, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Got: key.String(), Where: "join",
+			Want: fmt.Sprintf("the key of one of %d members", len(m.Members))})
+	}
+	if old.Boot == request.Boot {
+		return JoinReply{ID: old.ID, Members: m.Members}, nil, nil
+	}
+	add := Member{Key: key, Address: request.Address, Boot: request.Boot, Voter: old.Voter}
+	return JoinReply{}, &Change{Remove: []uint64{old.ID}, Add: []Member{add}}, nil
+}
+
 // apply returns the membership after the change, and the change as raft takes it.
 // It is deterministic: every node decides alike whether to refuse.
 func (m *Membership) apply(c Change) (*Membership, *pb.ConfChangeV2, error) {

@@ -113,7 +113,7 @@ func (n *Node) identify(ctx context.Context) error {
 	if n.opts.TrustDisks {
 		return nil
 	}
-	unsealed := n.store.unseal(n.opts.Seal)
+	unsealed := n.store.Unseal(n.opts.Seal)
 	if unsealed == nil {
 		return nil
 	}
@@ -201,7 +201,7 @@ func (n *Node) loop() {
 	n.workers.Wait()
 	closed := n.transport.Close()
 	if err == nil && n.opts.Seal != nil {
-		closed = errors.Join(closed, n.opts.Seal.Put(n.store.record()))
+		closed = errors.Join(closed, n.store.Seal(n.opts.Seal))
 	}
 	n.err = errors.Join(err, closed, n.store.Close())
 	n.in.close(n.core, stopped)

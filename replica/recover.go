@@ -27,16 +27,17 @@ func (p RecoveryPlan) Digest() keystead.Digest { return keystead.Sum(encode(p)) 
 // Recover reopens a closed group from one node's store: this node becomes the only
 // voter under a new id, and every other member a learner that rejoins. It asks
 // authorise, which checks the signatures of those who may decide that. The node
-// with the highest (Term, Last) loses least.
-func Recover(opts StoreOptions, key keystead.Digest, authorise func(RecoveryPlan) error) error {
+// with the highest (Term, Last) loses least. The seal, if the group does not trust
+// its disks, gets the record by which the node then starts in place.
+func Recover(opts StoreOptions, seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
 	s, err := OpenStore(opts)
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.recover(key, authorise), s.Close())
+	return errors.Join(s.recover(seal, key, authorise), s.Close())
 }
 
-func (s *Store) recover(key keystead.Digest, authorise func(RecoveryPlan) error) error {
+func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
 	old := s.Membership()
 	self, ok := old.ByKey(key)
 	if !ok {
@@ -71,5 +72,11 @@ func (s *Store) recover(key keystead.Digest, authorise func(RecoveryPlan) error)
 			return err
 		}
 	}
-	return guard(func() error { return b.Commit(pebble.Sync) })
+	if err := s.guard(func() error { return b.Commit(pebble.Sync) }); err != nil {
+		return err
+	}
+	if err := s.load(); err != nil || seal == nil {
+		return err
+	}
+	return seal.Put(s.record())
 }

@@ -34,8 +34,11 @@ func (s *Store) record() SealRecord {
 	return SealRecord{s.id, s.start, s.hard.GetTerm(), s.hard.GetVote(), last, s.applied.index}
 }
 
-// unseal reports, as an error, why a store may not be restarted in place.
-func (s *Store) unseal(seal Seal) error {
+// Seal leaves a record of the store as it is closed.
+func (s *Store) Seal(seal Seal) error { return seal.Put(s.record()) }
+
+// Unseal reports, as an error, why a store may not be restarted in place.
+func (s *Store) Unseal(seal Seal) error {
 	if seal == nil {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonUnsealed, Want: "a record of a clean shutdown", Got: "no seal is configured", Where: s.opts.Dir})
 	}

@@ -37,7 +37,7 @@ const (
 	defaultMaxReceive = 1 << 40   // bytes of all files together
 )
 
-var snapshotName = regexp.MustCompile(`^[A-Z0-9][A-Za-z0-9._-]*$|^marker\.[a-z0-9.-]+$`)
+var snapshotName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
 // A Checkpoint is the state at one applied index, as files that stay as they are.
 type Checkpoint struct {
@@ -56,7 +56,7 @@ func (s *Store) Checkpoint() (*Checkpoint, error) {
 	if err := s.opts.FS.RemoveAll(c.dir); err != nil {
 		return nil, err
 	}
-	err := guard(func() error {
+	err := s.guard(func() error {
 		return s.db.Checkpoint(c.dir, pebble.WithFlushedWAL(),
 			pebble.WithRestrictToSpans([]pebble.CheckpointSpan{{Start: []byte{prefixReplica}, End: []byte{prefixState + 1}}}))
 	})
@@ -335,7 +335,7 @@ func (s *Store) adopt(db *pebble.DB, id entryID, m *pb.Message) error {
 			return err
 		}
 	}
-	return guard(func() error { return b.Commit(pebble.Sync) })
+	return s.guard(func() error { return b.Commit(pebble.Sync) })
 }
 
 // swap turns to the state in dir and removes the one before.
@@ -351,7 +351,7 @@ func (s *Store) swap(dir string) error {
 	}
 	old, oldDir := s.db, s.dir
 	s.db, s.dir = db, dir
-	if err := errors.Join(guard(old.Close), s.opts.FS.RemoveAll(s.path(oldDir))); err != nil {
+	if err := errors.Join(s.guard(old.Close), s.opts.FS.RemoveAll(s.path(oldDir))); err != nil {
 		return err
 	}
 	return s.load()

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -46,11 +48,10 @@ type StoreOptions struct {
 	Dir     string
 	Machine StateMachine
 
-	RetainBytes   uint64          // log kept, on disk and in memory, for members that lag; 32 MiB if 0
-	MemTableBytes uint64          // 64 MiB if 0
-	Cache         *pebble.Cache   // 8 MiB if nil
-	Logf          func(string)    // what the storage engine reports, a line each; nil drops it
-	defect        map[Defect]bool // test-only: see Defect
+	RetainBytes   uint64        // log kept, on disk and in memory, for members that lag; 32 MiB if 0
+	MemTableBytes uint64        // 64 MiB if 0
+	Cache         *pebble.Cache // 8 MiB if nil
+	Logf          func(string)  // what the storage engine reports, a line each; nil drops it
 }
 
 // A Store is a node's durable memory: the raft log, synced, and the state, which
@@ -78,7 +79,8 @@ type Store struct {
 	received map[entryID]string // snapshots received and not yet installed
 	batch    applyBuffers
 
-	checkpoints int // made since the store was opened, which names them
+	broken      atomic.Bool // see guard
+	checkpoints int         // made since the store was opened, which names them
 }
 
 type entryID struct{ index, term uint64 }
@@ -93,7 +95,7 @@ func OpenStore(opts StoreOptions) (_ *Store, err error) {
 	if opts.MemTableBytes == 0 {
 		opts.MemTableBytes = 64 << 20
 	}
-	if err := opts.FS.MkdirAll(opts.Dir, 0o700); err != nil {
+	if err := makeDir(opts.FS, opts.Dir); err != nil {
 		return nil, err
 	}
 	lock, err := opts.FS.Lock(opts.FS.PathJoin(opts.Dir, "lock"))
@@ -126,6 +128,21 @@ func OpenStore(opts StoreOptions) (_ *Store, err error) {
 		return nil, err
 	}
 	return s, s.removeStale()
+}
+
+// makeDir makes a directory that a crash does not take away again.
+func makeDir(fs vfs.FS, dir string) error {
+	if _, err := fs.Stat(dir); err == nil {
+		return nil
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for parent := fs.PathDir(dir); ; dir, parent = parent, fs.PathDir(parent) {
+		if err := syncDir(fs, parent); err != nil || parent == dir || parent == "." {
+			return err
+		}
+	}
 }
 
 // create makes an empty store in the directory and names it as the one in use.
@@ -211,24 +228,26 @@ func (l engineLogger) Errorf(format string, args ...any) {
 	}
 }
 func (l engineLogger) Fatalf(format string, args ...any) {
-	panic(diskError{fmt.Errorf(format, args...)})
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			panic(fmt.Errorf("%w (%s)", err, format))
+		}
+	}
+	panic(fmt.Errorf(format, args...))
 }
 
-// diskError is a write that the disk refused. What it holds then is unknown until
-// the store is opened again.
-type diskError struct{ error }
-
-func (e diskError) Unwrap() error { return e.error }
-
-// guard runs a write and returns a fatal error of the engine as an error.
-func guard(write func() error) (err error) {
+// guard runs a write and returns a fatal error of the engine as an error. The
+// engine is not touched again: its locks may be held for ever, and what the disk
+// holds is unknown until the store is opened anew.
+func (s *Store) guard(write func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			d, ok := p.(diskError)
-			if !ok {
+			e, ok := p.(error)
+			if _, bug := p.(runtime.Error); !ok || bug {
 				panic(p)
 			}
-			err = d
+			s.broken.Store(true)
+			err = fmt.Errorf("%s: a write failed, and what it left is unknown until the next start: %w", s.opts.Dir, e)
 		}
 	}()
 	return write()
@@ -370,7 +389,7 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 	if _, ok := m.ByID(id); !ok {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Want: fmt.Sprintf("1 to %d", len(members)), Got: fmt.Sprint(id), Where: "founder id"})
 	}
-	if err := begin(s.db, id, m, entryID{1, 1}, &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1))}); err != nil {
+	if err := s.begin(s.db, id, m, entryID{1, 1}, &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1))}); err != nil {
 		return err
 	}
 	return s.load()
@@ -391,7 +410,7 @@ func (s *Store) Rejoin(id uint64) error {
 	}
 	err = db.Set(keyFormat, be64(storeFormat), nil)
 	if err == nil {
-		err = begin(db, id, &Membership{conf: &pb.ConfState{}}, entryID{}, &pb.HardState{})
+		err = s.begin(db, id, &Membership{conf: &pb.ConfState{}}, entryID{}, &pb.HardState{})
 	}
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
@@ -400,7 +419,7 @@ func (s *Store) Rejoin(id uint64) error {
 }
 
 // begin writes the first state of a store, on which a log can grow.
-func begin(db *pebble.DB, id uint64, m *Membership, first entryID, hard *pb.HardState) error {
+func (s *Store) begin(db *pebble.DB, id uint64, m *Membership, first entryID, hard *pb.HardState) error {
 	b := db.NewBatch()
 	hs, err := proto.Marshal(hard)
 	if err != nil {
@@ -411,13 +430,13 @@ func begin(db *pebble.DB, id uint64, m *Membership, first entryID, hard *pb.Hard
 			return err
 		}
 	}
-	return guard(func() error { return b.Commit(pebble.Sync) })
+	return s.guard(func() error { return b.Commit(pebble.Sync) })
 }
 
 // started counts a start of the node, so that no sequence number is used twice.
 func (s *Store) started() error {
 	s.start++
-	return guard(func() error { return s.db.Set(keyStart, be64(s.start), pebble.Sync) })
+	return s.guard(func() error { return s.db.Set(keyStart, be64(s.start), pebble.Sync) })
 }
 
 // ID returns the raft id of the node whose store this is; 0 for an empty store.
@@ -453,10 +472,10 @@ func (s *Store) Close() error {
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
 	var errs []error
-	if s.db != nil {
-		errs = append(errs, guard(s.db.Close))
-		s.db = nil
+	if s.db != nil && !s.broken.Load() {
+		errs = append(errs, s.guard(s.db.Close))
 	}
+	s.db = nil
 	return errors.Join(append(errs, s.marker.Close(), s.lock.Close())...)
 }
 

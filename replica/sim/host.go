@@ -1,0 +1,581 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/replica"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// A Host is a simulated machine: a disk, a clock, and while it is up, a replica.
+type Host struct {
+	Name    string
+	Key     keystead.Digest
+	Machine replica.StateMachine // of the present start
+
+	c      *Cluster
+	disk   *vfs.MemFS
+	full   bool // the disk
+	drift  float64
+	paused time.Duration // until then
+	life   int           // counts starts and stops: what was meant for another is void
+
+	store    *replica.Store
+	core     *replica.Core // nil while it is down or joins
+	boot     [16]byte
+	peers    []replica.Member
+	joining  bool
+	appends  []*pb.Message
+	applies  []*pb.Message
+	writing  bool
+	applying bool
+	applied  uint64
+	role     string // as last traced
+}
+
+func (c *Cluster) newHost() *Host {
+	n := len(c.hosts) + 1
+	h := &Host{Name: fmt.Sprintf("n%d", n), Key: key(n), c: c, disk: vfs.NewCrashableMem()}
+	h.drift = 1 + c.opts.Faults.Drift*(2*c.rng.Float64()-1)
+	c.hosts = append(c.hosts, h)
+	return h
+}
+
+// Up reports whether the host runs, be it that it still joins.
+func (h *Host) Up() bool { return h.store != nil }
+
+// Running reports whether the host has a raft id and takes part.
+func (h *Host) Running() bool { return h.core != nil }
+
+// Store is the host's, while it is up.
+func (h *Host) Store() *replica.Store { return h.store }
+
+// Status is the host's; zero while it is down or joins.
+func (h *Host) Status() replica.Status {
+	if h.core == nil {
+		return replica.Status{}
+	}
+	return h.core.Status()
+}
+
+func (h *Host) open() error {
+	h.life++
+	h.Machine = h.c.opts.Machine()
+	for i := range h.boot {
+		h.boot[i] = byte(h.c.rng.Uint32())
+	}
+	fs := errorfs.Wrap(h.disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if h.full && (op.Kind == errorfs.OpFileWrite || op.Kind == errorfs.OpCreate) {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	var err error
+	h.store, err = replica.OpenStore(replica.StoreOptions{FS: fs, Dir: "data", Machine: h.Machine,
+		RetainBytes: h.c.opts.RetainBytes, MemTableBytes: 1 << 20, Cache: sharedCache})
+	h.applied, h.joining, h.paused = 0, false, 0
+	return err
+}
+
+var sharedCache = pebble.NewCache(1 << 20)
+
+func (h *Host) seal() replica.Seal { return replica.FileSeal{FS: h.disk, Path: "sealed"} }
+
+// found starts the host as a founder.
+func (h *Host) found(id uint64, members []replica.Member) error {
+	if err := h.open(); err != nil {
+		return err
+	}
+	if err := h.store.Bootstrap(id, members); err != nil {
+		return err
+	}
+	return h.begin()
+}
+
+// begin starts the loop on a store that may be gone on with.
+func (h *Host) begin() (err error) {
+	h.core, err = replica.NewCore(replica.CoreOptions{PromoteSlack: 8, Logger: quiet{}}, h.store)
+	if err != nil {
+		return err
+	}
+	h.applied = h.store.Applied()
+	h.clock()
+	return nil
+}
+
+// Join starts a host that is in the membership but has no id, or starts it anew as
+// such, and asks the peers until one gives it an id.
+func (h *Host) Join(peers []replica.Member) error {
+	if h.store == nil {
+		if err := h.open(); err != nil {
+			return err
+		}
+	}
+	h.peers, h.joining = peers, true
+	h.c.trace(h, "asks for a fresh id")
+	h.ask()
+	return nil
+}
+
+// Restart starts a host that is down. On a disk that it may not go on with, it
+// rejoins.
+func (h *Host) Restart() error {
+	if err := h.open(); err != nil {
+		return err
+	}
+	if h.store.ID() == 0 {
+		return h.Join(h.peers)
+	}
+	if h.c.opts.TrustDisks {
+		h.c.trace(h, "restarts in place as id %d, applied %d", h.store.ID(), h.store.Applied())
+		return h.begin()
+	}
+	if err := h.store.Unseal(h.seal()); err == nil {
+		h.c.trace(h, "restarts in place as id %d: its seal is valid", h.store.ID())
+		return h.begin()
+	} else if h.c.trace(h, "was id %d; may not go on: %v", h.store.ID(), reason(err)); h.store.Membership() == nil {
+		return err
+	}
+	return h.Join(h.store.Membership().Members)
+}
+
+func reason(err error) string {
+	var d *keystead.DenyError
+	if errors.As(err, &d) {
+		return string(d.Findings[0].Reason) + ", " + d.Findings[0].Got
+	}
+	return err.Error()
+}
+
+// Crash stops the host at once; its disk keeps what was synced.
+func (h *Host) Crash() {
+	if !h.Up() {
+		return
+	}
+	h.c.trace(h, "crashes")
+	h.fall(h.disk.CrashClone(vfs.CrashCloneCfg{}))
+}
+
+// RollBack crashes the host and gives it back a disk of the past, or an empty one.
+func (h *Host) RollBack(disk *vfs.MemFS) {
+	h.c.trace(h, "crashes, and its disk is rolled back")
+	h.fall(disk)
+}
+
+// Disk returns a copy of the disk as a crash would leave it.
+func (h *Host) Disk() *vfs.MemFS { return h.disk.CrashClone(vfs.CrashCloneCfg{}) }
+
+func (h *Host) fall(disk *vfs.MemFS) {
+	h.drop()
+	h.disk, h.full = disk, false
+}
+
+// drop ends the present start of the host.
+func (h *Host) drop() {
+	if h.store == nil {
+		return
+	}
+	h.life++
+	if h.core != nil {
+		h.core.Close(errDown)
+	}
+	h.full = false // so that closing what is abandoned anyhow can not fail
+	_ = h.store.Close()
+	h.store, h.core, h.appends, h.applies, h.writing, h.applying, h.role = nil, nil, nil, nil, false, false, ""
+}
+
+var errDown = keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Got: "the host went down; the command may still take effect", Where: "simulation"})
+
+// Shutdown stops the host in order, with a seal.
+func (h *Host) Shutdown() error {
+	h.c.trace(h, "shuts down")
+	err := h.store.Seal(h.seal())
+	h.drop()
+	return err
+}
+
+// Pause stops the host's time for a while: a stopped process, a stalled machine.
+func (h *Host) Pause(d time.Duration) {
+	h.c.trace(h, "stalls for %v", d)
+	h.paused = h.c.now + d
+}
+
+// FillDisk makes every write fail from now on, until the host has crashed of it.
+func (h *Host) FillDisk() {
+	h.c.trace(h, "has a full disk")
+	h.full = true
+}
+
+// JumpClock moves the host's clock on at once.
+func (h *Host) JumpClock(ticks int) {
+	h.c.trace(h, "has its clock jump by %v", time.Duration(ticks)*tick)
+	for range ticks {
+		h.then(0, func() {
+			if h.core != nil {
+				h.core.Tick()
+			}
+		})
+	}
+}
+
+// then does something on the host after a while, unless it has gone down by then.
+func (h *Host) then(d time.Duration, do func()) {
+	life := h.life
+	var run func()
+	run = func() {
+		switch {
+		case h.life != life:
+		case h.paused > h.c.now:
+			h.c.After(h.paused-h.c.now, run)
+		default:
+			h.guarded(func() { do(); h.pump() })
+		}
+	}
+	h.c.After(d, run)
+}
+
+// guarded notes a panic, raft's or our own, as a failure of the run.
+func (h *Host) guarded(do func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.c.Fail("%s: panic: %v\n%s", h.Name, p, debug.Stack())
+		}
+	}()
+	do()
+}
+
+func (h *Host) clock() {
+	h.then(time.Duration(float64(tick)*h.drift), func() {
+		h.core.Tick()
+		h.clock()
+	})
+}
+
+// pump starts the work that the core has.
+func (h *Host) pump() {
+	for h.core != nil {
+		w, ok := h.core.Work()
+		if !ok {
+			break
+		}
+		for _, m := range w.Send {
+			h.send(m)
+		}
+		if w.Append != nil {
+			h.appends = append(h.appends, w.Append)
+		}
+		if w.Apply != nil {
+			h.applies = append(h.applies, w.Apply)
+		}
+	}
+	h.write()
+	h.apply()
+	h.watch()
+}
+
+// watch traces what changed, and checks that the applied index never falls.
+func (h *Host) watch() {
+	if h.core == nil {
+		return
+	}
+	s := h.core.Status()
+	if s.Applied < h.applied {
+		h.c.Fail("%s: applied index fell from %d to %d", h.Name, h.applied, s.Applied)
+	}
+	h.applied = s.Applied
+	role := fmt.Sprintf("%s of term %d", roles[s.State], s.Term)
+	if s.State == raft.StateFollower && s.Leader != 0 {
+		role += fmt.Sprintf(" under id %d", s.Leader)
+	}
+	if role != h.role {
+		h.role = role
+		h.c.trace(h, "is %s", role)
+	}
+}
+
+var roles = map[raft.StateType]string{raft.StateFollower: "follower", raft.StateCandidate: "candidate", raft.StateLeader: "LEADER", raft.StatePreCandidate: "pre-candidate"}
+
+// write does all appends that wait in one write. A crash may come before it has
+// reached the disk, or after that and before anyone is told.
+func (h *Host) write() {
+	if h.writing || len(h.appends) == 0 {
+		return
+	}
+	h.writing = true
+	ms := h.appends
+	h.appends = nil
+	before := h.c.upTo(h.c.opts.Faults.MaxWrite)
+	after := h.c.upTo(h.c.opts.Faults.MaxWrite)
+	h.then(before, func() {
+		if err := h.store.Append(ms...); err != nil {
+			h.broken(err)
+			return
+		}
+		h.then(after, func() {
+			h.writing = false
+			for _, m := range ms {
+				if s := m.GetSnapshot().GetMetadata(); s.GetIndex() > 0 {
+					h.c.trace(h, "takes the snapshot at %d", s.GetIndex())
+				}
+				if err := h.core.Appended(m); err != nil {
+					h.broken(err)
+					return
+				}
+			}
+		})
+	})
+}
+
+func (h *Host) apply() {
+	if h.applying || len(h.applies) == 0 {
+		return
+	}
+	h.applying = true
+	m := h.applies[0]
+	h.applies = h.applies[1:]
+	h.then(h.c.upTo(h.c.opts.Faults.MaxWrite), func() {
+		before := h.store.Membership()
+		a, err := h.store.Apply(m)
+		if err != nil {
+			h.broken(err)
+			return
+		}
+		if after := h.store.Membership(); after != before {
+			h.c.trace(h, "applies: voters %v, learners %v%s", after.Voters(), after.Learners(), map[bool]string{true: ", joint"}[after.Joint()])
+		}
+		h.then(h.c.upTo(h.c.opts.Faults.MaxWrite), func() {
+			h.applying = false
+			if err := h.core.Applied(a); err != nil {
+				h.broken(err)
+			}
+		})
+	})
+}
+
+// broken is the end of a start that met an error: the process ends.
+func (h *Host) broken(err error) {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, keystead.ReasonDiskRolledBack) {
+		h.c.Fail("%s: stopped: %v", h.Name, err)
+		return
+	}
+	h.c.trace(h, "stops: %s", reason(err))
+	h.Crash()
+}
+
+// send puts a message on the network.
+func (h *Host) send(m *pb.Message) {
+	to := h.c.byID(m.GetTo())
+	if m.GetType() == pb.MsgSnap {
+		h.sendSnapshot(to, m)
+		return
+	}
+	if to == nil {
+		return
+	}
+	b, err := proto.Marshal(m)
+	if err != nil {
+		h.c.Fail("marshal: %v", err)
+		return
+	}
+	copies := 1
+	if h.c.chance(h.c.opts.Faults.Double) {
+		copies = 2
+	}
+	for range copies {
+		h.c.carry(h, to, func() {
+			m := &pb.Message{}
+			if err := proto.Unmarshal(b, m); err != nil {
+				h.c.Fail("unmarshal: %v", err)
+			}
+			if to.core == nil {
+				return
+			}
+			if err := to.core.Step(m); err != nil {
+				to.broken(err)
+			}
+		})
+	}
+}
+
+// carry brings something from host to host, late or never.
+func (c *Cluster) carry(from, to *Host, arrive func()) bool {
+	if c.cut[[2]*Host{from, to}] || c.chance(c.opts.Faults.Loss) {
+		return false
+	}
+	to.then(100*time.Microsecond+c.upTo(c.opts.Faults.MaxDelay), arrive)
+	return true
+}
+
+// sendSnapshot carries the stream of a checkpoint.
+func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
+	sent := func(ok bool) {
+		h.then(tick, func() { h.core.SnapshotSent(m.GetTo(), ok) })
+	}
+	cp, err := h.store.Checkpoint()
+	if err != nil {
+		h.broken(err)
+		return
+	}
+	var stream bytes.Buffer
+	_, err = cp.WriteTo(&stream)
+	if err := errors.Join(err, cp.Remove()); err != nil {
+		h.broken(err)
+		return
+	}
+	if to == nil {
+		sent(false)
+		return
+	}
+	h.c.trace(h, "sends id %d a snapshot at %d", m.GetTo(), cp.Metadata.GetIndex())
+	b := stream.Bytes()
+	if h.c.chance(h.c.opts.Faults.Corrupt) {
+		b[h.c.rng.IntN(len(b))] ^= 1 << h.c.rng.IntN(8)
+	}
+	head := proto.Clone(m).(*pb.Message)
+	carried := h.c.carry(h, to, func() {
+		if to.core == nil {
+			sent(false)
+			return
+		}
+		meta, err := to.store.Receive(bytes.NewReader(b))
+		if err != nil {
+			h.c.trace(to, "refuses a snapshot: %v", err)
+			if errors.Is(err, syscall.ENOSPC) {
+				to.broken(err)
+			}
+			sent(false)
+			return
+		}
+		head.Snapshot = &pb.Snapshot{Metadata: meta}
+		if err := to.core.Step(head); err != nil {
+			to.broken(err)
+		}
+		sent(true)
+	})
+	if !carried {
+		sent(false)
+	}
+}
+
+// ask sends the peers the request for a fresh id, until one answers.
+func (h *Host) ask() {
+	request := replica.JoinRequest{Boot: h.boot, Address: h.Name}
+	for _, p := range h.peers {
+		to := h.c.named(p.Address)
+		if to == nil || to == h {
+			continue
+		}
+		h.c.carry(h, to, func() { to.admit(h, request) })
+	}
+	h.then(10*tick, func() {
+		if h.joining {
+			h.ask()
+		}
+	})
+}
+
+func (c *Cluster) named(name string) *Host {
+	for _, h := range c.hosts {
+		if h.Name == name {
+			return h
+		}
+	}
+	return nil
+}
+
+// admit answers a host that asks for a fresh id, as replica.Node does.
+func (h *Host) admit(from *Host, request replica.JoinRequest) {
+	if h.core == nil {
+		return
+	}
+	answer := func() {
+		reply, change, err := h.store.Membership().Admit(from.Key, request)
+		if err != nil || change != nil {
+			return
+		}
+		h.c.carry(h, from, func() { from.joined(request, reply) })
+	}
+	_, change, err := h.store.Membership().Admit(from.Key, request)
+	if err != nil {
+		h.c.trace(h, "refuses %s an id: %s", from.Name, reason(err))
+		return
+	}
+	if change == nil {
+		answer()
+		return
+	}
+	h.core.Change(*change, &replica.Proposal{Done: func(p *replica.Proposal) {
+		if p.Err == nil {
+			answer()
+		}
+	}})
+}
+
+func (h *Host) joined(request replica.JoinRequest, reply replica.JoinReply) {
+	if !h.joining || request.Boot != h.boot {
+		return
+	}
+	h.joining = false
+	h.c.trace(h, "is id %d from now on, and knows nothing yet", reply.ID)
+	if err := errors.Join(h.store.Rejoin(reply.ID), h.begin()); err != nil {
+		h.broken(err)
+	}
+}
+
+// Propose puts a command to the host. done is called at most once, and not if the
+// host goes down.
+func (h *Host) Propose(command []byte, done func(result []byte, err error)) {
+	if h.core == nil {
+		done(nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Got: "a host without an id", Where: h.Name}))
+		return
+	}
+	h.core.Propose(&replica.Proposal{Command: command, Done: func(p *replica.Proposal) { done(p.Result, p.Err) }})
+	h.pump()
+}
+
+// Change puts a change of membership to the host.
+func (h *Host) Change(change replica.Change, done func(error)) {
+	if h.core == nil {
+		done(errDown)
+		return
+	}
+	h.core.Change(change, &replica.Proposal{Done: func(p *replica.Proposal) { done(p.Err) }})
+	h.pump()
+}
+
+// Read waits until the host's state may be read linearizably.
+func (h *Host) Read(done func(error)) {
+	if h.core == nil {
+		done(errDown)
+		return
+	}
+	h.core.Read(&replica.Read{Done: func(r *replica.Read) { done(r.Err) }})
+	h.pump()
+}
+
+// quiet is a logger for raft that only panics.
+type quiet struct{}
+
+func (quiet) Debug(...any)              {}
+func (quiet) Debugf(string, ...any)     {}
+func (quiet) Info(...any)               {}
+func (quiet) Infof(string, ...any)      {}
+func (quiet) Warning(...any)            {}
+func (quiet) Warningf(string, ...any)   {}
+func (quiet) Error(...any)              {}
+func (quiet) Errorf(string, ...any)     {}
+func (quiet) Fatal(v ...any)            { panic(fmt.Sprint(v...)) }
+func (quiet) Fatalf(f string, v ...any) { panic(fmt.Sprintf(f, v...)) }
+func (quiet) Panic(v ...any)            { panic(fmt.Sprint(v...)) }
+func (quiet) Panicf(f string, v ...any) { panic(fmt.Sprintf(f, v...)) }
