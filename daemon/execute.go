@@ -130,7 +130,7 @@ func (b *books) until(ctx context.Context, wanted func(ledger.View) (bool, error
 		}
 		select {
 		case <-rung:
-		case <-time.After(time.Second): // in case the bell rang before the state showed
+		case <-time.After(100 * time.Millisecond): // in case the bell rang before the state showed
 		case <-b.replica.Done():
 			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node"})
 		case <-ctx.Done():
@@ -233,13 +233,17 @@ func (b *books) Consistency(_ context.Context, from []byte) ([]byte, error) {
 	return c.Bytes(), nil
 }
 
-// A bell wakes all who wait, each time it rings.
+// A bell wakes all who wait, a moment after it is rung: what is applied shows in the
+// state a little later.
 type bell struct {
-	mu sync.Mutex
-	c  chan struct{}
+	mu  sync.Mutex
+	c   chan struct{}
+	set bool // to ring soon
 }
 
-// wait returns a channel that is closed at the next ring.
+const bellDelay = 2 * time.Millisecond
+
+// wait returns a channel that is closed when the bell next rings.
 func (b *bell) wait() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -252,8 +256,15 @@ func (b *bell) wait() <-chan struct{} {
 func (b *bell) ring() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.c != nil {
-		close(b.c)
-		b.c = nil
+	if b.c != nil && !b.set {
+		b.set = true
+		time.AfterFunc(bellDelay, b.sound)
 	}
+}
+
+func (b *bell) sound() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.c)
+	b.c, b.set = nil, false
 }

@@ -2,7 +2,7 @@ package daemon
 
 import (
 	"bytes"
-	"crypto/ed25519"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/replica"
 )
 
 // Names of a node's files in its directory.
@@ -27,14 +28,18 @@ const (
 	domainFile  = "domain.json" // genesis entry and contacts of the founders
 	contactFile = "contact"     // where this node is found, signed by its key
 	storeDir    = "store"       // log and state
+	sealFile    = "shutdown"    // record of a clean shutdown
+	startedFile = "started"     // the node has had a store
 )
 
-// Identity is a node's own keys: one signs for the domain, one for TLS. Until
-// nodes attest themselves both last as long as the directory does.
+// Identity is a node's own keys: one signs for the domain, one is what its
+// connections show. Until nodes attest themselves both last as long as the
+// directory does.
 type Identity struct {
 	Node *key.Node
-	TLS  tls.Certificate
-	Pin  keystead.Digest // of the TLS key's SubjectPublicKeyInfo
+	Peer *replica.NodeKey
+	TLS  tls.Certificate // of Peer, for the API
+	Pin  keystead.Digest // of Peer
 }
 
 // NewIdentity makes the keys in dir, which it creates. It overwrites nothing.
@@ -43,14 +48,14 @@ func NewIdentity(dir string) (*Identity, error) {
 		return nil, err
 	}
 	seed := make([]byte, key.NodeSeedSize)
-	_, secret, err := ed25519.GenerateKey(rand.Reader)
+	peer, err := replica.GenerateNodeKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := io.ReadFull(rand.Reader, seed); err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(secret)
+	der, err := peer.Marshal()
 	if err != nil {
 		return nil, err
 	}
@@ -99,16 +104,12 @@ func LoadIdentity(dir string) (*Identity, error) {
 	if block == nil {
 		return nil, fmt.Errorf("%s: has no PEM block", filepath.Join(dir, tlsFile))
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	peer, err := replica.ParseNodeKey(block.Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, tlsFile), err)
 	}
-	secret, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: is not an Ed25519 key", filepath.Join(dir, tlsFile))
-	}
-	cert, pin, err := selfSigned(secret)
-	return &Identity{Node: node, TLS: cert, Pin: pin}, err
+	cert, err := certificate(block.Bytes)
+	return &Identity{Node: node, Peer: peer, TLS: cert, Pin: peer.Digest()}, err
 }
 
 func readSecret(path string) ([]byte, error) {
@@ -125,23 +126,23 @@ func readSecret(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// selfSigned wraps a key into a certificate. Peers look at the key alone.
-func selfSigned(secret ed25519.PrivateKey) (tls.Certificate, keystead.Digest, error) {
+// certificate wraps a key into a certificate. Peers look at the key alone.
+func certificate(pkcs8 []byte) (tls.Certificate, error) {
+	parsed, err := x509.ParsePKCS8PrivateKey(pkcs8)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	secret, ok := parsed.(crypto.Signer)
+	if !ok {
+		return tls.Certificate{}, fmt.Errorf("a %T can not sign", parsed)
+	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "keystead node"},
 		NotBefore:    time.Unix(0, 0),
 		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280: no expiry
 		DNSNames:     []string{"node.keystead"},
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, secret.Public(), secret)
-	if err != nil {
-		return tls.Certificate{}, keystead.Digest{}, err
-	}
-	spki, err := x509.MarshalPKIXPublicKey(secret.Public())
-	if err != nil {
-		return tls.Certificate{}, keystead.Digest{}, err
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: secret}, keystead.Sum(spki), nil
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: secret}, err
 }

@@ -29,6 +29,14 @@ func NewTick(k *key.Node, node string, domain keystead.Digest, time uint64, rand
 	return t
 }
 
+// Verify checks that the key signed the tick, for the domain.
+func (t *SignedTick) Verify(k key.NodePublic, domain keystead.Digest) error {
+	if !k.Verify(t.message(domain), t.Signature) {
+		return deny(keystead.ReasonSignatureInvalid, "tick", "a signature by "+t.Node, "another")
+	}
+	return nil
+}
+
 func (t *SignedTick) message(domain keystead.Digest) []byte {
 	b := append([]byte("keystead tick/1\n"), domain[:]...)
 	return append(binary.BigEndian.AppendUint64(b, t.Time), t.Random[:]...)

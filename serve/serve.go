@@ -58,6 +58,8 @@ type Options struct {
 	InFlight int           // transactions under way
 	Timeout  time.Duration // of a request
 	Failed   func(error)   // told of errors that are the node's own; may be nil
+	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
+	Observe func(procedure, code string, took time.Duration)
 }
 
 // server holds what the handlers share.
@@ -101,14 +103,18 @@ func (i interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
 		ctx, cancel := context.WithTimeout(ctx, i.opts.Timeout)
 		defer cancel()
+		began := time.Now()
 		out, err := next(ctx, r)
-		return out, i.encode(err)
+		return out, i.encode(r.Spec(), began, err)
 	}
 }
 
 // WrapStreamingHandler implements connect.Interceptor.
 func (i interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return func(ctx context.Context, c connect.StreamingHandlerConn) error { return i.encode(next(ctx, c)) }
+	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
+		began := time.Now()
+		return i.encode(c.Spec(), began, next(ctx, c))
+	}
 }
 
 // WrapStreamingClient implements connect.Interceptor.
@@ -116,10 +122,17 @@ func (i interceptor) WrapStreamingClient(next connect.StreamingClientFunc) conne
 	return next
 }
 
-func (i interceptor) encode(err error) error {
-	out := refusal.Encode(err)
-	if err != nil && connect.CodeOf(out) == connect.CodeInternal && i.opts.Failed != nil {
-		i.opts.Failed(err)
+// encode gives an answer's error its wire form, and reports the answer.
+func (i interceptor) encode(spec connect.Spec, began time.Time, err error) error {
+	out, code := refusal.Encode(err), "ok"
+	if err != nil {
+		code = connect.CodeOf(out).String()
+		if code == connect.CodeInternal.String() && i.opts.Failed != nil {
+			i.opts.Failed(err)
+		}
+	}
+	if i.opts.Observe != nil {
+		i.opts.Observe(spec.Procedure, code, time.Since(began))
 	}
 	return out
 }

@@ -1506,14 +1506,16 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type StatusResponse struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Node      string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Role      string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	Leader    string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
-	Term      uint64                 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
-	Committed uint64                 `protobuf:"varint,5,opt,name=committed,proto3" json:"committed,omitempty"`
-	Applied   uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"`
-	TreeSize  uint64                 `protobuf:"varint,7,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// role: "leader", "follower", "candidate", "precandidate" or "learner".
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// leader is the name of the node that leads; empty while none does.
+	Leader    string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	Term      uint64 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
+	Committed uint64 `protobuf:"varint,5,opt,name=committed,proto3" json:"committed,omitempty"`
+	Applied   uint64 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"`
+	TreeSize  uint64 `protobuf:"varint,7,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
 	// checkpoint_size is the newest size that a majority signed.
 	CheckpointSize uint64 `protobuf:"varint,8,opt,name=checkpoint_size,json=checkpointSize,proto3" json:"checkpoint_size,omitempty"`
 	// domain_clock in Unix milliseconds.
@@ -1640,13 +1642,13 @@ func (x *StatusResponse) GetVersion() string {
 	return ""
 }
 
-// Peer as seen by the leader.
+// Peer is a member of the group that replicates the ledger.
 type Peer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	Reachable     bool                   `protobuf:"varint,3,opt,name=reachable,proto3" json:"reachable,omitempty"`
-	Match         uint64                 `protobuf:"varint,4,opt,name=match,proto3" json:"match,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// role: "voter" or "learner".
+	Role          string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	RaftId        uint64 `protobuf:"varint,3,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1695,16 +1697,9 @@ func (x *Peer) GetRole() string {
 	return ""
 }
 
-func (x *Peer) GetReachable() bool {
+func (x *Peer) GetRaftId() uint64 {
 	if x != nil {
-		return x.Reachable
-	}
-	return false
-}
-
-func (x *Peer) GetMatch() uint64 {
-	if x != nil {
-		return x.Match
+		return x.RaftId
 	}
 	return 0
 }
@@ -1922,12 +1917,11 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x05fresh\x18\n" +
 	" \x01(\bR\x05fresh\x12'\n" +
 	"\x05peers\x18\v \x03(\v2\x11.keystead.v1.PeerR\x05peers\x12\x18\n" +
-	"\aversion\x18\f \x01(\tR\aversion\"b\n" +
+	"\aversion\x18\f \x01(\tR\aversion\"G\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\x12\x1c\n" +
-	"\treachable\x18\x03 \x01(\bR\treachable\x12\x14\n" +
-	"\x05match\x18\x04 \x01(\x04R\x05match\";\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +
+	"\araft_id\x18\x03 \x01(\x04R\x06raftId\";\n" +
 	"\aRefusal\x120\n" +
 	"\bfindings\x18\x01 \x03(\v2\x14.keystead.v1.FindingR\bfindings\"]\n" +
 	"\aFinding\x12\x16\n" +
