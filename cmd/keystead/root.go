@@ -53,6 +53,10 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
   keystead policy check strict.txt`,
 		a.policy(),
 		a.member(),
+		a.domain(),
+		a.node(),
+		a.ledger(),
+		a.receipt(),
 		a.version(),
 	)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")
