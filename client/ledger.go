@@ -26,8 +26,8 @@ type clock struct {
 	known  time.Time
 }
 
-// deadline returns the domain clock patience from now, in Unix milliseconds.
-func (c *Client) deadline(ctx context.Context) (uint64, error) {
+// Deadline returns the domain clock patience from now, in Unix milliseconds.
+func (c *Client) Deadline(ctx context.Context) (uint64, error) {
 	c.mu.Lock()
 	k := c.clock
 	c.mu.Unlock()
@@ -50,7 +50,7 @@ func (c *Client) Prepare(ctx context.Context, tx *apiv1.Transaction) error {
 		tx.RequestId = NewRequestID()
 	}
 	if tx.DeadlineMs == 0 {
-		d, err := c.deadline(ctx)
+		d, err := c.Deadline(ctx)
 		if err != nil {
 			return err
 		}
