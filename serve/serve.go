@@ -73,7 +73,7 @@ type server struct {
 // New returns the handler of a node's API.
 func New(l Ledger, d Domain, opts Options) http.Handler {
 	s := &server{opts: opts, ledger: l, domain: d}
-	o := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
+	o := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, o...))
 	mux.Handle(apiv1connect.NewDomainServiceHandler(s, o...))
