@@ -58,6 +58,9 @@ func (h *Host) Up() bool { return h.store != nil }
 // Running reports whether the host has a raft id and takes part.
 func (h *Host) Running() bool { return h.core != nil }
 
+// Sound reports whether the host runs and will go on: its disk has room.
+func (h *Host) Sound() bool { return h.core != nil && !h.full }
+
 // Store is the host's, while it is up.
 func (h *Host) Store() *replica.Store { return h.store }
 
