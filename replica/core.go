@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/keystead/keystead"
@@ -361,21 +360,24 @@ func (c *Core) follow(s *raft.SoftState) {
 			c.proposals.unsend()
 		}
 	}
+	if s.Lead != 0 && s.Lead != c.leader {
+		c.reads.sent = 0
+	}
 	c.leader = s.Lead
 }
 
 // Appended takes note that the writes of a Work's Append are on disk.
-func (c *Core) Appended(m *pb.Message) error {
+func (c *Core) Appended(m *pb.Message) {
 	if !raft.IsEmptySnap(m.GetSnapshot()) {
 		c.applied, c.members, c.changed = c.store.Applied(), c.store.Membership(), true
 		c.proposals.unknown(c.store.origin(c.id))
 		c.reads.reached(c.applied)
 	}
-	return c.deliver(m.GetResponses())
+	c.deliver(m.GetResponses())
 }
 
 // Applied takes note that the entries of a Work's Apply are applied.
-func (c *Core) Applied(a Applied) error {
+func (c *Core) Applied(a Applied) {
 	for _, cc := range a.changes {
 		c.rn.ApplyConfChange(cc)
 	}
@@ -387,19 +389,18 @@ func (c *Core) Applied(a Applied) error {
 		c.proposals.applied(b)
 	}
 	c.reads.reached(c.applied)
-	return c.deliver(a.message.GetResponses())
+	c.deliver(a.message.GetResponses())
 }
 
 // deliver hands the responses of a finished write to whom they are for.
-func (c *Core) deliver(ms []*pb.Message) error {
+func (c *Core) deliver(ms []*pb.Message) {
 	for _, m := range ms {
 		if m.GetTo() != c.id {
 			c.out = append(c.out, m)
-		} else if err := c.rn.Step(m); err != nil && !errors.Is(err, raft.ErrProposalDropped) {
-			return err
+		} else {
+			_ = c.rn.Step(m) // as in Step; a member that was removed no longer counts itself
 		}
 	}
-	return nil
 }
 
 // Close ends everything that waits, with the reason.

@@ -103,14 +103,10 @@ func (in *inbox) drain(c *Core) error {
 		return l.err
 	}
 	for _, m := range l.appended {
-		if err := c.Appended(m); err != nil {
-			return err
-		}
+		c.Appended(m)
 	}
 	for _, a := range l.applied {
-		if err := c.Applied(a); err != nil {
-			return err
-		}
+		c.Applied(a)
 	}
 	for _, m := range l.messages {
 		if err := c.Step(m); err != nil {

@@ -96,7 +96,9 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 	if n.core, err = NewCore(n.opts.Core, n.store); err != nil {
 		return nil, err
 	}
-	n.transport.Members(n.store.Membership().Members)
+	if known := n.store.Membership().Members; len(known) > 0 { // who has just joined knows them from the reply
+		n.transport.Members(known)
+	}
 	n.run()
 	return n, nil
 }

@@ -30,7 +30,7 @@ type reads struct {
 	asked   []*Read // waiting for the answer to context
 	waiting []*Read // waiting for the state to reach their index
 	context uint64  // of the question under way
-	sent    uint64  // tick
+	sent    uint64  // tick; 0 to ask anew at once
 	max     int
 }
 

@@ -305,7 +305,7 @@ func (x *chaos) mayForget() bool {
 		return false
 	}
 	for _, h := range x.c.Hosts() {
-		if !h.Running() {
+		if !h.Sound() {
 			return false
 		}
 	}

@@ -58,6 +58,9 @@ func (h *Host) Up() bool { return h.store != nil }
 // Running reports whether the host has a raft id and takes part.
 func (h *Host) Running() bool { return h.core != nil }
 
+// Sound reports whether the host runs and will go on: its disk has room.
+func (h *Host) Sound() bool { return h.core != nil && !h.full }
+
 // Store is the host's, while it is up.
 func (h *Host) Store() *replica.Store { return h.store }
 
@@ -135,7 +138,7 @@ func (h *Host) Restart() error {
 		return err
 	}
 	if h.store.ID() == 0 {
-		return h.Join(h.peers)
+		return h.Join(h.c.addresses())
 	}
 	if h.c.opts.TrustDisks {
 		h.c.trace(h, "restarts in place as id %d, applied %d", h.store.ID(), h.store.Applied())
@@ -203,6 +206,12 @@ func (h *Host) Shutdown() error {
 	err := h.store.Seal(h.seal())
 	h.drop()
 	return err
+}
+
+// Recover reopens the group from this host's disk, while it is down.
+func (h *Host) Recover(authorise func(replica.RecoveryPlan) error) error {
+	h.drop()
+	return replica.Recover(replica.StoreOptions{FS: h.disk, Dir: "data", Machine: h.c.opts.Machine(), Cache: sharedCache, MemTableBytes: 1 << 20}, h.seal(), h.Key, authorise)
 }
 
 // Pause stops the host's time for a while: a stopped process, a stalled machine.
@@ -328,10 +337,7 @@ func (h *Host) write() {
 				if s := m.GetSnapshot().GetMetadata(); s.GetIndex() > 0 {
 					h.c.trace(h, "takes the snapshot at %d", s.GetIndex())
 				}
-				if err := h.core.Appended(m); err != nil {
-					h.broken(err)
-					return
-				}
+				h.core.Appended(m)
 			}
 		})
 	})
@@ -356,9 +362,7 @@ func (h *Host) apply() {
 		}
 		h.then(h.c.upTo(h.c.opts.Faults.MaxWrite), func() {
 			h.applying = false
-			if err := h.core.Applied(a); err != nil {
-				h.broken(err)
-			}
+			h.core.Applied(a)
 		})
 	})
 }
@@ -483,6 +487,14 @@ func (h *Host) ask() {
 			h.ask()
 		}
 	})
+}
+
+// addresses names every host, as a configuration would for a node that is new.
+func (c *Cluster) addresses() (out []replica.Member) {
+	for _, h := range c.hosts {
+		out = append(out, replica.Member{Key: h.Key, Address: h.Name})
+	}
+	return out
 }
 
 func (c *Cluster) named(name string) *Host {
