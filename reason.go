@@ -57,7 +57,7 @@ const (
 	ReasonRosterOld           Reason = "roster-old"           // signed under a roster that is known to be over
 	ReasonRosterConflict      Reason = "roster-conflict"      // two signed changes in one place of the chain
 	ReasonProofInvalid        Reason = "proof-invalid"        // an inclusion or consistency proof that does not lead to the root
-	ReasonUnprovable          Reason = "unprovable"           // of a kind that is never in the tree
+	ReasonUnprovable          Reason = "unprovable"           // of a kind that is never in the tree: proposals, ticks, denials
 	ReasonCheckpointConflict  Reason = "checkpoint-conflict"  // two signed checkpoints of one size with different trees
 	ReasonGenesisMisplaced    Reason = "genesis-misplaced"    // a second genesis, or an entry before the first
 	ReasonTickReplayed        Reason = "tick-replayed"        // a node's tick that is not after its last one

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strconv"
@@ -122,14 +123,20 @@ func decodeVotes(b []byte) (votes []Vote, err error) {
 }
 
 // loadCheckpoint reads back a note that saveCheckpoint wrote.
-func loadCheckpoint(note []byte) (checkpoint, error) {
+func (m *Machine) loadCheckpoint(note []byte) error {
 	h, err := receipt.ParseCheckpoint(note)
-	c := checkpoint{h.Size, append([]byte(nil), note...), map[string]bool{}}
+	if err != nil {
+		return err
+	}
+	if _, err := receipt.VerifyCheckpoint(note, &m.rosters[m.rosterAt(h.Size)].Roster); err != nil {
+		return err
+	}
+	m.latest = checkpoint{h.Size, bytes.Clone(note), map[string]bool{}}
 	for line := range strings.Lines(string(note)) {
 		if s, ok := strings.CutPrefix(line, "— "); ok {
 			name, _, _ := strings.Cut(s, " ")
-			c.by[name] = true
+			m.latest.by[name] = true
 		}
 	}
-	return c, err
+	return nil
 }

@@ -124,9 +124,9 @@ func newDomain(t testing.TB, nodes int, settings ...string) *domain {
 	return d
 }
 
-// newNode makes a node key; a second one of the same name is another key.
+// newNode makes a node key; each one is another.
 func (d *domain) newNode(name string) receipt.Node {
-	k, err := key.NewNode(fixed(fmt.Sprint(name, d.keys[name] != nil)))
+	k, err := key.NewNode(fixed(fmt.Sprint(name, len(d.log))))
 	must(d.t, err)
 	d.keys[name] = k
 	return receipt.Node{Name: name, Key: k.Public()}

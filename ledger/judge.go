@@ -179,6 +179,9 @@ func (m *Machine) applyEffective(entry []byte, w Writer, res *Result) error {
 	case v.Type != p.kind || v.Subject != p.subject || v.Base != p.base:
 		return deny(keystead.ReasonProposalUnknown, "verdict", fmt.Sprintf("on %s %s at version %d", p.kind, p.subject, p.base), fmt.Sprintf("on %s %s at version %d", v.Type, v.Subject, v.Base))
 	}
+	if writes.n == 0 {
+		return deny(keystead.ReasonUnprovable, "verdict", "one that writes something", "a denial, which never takes effect")
+	}
 	if err := writes.confined([]byte(v.Type)); err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ type Verdict struct {
 	Subject  string
 	Base     uint64
 	Content  []byte  // the judging function's own words
-	Writes   []Write // keys start with Type and "/"
+	Writes   []Write // keys start with Type and "/"; none is a denial
 }
 
 // NewVerdict returns an empty verdict on the proposal of that entry.

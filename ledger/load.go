@@ -56,7 +56,7 @@ func (m *Machine) load() (err error) {
 		return err
 	}
 	if found {
-		if m.latest, err = loadCheckpoint(b); err != nil {
+		if err := m.loadCheckpoint(b); err != nil {
 			return err
 		}
 	}

@@ -62,6 +62,13 @@ func (t *tile) encode(b []byte) []byte {
 	return b
 }
 
+func (t *tile) decode(b []byte) {
+	t.n = tileWidth
+	for i := range t.nodes {
+		t.nodes[i] = hash(b[i*len(hash{}):])
+	}
+}
+
 func hashChildren(l, r *hash) hash {
 	var b [65]byte
 	b[0] = 1
@@ -114,7 +121,7 @@ func (t *tree) append(leaf *hash, w Writer) error {
 type nodeSource struct {
 	r     Reader
 	size  uint64
-	tiles map[tileID]*tile // those that are not full
+	tiles map[tileID]*tile // cache
 }
 
 type tileID struct {
@@ -131,22 +138,36 @@ const maxCachedTiles = 1024 // 16 MiB
 // node returns a node whose leaves are all there.
 func (s *nodeSource) node(id nodeID) (hash, error) {
 	at, within := locate(id)
-	i := id.Index & (tileWidth>>within - 1)
-	if t := s.tiles[at]; t != nil {
-		return *t.at(within, i), nil
+	t := s.tiles[at]
+	if t == nil {
+		var err error
+		if t, err = s.load(at); err != nil {
+			return hash{}, err
+		}
 	}
+	return *t.at(within, id.Index&(tileWidth>>within-1)), nil
+}
+
+// load gets a tile from the store, or makes it if it is not full.
+func (s *nodeSource) load(at tileID) (*tile, error) {
 	b, err := s.full(at)
 	if err != nil {
-		return hash{}, err
+		return nil, err
 	}
+	t := new(tile)
 	if b != nil {
-		return hash(b[place(within, i)*len(hash{}):]), nil
+		t.decode(b)
+	} else if t, err = s.partial(at); err != nil {
+		return nil, err
 	}
-	t, err := s.partial(at)
-	if err != nil {
-		return hash{}, err
+	if len(s.tiles) >= maxCachedTiles {
+		for other := range s.tiles { // any: leaves are asked for in no order
+			delete(s.tiles, other)
+			break
+		}
 	}
-	return *t.at(within, i), nil
+	s.tiles[at] = t
+	return t, nil
 }
 
 // full returns the bytes of a tile that is stored, or nil.
@@ -170,13 +191,7 @@ func (s *nodeSource) partial(at tileID) (*tile, error) {
 	if at.level == 0 {
 		add = s.addLeaves
 	}
-	if err := add(t, at.level, first, last); err != nil {
-		return nil, err
-	}
-	if len(s.tiles) < maxCachedTiles {
-		s.tiles[at] = t
-	}
-	return t, nil
+	return t, add(t, at.level, first, last)
 }
 
 // addLeaves hashes the entries from first to before last.

@@ -2,6 +2,7 @@ package receipt
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strconv"
@@ -63,8 +64,8 @@ func (r *Roster) appendText(b []byte) []byte {
 func (r *Roster) normal() string {
 	slices.Sort(r.Members)
 	slices.SortFunc(r.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
-	keys := map[string]string{}
-	take := func(name, key string) string {
+	keys := map[key.NodePublic]string{}
+	take := func(name string, key key.NodePublic) string {
 		if other, twice := keys[key]; twice {
 			return fmt.Sprintf("%s and %s have the same key", other, name)
 		}
@@ -76,7 +77,11 @@ func (r *Roster) normal() string {
 		if err != nil || len(v.Name()) > maxName {
 			return fmt.Sprintf("member %.80q: is not a public key NAME+HASH+KEY", m)
 		}
-		if problem := take(v.Name(), m[len(v.Name())+len("+00000000+"):]); problem != "" {
+		raw, err := base64.StdEncoding.Strict().DecodeString(m[len(v.Name())+len("+00000000+"):])
+		if err != nil || len(raw) != 1+len(key.NodePublic{}) {
+			return fmt.Sprintf("member %s: is not an Ed25519 key in base64", v.Name())
+		}
+		if problem := take(v.Name(), key.NodePublic(raw[1:])); problem != "" {
 			return problem
 		}
 		if i > 0 && memberName(r.Members[i-1]) == v.Name() {
@@ -87,7 +92,7 @@ func (r *Roster) normal() string {
 		if !validName(n.Name) {
 			return fmt.Sprintf("node %.80q: names have 1 to %d of a-z, 0-9, dot and dash", n.Name, maxName)
 		}
-		if problem := take(n.Name, n.Key.String()); problem != "" {
+		if problem := take(n.Name, n.Key); problem != "" {
 			return problem
 		}
 		if i > 0 && r.Nodes[i-1].Name == n.Name {

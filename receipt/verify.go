@@ -166,62 +166,67 @@ func (v *Verifier) remember(signed string, h TreeHead) {
 // anywhere that is known, and has no gaps.
 func (v *Verifier) extend(chain [][]byte) error {
 	for i, e := range chain {
-		kind, _, err := Split(e)
-		switch {
-		case err != nil:
-			return err
-		case kind == KindGenesis && i == 0:
-			err = v.found(e)
-		case kind == KindRoster:
-			err = v.follow(e)
-		default:
-			err = deny(keystead.ReasonRosterBroken, fmt.Sprintf("chain entry %d", i), "the genesis entry and then roster entries", kind.String())
+		at := v.find(e)
+		if at < 0 {
+			if err := v.add(e); err != nil {
+				return err
+			}
+			at = len(v.rosters) - 1
 		}
-		if err != nil {
-			return err
+		if i > 0 && v.find(chain[i-1]) != at-1 {
+			return deny(keystead.ReasonRosterBroken, fmt.Sprintf("chain entry %d", i), fmt.Sprintf("roster %d before roster %d", at-1, at), "another order")
 		}
 	}
 	return nil
 }
 
-func (v *Verifier) found(entry []byte) error {
-	if v.genesis != nil && bytes.Equal(v.rosters[0].raw, entry) {
-		return nil
-	}
-	g, err := VerifyGenesis(entry, v.domain)
-	if err == nil {
-		v.genesis = &g
-		v.rosters = []knownRoster{{v.domain, bytes.Clone(entry), g.Roster}}
-	}
-	return err
-}
-
-func (v *Verifier) follow(entry []byte) error {
+// find returns the sequence of a known genesis or roster entry, or -1.
+func (v *Verifier) find(entry []byte) int {
 	for i := range v.rosters {
 		if bytes.Equal(v.rosters[i].raw, entry) {
-			return nil
+			return i
 		}
 	}
-	if len(v.rosters) == 0 {
+	return -1
+}
+
+// add verifies the next entry of the chain and makes it known.
+func (v *Verifier) add(entry []byte) error {
+	kind, _, err := Split(entry)
+	if err != nil {
+		return err
+	}
+	known := len(v.rosters)
+	switch {
+	case kind == KindGenesis:
+		g, err := VerifyGenesis(entry, v.domain)
+		if err == nil {
+			v.genesis = &g
+			v.rosters = []knownRoster{{v.domain, bytes.Clone(entry), g.Roster}}
+		}
+		return err
+	case kind != KindRoster:
+		return deny(keystead.ReasonRosterBroken, "chain", "the genesis entry and then roster entries", "a "+kind.String()+" entry")
+	case known == 0:
 		return deny(keystead.ReasonRosterUnknown, "chain", "the genesis entry first", "a roster entry")
 	}
 	c, err := ParseChange(entry)
 	if err != nil {
 		return err
 	}
-	if c.Sequence < uint64(len(v.rosters)) && c.Sequence > 0 { // verify it beside the one known, to tell a forgery from a fork
-		old := v.rosters[c.Sequence-1]
-		if _, err := VerifyChange(entry, v.domain, c.Sequence, old.entry, &old.roster); err != nil {
-			return err
-		}
-		return deny(keystead.ReasonRosterConflict, fmt.Sprintf("roster %d", c.Sequence), "entry "+v.rosters[c.Sequence].entry.String(), keystead.Sum(entry).String()+", signed as well")
+	next := uint64(known)
+	if 0 < c.Sequence && c.Sequence < next {
+		next = c.Sequence // verified beside the one known, to tell a forgery from a fork
 	}
-	old := v.rosters[len(v.rosters)-1]
-	c, err = VerifyChange(entry, v.domain, uint64(len(v.rosters)), old.entry, &old.roster)
-	if err == nil {
-		v.rosters = append(v.rosters, knownRoster{keystead.Sum(entry), bytes.Clone(entry), c.Roster})
+	old := &v.rosters[next-1]
+	if c, err = VerifyChange(entry, v.domain, next, old.entry, &old.roster); err != nil {
+		return err
 	}
-	return err
+	if int(next) < known {
+		return deny(keystead.ReasonRosterConflict, fmt.Sprintf("roster %d", next), "entry "+v.rosters[next].entry.String(), keystead.Sum(entry).String()+", signed as well")
+	}
+	v.rosters = append(v.rosters, knownRoster{keystead.Sum(entry), bytes.Clone(entry), c.Roster})
+	return nil
 }
 
 // VerifyConsistency checks that both checkpoints are the domain's, and that the
