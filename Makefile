@@ -24,8 +24,17 @@ test: ## everything that CI runs
 check: ## format, vet, staticcheck, generated code
 	@scripts/check
 
+<<<<<<< HEAD
 generate: ## generated code from its sources (api/v1)
 	@scripts/generate api
+=======
+fuzz: ## every fuzz target, SECONDS_EACH=60 each
+	@scripts/fuzz $(SECONDS_EACH)
+
+bench: ## the promised figures beside their limits and peers
+	@scripts/need bench
+	@go run ./internal/bench
+>>>>>>> policy
 
 clean: ## remove build output
 	rm -rf $(BUILD)

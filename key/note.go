@@ -28,8 +28,11 @@ const (
 
 var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting}
 
-// MaxNote is the size in bytes above which no note is opened.
-const MaxNote = 16 << 20
+// Bounds of what is signed and opened, in bytes: a text, and the note with it.
+const (
+	MaxText = 16 << 20
+	MaxNote = MaxText + 64<<10
+)
 
 // signatureBlock is what parts a note's text from its signatures.
 var signatureBlock = []byte("\n\n— ")
@@ -171,8 +174,8 @@ func checkText(text string) error {
 	fail := func(off int, field, format string, args ...any) error {
 		return &keystead.FormatError{Format: "note", Offset: int64(off), Field: field, Problem: fmt.Sprintf(format, args...)}
 	}
-	if len(text) > MaxNote/2 {
-		return fail(0, "whole", "is %d bytes long, at most %d are accepted", len(text), MaxNote/2)
+	if len(text) > MaxText {
+		return fail(0, "whole", "is %d bytes long, at most %d are accepted", len(text), MaxText)
 	}
 	if first, _, _ := strings.Cut(text, "\n"); !slices.Contains(kinds, Kind(first)) {
 		return fail(0, "first line", "is %.40q, want one of %q", first, kinds)

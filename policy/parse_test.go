@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +30,11 @@ func TestDefaultsAreStrict(t *testing.T) {
 	p := compile(t, "keystead-policy/1\nname x\nrules none\n")
 	if p.MinimumAssurance() != "measured-os-weak" || !p.EveryEntry() || !p.BootAccepted() || len(p.Rules()) != 0 || len(p.Eval(evidence.Claims{})) != 0 {
 		t.Errorf("a policy that states nothing: %s %v %v", p.MinimumAssurance(), p.EveryEntry(), p.BootAccepted())
+	}
+	for _, zero := range []*policy.Policy{nil, new(policy.Policy)} {
+		if r := zero.Eval(good()); len(r) != 1 || r[0].OK || r[0].Finding().Reason != keystead.ReasonPolicyUnusable {
+			t.Errorf("the zero policy comes to %+v", r)
+		}
 	}
 	if !(*policy.Policy)(nil).IsZero() || !new(policy.Policy).IsZero() || p.IsZero() {
 		t.Error("IsZero does not tell the zero policy apart")
@@ -190,10 +196,35 @@ rule a
 	if got, want := fmt.Sprint(r.Values()), `[software.packages = ["bash=5.2", "libc6=2.41"] quote.pcrs = [0, 10] key.binding = "activated" boot.secure_boot = true]`; got != want || !r.OK {
 		t.Errorf("values %s, want %s; ok %v, %v", got, want, r.OK, r.Err)
 	}
+	claims.Key.Binding = strings.Repeat("x", 1<<20)
+	if got := p.Eval(claims)[0].Values()[2].Value; len(got) > 1100 || !strings.HasSuffix(got, `x"…`) {
+		t.Errorf("a long string prints %d bytes", len(got))
+	}
 	claims.Software.Packages = make([]string, 1000)
 	if got := p.Eval(claims)[0].Values()[0].Value; !strings.HasSuffix(got, `, … 1000 in all]`) || len(got) > 200 {
 		t.Errorf("a long list prints as %s", got)
 	}
+}
+
+func TestEvalInParallel(t *testing.T) {
+	text, _ := policy.Shipped("strict")
+	p, claims := compile(t, string(text)), good()
+	want := fmt.Sprint(failed(p.Eval(evidence.Claims{})))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				results := p.Eval(&claims)
+				if bad := failed(results); bad != nil || len(results[1].Values()) != 1 {
+					t.Errorf("failed %v", bad)
+				}
+				if got := fmt.Sprint(failed(p.Eval(evidence.Claims{}))); got != want {
+					t.Errorf("failed %s, want %s", got, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestVocabularyIsChecked(t *testing.T) {
@@ -244,6 +275,30 @@ func FuzzCompile(f *testing.F) {
 				t.Fatalf("rule %s is met and has no value", r.Name)
 			}
 			r.Finding()
+		}
+	})
+}
+
+// FuzzRule puts expressions into a policy, past the text's own syntax.
+func FuzzRule(f *testing.F) {
+	for _, expr := range []string{
+		"boot.secure_boot", "1 / boot.events > 0", "software.packages.all(p, p.matches('^[a-z]+='))",
+		"[0, 1, 2].all(r, r in quote.pcrs)", "size(software.packages.filter(a, packages.unlisted.exists(b, a == b))) < 3",
+		"quote.banks.map(b, b + '!')[0] == 'sha256!' ? true : !boot.secure_boot", "{'a': 1}.a == boot.events", "-9223372036854775808 == -boot.events",
+	} {
+		f.Add(expr)
+	}
+	claims := good()
+	f.Fuzz(func(t *testing.T, expr string) {
+		p, err := policy.Compile([]byte("keystead-policy/1\nname x\nrule a\n  require "+expr+"\n  otherwise b\n"), vocabulary)
+		if err != nil {
+			return
+		}
+		for _, r := range p.Eval(&claims) {
+			again := p.Eval(&claims)[0]
+			if r.OK && r.Err != nil || len(r.Values()) == 0 || again.OK != r.OK || (again.Err == nil) != (r.Err == nil) {
+				t.Fatalf("%s: %v %v, then %v %v", expr, r.OK, r.Err, again.OK, again.Err)
+			}
 		}
 	})
 }

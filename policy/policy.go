@@ -12,6 +12,7 @@
 package policy
 
 import (
+	"errors"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -20,8 +21,7 @@ import (
 	"github.com/keystead/keystead/key"
 )
 
-// A Policy is a compiled policy text. The zero value has no rules and states no
-// minimum, so nothing may be admitted under it; IsZero tells it apart.
+// A Policy is a compiled policy text. The zero value denies.
 // A Policy may be used by several goroutines at once.
 type Policy struct {
 	text     []byte
@@ -132,8 +132,11 @@ func (p *Policy) Rules() []Rule {
 
 // Eval evaluates every rule, in the order of the text. The claims are of the
 // vocabulary's type, or a pointer to it, and do not change as long as the results are
-// in use; of any other type, every rule fails.
+// in use; of any other type, every rule fails. The zero Policy has one rule, which fails.
 func (p *Policy) Eval(claims any) []Result {
+	if p.IsZero() {
+		return []Result{{Rule: Rule{Name: "any"}, Err: errors.New("there is no policy")}}
+	}
 	values, err := p.claims.values(claims)
 	out := make([]Result, len(p.rules))
 	for i := range p.rules {

@@ -149,8 +149,11 @@ func (v *valueSet) ResolveName(name string) (any, bool) {
 // Parent: see ResolveName.
 func (v *valueSet) Parent() cel.Activation { return nil }
 
-// maxListed bounds the elements of a list that Values prints.
-const maxListed = 16
+// Bounds of what Values prints of a claim.
+const (
+	maxListed = 16   // elements of a list
+	maxString = 1024 // bytes of a string
+)
 
 func printed(v ref.Val) string {
 	switch x := v.(type) {
@@ -159,6 +162,9 @@ func printed(v ref.Val) string {
 	case types.Int:
 		return strconv.FormatInt(int64(x), 10)
 	case types.String:
+		if len(x) > maxString {
+			return strconv.Quote(string(x[:maxString])) + "…"
+		}
 		return strconv.Quote(string(x))
 	}
 	list, ok := v.(interface {

@@ -34,7 +34,7 @@ func readFile(name string, limit int64) ([]byte, error) {
 func createFile(name string, content []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
-		return misuse(err, "choose another name; keys are never overwritten")
+		return misuse(err, "choose another name; files are never overwritten")
 	}
 	if err != nil {
 		return misuse(err, "")

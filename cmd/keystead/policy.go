@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
 )
@@ -64,7 +65,7 @@ func openPolicy(file string, signers []string) (p *policy.Policy, by []string, e
 		return nil, nil, err
 	}
 	if len(accepted) > 0 {
-		if p, err = policy.Open(text, vocabulary, accepted...); err != nil {
+		if p, err = policy.Open(text, appraise.Vocabulary(), accepted...); err != nil {
 			return nil, nil, aboutPolicy(file, err)
 		}
 		for _, k := range p.SignedBy() {
@@ -77,7 +78,7 @@ func openPolicy(file string, signers []string) (p *policy.Policy, by []string, e
 			return nil, nil, aboutPolicy(file, err)
 		}
 	}
-	if p, err = policy.Compile(text, vocabulary); err != nil {
+	if p, err = policy.Compile(text, appraise.Vocabulary()); err != nil {
 		return nil, nil, aboutPolicy(file, err)
 	}
 	return p, by, nil
@@ -161,7 +162,7 @@ policy carries already are kept; they are not verified here.`,
 				return aboutPolicy(args[0], err)
 			}
 		}
-		p, err := policy.Compile(bare, vocabulary)
+		p, err := policy.Compile(bare, appraise.Vocabulary())
 		if err != nil {
 			return aboutPolicy(args[0], err)
 		}

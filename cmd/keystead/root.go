@@ -3,23 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/keystead/keystead/evidence"
-	"github.com/keystead/keystead/policy"
 )
-
-// vocabulary is what policies may speak of.
-var vocabulary = policy.Vocabulary{Claims: evidence.Claims{}, Levels: levels()}
-
-func levels() (names []string) {
-	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
-		names = append(names, a.String())
-	}
-	return names
-}
 
 // app is what all commands share: where to write, and how.
 type app struct {
@@ -36,6 +24,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	called, err := root.ExecuteC()
 	if err != nil && !a.running {
+		a.json = slices.Contains(args, "--json") // parsing may not have come that far
 		err = misuse(err, fmt.Sprintf("%s --help lists what there is", called.CommandPath()))
 	}
 	return a.report(err)

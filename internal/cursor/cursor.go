@@ -17,6 +17,7 @@ type Cursor struct {
 	off    int
 	order  binary.ByteOrder
 	err    error
+	short  bool
 }
 
 // New returns a cursor over data. Format appears in every error.
@@ -26,6 +27,10 @@ func New(format string, order binary.ByteOrder, data []byte) *Cursor {
 
 // Err returns the first error, a *keystead.FormatError, or nil.
 func (c *Cursor) Err() error { return c.err }
+
+// Short reports whether the error is that the input ended before a field did,
+// which is how a file looks that was cut off.
+func (c *Cursor) Short() bool { return c.short }
 
 // Offset returns the number of bytes read.
 func (c *Cursor) Offset() int { return c.off }
@@ -51,6 +56,7 @@ func (c *Cursor) Bytes(n int, field string) []byte {
 		return nil
 	}
 	if n < 0 || n > len(c.data)-c.off {
+		c.short = n > 0
 		c.Fail(field, "needs %d bytes, %d are left", n, len(c.data)-c.off)
 		return nil
 	}

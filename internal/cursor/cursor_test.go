@@ -22,6 +22,18 @@ func TestFirstErrorSticks(t *testing.T) {
 	}
 }
 
+// TestShort: only an input that ends too early is short; a length over its limit is not.
+func TestShort(t *testing.T) {
+	c := New("test", binary.BigEndian, []byte{0, 5, 1})
+	if c.Sized16(5, "x"); c.Err() == nil || !c.Short() {
+		t.Errorf("cut off: got %v, %v", c.Err(), c.Short())
+	}
+	c = New("test", binary.BigEndian, []byte{0, 5, 1})
+	if c.Sized16(4, "x"); c.Err() == nil || c.Short() {
+		t.Errorf("over the limit: got %v, %v", c.Err(), c.Short())
+	}
+}
+
 func TestBounds(t *testing.T) {
 	for name, read := range map[string]func(*Cursor){
 		"over the limit": func(c *Cursor) { c.Sized32(3, "x") },
