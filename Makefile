@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 export GOFLAGS := -buildvcs=false -trimpath
 BUILD := build
 
-.PHONY: help build demo test check bench fuzz testbed-record generate clean
+.PHONY: help build demo test check bench bench-ledger chaos fuzz testbed-record generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -24,17 +24,24 @@ test: ## everything that CI runs
 check: ## format, vet, staticcheck, generated code
 	@scripts/check
 
-<<<<<<< HEAD
 generate: ## generated code from its sources (api/v1)
 	@scripts/generate api
-=======
+
 fuzz: ## every fuzz target, SECONDS_EACH=60 each
 	@scripts/fuzz $(SECONDS_EACH)
 
 bench: ## the promised figures beside their limits and peers
 	@scripts/need bench
 	@go run ./internal/bench
->>>>>>> policy
+
+bench-ledger: ## the ledger's figures: three node processes, etcd beside them
+	@scripts/need bench
+	@$(MAKE) --no-print-directory build
+	@go run ./internal/bench/ledger
+
+chaos: ## the ledger under crashes, cut links and full disks, longer than in test
+	@scripts/need test
+	@scripts/chaos
 
 clean: ## remove build output
 	rm -rf $(BUILD)
