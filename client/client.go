@@ -75,11 +75,31 @@ func Open(file *Domain, domain keystead.Digest, opts Options) (*Client, error) {
 	}
 	c := &Client{opts: opts, domain: domain, verifier: receipt.NewVerifier(domain)}
 	c.connect(file.Contacts, &genesis.Roster)
+	if opts.Only != "" {
+		return c, c.only(opts.Only)
+	}
 	if len(c.nodes) == 0 {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "domain file",
 			Want: "a contact of a node of the domain", Got: fmt.Sprintf("%d contacts, none of them", len(file.Contacts))})
 	}
 	return c, nil
+}
+
+// only keeps the one node of that name, which may have come after the founders.
+func (c *Client) only(name string) error {
+	named := func(n *node) bool { return n.Name == name }
+	if !slices.ContainsFunc(c.nodes, named) && len(c.nodes) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*c.opts.Attempt)
+		defer cancel()
+		if _, err := c.Show(ctx); err != nil {
+			return err
+		}
+	}
+	c.nodes = slices.DeleteFunc(c.nodes, func(n *node) bool { return !named(n) })
+	if len(c.nodes) == 0 {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "domain", Want: "a node with a contact", Got: name})
+	}
+	return nil
 }
 
 // Domain returns the digest of the domain's genesis entry.
@@ -98,7 +118,7 @@ func (c *Client) connect(contacts [][]byte, roster *receipt.Roster) {
 	defer c.mu.Unlock()
 	for _, signed := range contacts {
 		contact, err := OpenContact(signed)
-		if err != nil || c.opts.Only != "" && contact.Name != c.opts.Only {
+		if err != nil {
 			continue
 		}
 		n, ok := roster.Node(contact.Name)

@@ -39,7 +39,9 @@ func (c *Client) Show(ctx context.Context) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.connect(msg.GetContacts(), &v.Roster)
+	if c.opts.Only == "" || len(c.all()) > 1 {
+		c.connect(msg.GetContacts(), &v.Roster)
+	}
 	return v, nil
 }
 

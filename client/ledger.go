@@ -32,11 +32,19 @@ func (c *Client) Deadline(ctx context.Context) (uint64, error) {
 	k := c.clock
 	c.mu.Unlock()
 	if time.Since(k.known) > time.Minute {
-		s, err := c.Status(ctx)
+		err := c.each(ctx, func(ctx context.Context, n *node) error {
+			s, err := n.domain.Status(ctx, connect.NewRequest(&apiv1.StatusRequest{}))
+			if err == nil && s.Msg.GetDomainClockMs() == 0 {
+				err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.Name, Want: "a domain clock", Got: "none yet"})
+			}
+			if err == nil {
+				k = clock{time.UnixMilli(int64(s.Msg.GetDomainClockMs())).Sub(time.Now()), time.Now()}
+			}
+			return err
+		})
 		if err != nil {
 			return 0, err
 		}
-		k = clock{time.UnixMilli(int64(s.GetDomainClockMs())).Sub(time.Now()), time.Now()}
 		c.mu.Lock()
 		c.clock = k
 		c.mu.Unlock()

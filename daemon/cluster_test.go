@@ -80,48 +80,55 @@ type process struct {
 // found founds a domain of n nodes. Host gives node i's address, "" the loopback.
 func found(t *testing.T, n int, host func(int) string, settings ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: t.TempDir()}
+	c := &cluster{t: t, dir: t.TempDir(), file: &client.Domain{}}
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		c.file.Contacts = append(c.file.Contacts, c.prepare(name, host(i), filepath.Join(c.dir, name)))
+	}
+	c.seal(settings...)
+	return c
+}
+
+// seal signs the genesis entry and tells all nodes their domain.
+func (c *cluster) seal(settings ...string) {
+	c.t.Helper()
 	var err error
 	if c.member, err = key.NewMember(rand.Reader, "test.member"); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1, Members: []string{c.member.Public().String()}}}
-	c.file = &client.Domain{}
-	for i := range n {
-		contact := c.prepare(fmt.Sprintf("n%d", i+1), host(i))
+	for _, contact := range c.file.Contacts {
 		opened, err := client.OpenContact(contact)
 		if err != nil {
-			t.Fatal(err)
+			c.t.Fatal(err)
 		}
 		genesis.Roster.Nodes = append(genesis.Roster.Nodes, receipt.Node{Name: opened.Name, Key: opened.Key})
-		c.file.Contacts = append(c.file.Contacts, contact)
 	}
 	text, err := genesis.Text()
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	if c.file.Genesis, err = c.member.Sign(text); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	entry, err := receipt.NoteEntry(c.file.Genesis)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.digest = keystead.Sum(entry)
 	for _, p := range c.nodes {
 		c.enter(p)
 	}
-	return c
 }
 
 // prepare makes a node's directory and returns its contact.
-func (c *cluster) prepare(name, host string) []byte {
+func (c *cluster) prepare(name, host, dir string) []byte {
 	c.t.Helper()
 	if host == "" {
 		host = "127.0.0.1"
 	}
-	p := &process{place: daemon.Place{Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: filepath.Join(c.dir, name)}
+	p := &process{place: daemon.Place{Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
 	contact, err := daemon.Prepare(p.dir, p.place)
 	if err != nil {
 		c.t.Fatal(err)

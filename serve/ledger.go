@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -65,8 +66,33 @@ func parse(tx *apiv1.Transaction) (ledger.RequestID, []ledger.Op, error) {
 	return r, ops, nil
 }
 
+// patience is the deadline of a transaction that came without one.
+const patience = ledger.Window / 2
+
+// complete gives a transaction the request id and deadline that it came without.
+func (s *server) complete(ctx context.Context, tx *apiv1.Transaction) error {
+	if tx == nil {
+		return malformed("transaction", "is missing")
+	}
+	if len(tx.RequestId) == 0 {
+		tx.RequestId = make([]byte, 16)
+		_, _ = rand.Read(tx.RequestId) // never fails
+	}
+	if tx.DeadlineMs != 0 {
+		return nil
+	}
+	return s.ledger.View(ctx, false, func(v ledger.View) error {
+		status, err := v.Status()
+		tx.DeadlineMs = status.Clock + patience
+		return err
+	})
+}
+
 // run executes one transaction.
 func (s *server) run(ctx context.Context, tx *apiv1.Transaction) (*apiv1.Outcome, error) {
+	if err := s.complete(ctx, tx); err != nil {
+		return nil, err
+	}
 	request, ops, err := parse(tx)
 	if err != nil {
 		return nil, err
