@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,10 +38,41 @@ func (b *books) propose(ctx context.Context, entry []byte) (result, error) {
 	return parseResult(raw)
 }
 
-// Execute runs a transaction once, here, and has its write set replicated. If a
+// Execute implements serve.Ledger. What compares nothing needs no goroutine.
+func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(serve.Outcome, error)) {
+	if slices.ContainsFunc(ops, func(o ledger.Op) bool { return o.Compare != nil }) {
+		go func() { done(b.compare(ctx, request, ops)) }()
+		return
+	}
+	tx, err := ledger.Execute(ledger.View{}, request, ops)
+	var entry []byte
+	if err == nil {
+		entry, err = tx.Entry()
+	}
+	if err != nil {
+		done(serve.Outcome{}, err)
+		return
+	}
+	b.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) {
+		r, err := result{}, p.Err
+		if err == nil {
+			r, err = parseResult(p.Result)
+		}
+		switch {
+		case err != nil:
+			done(serve.Outcome{}, err)
+		case r.what == resultRepeated:
+			go func() { done(b.outcome(r)) }() // it reads the store
+		default:
+			done(serve.Outcome{Applied: true, Leaf: r.leaf, ID: r.id}, nil)
+		}
+	}})
+}
+
+// compare runs a transaction once, here, and has its write set replicated. If a
 // comparison does not hold, a probe first finds out whether that is because the
 // same request took effect before, and whether this node had lagged behind.
-func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op) (serve.Outcome, error) {
+func (b *books) compare(ctx context.Context, request ledger.RequestID, ops []ledger.Op) (serve.Outcome, error) {
 	probed := false
 	for range maxRuns {
 		var tx *ledger.Transaction

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -88,24 +89,29 @@ func (s *server) complete(ctx context.Context, tx *apiv1.Transaction) error {
 	})
 }
 
-// run executes one transaction.
-func (s *server) run(ctx context.Context, tx *apiv1.Transaction) (*apiv1.Outcome, error) {
-	if err := s.complete(ctx, tx); err != nil {
-		return nil, err
+// run executes one transaction and calls done, once, which must not block.
+func (s *server) run(ctx context.Context, tx *apiv1.Transaction, done func(*apiv1.Outcome, error)) {
+	err := s.complete(ctx, tx)
+	var request ledger.RequestID
+	var ops []ledger.Op
+	if err == nil {
+		request, ops, err = parse(tx)
 	}
-	request, ops, err := parse(tx)
 	if err != nil {
-		return nil, err
+		done(nil, err)
+		return
 	}
-	o, err := s.ledger.Execute(ctx, request, ops)
-	if err != nil {
-		return nil, err
-	}
-	out := &apiv1.Outcome{RequestId: tx.GetRequestId(), Applied: o.Applied}
-	if o.Applied {
-		out.Leaf, out.TransactionId = o.Leaf, o.ID[:]
-	}
-	return out, nil
+	s.ledger.Execute(ctx, request, ops, func(o Outcome, err error) {
+		if err != nil {
+			done(nil, err)
+			return
+		}
+		out := &apiv1.Outcome{RequestId: tx.GetRequestId(), Applied: o.Applied}
+		if o.Applied {
+			out.Leaf, out.TransactionId = o.Leaf, o.ID[:]
+		}
+		done(out, nil)
+	})
 }
 
 // Execute implements the API's LedgerService.
@@ -113,16 +119,25 @@ func (s *server) Execute(ctx context.Context, r *connect.Request[apiv1.ExecuteRe
 	if !s.enter(1) {
 		return nil, overloaded()
 	}
-	defer s.leave(1)
-	out, err := s.run(ctx, r.Msg.GetTransaction())
-	if err != nil {
-		return nil, err
+	type answer struct {
+		out *apiv1.Outcome
+		err error
 	}
-	return connect.NewResponse(&apiv1.ExecuteResponse{Outcome: out}), nil
+	ended := make(chan answer, 1)
+	s.run(ctx, r.Msg.GetTransaction(), func(o *apiv1.Outcome, err error) {
+		s.leave(1)
+		ended <- answer{o, err}
+	})
+	select {
+	case a := <-ended:
+		return connect.NewResponse(&apiv1.ExecuteResponse{Outcome: a.out}), a.err
+	case <-ctx.Done():
+		return nil, ctx.Err() // it may still take effect
+	}
 }
 
-// Pipeline implements the API's LedgerService. A goroutine runs each transaction;
-// another sends what has ended since it last sent, as one message.
+// Pipeline implements the API's LedgerService. Transactions run beside each other; a
+// goroutine sends what has ended since it last sent, as one message.
 func (s *server) Pipeline(ctx context.Context, stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.PipelineResponse]) error {
 	out := &outcomes{wake: make(chan struct{}, 1)}
 	sent := make(chan error, 1)
@@ -156,7 +171,8 @@ func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.P
 			return malformed("transactions", "are %d, at most %d are accepted", len(txs), maxBatch)
 		}
 		batch, cancel := context.WithTimeout(ctx, s.opts.Timeout)
-		left := &countdown{n: len(txs), done: cancel}
+		left := &countdown{done: cancel}
+		left.left.Store(int64(len(txs)) + 1)
 		for _, tx := range txs {
 			if !s.enter(1) {
 				out.refuse(tx, overloaded())
@@ -164,9 +180,7 @@ func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.P
 				continue
 			}
 			out.running.Add(1)
-			go func() {
-				defer out.running.Done()
-				o, err := s.run(batch, tx)
+			s.run(batch, tx, func(o *apiv1.Outcome, err error) {
 				s.leave(1)
 				if err != nil {
 					out.refuse(tx, err)
@@ -174,22 +188,21 @@ func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.P
 					out.add(o)
 				}
 				left.one()
-			}()
+				out.running.Done()
+			})
 		}
+		left.one()
 	}
 }
 
 // countdown ends a batch's context when all its transactions have.
 type countdown struct {
-	mu   sync.Mutex
-	n    int
+	left atomic.Int64
 	done func()
 }
 
 func (c *countdown) one() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.n--; c.n == 0 {
+	if c.left.Add(-1) == 0 {
 		c.done()
 	}
 }

@@ -40,8 +40,9 @@ type Outcome struct {
 
 // A Ledger is what the handlers write to and read from.
 type Ledger interface {
-	// Execute runs operations of the key-value contract as one transaction.
-	Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op) (Outcome, error)
+	// Execute runs operations of the key-value contract as one transaction, and calls
+	// done, once, with what became of it; done must not block.
+	Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(Outcome, error))
 	// View calls read with the state of one moment: of now, if linearizable, else
 	// of any time before.
 	View(ctx context.Context, linearizable bool, read func(ledger.View) error) error
