@@ -24,5 +24,16 @@ test: ## everything that CI runs
 check: ## format, vet, staticcheck, generated code
 	@scripts/check
 
+testbed-record: ## boot a packaged guest and record it afresh
+	@scripts/need testbed
+	@go run ./internal/testbed/cmd/record
+
+fuzz: ## every fuzz target, SECONDS_EACH=60 each
+	@scripts/fuzz $(SECONDS_EACH)
+
+bench: ## the promised figures beside their limits and peers
+	@scripts/need bench
+	@go run ./internal/bench
+
 clean: ## remove build output
 	rm -rf $(BUILD)

@@ -17,6 +17,7 @@ type Cursor struct {
 	off    int
 	order  binary.ByteOrder
 	err    error
+	short  bool
 }
 
 // New returns a cursor over data. Format appears in every error.
@@ -26,6 +27,10 @@ func New(format string, order binary.ByteOrder, data []byte) *Cursor {
 
 // Err returns the first error, a *keystead.FormatError, or nil.
 func (c *Cursor) Err() error { return c.err }
+
+// Short reports whether the error is that the input ended before a field did,
+// which is how a file looks that was cut off.
+func (c *Cursor) Short() bool { return c.short }
 
 // Offset returns the number of bytes read.
 func (c *Cursor) Offset() int { return c.off }
@@ -51,6 +56,7 @@ func (c *Cursor) Bytes(n int, field string) []byte {
 		return nil
 	}
 	if n < 0 || n > len(c.data)-c.off {
+		c.short = n > 0
 		c.Fail(field, "needs %d bytes, %d are left", n, len(c.data)-c.off)
 		return nil
 	}
@@ -93,12 +99,21 @@ func (c *Cursor) U64(field string) uint64 {
 
 // Sized16 reads a two-byte length of at most limit, then that many bytes.
 func (c *Cursor) Sized16(limit int, field string) []byte {
-	return c.sized(int(c.U16(field+" length")), limit, field)
+	return c.sized(int(c.U16(c.length(2, field))), limit, field)
 }
 
 // Sized32 reads a four-byte length of at most limit, then that many bytes.
 func (c *Cursor) Sized32(limit int, field string) []byte {
-	return c.sized(int(c.U32(field+" length")), limit, field)
+	return c.sized(int(c.U32(c.length(4, field))), limit, field)
+}
+
+// length names a length field of size bytes. It makes a new name only where the
+// read is about to fail, so that reads do not allocate.
+func (c *Cursor) length(size int, field string) string {
+	if c.Len() < size {
+		return field + " length"
+	}
+	return field
 }
 
 func (c *Cursor) sized(n, limit int, field string) []byte {

@@ -1,0 +1,299 @@
+package appraise
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/evidence/eventlog"
+	"github.com/keystead/keystead/evidence/ima"
+	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/refval"
+)
+
+// maxFindings bounds a verdict; claims still count what is left out.
+const maxFindings = 256
+
+// Vocabulary is what policies may speak of: the claims that appraisal establishes.
+func Vocabulary() policy.Vocabulary {
+	v := policy.Vocabulary{Claims: evidence.Claims{}}
+	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
+		v.Levels = append(v.Levels, a.String())
+	}
+	return v
+}
+
+// Input is everything that a verdict is made of.
+type Input struct {
+	Bundle     evidence.Bundle
+	Expect     evidence.Binding  // the question that the verifier asked
+	Key        AcceptedKey       // zero: no key is accepted, and the verdict says ak-binding none
+	EKRoots    tpm2.Roots        // for the accepted key's endorsement certificate
+	References []*refval.Set     // what packages ship
+	CodeSets   []*refval.CodeSet // what else is accepted, and how the machine may boot
+	Policy     *policy.Policy    // without one nothing is allowed
+	Time       time.Time         // of judgement
+}
+
+// Appraise judges the evidence. It never fails: what speaks against the host, bytes
+// that do not parse among it, is a finding of the verdict.
+func Appraise(in Input) Verdict { return Explain(in, nil) }
+
+// Explain is Appraise, and tells each file of the covered IMA log in turn. Each may
+// be nil.
+func Explain(in Input, each func(File)) Verdict {
+	a := appraisal{in: in, parts: in.Bundle.Parts(), each: each}
+	if a.rootOfTrust(); a.sound() {
+		if a.logs(); a.sound() {
+			a.established = true
+			a.kernel()
+			a.software()
+			a.assure()
+			a.policy()
+		}
+	}
+	return a.verdict()
+}
+
+// appraisal gathers findings and claims on the way.
+type appraisal struct {
+	in          Input
+	parts       evidence.Parts
+	each        func(File)
+	findings    []keystead.Finding
+	omitted     int
+	claims      evidence.Claims
+	assurance   evidence.Assurance
+	covered     []evidence.PCRs
+	established bool
+	boot        *eventlog.Log
+	files       *ima.List
+}
+
+func (a *appraisal) sound() bool { return len(a.findings) == 0 }
+
+func (a *appraisal) find(f ...keystead.Finding) {
+	room := maxFindings - len(a.findings)
+	if len(f) > room {
+		a.omitted += len(f) - room
+		f = f[:room]
+	}
+	a.findings = append(a.findings, f...)
+}
+
+// fail records an error of one of the rooms below; where names the part of the
+// bundle if the error does not.
+func (a *appraisal) fail(where string, err error) {
+	var deny *keystead.DenyError
+	if errors.As(err, &deny) {
+		a.find(deny.Findings...)
+	} else if err != nil {
+		a.find(keystead.Finding{Reason: keystead.ReasonMalformed, Where: where, Want: "well-formed evidence", Got: err.Error()})
+	}
+}
+
+func (a *appraisal) missing(where, want string) {
+	a.find(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: where, Want: want, Got: "nothing"})
+}
+
+// rootOfTrust settles what the TPM said, and whose TPM it is.
+func (a *appraisal) rootOfTrust() {
+	a.claims.Key.Binding = a.in.Key.binding()
+	if a.in.Policy.IsZero() {
+		a.find(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "policy", Want: "a policy", Got: "none"})
+	}
+	tpm := a.parts.TPM
+	if tpm == nil {
+		a.missing("tpm", "a TPM quote")
+		return
+	}
+	ak, err := tpm2.ParsePublic(tpm.AKPublic)
+	if err != nil {
+		a.fail("tpm.attestation-key", err)
+		return
+	}
+	a.claims.Key.Name, a.claims.Key.Algorithm = hex.EncodeToString(ak.Name()), ak.Algorithm()
+	a.key(ak)
+	quote, err := tpm2.VerifyQuote(ak, tpm.Attest, tpm.Signature)
+	if err != nil {
+		a.fail("tpm.quote", err)
+		return
+	}
+	a.nonce(quote)
+	a.quote(quote)
+}
+
+// key holds the bundle's key against the accepted one.
+func (a *appraisal) key(ak *tpm2.Public) {
+	accepted := a.in.Key
+	if accepted.IsZero() {
+		return
+	}
+	if !bytes.Equal(ak.Name(), accepted.Name) {
+		a.find(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "attestation key",
+			Want: "name " + hex.EncodeToString(accepted.Name), Got: "name " + hex.EncodeToString(ak.Name())})
+		return
+	}
+	a.assurance = evidence.AssuranceTest
+	if accepted.EKPublic == nil {
+		return
+	}
+	ek, err := tpm2.ParsePublic(accepted.EKPublic)
+	if err != nil {
+		a.fail("accepted key: ek_public", err)
+		return
+	}
+	id, err := tpm2.VerifyEK(accepted.EKCertificate, ek, a.in.EKRoots, a.in.Time)
+	if err != nil {
+		a.fail("accepted key: ek_certificate", err)
+		return
+	}
+	a.claims.Key.EK, a.claims.Key.Issuer, a.claims.Key.Software = id.Key.String(), id.Issuer, id.Software
+	if !id.Software {
+		a.assurance = evidence.AssuranceMeasuredOSWeak
+	}
+}
+
+// nonce tells evidence for this question from old evidence and from evidence for none.
+func (a *appraisal) nonce(q *tpm2.Quote) {
+	want := a.in.Expect.QualifyingData()
+	switch {
+	case len(want) > 0 && bytes.Equal(q.ExtraData, want):
+	case bytes.Equal(q.ExtraData, a.parts.Binding.QualifyingData()):
+		a.find(keystead.Finding{Reason: keystead.ReasonBundleReplayed, Where: "quote",
+			Want: fmt.Sprintf("an answer to nonce %x for purpose %s", a.in.Expect.Nonce, a.in.Expect.Purpose),
+			Got:  fmt.Sprintf("the answer to nonce %x for purpose %.40q", a.parts.Binding.Nonce, a.parts.Binding.Purpose)})
+	default:
+		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "quote",
+			Want: fmt.Sprintf("qualifying data %x", want), Got: fmt.Sprintf("%x", q.ExtraData)})
+	}
+}
+
+func (a *appraisal) quote(q *tpm2.Quote) {
+	stated, err := a.parts.TPM.PCRBanks()
+	if err != nil {
+		a.fail("tpm.pcrs", err)
+		return
+	}
+	if a.covered, err = q.CheckPCRs(stated); err != nil {
+		a.fail("tpm.pcrs", err)
+		return
+	}
+	a.claims.Quote = q.Claims()
+}
+
+// logs opens both logs; each complains for itself.
+func (a *appraisal) logs() {
+	var err error
+	if a.parts.EventLog == nil {
+		a.missing("event-log", "the firmware's event log")
+	} else if a.boot, err = eventlog.Open(a.parts.EventLog, a.covered); err != nil {
+		a.fail("event-log", err)
+	} else {
+		a.claims.Boot = a.boot.Boot()
+	}
+	switch {
+	case a.parts.IMALog == nil && a.in.Policy.EveryEntry():
+		a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
+	case a.parts.IMALog != nil:
+		if a.files, err = ima.Open(a.parts.IMALog, a.covered, ima.Register); err != nil {
+			a.fail("ima-log", err)
+		} else if err = a.files.CheckBootAggregate(a.covered); err != nil {
+			a.fail("ima-log", err)
+		}
+	}
+}
+
+// policy asks for the assurance and the rules.
+func (a *appraisal) policy() {
+	p := a.in.Policy
+	minimum, err := evidence.ParseAssurance(p.MinimumAssurance())
+	if err != nil {
+		a.find(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "minimum-assurance", Want: "a known level", Got: p.MinimumAssurance()})
+	}
+	if a.in.Key.IsZero() && minimum > evidence.AssuranceNone {
+		a.find(keystead.Finding{Reason: keystead.ReasonAKUnbound, Where: "attestation key", Want: "a key that the verifier accepts (--ak)", Got: "ak-binding=none"})
+	}
+	if a.assurance < minimum {
+		a.find(keystead.Finding{Reason: keystead.ReasonAssuranceLow, Where: "assurance", Want: minimum.String() + " or more", Got: a.assurance.String() + a.lack()})
+	}
+	a.claims.Assurance = a.assurance.String()
+	for _, r := range p.Eval(a.claims) {
+		if !r.OK {
+			a.find(r.Finding())
+		}
+	}
+}
+
+// assure raises a hardware TPM's verdict to measured-os if nothing is lacking.
+func (a *appraisal) assure() {
+	if a.assurance == evidence.AssuranceMeasuredOSWeak && a.lack() == "" {
+		a.assurance = evidence.AssuranceMeasuredOS
+	}
+}
+
+// lack says what keeps the assurance from measured-os.
+func (a *appraisal) lack() string {
+	var lacks []string
+	k := a.claims.Kernel
+	if a.claims.Key.Binding != BindingActivated {
+		lacks = append(lacks, "credential activation")
+	}
+	if a.claims.Key.Software {
+		lacks = append(lacks, "a hardware TPM")
+	}
+	if k.Lockdown != "confidentiality" {
+		lacks = append(lacks, "lockdown=confidentiality on an accepted command line")
+	}
+	for _, g := range []refval.Guarantee{refval.GuaranteeIMAPolicy, refval.GuaranteePtraceScope3} {
+		if !slices.Contains(k.Guarantees, string(g)) {
+			lacks = append(lacks, "an accepted initrd that guarantees "+string(g))
+		}
+	}
+	if d := a.claims.Packages.Debuggers; len(d) > 0 {
+		lacks = append(lacks, "reference values without debuggers ("+strings.Join(d, ", ")+")")
+	}
+	if len(lacks) == 0 {
+		return ""
+	}
+	return ", lacking " + strings.Join(lacks, "; ")
+}
+
+func (a *appraisal) verdict() Verdict {
+	in := a.in
+	body := verdictBody{Allowed: a.sound(), Founded: a.established, Assurance: a.assurance, Findings: a.findings, Omitted: a.omitted, Claims: a.claims, Inputs: Inputs{
+		Bundle: in.Bundle.Digest(), Purpose: in.Expect.Purpose, Nonce: in.Expect.Nonce, SubjectKey: in.Expect.SubjectKey,
+		Key: in.Key, EKRoots: rootsDigest(in.EKRoots), Time: in.Time.UTC(),
+	}}
+	body.Claims.Assurance = a.assurance.String()
+	for _, s := range in.References {
+		body.Inputs.References = append(body.Inputs.References, s.Digest())
+	}
+	for _, c := range in.CodeSets {
+		body.Inputs.CodeSets = append(body.Inputs.CodeSets, c.Digest())
+	}
+	if !in.Policy.IsZero() {
+		body.Inputs.Policy, body.Inputs.PolicyName = in.Policy.Digest(), in.Policy.Name()
+	}
+	return mint(body)
+}
+
+// rootsDigest names the endorsement roots, in order, by kind.
+func rootsDigest(r tpm2.Roots) keystead.Digest {
+	var all []byte
+	for i, certs := range [][]*x509.Certificate{r.Hardware, r.Test, r.Intermediates} {
+		for _, c := range certs {
+			d := keystead.Sum(c.Raw)
+			all = append(append(all, byte(i)), d[:]...)
+		}
+	}
+	return keystead.Sum(all)
+}

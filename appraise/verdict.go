@@ -1,0 +1,101 @@
+package appraise
+
+import (
+	"bytes"
+	"encoding/json"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
+)
+
+const verdictFormat = "keystead-verdict/1"
+
+// A Verdict is what appraisal concluded. It is minted here only; the zero value denies.
+type Verdict struct {
+	body verdictBody
+	raw  []byte
+}
+
+// verdictBody is the wire form; encoding/json writes its fields in this order.
+type verdictBody struct {
+	Format    string             `json:"format"`
+	Allowed   bool               `json:"allowed"`
+	Founded   bool               `json:"established"` // root of trust and logs hold, so the claims are proven
+	Assurance evidence.Assurance `json:"assurance"`
+	Findings  []keystead.Finding `json:"findings"`
+	Omitted   int                `json:"findings_omitted,omitempty"` // beyond the bound; the claims count all
+	Claims    evidence.Claims    `json:"claims"`
+	Inputs    Inputs             `json:"inputs"`
+}
+
+// Inputs name everything that the verdict is a function of, so that it can be
+// computed again.
+type Inputs struct {
+	Bundle     keystead.Digest   `json:"bundle"`
+	Purpose    string            `json:"purpose"`
+	Nonce      []byte            `json:"nonce"`
+	SubjectKey []byte            `json:"subject_key,omitempty"`
+	Key        AcceptedKey       `json:"key,omitzero"`
+	EKRoots    keystead.Digest   `json:"ek_roots"`
+	References []keystead.Digest `json:"references"`
+	CodeSets   []keystead.Digest `json:"code_sets"`
+	Policy     keystead.Digest   `json:"policy"`
+	PolicyName string            `json:"policy_name"`
+	Time       time.Time         `json:"time"`
+}
+
+// Allowed reports whether the evidence passed.
+func (v Verdict) Allowed() bool { return v.raw != nil && v.body.Allowed }
+
+// Established reports whether root of trust and logs hold, so that the claims are
+// proven, whether or not software and policy pass.
+func (v Verdict) Established() bool { return v.raw != nil && v.body.Founded }
+
+// Err returns nil if the evidence passed, else a DenyError with all findings.
+func (v Verdict) Err() error {
+	switch {
+	case v.Allowed():
+		return nil
+	case v.raw == nil:
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Want: "a verdict", Got: "none"})
+	}
+	return keystead.Deny(v.body.Findings...)
+}
+
+// Assurance returns how strong the evidence is, whether or not it passed.
+func (v Verdict) Assurance() evidence.Assurance { return v.body.Assurance }
+
+// Findings returns what speaks against the host; none if it passed.
+func (v Verdict) Findings() []keystead.Finding { return v.body.Findings }
+
+// Claims returns what could be established.
+func (v Verdict) Claims() evidence.Claims { return v.body.Claims }
+
+// Inputs returns the names of what went in.
+func (v Verdict) Inputs() Inputs { return v.body.Inputs }
+
+// Bytes returns the verdict's JSON (docs/spec/verdict.md), the same for the same input.
+func (v Verdict) Bytes() []byte { return v.raw }
+
+// Digest names the verdict; nodes of a domain compare and sign it.
+func (v Verdict) Digest() keystead.Digest { return keystead.Sum(v.raw) }
+
+// MarshalJSON returns Bytes.
+func (v Verdict) MarshalJSON() ([]byte, error) {
+	if v.raw == nil {
+		return []byte("null"), nil
+	}
+	return v.raw, nil
+}
+
+func mint(body verdictBody) Verdict {
+	body.Format = verdictFormat
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false) // findings quote CEL, which is full of < and &&
+	if err := e.Encode(body); err != nil {
+		panic(err) // strings, numbers and bytes always encode
+	}
+	return Verdict{body, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
+}

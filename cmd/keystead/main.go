@@ -1,0 +1,10 @@
+// Command keystead collects and judges evidence of what machines run.
+//
+// The answer to a command is on stdout and everything else on stderr. The exit status
+// says where a refusal falls: 0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked,
+// 5 policy, 6 unavailable, 7 internal.
+package main
+
+import "os"
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead/key"
+)
+
+// member: keys of the organisations that answer for policies and code sets.
+func (a *app) member() *cobra.Command {
+	return a.noun("member", "Keys of members, who sign policies and code sets",
+		`A member is an organisation that answers for policies and code sets. Its key is an
+Ed25519 key that signs notes in the C2SP signed-note format.`,
+		`  keystead member create example.org/ops --out ops.key`,
+		a.memberCreate(),
+	)
+}
+
+func (a *app) memberCreate() *cobra.Command {
+	var out string
+	c := &cobra.Command{
+		Use:   "create NAME --out FILE",
+		Short: "Make a member's signing key",
+		Long: `Makes a signing key. FILE gets the private key, readable by its owner only; FILE.pub gets
+the public key, one line of text, which is printed too. Neither is written over a file
+that exists. NAME stands beside every signature; only the key counts.`,
+		Example: `  keystead member create example.org/ops --out ops.key
+  keystead policy sign --key ops.key strict.txt > strict.signed`,
+		Args: cobra.ExactArgs(1),
+	}
+	c.Flags().StringVar(&out, "out", "", "file for the private key")
+	must(c.MarkFlagRequired("out"))
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		m, err := key.NewMember(rand.Reader, args[0])
+		if err != nil {
+			return misuse(err, "")
+		}
+		public := m.Public().String()
+		if err := createFile(out, m.Encode(), 0o600); err != nil {
+			return err
+		}
+		if err := createFile(out+".pub", []byte(public+"\n"), 0o644); err != nil {
+			return errors.Join(err, os.Remove(out))
+		}
+		answer := struct {
+			Name        string `json:"name"`
+			Public      string `json:"public"`
+			PrivateFile string `json:"private_file"`
+			PublicFile  string `json:"public_file"`
+		}{m.Public().Name(), public, out, out + ".pub"}
+		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, public) })
+	}
+	return c
+}
+
+// must is for what only a defect of a command's own declaration can fail.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// How often progress is told: redrawn on a terminal, a line elsewhere.
+const (
+	redrawEvery = 100 * time.Millisecond
+	lineEvery   = 5 * time.Second
+	barWidth    = 24
+)
+
+// progress tells on stderr how far long work has come: a bar on a terminal, now and
+// then a line elsewhere. Several goroutines may use it.
+type progress struct {
+	w        io.Writer
+	terminal bool
+	now      func() time.Time
+
+	mu          sync.Mutex
+	label       string
+	done, total int64
+	told        time.Time
+}
+
+// progress starts telling of work under a label, such as "Unpacking packages".
+func (a *app) progress(label string) *progress {
+	f, ok := a.stderr.(*os.File)
+	return &progress{w: a.stderr, terminal: ok && term.IsTerminal(int(f.Fd())), now: time.Now, label: label}
+}
+
+// Set states how much of the work is done; a total of 0 is not known yet.
+func (p *progress) Set(done, total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done, p.total = done, total
+	every := lineEvery
+	if p.terminal {
+		every = redrawEvery
+	}
+	if now := p.now(); now.Sub(p.told) >= every {
+		p.told = now
+		p.tell()
+	}
+}
+
+// Close tells the last state and leaves the line.
+func (p *progress) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tell()
+	if p.terminal {
+		fmt.Fprintln(p.w)
+	}
+}
+
+func (p *progress) tell() {
+	count := fmt.Sprint(p.done)
+	percent := 0
+	if p.total > 0 {
+		count = fmt.Sprintf("%d of %d", p.done, p.total)
+		percent = int(100 * min(p.done, p.total) / p.total)
+	}
+	if !p.terminal {
+		fmt.Fprintf(p.w, "%s: %s\n", p.label, count)
+		return
+	}
+	full := barWidth * percent / 100
+	bar := strings.Repeat("=", full) + strings.Repeat(" ", barWidth-full)
+	fmt.Fprintf(p.w, "\r\x1b[K%s [%s] %3d%%  %s", p.label, bar, percent, count)
+}

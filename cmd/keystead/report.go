@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode"
+
+	"github.com/keystead/keystead"
+)
+
+// answer writes what was asked for to stdout: v with --json, else what text writes.
+func (a *app) answer(v any, text func(w io.Writer)) error {
+	a.answered = true
+	if !a.json {
+		var b strings.Builder
+		text(&b)
+		_, err := io.WriteString(a.stdout, b.String())
+		return err
+	}
+	e := json.NewEncoder(a.stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// failure adds to an error what only the command knows: a stage other than the
+// error's own (0 keeps that), and a hint.
+type failure struct {
+	err   error
+	stage keystead.Stage
+	hint  string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// misuse is for what the caller got wrong: arguments, and files of the caller's own.
+func misuse(err error, hint string) error {
+	return &failure{err: err, stage: keystead.StageMisuse, hint: hint}
+}
+
+// hinted adds a hint and leaves the stage to the error.
+func hinted(err error, hint string) error { return &failure{err: err, hint: hint} }
+
+// stage returns where an error falls, which is the exit status.
+func stage(err error) keystead.Stage {
+	var (
+		own    *failure
+		deny   *keystead.DenyError
+		format *keystead.FormatError
+	)
+	switch {
+	case errors.As(err, &own) && own.stage != 0:
+		return own.stage
+	case errors.As(err, &deny):
+		return deny.Stage()
+	case errors.As(err, &format):
+		return keystead.ReasonMalformed.Stage()
+	case errors.Is(err, context.DeadlineExceeded):
+		return keystead.StageUnavailable
+	}
+	return keystead.StageInternal
+}
+
+// reported is the answer that --json gives when there is no other.
+type reported struct {
+	Exit     keystead.Stage     `json:"exit"`
+	Message  string             `json:"message"`
+	Hint     string             `json:"hint,omitempty"`
+	Findings []keystead.Finding `json:"findings,omitempty"`
+}
+
+// report writes an error, every finding on a line of its own, and returns the exit status.
+func (a *app) report(err error) int {
+	if err == nil {
+		return 0
+	}
+	r := reported{Exit: stage(err), Message: err.Error()}
+	lines := []string{err.Error()}
+	if deny := (*keystead.DenyError)(nil); errors.As(err, &deny) {
+		r.Findings = deny.Findings
+		context := strings.TrimSuffix(err.Error(), deny.Error())
+		lines = lines[:0]
+		for _, f := range deny.Findings {
+			lines = append(lines, context+f.String())
+		}
+	}
+	for _, line := range lines {
+		fmt.Fprintf(a.stderr, "keystead: error: %s\n", printable(line))
+	}
+	if own := (*failure)(nil); errors.As(err, &own) && own.hint != "" {
+		r.Hint = own.hint
+		fmt.Fprintf(a.stderr, "keystead: hint: %s\n", printable(own.hint))
+	}
+	if a.json && !a.answered {
+		_ = a.answer(map[string]reported{"error": r}, nil) // the exit status says it as well
+	}
+	return int(r.Exit)
+}
+
+// printable escapes what a terminal would obey: evidence chooses parts of messages.
+func printable(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}

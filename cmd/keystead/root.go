@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// app is what all commands share: where to write, and how.
+type app struct {
+	stdout, stderr io.Writer
+	json           bool
+	running        bool // a command's own code has begun; errors before that are cobra's
+	answered       bool // the answer stands on stdout
+}
+
+// run executes one command line and returns the exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	a := &app{stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	called, err := root.ExecuteC()
+	if err != nil && !a.running {
+		a.json = slices.Contains(args, "--json") // parsing may not have come that far
+		err = misuse(err, fmt.Sprintf("%s --help lists what there is", called.CommandPath()))
+	}
+	return a.report(err)
+}
+
+// root gathers the nouns: one file each, in the order in which help lists them.
+func (a *app) root() *cobra.Command {
+	root := a.noun("keystead", "Machines earn their keys: evidence of what a machine runs, and its judgement",
+		`Keystead collects hardware evidence of what a machine runs, and judges evidence that
+it is given by packages, code sets and a policy.
+
+The answer to a command is on stdout, everything else on stderr. Exit status:
+0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked, 5 policy, 6 unavailable, 7 internal.`,
+		`  keystead policy show strict
+  keystead policy check strict.txt`,
+		a.evidence(),
+		a.ak(),
+		a.refval(),
+		a.codeset(),
+		a.policy(),
+		a.member(),
+		a.demo(),
+		a.version(),
+	)
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	a.mark(root)
+	return root
+}
+
+// mark makes every command note that its own code has begun.
+func (a *app) mark(c *cobra.Command) {
+	if run := c.RunE; run != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			a.running = true
+			return run(c, args)
+		}
+	}
+	for _, verb := range c.Commands() {
+		a.mark(verb)
+	}
+}
+
+// noun makes a command that only holds verbs. Alone it gives its help; a word that
+// is no verb is misuse.
+func (a *app) noun(name, short, long, example string, verbs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: name, Short: short, Long: long, Example: example, Args: cobra.ArbitraryArgs}
+	c.AddCommand(verbs...)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		hint := c.CommandPath() + " --help lists what there is"
+		c.SuggestionsMinimumDistance = 2
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("did you mean %s %s?", c.CommandPath(), strings.Join(near, " or "))
+		}
+		return misuse(fmt.Errorf("%s has no command %q", c.CommandPath(), args[0]), hint)
+	}
+	return c
+}

@@ -1,0 +1,72 @@
+package eventlog
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/keystead/keystead/internal/chain"
+)
+
+// demands reports whether an event of that type must have the digest of its data
+// (PFP 1.06, 10.4.1). Real firmware keeps to that for these types; for
+// EV_S_CRTM_VERSION and EV_EFI_VARIABLE_AUTHORITY, among others, some does not.
+func demands(t Type) bool {
+	switch t {
+	case Separator, EFIAction, EFIVariableDriverConfig:
+		return true
+	}
+	return false
+}
+
+// bound reports whether an event's data has its digest, so that the data is as
+// proven as the digest is. The data may stand with a label or a NUL that is not
+// hashed, or be a variable of which only the value is.
+func (l *Log) bound(e *Event) bool {
+	switch e.Type {
+	case EFIVariableBoot:
+		if v := variableValue(e.Data); v != nil && l.has(e, v) {
+			return true
+		}
+	case IPL:
+		if text, ok := grubText(e.Data); ok {
+			return l.has(e, text)
+		}
+	}
+	return l.has(e, e.Data)
+}
+
+// has reports whether an event's digest is that of data.
+func (l *Log) has(e *Event, data []byte) bool {
+	var v chain.Value
+	chain.Sum(l.bank, &v, data)
+	return v.Is(e.Digest)
+}
+
+// variableValue returns the VariableData of a UEFI_VARIABLE_DATA structure:
+// GUID, lengths of name in characters and of data in bytes, name, data.
+func variableValue(b []byte) []byte {
+	const head = 16 + 8 + 8
+	if len(b) < head {
+		return nil
+	}
+	name, data := binary.LittleEndian.Uint64(b[16:]), binary.LittleEndian.Uint64(b[24:])
+	rest := b[head:]
+	if name > uint64(len(rest))/2 || data != uint64(len(rest))-2*name {
+		return nil
+	}
+	return rest[2*name:]
+}
+
+// GRUB measures what it is told to do into PCR 8; the label before the text is
+// not hashed, nor is a NUL after it.
+var grubLabels = [][]byte{[]byte("grub_cmd: "), []byte("kernel_cmdline: "), []byte("module_cmdline: ")}
+
+// grubText returns the measured text of an EV_IPL event of PCR 8.
+func grubText(b []byte) ([]byte, bool) {
+	for _, label := range grubLabels {
+		if text, ok := bytes.CutPrefix(b, label); ok {
+			return bytes.TrimSuffix(text, []byte{0}), true
+		}
+	}
+	return nil, false
+}

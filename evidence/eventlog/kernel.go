@@ -1,0 +1,120 @@
+package eventlog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"unicode/utf16"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
+)
+
+// Tagged events of the Linux EFI stub in PCR 9 (drivers/firmware/efi/libstub). The
+// digest is of the initrd or the load options; id and text are not covered.
+const (
+	initrdTag      = 0x8F3B22EC
+	loadOptionsTag = 0x8F3B22ED
+)
+
+// Kernel is what was measured of the kernel that boots, for look-up in a code set.
+type Kernel struct {
+	Image       keystead.Digest   // Authenticode digest of the last image in PCR 4; a GRUB that loads kernels by itself is that image
+	Loaders     []keystead.Digest // the other images in PCR 4, in order: each of them could have changed the kernel
+	CommandLine keystead.Digest   // of the load options, see LoadOptions
+	Initrd      keystead.Digest   // zero when the stub measured none
+	Before      []keystead.Digest // what else is in PCR 9, before the stub's events: files that a boot loader read
+	Text        []string          // what GRUB measured into PCR 8, in order, each proven by its digest
+}
+
+// Kernel returns what was measured of the kernel, its command line and its initrd.
+// It needs PCR 4 and 9 in the SHA-256 bank; without them, or when the last events
+// of PCR 9 are not those of the Linux EFI stub, it refuses with evidence-missing.
+//
+// Since no register covers the tags, they are only compared: the last event of
+// PCR 9 must be the initrd's and the one before it the command line's, in the
+// order in which the stub measures them; without an initrd the command line's is
+// the only event (else an initrd made to read like a command line could pass for
+// it). This is proof of what the kernel was
+// given if three things hold, which the caller checks: the images in PCR 4 are
+// accepted, so it was a kernel whose stub measures both; PCR 10's boot_aggregate
+// is that of the quoted registers 0 to 9, so nothing was added since that kernel
+// started (ima.List.CheckBootAggregate); and each digest is accepted in its role.
+// A swapped tag then cannot make an initrd pass for a command line, and a digest
+// that is in no code set stays so whatever it is called.
+//
+// Text carries no such proof: GRUB's labels are not covered, and a text that was
+// a command may be presented as the command line. It is for people to read.
+func (l *Log) Kernel() (Kernel, error) {
+	var k Kernel
+	if l.bank != evidence.SHA256 || !l.covered[4] || !l.covered[9] {
+		return k, deny(keystead.ReasonEvidenceMissing, "event log", "PCR 4 and 9 in bank sha256", "not covered by the quote")
+	}
+	images := l.images(4)
+	if len(images) == 0 {
+		return k, deny(keystead.ReasonEvidenceMissing, "event log, PCR 4", "the digest of a loaded kernel", "none")
+	}
+	k.Image = keystead.Digest(images[len(images)-1])
+	for _, loader := range images[:len(images)-1] {
+		k.Loaders = append(k.Loaders, keystead.Digest(loader))
+	}
+	var nine []*Event
+	for e := range l.of(9) {
+		nine = append(nine, e)
+	}
+	n := len(nine)
+	if n > 0 && tag(nine[n-1]) == initrdTag {
+		n--
+		k.Initrd = keystead.Digest(nine[n].Digest)
+	}
+	if n == 0 || tag(nine[n-1]) != loadOptionsTag {
+		return Kernel{}, deny(keystead.ReasonEvidenceMissing, "event log, PCR 9",
+			"the Linux EFI stub's command line and initrd as the last events", describe(nine))
+	}
+	k.CommandLine = keystead.Digest(nine[n-1].Digest)
+	if k.Initrd.IsZero() && n > 1 {
+		return Kernel{}, deny(keystead.ReasonEvidenceMissing, "event log, PCR 9",
+			"an initrd as the last event, or the command line as the only one", describe(nine))
+	}
+	for _, e := range nine[:n-1] {
+		k.Before = append(k.Before, keystead.Digest(e.Digest))
+	}
+	for e := range l.of(8) {
+		if text, ok := grubText(e.Data); ok && e.Type == IPL && e.Bound {
+			k.Text = append(k.Text, string(text))
+		}
+	}
+	return k, nil
+}
+
+// tag returns the id of an EV_EVENT_TAG event, a TCG_PCClientTaggedEvent, or 0.
+func tag(e *Event) uint32 {
+	if e.Type != EventTag || len(e.Data) < 8 {
+		return 0
+	}
+	return binary.LittleEndian.Uint32(e.Data)
+}
+
+func describe(events []*Event) string {
+	if len(events) == 0 {
+		return "no event"
+	}
+	last := events[len(events)-1]
+	return fmt.Sprintf("%d events, the last of type %v", len(events), last.Type)
+}
+
+// LoadOptions returns the digests that the EFI stub may measure for a command
+// line. The stub hashes the LoadOptionsSize bytes that the loader passed: the text
+// in UTF-16 with a terminating NUL from firmware, systemd-boot and OVMF's loader of
+// QEMU's -kernel, and without one from GRUB. The command line is the whole text
+// passed, as in /proc/cmdline: GRUB puts "BOOT_IMAGE=" before it, and OVMF's loader
+// " initrd=initrd" after it when there is an initrd.
+func LoadOptions(commandLine string) (terminated, bare keystead.Digest) {
+	var b bytes.Buffer
+	for _, u := range utf16.Encode([]rune(commandLine)) {
+		b.Write([]byte{byte(u), byte(u >> 8)})
+	}
+	bare = keystead.Sum(b.Bytes())
+	b.Write([]byte{0, 0})
+	return keystead.Sum(b.Bytes()), bare
+}

@@ -1,0 +1,156 @@
+package refval
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
+)
+
+func sampleCodeSet(t testing.TB) *CodeSet {
+	c, err := NewCodeSet("demo",
+		[]Code{{digestOf("v1"), "/usr/local/bin/keystead", "1.0"}, {digestOf("v2"), "/usr/local/bin/keystead", "1.1"}},
+		[]Boot{{Name: "debian-12", Kernel: digestOf("kernel"), Initrd: digestOf("initrd"), CommandLine: `root=/dev/vda "quoted" <x>`,
+			Guarantees: []Guarantee{GuaranteePtraceScope3, GuaranteeIMAPolicy}}, {Name: "a-uki", Kernel: digestOf("uki")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func member(t testing.TB, name string, seed byte) key.Member {
+	m, err := key.NewMember(bytes.NewReader(bytes.Repeat([]byte{seed}, 32)), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestCodeSetRoundTrip(t *testing.T) {
+	c := sampleCodeSet(t)
+	again, err := ParseCodeSet("keystead-codeset/1\n# why: a comment\n\n" + strings.TrimPrefix(c.Text(), "keystead-codeset/1\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(again.Files(), c.Files()) || len(slices.Collect(again.Boots())) != 2 || again.Name() != "demo" {
+		t.Errorf("content differs after a comment: %+v", again)
+	}
+	boot := slices.Collect(c.Boots())[1]
+	want := Boot{Name: "debian-12", Kernel: digestOf("kernel"), Initrd: digestOf("initrd"), CommandLine: `root=/dev/vda "quoted" <x>`, Guarantees: guarantees}
+	if fmt.Sprint(boot) != fmt.Sprint(want) {
+		t.Errorf("boot = %+v, want %+v", boot, want)
+	}
+	if code, ok := c.Lookup(digestOf("v2")); !ok || code.Version != "1.1" || c.Len() != 2 {
+		t.Errorf("Lookup = %+v, %v", code, ok)
+	}
+	if _, ok := c.Lookup(digestOf("v3")); ok {
+		t.Error("an unknown digest was found")
+	}
+	if w := c.Path("./usr/local/bin/keystead"); len(w) != 2 {
+		t.Errorf("Path = %v, want both versions", w)
+	}
+}
+
+func TestOpenCodeSet(t *testing.T) {
+	c := sampleCodeSet(t)
+	ours := member(t, "domain.example", 1)
+	theirs := member(t, "stranger.example", 2)
+	impostor := member(t, "domain.example", 3) // the accepted name, another key
+	accepted, stranger := ours.Public(), theirs.Public()
+	sign := func(m key.Member) []byte {
+		b, err := c.Sign(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	both, err := theirs.Cosign(sign(ours))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, err := OpenCodeSet(both, accepted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opened.Digest() != c.Digest() || !slices.Equal(opened.SignedBy(), []key.MemberPublic{accepted}) {
+		t.Errorf("digest %v, signers %v", opened.Digest(), opened.SignedBy())
+	}
+	policy, err := ours.Sign([]byte("keystead-policy/1\nname demo\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	altered := bytes.Replace(sign(ours), []byte("1.1"), []byte("1.2"), 1)
+	for name, tc := range map[string]struct {
+		note []byte
+		keys []key.MemberPublic
+	}{
+		"signed by a stranger":       {sign(theirs), []key.MemberPublic{accepted}},
+		"signed under a stolen name": {sign(impostor), []key.MemberPublic{accepted}},
+		"altered":                    {altered, []key.MemberPublic{accepted}},
+		"altered, stranger's added":  {append(slices.Clone(altered), "— stranger.example AAAAAAAAAAAA\n"...), []key.MemberPublic{accepted}},
+		"no key given":               {sign(ours), nil},
+		"a signed policy":            {policy, []key.MemberPublic{accepted}},
+		"no signature block":         {[]byte(c.Text()), []key.MemberPublic{accepted}},
+		"another key given":          {sign(ours), []key.MemberPublic{stranger}},
+	} {
+		if c, err := OpenCodeSet(tc.note, tc.keys...); !errors.Is(err, keystead.ReasonNoteUnsigned) || c != nil {
+			t.Errorf("%s: error %v, want note-unsigned", name, err)
+		}
+	}
+}
+
+func TestParseCodeSetRefuses(t *testing.T) {
+	good := sampleCodeSet(t).Text()
+	d := digestOf("x").String()
+	add := func(line string) string { return good + line + "\n" }
+	for _, tc := range []struct{ text, field, problem string }{
+		{"", "name", "missing"},
+		{"keystead-codeset/2\nname x\n", "line 1", "want"},
+		{"keystead-codeset/1\n", "name", "missing"},
+		{strings.TrimSuffix(good, "\n"), "line", "newline"},
+		{add("name other"), "line", "second time"},
+		{add("package bash"), "line", "not one of"},
+		{add("file " + d + " /a"), "line", "want: file"},
+		{add("file " + d + " a 1"), "line", "absolute"},
+		{add("file " + d + " /../a 1"), "line", "absolute"},
+		{add("file md5:d41d8cd98f00b204e9800998ecf8427e /a 1"), "line", "digest is written"},
+		{add("file " + strings.ToUpper(d) + " /a 1"), "line", "digest is written"},
+		{add("file " + digestOf("v1").String() + " /a 1"), "line", "twice"},
+		{add("file " + d + " /a 1\r"), "line", "control"},
+		{add("boot x kernel=" + d), "line", "want initrd="},
+		{add("boot x kernel=" + d + " initrd=none guarantees=safe cmdline=\"\""), "line", "not one of"},
+		{add("boot x kernel=" + d + " initrd=none guarantees=ptrace-scope-3,ima-policy cmdline=\"\""), "line", "order"},
+		{add("boot x kernel=" + d + " initrd=none guarantees=none cmdline=null"), "line", "spelling"},
+		{add("boot x kernel=" + d + ` initrd=none guarantees=none cmdline="a" "b"`), "line", "cmdline"},
+		{add("boot x kernel=sha256:" + strings.Repeat("0", 64) + ` initrd=none guarantees=none cmdline=""`), "line", "zero"},
+		{add("boot a-uki kernel=" + d + ` initrd=none guarantees=none cmdline=""`), "boot", "twice"},
+	} {
+		_, err := ParseCodeSet(tc.text)
+		wantFormat(t, fmt.Sprintf("%q", strings.TrimPrefix(tc.text, good)), err, tc.field, tc.problem)
+	}
+	if _, err := NewCodeSet("x", []Code{{digestOf("x"), "/a", "1\nname y"}}, nil); err == nil {
+		t.Error("a version with a newline was written")
+	}
+	if _, err := NewCodeSet("x", nil, []Boot{{Name: "b", Kernel: digestOf("x"), CommandLine: "a\xff"}}); err == nil {
+		t.Error("a command line that is not UTF-8 was written as another one")
+	}
+}
+
+func FuzzParseCodeSet(f *testing.F) {
+	f.Add(sampleCodeSet(f).Text())
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := ParseCodeSet(text)
+		if err != nil {
+			return
+		}
+		again, err := NewCodeSet(c.Name(), c.Files(), slices.Collect(c.Boots()))
+		if err != nil || !slices.Equal(again.Files(), c.Files()) || fmt.Sprint(slices.Collect(again.Boots())) != fmt.Sprint(slices.Collect(c.Boots())) {
+			t.Fatalf("%q: written again it differs: %v", text, err)
+		}
+	})
+}

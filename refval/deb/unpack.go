@@ -1,0 +1,169 @@
+package deb
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/refval"
+)
+
+// Limits bound what a package may unpack to.
+type Limits struct {
+	Bytes int64 // of the unpacked data.tar, and of the files' content
+	Files int   // members of the data.tar
+}
+
+// DefaultLimits hold for Debian's largest packages: debug symbols and game data.
+var DefaultLimits = Limits{Bytes: 16 << 30, Files: 1 << 20}
+
+// File is a regular file of a package, or a hard link to one.
+type File struct {
+	refval.File
+	Executable bool // it can be executed or mapped: see refval.SelectExecutable
+}
+
+// Unpack returns the regular files of a .deb, once its size and SHA-256 are those
+// that the index states (else index-mismatch). What does not unpack, or exceeds the
+// limits, or holds a path outside of the root, is package-corrupt. Symbolic links,
+// directories and devices have no content and are left out.
+func Unpack(deb []byte, want Package, limits Limits) ([]File, error) {
+	if err := compare(want.Filename, fileSum{want.Size, want.Digest}, deb); err != nil {
+		return nil, err
+	}
+	files, err := unpack(deb, limits)
+	if err != nil {
+		return nil, corrupt(want.Filename, err)
+	}
+	return files, nil
+}
+
+func corrupt(where string, err error) error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonPackageCorrupt, Where: where, Want: "a file that unpacks within its bounds", Got: err.Error()})
+}
+
+func unpack(deb []byte, limits Limits) ([]File, error) {
+	suffix, content, err := dataMember(deb)
+	if err != nil {
+		return nil, err
+	}
+	r, err := decompressor(suffix, bytes.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	u := unpacker{limits: limits, byPath: map[string]int{}, sum: newSummer()}
+	data := &bounded{r, limits.Bytes}
+	archive := tar.NewReader(data)
+	for members := 0; ; members++ {
+		h, err := archive.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			_, err := io.Copy(io.Discard, data) // to the decompressor's own check at the end
+			return u.files, err
+		case err != nil:
+			return nil, err
+		case members == limits.Files:
+			return nil, fmt.Errorf("holds more than %d members", limits.Files)
+		}
+		if err := u.member(h, archive); err != nil {
+			return nil, fmt.Errorf("%.200q: %w", h.Name, err)
+		}
+	}
+}
+
+type unpacker struct {
+	limits Limits
+	files  []File
+	byPath map[string]int // last member of each canonical path
+	sum    *summer
+}
+
+func (u *unpacker) member(h *tar.Header, content io.Reader) error {
+	if strings.TrimSuffix(strings.TrimPrefix(h.Name, "."), "/") == "" && h.Typeflag == tar.TypeDir {
+		return nil // the root itself
+	}
+	path, ok := refval.CanonicalPath(strings.TrimSuffix(h.Name, "/"))
+	if !ok {
+		return errors.New("is not a path below the root")
+	}
+	f := File{}
+	switch h.Typeflag {
+	case tar.TypeReg:
+		n, err := u.sum.read(&bounded{content, u.limits.Bytes})
+		if err != nil {
+			return err
+		}
+		u.limits.Bytes -= n // a sparse member has more content than the archive has bytes
+		f.Digest, f.Executable = u.sum.digest(), h.Mode&0o111 != 0 || u.sum.elf() || loadable(path)
+	case tar.TypeLink:
+		target, ok := refval.CanonicalPath(h.Linkname)
+		i, known := u.byPath[target]
+		if !ok || !known {
+			return fmt.Errorf("is a hard link to %.200q, which is not in the package", h.Linkname)
+		}
+		f = u.files[i]
+		f.Executable = f.Executable || loadable(path)
+	case tar.TypeDir, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+		return nil
+	default:
+		return fmt.Errorf("has member type %q", h.Typeflag)
+	}
+	f.Path = path
+	u.byPath[path] = len(u.files)
+	u.files = append(u.files, f)
+	return nil
+}
+
+// loadable reports whether the name is one of a shared object or kernel module.
+func loadable(path string) bool {
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	for _, end := range []string{".gz", ".xz", ".zst"} {
+		name = strings.TrimSuffix(name, end)
+	}
+	return strings.HasSuffix(name, ".so") || strings.HasSuffix(name, ".ko") || strings.Contains(name, ".so.")
+}
+
+// summer hashes one file after the other and remembers how each begins.
+type summer struct {
+	hash interface {
+		io.Writer
+		Sum([]byte) []byte
+		Reset()
+	}
+	begin [4]byte
+	buf   []byte
+}
+
+func newSummer() *summer { return &summer{hash: sha256.New(), buf: make([]byte, 128<<10)} }
+
+func (s *summer) read(r io.Reader) (n int64, err error) {
+	s.hash.Reset()
+	s.begin = [4]byte{}
+	for {
+		k, err := r.Read(s.buf)
+		if n < int64(len(s.begin)) {
+			copy(s.begin[n:], s.buf[:k])
+		}
+		s.hash.Write(s.buf[:k])
+		n += int64(k)
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+func (s *summer) digest() (d keystead.Digest) {
+	s.hash.Sum(d[:0])
+	return d
+}
+
+func (s *summer) elf() bool { return string(s.begin[:]) == "\x7fELF" }
