@@ -89,6 +89,7 @@ type domain struct {
 	store   *store
 	machine *ledger.Machine
 	log     []ledger.Committed
+	perLog  int // entries in one log entry
 	random  io.Reader
 	now     uint64
 	alarms  []ledger.Alarm
@@ -97,7 +98,7 @@ type domain struct {
 const epoch = 1_790_000_000_000 // Unix milliseconds
 
 func newDomain(t testing.TB, nodes int, settings ...string) *domain {
-	d := &domain{t: t, members: map[string]key.Member{}, keys: map[string]*key.Node{}, random: fixed("requests"), now: epoch}
+	d := &domain{t: t, members: map[string]key.Member{}, keys: map[string]*key.Node{}, random: fixed("requests"), now: epoch, perLog: 3}
 	for _, name := range []string{"ada", "ben", "cleo"} {
 		m, err := key.NewMember(fixed(name), name)
 		must(t, err)
@@ -143,8 +144,8 @@ func (d *domain) sign(text []byte, members ...string) []byte {
 func (d *domain) apply(entries ...[]byte) []ledger.Result {
 	d.t.Helper()
 	var batchOf []ledger.Committed
-	for _, e := range entries { // three to a log entry
-		c := ledger.Committed{Index: uint64(len(d.log)/3 + 1), Offset: len(d.log) % 3, Term: 1, Data: e}
+	for _, e := range entries {
+		c := ledger.Committed{Index: uint64(len(d.log)/d.perLog + 1), Offset: len(d.log) % d.perLog, Term: 1, Data: e}
 		d.log = append(d.log, c)
 		batchOf = append(batchOf, c)
 	}

@@ -68,6 +68,7 @@ func FuzzEntry(f *testing.F) {
 			again, err := ledger.TickEntry(x)
 			same("tick entry", again, err)
 		}
+		ledger.ParseResult(b)
 		if x, err := ledger.ParseVote(b); err == nil {
 			same("vote", x.Entry(), nil)
 		}

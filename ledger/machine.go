@@ -53,17 +53,6 @@ type Committed struct {
 	Data        []byte
 }
 
-// Result says what became of one entry.
-type Result struct {
-	Index    uint64          // of the log entry
-	Kind     receipt.Kind    // 0 for an empty entry
-	Leaf     uint64          // place in the tree, when Recorded or Repeated
-	ID       keystead.Digest // leaf hash, when Recorded
-	Recorded bool            // it took effect and is in the tree
-	Repeated bool            // the same request took effect before, as Leaf
-	Err      error           // *keystead.DenyError or *keystead.FormatError: refused, without any effect
-}
-
 // Applied is what a batch brought about, beside its writes.
 type Applied struct {
 	Results    []Result // one for each entry

@@ -88,6 +88,7 @@ func (s *stage) command(t *testing.T, f []string) {
 		n, err := strconv.Atoi(f[1])
 		must(t, err)
 		s.domain = newDomain(t, n, f[2:]...)
+		s.perLog, s.log = 1, s.log[:1]
 		s.verifier = receipt.NewVerifier(s.id)
 		s.verdicts, s.limits = map[keystead.Digest]*ledger.Verdict{}, map[string]int{}
 		s.say("domain %s", receipt.Origin(s.id))
