@@ -93,6 +93,7 @@ type domain struct {
 	random  io.Reader
 	now     uint64
 	alarms  []ledger.Alarm
+	voted   *receipt.TreeHead // of the last batch
 }
 
 const epoch = 1_790_000_000_000 // Unix milliseconds
@@ -153,7 +154,7 @@ func (d *domain) apply(entries ...[]byte) []ledger.Result {
 	out, err := d.machine.Apply(batchOf, b)
 	must(d.t, err)
 	d.store.commit(b)
-	d.alarms = append(d.alarms, out.Alarms...)
+	d.alarms, d.voted = append(d.alarms, out.Alarms...), out.Voted
 	return out.Results
 }
 

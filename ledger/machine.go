@@ -34,6 +34,7 @@ type Machine struct {
 	buf      []byte
 	alarms   []Alarm
 	signed   []byte // the checkpoint that the batch completed
+	voted    *receipt.TreeHead
 	stopped  error
 }
 
@@ -57,7 +58,8 @@ type Committed struct {
 type Applied struct {
 	Results    []Result // one for each entry
 	Alarms     []Alarm
-	Checkpoint []byte // the signed checkpoint that a majority completed or another node added to; or nil
+	Voted      *receipt.TreeHead // the newest head that a node signed and that is this tree's, too: to be signed by this node as well; or nil
+	Checkpoint []byte            // the signed checkpoint that a majority completed or another node added to; or nil
 }
 
 // StopError says that the node must not go on: a batch could not be applied and
@@ -160,7 +162,7 @@ func (m *Machine) Apply(entries []Committed, w Writer) (Applied, error) {
 		m.stopped = err
 		return Applied{}, err
 	}
-	return Applied{results, m.alarms, m.signed}, nil
+	return Applied{results, m.alarms, m.voted, m.signed}, nil
 }
 
 func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
@@ -201,7 +203,7 @@ func (m *Machine) ahead(e Committed) bool {
 
 func (m *Machine) begin() {
 	m.written, m.indexed, m.versions = m.written[:0], 0, nil
-	m.alarms, m.signed = nil, nil
+	m.alarms, m.voted, m.signed = nil, nil, nil
 	m.tree.filled = nil
 }
 

@@ -463,12 +463,18 @@ func TestVotesRefused(t *testing.T) {
 	fork := head
 	fork.Root[0]++
 	d.refused(vote("node-3", fork), keystead.ReasonCheckpointConflict)
+	if d.voted != nil {
+		t.Error("other nodes are to sign a fork")
+	}
 	if len(d.alarms) != 1 || d.alarms[0].Finding.Reason != keystead.ReasonCheckpointConflict {
 		t.Errorf("a node that signed another tree raised %+v", d.alarms)
 	}
 	d.ok(vote("node-1", head))
 	if _, err := ledger.NewProver(d.store); !errors.Is(err, ledger.ErrNoCheckpoint) {
 		t.Errorf("one signature of three: %v", err)
+	}
+	if d.voted == nil || *d.voted != head {
+		t.Errorf("other nodes are to sign %+v", d.voted)
 	}
 	d.ok(vote("node-1", head)) // the same node again
 	if _, err := ledger.NewProver(d.store); !errors.Is(err, ledger.ErrNoCheckpoint) {
