@@ -27,6 +27,10 @@ check: ## format, vet, staticcheck, generated code
 generate: ## generated code from its sources (api/v1)
 	@scripts/generate api
 
+testbed-record: ## boot a packaged guest and record it afresh
+	@scripts/need testbed
+	@go run ./internal/testbed/cmd/record
+
 fuzz: ## every fuzz target, SECONDS_EACH=60 each
 	@scripts/fuzz $(SECONDS_EACH)
 

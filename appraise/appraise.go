@@ -53,6 +53,7 @@ func Explain(in Input, each func(File)) Verdict {
 	a := appraisal{in: in, parts: in.Bundle.Parts(), each: each}
 	if a.rootOfTrust(); a.sound() {
 		if a.logs(); a.sound() {
+			a.established = true
 			a.kernel()
 			a.software()
 			a.assure()
@@ -64,16 +65,17 @@ func Explain(in Input, each func(File)) Verdict {
 
 // appraisal gathers findings and claims on the way.
 type appraisal struct {
-	in        Input
-	parts     evidence.Parts
-	each      func(File)
-	findings  []keystead.Finding
-	omitted   int
-	claims    evidence.Claims
-	assurance evidence.Assurance
-	covered   []evidence.PCRs
-	boot      *eventlog.Log
-	files     *ima.List
+	in          Input
+	parts       evidence.Parts
+	each        func(File)
+	findings    []keystead.Finding
+	omitted     int
+	claims      evidence.Claims
+	assurance   evidence.Assurance
+	covered     []evidence.PCRs
+	established bool
+	boot        *eventlog.Log
+	files       *ima.List
 }
 
 func (a *appraisal) sound() bool { return len(a.findings) == 0 }
@@ -185,18 +187,7 @@ func (a *appraisal) quote(q *tpm2.Quote) {
 		a.fail("tpm.pcrs", err)
 		return
 	}
-	c := evidence.QuoteClaims{
-		Firmware:   fmt.Sprintf("%016x", q.Firmware),
-		ResetCount: int64(q.ResetCount), RestartCount: int64(q.RestartCount),
-		Clock: int64(q.Clock), ClockSafe: q.Safe,
-	}
-	for _, b := range q.Banks() {
-		c.Banks = append(c.Banks, b.String())
-	}
-	for _, i := range q.PCRs() {
-		c.PCRs = append(c.PCRs, int64(i))
-	}
-	a.claims.Quote = c
+	a.claims.Quote = q.Claims()
 }
 
 // logs opens both logs; each complains for itself.
@@ -278,7 +269,7 @@ func (a *appraisal) lack() string {
 
 func (a *appraisal) verdict() Verdict {
 	in := a.in
-	body := verdictBody{Allowed: a.sound(), Assurance: a.assurance, Findings: a.findings, Omitted: a.omitted, Claims: a.claims, Inputs: Inputs{
+	body := verdictBody{Allowed: a.sound(), Founded: a.established, Assurance: a.assurance, Findings: a.findings, Omitted: a.omitted, Claims: a.claims, Inputs: Inputs{
 		Bundle: in.Bundle.Digest(), Purpose: in.Expect.Purpose, Nonce: in.Expect.Nonce, SubjectKey: in.Expect.SubjectKey,
 		Key: in.Key, EKRoots: rootsDigest(in.EKRoots), Time: in.Time.UTC(),
 	}}

@@ -21,6 +21,7 @@ type Verdict struct {
 type verdictBody struct {
 	Format    string             `json:"format"`
 	Allowed   bool               `json:"allowed"`
+	Founded   bool               `json:"established"` // root of trust and logs hold, so the claims are proven
 	Assurance evidence.Assurance `json:"assurance"`
 	Findings  []keystead.Finding `json:"findings"`
 	Omitted   int                `json:"findings_omitted,omitempty"` // beyond the bound; the claims count all
@@ -46,6 +47,10 @@ type Inputs struct {
 
 // Allowed reports whether the evidence passed.
 func (v Verdict) Allowed() bool { return v.raw != nil && v.body.Allowed }
+
+// Established reports whether root of trust and logs hold, so that the claims are
+// proven, whether or not software and policy pass.
+func (v Verdict) Established() bool { return v.raw != nil && v.body.Founded }
 
 // Err returns nil if the evidence passed, else a DenyError with all findings.
 func (v Verdict) Err() error {

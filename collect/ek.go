@@ -80,8 +80,8 @@ func (l link) findEK() (EK, error) {
 			continue
 		}
 		public, err := l.publicOf(p.template)
-		if errors.Is(err, tpm2.TPMRCCurve) || errors.Is(err, tpm2.TPMRCValue) {
-			continue // the TPM does not make such keys
+		if unsupported(err) {
+			continue
 		}
 		if err != nil {
 			return EK{}, err
@@ -96,13 +96,30 @@ func (l link) findEK() (EK, error) {
 		return EK{}, &Error{Found: "TPM " + l.tpm.path + " has an EK certificate that does not serve", Err: odd,
 			Hint: "the manufacturer may have used a template of its own, which is not supported"}
 	}
-	p := ekProfiles[0]
-	public, err := l.publicOf(p.template)
-	if err != nil {
-		return EK{}, err
+	return l.uncertifiedEK()
+}
+
+// uncertifiedEK takes the first endorsement key that the TPM can make.
+func (l link) uncertifiedEK() (EK, error) {
+	for _, p := range ekProfiles {
+		public, err := l.publicOf(p.template)
+		if unsupported(err) {
+			continue
+		}
+		if err != nil {
+			return EK{}, err
+		}
+		l.tpm.ek = &p
+		return EK{Public: public, Profile: p.name}, nil
 	}
-	l.tpm.ek = &p
-	return EK{Public: public, Profile: p.name}, nil
+	return EK{}, &Error{Found: "TPM " + l.tpm.path + " makes no endorsement key of ECC P-256, ECC P-384 or RSA 2048",
+		Hint: "it may not be a TPM of the PC Client profile"}
+}
+
+// unsupported reports whether the TPM said that it does not make such keys.
+func unsupported(err error) bool {
+	return errors.Is(err, tpm2.TPMRCCurve) || errors.Is(err, tpm2.TPMRCAsymmetric) || errors.Is(err, tpm2.TPMRCValue) ||
+		errors.Is(err, tpm2.TPMRCType) || errors.Is(err, tpm2.TPMRCHash) || errors.Is(err, tpm2.TPMRCKeySize)
 }
 
 // publicOf makes a primary key, flushes it and returns its TPMT_PUBLIC.

@@ -63,6 +63,9 @@ func TestReadAllPCRs(t *testing.T) {
 	if len(got.PCRs) != 2 || len(got.PCRs[0].Value) != 24 || len(got.PCRs[1].Value) != 24 {
 		t.Errorf("want 24 registers of 2 banks, got %v", got.PCRs)
 	}
+	if _, err := tpm.Quote(ctx, QuoteRequest{PCRs: []int{7, 7}, Banks: []evidence.Bank{evidence.SHA384, evidence.SHA384}}); err != nil {
+		t.Errorf("naming a bank and a register twice: %v", err)
+	}
 	if _, err := tpm.Quote(ctx, QuoteRequest{PCRs: []int{24}}); err == nil {
 		t.Error("register 24 must be refused")
 	}

@@ -3,11 +3,15 @@ package collect
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,8 +22,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
 	evtpm2 "github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/swtpm"
 )
 
 var ctx = context.Background()
@@ -81,6 +87,13 @@ func checkActivation(t *testing.T, tpm *TPM, kind AKType, ak *evtpm2.Public) {
 	if !id.Software || id.Issuer != authority.Root.Subject.String() || id.Key != ek.Fingerprint() || id.Model != "swtpm" {
 		t.Errorf("identity of the TPM: got %+v", id)
 	}
+	stranger, err := swtpm.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := evtpm2.VerifyEK(found.Chain, ek, evtpm2.Roots{Test: []*x509.Certificate{stranger.Root}}, time.Now()); !errors.Is(err, keystead.ReasonEKUntrusted) {
+		t.Errorf("another authority of the same name: want ek-untrusted, got %v", err)
+	}
 	secret := []byte("thirty-two bytes of great secret")
 	blob, encrypted, err := evtpm2.MakeCredential(rand.Reader, ek, ak.Name(), secret)
 	if err != nil {
@@ -95,8 +108,8 @@ func checkActivation(t *testing.T, tpm *TPM, kind AKType, ak *evtpm2.Public) {
 	}
 }
 
-// TestEKProfiles takes away one certificate after the other, so that each profile
-// is used once with a real certificate or none.
+// TestEKProfiles takes away one certificate after the other and puts others in
+// their place, so that each profile is used and no certificate serves that should not.
 func TestEKProfiles(t *testing.T) {
 	s := ownTPM(t)
 	profile := func(want string, certified bool) {
@@ -140,6 +153,66 @@ func TestEKProfiles(t *testing.T) {
 	profile("L-1 (RSA 2048)", true)
 	undefine(0x01C00002)
 	profile("L-2 (ECC P-256)", false)
+
+	ek, err := open(t, s.Socket).EK(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeNV(t, tpm, 0x01C0000A, append(certify(t, parsePublic(t, ek.Public).Key()), 0, 0, 0, 0)) // padded, as some are
+	profile("L-2 (ECC P-256)", true)
+	undefine(0x01C0000A)
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeNV(t, tpm, 0x01C0000A, certify(t, other.Public()))
+	var e *Error
+	if _, err := open(t, s.Socket).EK(ctx); !errors.As(err, &e) || !strings.Contains(e.Error(), "is of another key") {
+		t.Errorf("a certificate of another key: want it named, got %v", err)
+	}
+	undefine(0x01C0000A)
+	writeNV(t, tpm, 0x01C0000A, []byte("no certificate"))
+	if _, err := open(t, s.Socket).EK(ctx); err == nil || !strings.Contains(err.Error(), "NV index 0x01c0000a holds no certificate") {
+		t.Errorf("no certificate: want the index named, got %v", err)
+	}
+}
+
+// certify returns a certificate of key by nobody in particular.
+func certify(t *testing.T, key crypto.PublicKey) []byte {
+	t.Helper()
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// writeNV stores data as a manufacturer does.
+func writeNV(t *testing.T, l link, index tpm2.TPMHandle, data []byte) {
+	t.Helper()
+	_, err := tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHPlatform, PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
+		NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, DataSize: uint16(len(data)),
+		Attributes: tpm2.TPMANV{PlatformCreate: true, PPWrite: true, AuthRead: true, OwnerRead: true, NoDA: true},
+	})}.Execute(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := tpm2.NVReadPublic{NVIndex: index}.Execute(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < len(data); at += nvChunk {
+		_, err := tpm2.NVWrite{AuthHandle: tpm2.TPMRHPlatform, NVIndex: tpm2.NamedHandle{Handle: index, Name: pub.NVName},
+			Data: tpm2.TPM2BMaxNVBuffer{Buffer: data[at:min(at+nvChunk, len(data))]}, Offset: uint16(at)}.Execute(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestResetIsCounted(t *testing.T) {

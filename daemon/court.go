@@ -213,7 +213,7 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 		return n.court.hearing(ctx, entry)
 	}
 	r, err := n.propose(ctx, entry)
-	if err != nil || r.what == resultNone {
+	if err != nil || !r.Recorded && !r.Repeated {
 		return serve.Outcome{Applied: err == nil}, err
 	}
 	return n.outcome(r)

@@ -30,12 +30,21 @@ type books struct {
 const maxRuns = 16
 
 // propose puts an entry into the log and returns what became of it.
-func (b *books) propose(ctx context.Context, entry []byte) (result, error) {
+func (b *books) propose(ctx context.Context, entry []byte) (ledger.Result, error) {
 	raw, err := b.replica.Propose(ctx, entry)
 	if err != nil {
-		return result{}, err
+		return ledger.Result{}, err
 	}
 	return parseResult(raw)
+}
+
+// parseResult returns what Apply made of an entry, or its refusal.
+func parseResult(raw []byte) (ledger.Result, error) {
+	r, err := ledger.ParseResult(raw)
+	if err == nil {
+		err = r.Err
+	}
+	return r, err
 }
 
 // Execute implements serve.Ledger. What compares nothing needs no goroutine.
@@ -54,17 +63,17 @@ func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []led
 		return
 	}
 	b.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) {
-		r, err := result{}, p.Err
+		r, err := ledger.Result{}, p.Err
 		if err == nil {
 			r, err = parseResult(p.Result)
 		}
 		switch {
 		case err != nil:
 			done(serve.Outcome{}, err)
-		case r.what == resultRepeated:
+		case r.Repeated:
 			go func() { done(b.outcome(r)) }() // it reads the store
 		default:
-			done(serve.Outcome{Applied: true, Leaf: r.leaf, ID: r.id}, nil)
+			done(serve.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}, nil)
 		}
 	}})
 }
@@ -113,13 +122,13 @@ func probe(request ledger.RequestID, ops []ledger.Op) *ledger.Transaction {
 	return &ledger.Transaction{Request: request, Contract: ledger.KV, Conditions: []ledger.Condition{{Key: key, Version: ^uint64(0)}}}
 }
 
-func (b *books) outcome(r result) (serve.Outcome, error) {
-	o := serve.Outcome{Applied: true, Leaf: r.leaf, ID: r.id}
-	if r.what != resultRepeated {
+func (b *books) outcome(r ledger.Result) (serve.Outcome, error) {
+	o := serve.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}
+	if !r.Repeated {
 		return o, nil
 	}
 	err := b.view(func(v ledger.View) error {
-		entry, err := v.Entry(r.leaf)
+		entry, err := v.Entry(r.Leaf)
 		o.ID = receipt.LeafHash(entry)
 		return err
 	})

@@ -158,17 +158,6 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 }
 
-func FuzzParseResult(f *testing.F) {
-	f.Add(appendResult(nil, &ledger.Result{Leaf: 7, Recorded: true}))
-	f.Add(appendResult(nil, &ledger.Result{Err: keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout})}))
-	f.Add([]byte{resultRefused, '['})
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if r, err := parseResult(raw); err == nil && len(raw) != resultSize {
-			t.Errorf("%x gives %+v", raw, r)
-		}
-	})
-}
-
 func FuzzSettingValue(f *testing.F) {
 	f.Add([]byte("value 7\n"))
 	f.Add([]byte("\n"))

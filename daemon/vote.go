@@ -30,8 +30,8 @@ func (v *voter) hear(h heard) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.size = h.size
-	for _, vote := range h.votes {
-		v.asked = max(v.asked, vote.Size)
+	if h.voted != nil {
+		v.asked = max(v.asked, h.voted.Size)
 	}
 	if v.wake == nil {
 		v.wake = make(chan struct{}, 1)

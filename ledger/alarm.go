@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/internal/cursor"
 )
 
 // Alarm is a contradiction among nodes. The ledger goes on; people must look.
@@ -23,18 +22,13 @@ func (m *Machine) raise(w Writer, f keystead.Finding) error {
 }
 
 func (a *Alarm) encode() []byte {
-	b := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, a.Index), a.Clock)
-	for _, s := range []string{string(a.Finding.Reason), a.Finding.Want, a.Finding.Got, a.Finding.Where} {
-		b = cursor.AppendSized16(b, s)
-	}
-	return b
+	b := binary.BigEndian.AppendUint64(nil, a.Index)
+	return appendFinding(binary.BigEndian.AppendUint64(b, a.Clock), a.Finding)
 }
 
 func decodeAlarm(number uint64, b []byte) (Alarm, error) {
 	c := record("alarm", b)
-	a := Alarm{Number: number, Index: c.U64("index"), Clock: c.U64("clock")}
-	text := func(field string) string { return string(c.Sized16(1<<16-1, field)) }
-	a.Finding = keystead.Finding{Reason: keystead.Reason(text("reason")), Want: text("want"), Got: text("got"), Where: text("where")}
+	a := Alarm{Number: number, Index: c.U64("index"), Clock: c.U64("clock"), Finding: readFinding(c)}
 	c.End()
 	return a, c.Err()
 }

@@ -56,6 +56,9 @@ func (m *Machine) applyVote(entry []byte, w Writer) error {
 		}
 		return keystead.Deny(f)
 	}
+	if m.voted == nil || m.voted.Size < head.Size {
+		m.voted = &head
+	}
 	return m.count(v, head, w)
 }
 

@@ -48,31 +48,36 @@ func (m *Machine) applyTick(e Committed, w Writer) error {
 
 // mark is what the state keeps of a tick entry.
 type mark struct {
-	index, clock, size uint64
-	nonce              keystead.Digest
+	at          [16]byte // log index and offset
+	clock, size uint64
+	nonce       keystead.Digest
 }
+
+func (k *mark) key() []byte { return nameKey(spaceTick, k.at[:]) }
 
 func (k *mark) encode() []byte {
 	b := binary.BigEndian.AppendUint64(nil, k.clock)
 	return append(binary.BigEndian.AppendUint64(b, k.size), k.nonce[:]...)
 }
 
-func decodeMark(index uint64, b []byte) (mark, error) {
+func decodeMark(at [16]byte, b []byte) (mark, error) {
 	c := record("tick record", b)
-	k := mark{index, c.U64("clock"), c.U64("size"), digest(c, "nonce")}
+	k := mark{at, c.U64("clock"), c.U64("size"), digest(c, "nonce")}
 	c.End()
 	return k, c.Err()
 }
 
 // mark adds a tick entry's mark, and forgets what the clock has left behind.
 func (m *Machine) mark(e Committed, w Writer) error {
-	k := mark{e.Index, m.head.clock, m.head.size, Nonce(m.head.domain, e.Index, e.Data)}
+	k := mark{clock: m.head.clock, size: m.head.size, nonce: Nonce(m.head.domain, e.Index, e.Data)}
+	binary.BigEndian.PutUint64(k.at[:8], e.Index)
+	binary.BigEndian.PutUint64(k.at[8:], uint64(e.Offset))
 	m.marks = append(m.marks, k)
-	if err := w.Set(numberKey(spaceTick, k.index), k.encode()); err != nil {
+	if err := w.Set(k.key(), k.encode()); err != nil {
 		return fatal(err)
 	}
 	for len(m.marks) > 1 && m.marks[1].clock+Window <= m.head.clock { // one mark at least a Window old stays
-		if err := w.Delete(numberKey(spaceTick, m.marks[0].index)); err != nil {
+		if err := w.Delete(m.marks[0].key()); err != nil {
 			return fatal(err)
 		}
 		m.marks = m.marks[1:]

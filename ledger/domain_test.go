@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
@@ -85,28 +83,28 @@ type domain struct {
 	t       testing.TB
 	id      keystead.Digest
 	genesis []byte
-	members map[string]note.Signer
+	members map[string]key.Member
 	keys    map[string]*key.Node
 	roster  receipt.Roster
 	store   *store
 	machine *ledger.Machine
 	log     []ledger.Committed
+	perLog  int // entries in one log entry
 	random  io.Reader
 	now     uint64
 	alarms  []ledger.Alarm
+	voted   *receipt.TreeHead // of the last batch
 }
 
 const epoch = 1_790_000_000_000 // Unix milliseconds
 
 func newDomain(t testing.TB, nodes int, settings ...string) *domain {
-	d := &domain{t: t, members: map[string]note.Signer{}, keys: map[string]*key.Node{}, random: fixed("requests"), now: epoch}
+	d := &domain{t: t, members: map[string]key.Member{}, keys: map[string]*key.Node{}, random: fixed("requests"), now: epoch, perLog: 3}
 	for _, name := range []string{"ada", "ben", "cleo"} {
-		secret, public, err := note.GenerateKey(fixed(name), name)
+		m, err := key.NewMember(fixed(name), name)
 		must(t, err)
-		signer, err := note.NewSigner(secret)
-		must(t, err)
-		d.members[name] = signer
-		d.roster.Members = append(d.roster.Members, public)
+		d.members[name] = m
+		d.roster.Members = append(d.roster.Members, m.Public())
 	}
 	d.roster.Threshold = 2
 	for i := range nodes {
@@ -133,11 +131,12 @@ func (d *domain) newNode(name string) receipt.Node {
 }
 
 func (d *domain) sign(text []byte, members ...string) []byte {
-	var signers []note.Signer
-	for _, m := range members {
-		signers = append(signers, d.members[m])
+	d.t.Helper()
+	out, err := d.members[members[0]].Sign(text)
+	for _, m := range members[1:] {
+		must(d.t, err)
+		out, err = d.members[m].Cosign(out)
 	}
-	out, err := note.Sign(&note.Note{Text: string(text)}, signers...)
 	must(d.t, err)
 	return out
 }
@@ -147,7 +146,7 @@ func (d *domain) apply(entries ...[]byte) []ledger.Result {
 	d.t.Helper()
 	var batchOf []ledger.Committed
 	for _, e := range entries {
-		c := ledger.Committed{Index: uint64(len(d.log) + 1), Term: 1, Data: e}
+		c := ledger.Committed{Index: uint64(len(d.log)/d.perLog + 1), Offset: len(d.log) % d.perLog, Term: 1, Data: e}
 		d.log = append(d.log, c)
 		batchOf = append(batchOf, c)
 	}
@@ -155,7 +154,7 @@ func (d *domain) apply(entries ...[]byte) []ledger.Result {
 	out, err := d.machine.Apply(batchOf, b)
 	must(d.t, err)
 	d.store.commit(b)
-	d.alarms = append(d.alarms, out.Alarms...)
+	d.alarms, d.voted = append(d.alarms, out.Alarms...), out.Voted
 	return out.Results
 }
 

@@ -1,10 +1,12 @@
 package ledger_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -43,6 +45,11 @@ func (h *history) send(e []byte, recorded bool) ledger.Result {
 	h.t.Helper()
 	r := h.apply(e)[0]
 	h.results = append(h.results, r)
+	again, err := ledger.ParseResult(r.Append(nil))
+	must(h.t, err)
+	if a, b := fmt.Sprintf("%+v", r), fmt.Sprintf("%+v", again); a != b && !strings.Contains(b, string(keystead.ReasonMalformed)) {
+		h.t.Fatalf("a result is read back otherwise:\n%s\n%s", a, b)
+	}
 	if r.Recorded != recorded {
 		h.t.Fatalf("log entry %d (%v): recorded %v, the model says %v: %v", r.Index, r.Kind, r.Recorded, recorded, r.Err)
 	}
@@ -248,12 +255,7 @@ func (h *history) checkReplays() {
 		if got := s.digest(); got != want {
 			h.t.Errorf("reopened %v: state %v, want %v", reopen, got, want)
 		}
-		same := func(a, b ledger.Result) bool {
-			ae, be := fmt.Sprint(a.Err), fmt.Sprint(b.Err)
-			a.Err, b.Err = nil, nil
-			return a == b && ae == be
-		}
-		if !slices.EqualFunc(results, h.results, same) {
+		if !slices.EqualFunc(results, h.results, func(a, b ledger.Result) bool { return bytes.Equal(a.Append(nil), b.Append(nil)) }) {
 			h.t.Errorf("reopened %v: other results", reopen)
 		}
 	}
@@ -297,14 +299,12 @@ func TestFailuresLeaveNothing(t *testing.T) {
 	h := newHistory(t, 99, 150)
 	want := h.store.digest()
 	s := newStore()
-	faults := 0
+	faults, from := 0, 0
 	for n := 1; ; n++ {
-		from := 0
 		f := &failing{r: s, left: -1}
 		m, err := ledger.Open(f, h.id)
 		must(t, err)
-		from = int(m.Applied())
-		if from == len(h.log) {
+		if s.digest() == want {
 			break
 		}
 		before := s.digest()
@@ -312,7 +312,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 		_, err = m.Apply(h.log[from:min(from+20, len(h.log))], f)
 		if err == nil {
 			s.commit(f.batch)
-			n = 0
+			from, n = from+20, 0
 			continue
 		}
 		faults++
@@ -327,7 +327,7 @@ func TestFailuresLeaveNothing(t *testing.T) {
 			t.Fatal("a failed batch changed the store")
 		}
 	}
-	if got := s.digest(); got != want || faults < 200 {
-		t.Errorf("after %d faults: state %v, want %v", faults, got, want)
+	if from < len(h.log) || faults < 200 {
+		t.Errorf("after %d faults and %d entries", faults, from)
 	}
 }

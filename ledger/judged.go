@@ -102,9 +102,7 @@ func (v *Verdict) Bytes() []byte {
 // ParseVerdict reads a verdict's encoding.
 func ParseVerdict(raw []byte) (Verdict, error) {
 	v, writes, err := parseVerdict(raw)
-	for w := range writes.each {
-		v.Writes = append(v.Writes, Write{string(w.key), w.delete, w.value})
-	}
+	v.Writes = writes.all()
 	return v, err
 }
 

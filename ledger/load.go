@@ -18,7 +18,7 @@ func (m *Machine) load() (err error) {
 		return err
 	}
 	err = m.each(spaceTick, func(k string, v []byte) error {
-		mark, err := decodeMark(binary.BigEndian.Uint64([]byte(k)), v)
+		mark, err := decodeMark([16]byte([]byte(k)), v)
 		m.marks = append(m.marks, mark)
 		return err
 	})
@@ -64,7 +64,7 @@ func (m *Machine) load() (err error) {
 }
 
 // sizes of the keys of a space, without its byte; 0 for names of any size.
-var keySizes = map[byte]int{spaceTick: 8, spaceRoster: 8, spaceEntry: 8, spaceAlarm: 8, spaceProposal: 32}
+var keySizes = map[byte]int{spaceTick: 16, spaceRoster: 8, spaceEntry: 8, spaceAlarm: 8, spaceProposal: 32}
 
 // each visits a key space; the keys come without its byte.
 func (m *Machine) each(space byte, visit func(key string, value []byte) error) error {

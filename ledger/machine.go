@@ -34,6 +34,7 @@ type Machine struct {
 	buf      []byte
 	alarms   []Alarm
 	signed   []byte // the checkpoint that the batch completed
+	voted    *receipt.TreeHead
 	stopped  error
 }
 
@@ -44,29 +45,21 @@ type rosterAt struct {
 	entry keystead.Digest
 }
 
-// Committed is an entry that the replicas agreed on, at its place in their log.
-// Data is empty for entries of the replicas' own, such as a new leader's first.
+// Committed is an entry that the replicas agreed on, at its place in their log:
+// log entries carry one or several, numbered by Offset. Data is empty for entries
+// of the replicas' own, such as a new leader's first.
 type Committed struct {
 	Index, Term uint64
+	Offset      int
 	Data        []byte
-}
-
-// Result says what became of one entry.
-type Result struct {
-	Index    uint64
-	Kind     receipt.Kind    // 0 for an empty entry
-	Leaf     uint64          // place in the tree, when Recorded or Repeated
-	ID       keystead.Digest // leaf hash, when Recorded
-	Recorded bool            // it took effect and is in the tree
-	Repeated bool            // the same request took effect before, as Leaf
-	Err      error           // *keystead.DenyError or *keystead.FormatError: refused, without any effect
 }
 
 // Applied is what a batch brought about, beside its writes.
 type Applied struct {
 	Results    []Result // one for each entry
 	Alarms     []Alarm
-	Checkpoint []byte // the signed checkpoint that a majority completed or another node added to; or nil
+	Voted      *receipt.TreeHead // the newest head that a node signed and that is this tree's, too: to be signed by this node as well; or nil
+	Checkpoint []byte            // the signed checkpoint that a majority completed or another node added to; or nil
 }
 
 // StopError says that the node must not go on: a batch could not be applied and
@@ -155,8 +148,8 @@ func (m *Machine) rosterAt(size uint64) uint64 {
 	return uint64(i)
 }
 
-// Apply applies entries in log order and puts their effects into w. Entries up to
-// Applied are skipped, so that a log can be replayed from anywhere before. The
+// Apply applies entries in log order and puts their effects into w. Entries that
+// were applied before are skipped, so that a log can be replayed from anywhere before. The
 // caller makes w's content durable, or visible in the store, before it calls Apply
 // again. A refused entry has no effect; its Result says why. An error from
 // Apply is a *StopError: the caller discards w, and the machine applies nothing any more.
@@ -169,12 +162,12 @@ func (m *Machine) Apply(entries []Committed, w Writer) (Applied, error) {
 		m.stopped = err
 		return Applied{}, err
 	}
-	return Applied{results, m.alarms, m.signed}, nil
+	return Applied{results, m.alarms, m.voted, m.signed}, nil
 }
 
 func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 	for _, e := range entries {
-		if e.Index > m.head.applied && len(e.Data) > 0 && e.Data[0] != receipt.Version {
+		if m.ahead(e) && len(e.Data) > 0 && e.Data[0] != receipt.Version {
 			_, _, err := receipt.Split(append(e.Data[:1:1], 0))
 			return nil, &StopError{e.Index, err}
 		}
@@ -183,10 +176,10 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 	results := make([]Result, len(entries))
 	for i, e := range entries {
 		results[i].Index = e.Index
-		if e.Index <= m.head.applied {
+		if !m.ahead(e) {
 			continue
 		}
-		m.head.applied, m.head.term = e.Index, e.Term
+		m.head.applied, m.head.offset, m.head.term = e.Index, uint64(e.Offset), e.Term
 		if len(e.Data) == 0 {
 			continue
 		}
@@ -203,9 +196,14 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 	return results, nil
 }
 
+// ahead reports whether an entry is not applied yet.
+func (m *Machine) ahead(e Committed) bool {
+	return e.Index > m.head.applied || e.Index == m.head.applied && uint64(e.Offset) > m.head.offset
+}
+
 func (m *Machine) begin() {
 	m.written, m.indexed, m.versions = m.written[:0], 0, nil
-	m.alarms, m.signed = nil, nil
+	m.alarms, m.voted, m.signed = nil, nil, nil
 	m.tree.filled = nil
 }
 

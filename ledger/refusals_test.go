@@ -62,15 +62,15 @@ func TestUnknownVersionStops(t *testing.T) {
 	before := d.store.digest()
 	good, future := d.run(put("a", "1")), append([]byte{receipt.Version + 1}, "whatever it is"...)
 	b := newBatch()
-	_, err := d.machine.Apply([]ledger.Committed{{Index: 2, Data: good}, {Index: 3, Data: future}}, b)
+	_, err := d.machine.Apply([]ledger.Committed{{Index: 1, Offset: 1, Data: good}, {Index: 2, Data: future}}, b)
 	var stop *ledger.StopError
-	if !errors.As(err, &stop) || stop.Index != 3 || !errors.Is(err, keystead.ReasonVersionUnknown) {
-		t.Fatalf("want a stop at entry 3 for version-unknown, got %v", err)
+	if !errors.As(err, &stop) || stop.Index != 2 || !errors.Is(err, keystead.ReasonVersionUnknown) {
+		t.Fatalf("want a stop at entry 2 for version-unknown, got %v", err)
 	}
 	if len(b.set) != 0 || d.store.digest() != before {
 		t.Error("something of the batch was written")
 	}
-	if _, err := d.machine.Apply([]ledger.Committed{{Index: 2, Data: good}}, newBatch()); err == nil {
+	if _, err := d.machine.Apply([]ledger.Committed{{Index: 1, Offset: 1, Data: good}}, newBatch()); err == nil {
 		t.Error("a stopped machine went on")
 	}
 	d.machine, err = ledger.Open(d.store, d.id)
@@ -463,12 +463,18 @@ func TestVotesRefused(t *testing.T) {
 	fork := head
 	fork.Root[0]++
 	d.refused(vote("node-3", fork), keystead.ReasonCheckpointConflict)
+	if d.voted != nil {
+		t.Error("other nodes are to sign a fork")
+	}
 	if len(d.alarms) != 1 || d.alarms[0].Finding.Reason != keystead.ReasonCheckpointConflict {
 		t.Errorf("a node that signed another tree raised %+v", d.alarms)
 	}
 	d.ok(vote("node-1", head))
 	if _, err := ledger.NewProver(d.store); !errors.Is(err, ledger.ErrNoCheckpoint) {
 		t.Errorf("one signature of three: %v", err)
+	}
+	if d.voted == nil || *d.voted != head {
+		t.Errorf("other nodes are to sign %+v", d.voted)
 	}
 	d.ok(vote("node-1", head)) // the same node again
 	if _, err := ledger.NewProver(d.store); !errors.Is(err, ledger.ErrNoCheckpoint) {

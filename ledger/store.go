@@ -35,7 +35,7 @@ const (
 	spaceLast     = 'l' // node name: time of its last tick
 	spaceProposal = 'p' // digest: proposal record
 	spaceRoster   = 'r' // sequence: leaf index of the entry that made the roster
-	spaceTick     = 't' // log index of a tick: clock, tree size, nonce
+	spaceTick     = 't' // log index and offset of a tick: clock, tree size, nonce
 	spaceAlarm    = 'x' // number: alarm record
 )
 
@@ -51,6 +51,7 @@ func nameKey[T string | []byte](space byte, name T) []byte {
 // a later build can tell before it reads on.
 type head struct {
 	applied uint64 // log index of the last entry applied
+	offset  uint64 // and which one of those in that log entry
 	term    uint64 // its term
 	size    uint64 // leaves in the tree
 	clock   uint64 // domain clock, Unix milliseconds
@@ -63,11 +64,11 @@ type head struct {
 //	1  the key spaces of store.go, tiles of height 8
 const StateVersion = 1
 
-const headSize = 2 + 5*8 + 32
+const headSize = 2 + 6*8 + 32
 
 func (h *head) encode() []byte {
 	b := binary.BigEndian.AppendUint16(make([]byte, 0, headSize), StateVersion)
-	for _, n := range []uint64{h.applied, h.term, h.size, h.clock, h.alarms} {
+	for _, n := range []uint64{h.applied, h.offset, h.term, h.size, h.clock, h.alarms} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
 	return append(b, h.domain[:]...)
@@ -78,7 +79,7 @@ func decodeHead(b []byte) (head, error) {
 	if v := c.U16("version"); v != StateVersion {
 		c.Fail("version", "state version %d; this build knows %d", v, StateVersion)
 	}
-	h := head{applied: c.U64("applied"), term: c.U64("term"), size: c.U64("size"), clock: c.U64("clock"), alarms: c.U64("alarms")}
+	h := head{applied: c.U64("applied"), offset: c.U64("offset"), term: c.U64("term"), size: c.U64("size"), clock: c.U64("clock"), alarms: c.U64("alarms")}
 	copy(h.domain[:], c.Bytes(32, "domain"))
 	c.End()
 	return h, c.Err()

@@ -103,9 +103,7 @@ func ParseTransaction(entry []byte) (Transaction, error) {
 	for c := range v.conditions.each {
 		t.Conditions = append(t.Conditions, Condition{string(c.key), c.version})
 	}
-	for w := range v.writes.each {
-		t.Writes = append(t.Writes, Write{string(w.key), w.delete, w.value})
-	}
+	t.Writes = v.writes.all()
 	return t, nil
 }
 
@@ -159,6 +157,9 @@ func readConditions(c *cursor.Cursor) conditionList {
 		c.Sized16(MaxKey, "condition key")
 		c.U64("condition version")
 	}
+	if c.Err() != nil {
+		return conditionList{}
+	}
 	return conditionList{n, rest[:len(rest)-c.Len()]}
 }
 
@@ -175,6 +176,9 @@ func readWrites(c *cursor.Cursor) writeList {
 		default:
 			c.Fail("operation", "%d is not known", op)
 		}
+	}
+	if c.Err() != nil {
+		return writeList{}
 	}
 	return writeList{n, rest[:len(rest)-c.Len()]}
 }
@@ -204,6 +208,13 @@ func (l writeList) each(yield func(writeView) bool) {
 			return
 		}
 	}
+}
+
+func (l writeList) all() (out []Write) {
+	for w := range l.each {
+		out = append(out, Write{string(w.key), w.delete, w.value})
+	}
+	return out
 }
 
 // confined says which write is outside the keys that start with owner and "/".

@@ -88,6 +88,7 @@ func (s *stage) command(t *testing.T, f []string) {
 		n, err := strconv.Atoi(f[1])
 		must(t, err)
 		s.domain = newDomain(t, n, f[2:]...)
+		s.perLog, s.log = 1, s.log[:1]
 		s.verifier = receipt.NewVerifier(s.id)
 		s.verdicts, s.limits = map[keystead.Digest]*ledger.Verdict{}, map[string]int{}
 		s.say("domain %s", receipt.Origin(s.id))
@@ -172,7 +173,7 @@ func (s *stage) clock() string { return fmt.Sprintf("genesis + %d ms", s.machine
 // apply1 applies an entry and says what came of it.
 func (s *stage) apply1(e []byte) {
 	r := s.apply(e)[0]
-	what := fmt.Sprintf("log entry %d: %v, %d bytes", r.Index, r.Kind, len(e))
+	what := fmt.Sprintf("log entry %d: %v, %d bytes", len(s.log), r.Kind, len(e))
 	switch {
 	case r.Err != nil:
 		s.say("%s: refused: %s", what, wrap(findings(r.Err)))

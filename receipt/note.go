@@ -43,7 +43,7 @@ func splitNote(entry []byte, want Kind) (text, signatures []byte, err error) {
 func verifyMembers(entry []byte, kind Kind, r *Roster, where string) error {
 	var known []note.Verifier
 	for _, m := range r.Members {
-		v, err := note.NewVerifier(m)
+		v, err := note.NewVerifier(m.String())
 		if err != nil {
 			return &keystead.FormatError{Format: kind.String(), Field: "member", Problem: err.Error()}
 		}
@@ -215,7 +215,11 @@ func (l *lines) hash(field, s string) (d keystead.Digest) {
 func (l *lines) roster(r *Roster) {
 	r.Threshold = int(min(l.number("threshold"), maxMembers+1))
 	for l.err == nil && bytes.HasPrefix(l.rest, []byte("member ")) && len(r.Members) <= maxMembers {
-		r.Members = append(r.Members, l.value("member"))
+		m, err := key.ParseMemberPublic([]byte(l.value("member")))
+		if err != nil {
+			l.fail("member", err.Error())
+		}
+		r.Members = append(r.Members, m)
 	}
 	for l.err == nil && len(l.rest) > 0 && len(r.Nodes) <= maxNodes {
 		name, text, _ := strings.Cut(l.value("node"), " ")

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
 )
@@ -33,8 +31,8 @@ type Node struct {
 // who govern it. Of the members, Threshold must sign a change.
 type Roster struct {
 	Threshold int
-	Members   []string // public keys in the form NAME+HASH+KEY (C2SP signed-note), sorted
-	Nodes     []Node   // sorted by name
+	Members   []key.MemberPublic // sorted by text
+	Nodes     []Node             // sorted by name
 }
 
 // Node returns the node of that name.
@@ -62,37 +60,34 @@ func (r *Roster) appendText(b []byte) []byte {
 
 // normal sorts the roster and says what is wrong with it, or "".
 func (r *Roster) normal() string {
-	slices.Sort(r.Members)
+	slices.SortFunc(r.Members, func(a, b key.MemberPublic) int { return strings.Compare(a.String(), b.String()) })
 	slices.SortFunc(r.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
-	keys := map[key.NodePublic]string{}
-	take := func(name string, key key.NodePublic) string {
-		if other, twice := keys[key]; twice {
+	keys := map[string]string{}
+	take := func(name, text string) string { // text ends in a public key in base64
+		k, _ := base64.StdEncoding.DecodeString(text[max(0, len(text)-44):])
+		k = k[max(0, len(k)-len(key.NodePublic{})):]
+		if other, twice := keys[string(k)]; twice {
 			return fmt.Sprintf("%s and %s have the same key", other, name)
 		}
-		keys[key] = name
+		keys[string(k)] = name
 		return ""
 	}
 	for i, m := range r.Members {
-		v, err := note.NewVerifier(m)
-		if err != nil || len(v.Name()) > maxName {
-			return fmt.Sprintf("member %.80q: is not a public key NAME+HASH+KEY", m)
+		if m == (key.MemberPublic{}) {
+			return "an empty member key"
 		}
-		raw, err := base64.StdEncoding.Strict().DecodeString(m[len(v.Name())+len("+00000000+"):])
-		if err != nil || len(raw) != 1+len(key.NodePublic{}) {
-			return fmt.Sprintf("member %s: is not an Ed25519 key in base64", v.Name())
+		if i > 0 && r.Members[i-1].Name() == m.Name() {
+			return fmt.Sprintf("member %s stands there twice", m.Name())
 		}
-		if problem := take(v.Name(), key.NodePublic(raw[1:])); problem != "" {
+		if problem := take(m.Name(), m.String()); problem != "" {
 			return problem
-		}
-		if i > 0 && memberName(r.Members[i-1]) == v.Name() {
-			return fmt.Sprintf("member %s stands there twice", v.Name())
 		}
 	}
 	for i, n := range r.Nodes {
 		if !validName(n.Name) {
 			return fmt.Sprintf("node %.80q: names have 1 to %d of a-z, 0-9, dot and dash", n.Name, maxName)
 		}
-		if problem := take(n.Name, n.Key); problem != "" {
+		if problem := take(n.Name, n.Key.String()); problem != "" {
 			return problem
 		}
 		if i > 0 && r.Nodes[i-1].Name == n.Name {
@@ -110,8 +105,6 @@ func (r *Roster) normal() string {
 	return ""
 }
 
-func memberName(vkey string) string { name, _, _ := strings.Cut(vkey, "+"); return name }
-
 func validName(s string) bool {
 	return s != "" && len(s) <= maxName && !strings.ContainsFunc(s, func(c rune) bool {
 		return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '-')
@@ -121,9 +114,9 @@ func validName(s string) bool {
 // The kinds of signed text that lead from a domain's genesis to its roster of
 // now: the first line of each.
 const (
-	kindGenesis = "keystead-genesis/1"
-	kindRoster  = "keystead-roster/1" // signed by members: may change everything
-	kindRekey   = "keystead-rekey/1"  // signed by a majority of nodes: may change node keys
+	kindGenesis = string(key.KindGenesis)
+	kindRoster  = string(key.KindRoster) // signed by members: may change everything
+	kindRekey   = "keystead-rekey/1"     // signed by a majority of nodes: may change node keys
 )
 
 // Change is a roster that follows another.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"iter"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
@@ -49,6 +50,11 @@ type CodeSet struct {
 
 // NewCodeSet returns a code set of its content. It fails if the content has no text form.
 func NewCodeSet(name string, files []Code, boots []Boot) (*CodeSet, error) {
+	for _, b := range boots {
+		if !utf8.ValidString(b.CommandLine) {
+			return nil, codeSetError(0, "cmdline", "of %s is not UTF-8", b.Name)
+		}
+	}
 	return ParseCodeSet(formatCodeSet(name, files, boots))
 }
 

@@ -136,6 +136,9 @@ func TestParseCodeSetRefuses(t *testing.T) {
 	if _, err := NewCodeSet("x", []Code{{digestOf("x"), "/a", "1\nname y"}}, nil); err == nil {
 		t.Error("a version with a newline was written")
 	}
+	if _, err := NewCodeSet("x", nil, []Boot{{Name: "b", Kernel: digestOf("x"), CommandLine: "a\xff"}}); err == nil {
+		t.Error("a command line that is not UTF-8 was written as another one")
+	}
 }
 
 func FuzzParseCodeSet(f *testing.F) {

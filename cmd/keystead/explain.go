@@ -6,44 +6,36 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/policy"
 )
 
-// evaluate draws the claims from a bundle and evaluates the policy's rules over them.
-type evaluate func(bundle []byte, p *policy.Policy) ([]policy.Result, error)
-
-// policyExplain walks every rule of a policy with the claims that it reads. It says
-// what each rule came to; whether the bundle is believed is for evidence verify.
-func (a *app) policyExplain(eval evaluate) *cobra.Command {
-	var file string
-	var signers []string
+// policyExplain walks every rule of a policy with the claims that it reads.
+func (a *app) policyExplain() *cobra.Command {
+	var v verification
 	c := &cobra.Command{
-		Use:   "explain --policy FILE BUNDLE",
+		Use:   "explain --nonce HEX --policy FILE --signer KEY BUNDLE",
 		Short: "Walk a policy's rules over a bundle, with the value of every claim",
-		Long: `Evaluates every rule over what the bundle establishes, and prints the claims that the
-rule reads. The exit status is 0 also when rules are not met.`,
-		Example: `  keystead policy explain --policy strict.signed --signer ops.key.pub host.bundle`,
-		Args:    cobra.ExactArgs(1),
+		Long: `Appraises the bundle and prints every rule with the claims that it reads, then what the
+directives found. Rules are walked only over what is established: a bundle whose root of trust
+or logs fail is refused, as evidence verify would. Otherwise the exit status is 0, also when
+rules are not met.`,
+		Example: `  keystead policy explain --nonce $NONCE --ak host.ak --refs host.refs \
+      --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
+		Args: cobra.ExactArgs(1),
 	}
-	c.Flags().StringVar(&file, "policy", "", "`FILE` with the policy")
-	c.Flags().StringArrayVar(&signers, "signer", nil, "accepted `KEY`: a public key or a file with one; may be repeated")
-	must(c.MarkFlagRequired("policy"))
+	v.flags(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		p, _, err := openPolicy(file, signers)
+		in, err := v.input(args[0])
 		if err != nil {
 			return err
 		}
-		bundle, err := readFile(args[0], evidence.MaxBundle)
-		if err != nil {
-			return err
+		verdict := appraise.Appraise(in)
+		if !verdict.Established() {
+			return fmt.Errorf("%s: %w", args[0], verdict.Err())
 		}
-		results, err := eval(bundle, p)
-		if err != nil {
-			return fmt.Errorf("%s: %w", args[0], err)
-		}
-		e := explained(results)
-		return a.answer(e, e.print)
+		e := explained(in.Policy.Eval(verdict.Claims()))
+		return a.answer(e, func(w io.Writer) { e.print(w); printVerdict(w, verdict) })
 	}
 	return c
 }

@@ -27,6 +27,7 @@ directives and of rules in CEL, signed by members. docs/spec/policy.md describes
 		a.policyCheck(),
 		a.policySign(),
 		a.policyShow(),
+		a.policyExplain(),
 	)
 }
 

@@ -40,12 +40,17 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked, 5 policy, 6 unavailable, 7 internal.`,
 		`  keystead policy show strict
   keystead policy check strict.txt`,
+		a.evidence(),
+		a.ak(),
+		a.refval(),
+		a.codeset(),
 		a.policy(),
 		a.member(),
 		a.domain(),
 		a.node(),
 		a.ledger(),
 		a.receipt(),
+		a.demo(),
 		a.version(),
 	)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")

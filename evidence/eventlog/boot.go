@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
-	"unicode/utf16"
 
 	"github.com/keystead/keystead/evidence"
 )
@@ -77,39 +76,38 @@ func (l *Log) secureBoot() bool {
 	return n == 1
 }
 
-// firmware returns the text of the one EV_S_CRTM_VERSION event, which is UTF-16
-// with a terminating NUL (PFP 1.06, 3.3.4.1).
+// firmware returns the text of the one EV_S_CRTM_VERSION event (PFP 1.06, 3.3.4.1).
 func (l *Log) firmware() string {
 	end := l.separator(0)
-	text := ""
+	var version []byte
+	n := 0
 	for e := range l.of(0) {
 		if end == nil || e.Number > end.Number {
 			break
 		}
-		if e.Type != CRTMVersion || !e.Bound {
-			continue
+		if e.Type == CRTMVersion && e.Bound {
+			version = e.Data
+			n++
 		}
-		if text != "" {
-			return ""
-		}
-		text = versionText(e.Data)
 	}
-	return text
+	if n != 1 {
+		return ""
+	}
+	return versionText(version)
 }
 
-// versionText decodes UTF-16 text, or gives bytes of any other kind in hex.
+// versionText decodes UTF-16 text with a terminating NUL, or gives other bytes in hex.
 func versionText(b []byte) string {
-	if len(b)%2 == 0 && len(b) > 2 && len(b) <= 512 {
-		u := make([]uint16, len(b)/2)
-		for i := range u {
-			u[i] = binary.LittleEndian.Uint16(b[2*i:])
+	var text []byte
+	for i := 0; i+1 < len(b) && i < 512; i += 2 {
+		if b[i+1] != 0 {
+			break
 		}
-		for len(u) > 0 && u[len(u)-1] == 0 {
-			u = u[:len(u)-1]
-		}
-		if s := string(utf16.Decode(u)); printable([]byte(s)) {
-			return s
-		}
+		text = append(text, b[i])
+	}
+	text, ended := bytes.CutSuffix(text, []byte{0})
+	if ended && len(b) == 2*len(text)+2 && (len(text) == 0 || printable(text)) {
+		return string(text)
 	}
 	return hex.EncodeToString(b[:min(len(b), 64)])
 }

@@ -3,6 +3,8 @@ package eventlog
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/keystead/keystead/internal/chain"
 )
 
 // demands reports whether an event of that type must have the digest of its data
@@ -17,21 +19,27 @@ func demands(t Type) bool {
 }
 
 // bound reports whether an event's data has its digest, so that the data is as
-// proven as the digest is. The data may stand with a terminating NUL or a label
-// that is not hashed.
-func bound(l *Log, e *Event) bool {
-	is := func(b []byte) bool { return bytes.Equal(l.sum(b), e.Digest) }
+// proven as the digest is. The data may stand with a label or a NUL that is not
+// hashed, or be a variable of which only the value is.
+func (l *Log) bound(e *Event) bool {
 	switch e.Type {
 	case EFIVariableBoot:
-		if v := variableValue(e.Data); v != nil && is(v) {
+		if v := variableValue(e.Data); v != nil && l.has(e, v) {
 			return true
 		}
 	case IPL:
 		if text, ok := grubText(e.Data); ok {
-			return is(text)
+			return l.has(e, text)
 		}
 	}
-	return is(e.Data)
+	return l.has(e, e.Data)
+}
+
+// has reports whether an event's digest is that of data.
+func (l *Log) has(e *Event, data []byte) bool {
+	var v chain.Value
+	chain.Sum(l.bank, &v, data)
+	return v.Is(e.Digest)
 }
 
 // variableValue returns the VariableData of a UEFI_VARIABLE_DATA structure:

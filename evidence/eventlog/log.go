@@ -51,8 +51,8 @@ func Open(raw []byte, covered []evidence.PCRs) (*Log, error) {
 	if len(raw) == 0 {
 		return nil, deny(keystead.ReasonEvidenceMissing, "event log", "an event log", "none")
 	}
-	r, err := newReplay(covered)
-	if err != nil {
+	var r replay
+	if err := r.init(covered); err != nil {
 		return nil, err
 	}
 	p := newParser(raw, r.banks)
@@ -61,7 +61,7 @@ func Open(raw []byte, covered []evidence.PCRs) (*Log, error) {
 	}
 	for _, b := range r.banks {
 		if p.algorithm(b) == nil {
-			return nil, deny(keystead.ReasonEvidenceMissing, "event log", "digests of the quoted bank "+b.String(), "none")
+			return nil, deny(keystead.ReasonEvidenceMissing, "event log", "digests of the quoted bank "+b.String(), "a log with "+p.declared())
 		}
 	}
 	n := 1
@@ -83,7 +83,7 @@ func Open(raw []byte, covered []evidence.PCRs) (*Log, error) {
 	if err := r.log.bind(); err != nil {
 		return nil, err
 	}
-	return &r.log, nil
+	return r.log, nil
 }
 
 // Bank is the bank that events' digests are of: the first covered one that is accepted.
@@ -115,7 +115,7 @@ func (l *Log) bind() error {
 	var bad []keystead.Finding
 	for i := range l.events {
 		e := &l.events[i]
-		if e.Bound = bound(l, e); !e.Bound && demands(e.Type) {
+		if e.Bound = l.bound(e); !e.Bound && demands(e.Type) {
 			bad = append(bad, keystead.Finding{
 				Reason: keystead.ReasonDigestInvalid,
 				Where:  fmt.Sprintf("event log, event %d (%v), PCR %d", e.Number, e.Type, e.PCR),
@@ -136,7 +136,7 @@ func deny(r keystead.Reason, where, want, got string) error {
 
 // A replay extends registers by a log's records.
 type replay struct {
-	log     Log
+	log     *Log
 	banks   []evidence.Bank
 	wanted  []evidence.PCRs
 	state   [maxBanks][evidence.NumPCRs]chain.Value
@@ -145,11 +145,11 @@ type replay struct {
 	initial [evidence.NumPCRs]byte // last byte of each register's initial value; the rest is zero
 }
 
-func newReplay(covered []evidence.PCRs) (*replay, error) {
-	r := &replay{wanted: covered}
+func (r *replay) init(covered []evidence.PCRs) error {
+	r.log, r.wanted = new(Log), covered
 	for _, p := range covered {
 		if p.Bank.Size() == 0 || slices.Contains(r.banks, p.Bank) || len(r.banks) == maxBanks {
-			return nil, deny(keystead.ReasonBankUnaccepted, "covered registers", "known banks, each once", p.Bank.String())
+			return deny(keystead.ReasonBankUnaccepted, "covered registers", "known banks, each once", p.Bank.String())
 		}
 		r.banks = append(r.banks, p.Bank)
 		if r.log.bank == 0 && p.Bank.Accepted() {
@@ -160,10 +160,10 @@ func newReplay(covered []evidence.PCRs) (*replay, error) {
 		}
 	}
 	if r.log.bank == 0 {
-		return nil, deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
+		return deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
 	}
 	r.log.events = make([]Event, 0, 64)
-	return r, nil
+	return nil
 }
 
 // add extends a record's register in every bank where it is covered.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
@@ -118,6 +119,15 @@ func (p *parser) algorithm(id evidence.Bank) *algorithm {
 		}
 	}
 	return nil
+}
+
+// declared names the log's algorithms.
+func (p *parser) declared() string {
+	var names []string
+	for _, a := range p.algs[:p.nalgs] {
+		names = append(names, a.id.String())
+	}
+	return strings.Join(names, ", ")
 }
 
 func (p *parser) slot(id evidence.Bank) int {

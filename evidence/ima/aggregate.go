@@ -22,8 +22,8 @@ const aggregated = 10
 // the bank of the entry, and with boot-aggregate otherwise.
 func (l *List) CheckBootAggregate(covered []evidence.PCRs) error {
 	const where = "measurement list, entry boot_aggregate"
-	for _, e := range l.All() {
-		if e.Violation || string(e.Path) != bootAggregate {
+	for _, e := range l.All() { // the first one; a violation entry has no digest, so it fails below
+		if string(e.Path) != bootAggregate {
 			return deny(keystead.ReasonBootAggregate, where, bootAggregate+" as the first entry", e.Path.String())
 		}
 		for _, p := range covered {

@@ -105,7 +105,7 @@ func (a alg) digestSize() int {
 }
 
 // exchange makes an ephemeral key and returns the seed that it shares with ek
-// (Part 1, C.6.1) and the ephemeral point as TPMS_ECC_POINT.
+// (Part 1, annex C) and the ephemeral point as TPMS_ECC_POINT.
 func (p *Public) exchange(rand io.Reader, key *ecdsa.PublicKey) (seed, point []byte, err error) {
 	static, err := key.ECDH()
 	if err != nil {

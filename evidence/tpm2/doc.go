@@ -9,8 +9,10 @@
 //
 // A quote is worth what its key is worth. [VerifyQuote] therefore accepts keys
 // only that a TPM created, can not give away, and uses for nothing but its own
-// structures (TPM 2.0 Part 1, "Restricted Signing Key"). Which TPM that is, is a
-// second question with three steps: [VerifyEK] ties an endorsement key to a
+// structures (TPM 2.0 Part 1, "Restricted Signing Key"). That is what the key's
+// public area says of it; whether it is so, and in which TPM, is known only once the
+// key's name, which commits to the public area, is known from elsewhere. Credential
+// activation tells, in three steps: [VerifyEK] ties an endorsement key to a
 // manufacturer, [MakeCredential] encrypts a secret so that only the TPM which
 // holds that endorsement key and the attestation key can read it, and
 // [CheckCredential] compares the answer.

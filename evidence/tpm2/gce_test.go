@@ -84,7 +84,6 @@ func TestRealQuotes(t *testing.T) {
 		if accepted == 0 {
 			t.Errorf("%s: no quote over an accepted bank among %d", tc.file, len(a.Quotes))
 		}
-		t.Logf("%s: %s", tc.file, ak.Algorithm())
 	}
 }
 

@@ -34,6 +34,23 @@ func (q *Quote) PCRs() []int {
 	return out
 }
 
+// Claims returns the quote as policies see it. Firmware and counts are left out
+// where Endorsement is false: they may be hidden.
+func (q *Quote) Claims() evidence.QuoteClaims {
+	c := evidence.QuoteClaims{Clock: int64(q.Clock), ClockSafe: q.Safe}
+	for _, b := range q.Banks() {
+		c.Banks = append(c.Banks, b.String())
+	}
+	for _, i := range q.PCRs() {
+		c.PCRs = append(c.PCRs, int64(i))
+	}
+	if q.Endorsement {
+		c.Firmware = fmt.Sprintf("%016x", q.Firmware)
+		c.ResetCount, c.RestartCount = int64(q.ResetCount), int64(q.RestartCount)
+	}
+	return c
+}
+
 // CheckPCRs holds stated register values against the quote and returns those that
 // it covers, one entry a quoted bank in the quote's order, aliasing stated; what
 // was stated beyond is dropped. It refuses quotes over other banks than sha256 and
@@ -100,7 +117,7 @@ func (s selection) cover(into *evidence.PCRs, stated []evidence.PCRs) []keystead
 }
 
 // digestOf hashes register values as TPM2_Quote does: bank by bank in the order of
-// the selection, registers ascending (Part 1, 17.6).
+// the selection, registers ascending (Part 1, "PCR Operations").
 func (q *Quote) digestOf(covered []evidence.PCRs) []byte {
 	h := q.hash.hash().New()
 	for n := range covered {

@@ -24,9 +24,9 @@ const (
 
 // Quote is what a TPM signed in answer to TPM2_Quote: TPMS_ATTEST with
 // TPMS_QUOTE_INFO. It is made by [VerifyQuote] only. The values of a TPM's clock
-// and counters are plain when Endorsement is true; for keys elsewhere the TPM
-// adds a constant of its own to Firmware, ResetCount and RestartCount (Part 1,
-// 36.7).
+// and counters are plain when Endorsement is true; for keys elsewhere the TPM may
+// add a constant of its own to Firmware, ResetCount and RestartCount (Part 1,
+// "Timing Components").
 type Quote struct {
 	ExtraData    []byte // the caller's qualifying data, aliasing the attest bytes
 	Clock        uint64 // milliseconds powered on since the last TPM2_Clear

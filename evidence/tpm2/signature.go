@@ -1,12 +1,12 @@
 package tpm2
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"math/big"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/cursor"
@@ -51,7 +51,7 @@ func (p *Public) verify(sig signature, message []byte) error {
 	ok := false
 	switch key := p.key.(type) {
 	case *ecdsa.PublicKey:
-		ok = ecdsa.Verify(key, digest, new(big.Int).SetBytes(sig.r), new(big.Int).SetBytes(sig.s))
+		ok = ecdsa.VerifyASN1(key, digest, sig.der())
 	case *rsa.PublicKey:
 		if p.scheme == algRSAPSS {
 			// TPMs before revision 1.38 fill the salt to the key's size (Part 1, B.7).
@@ -67,4 +67,22 @@ func (p *Public) verify(sig signature, message []byte) error {
 			Where: "quote"})
 	}
 	return nil
+}
+
+// der returns r and s as ECDSA-Sig-Value (RFC 3279, 2.2.3). With scalars of at most
+// maxScalar bytes, each length fits in one byte.
+func (sig signature) der() []byte {
+	out := append(make([]byte, 0, 2+2*(3+maxScalar)), 0x30, 0)
+	for _, scalar := range [][]byte{sig.r, sig.s} {
+		scalar = bytes.TrimLeft(scalar, "\x00")
+		pad := 0
+		if len(scalar) == 0 || scalar[0]&0x80 != 0 {
+			pad = 1 // the integer is not negative, and zero has one byte
+		}
+		out = append(out, 0x02, byte(pad+len(scalar)))
+		out = append(out, make([]byte, pad)...)
+		out = append(out, scalar...)
+	}
+	out[1] = byte(len(out) - 2)
+	return out
 }

@@ -92,10 +92,10 @@ func Explain(b evidence.Bank, start Value, digests, alt [][]byte, want []byte, b
 			break
 		}
 		switch {
-		case i+1 < len(digests) && reaches(i, [][]byte{digests[i+1], digests[i]}, i+2):
-			return Swapped, i
 		case reaches(i, nil, i+1):
 			return Added, i
+		case i+1 < len(digests) && reaches(i, [][]byte{digests[i+1], digests[i]}, i+2):
+			return Swapped, i
 		case alt != nil && alt[i] != nil && reaches(i, [][]byte{alt[i]}, i+1):
 			return Replaced, i
 		}

@@ -99,12 +99,21 @@ func (c *Cursor) U64(field string) uint64 {
 
 // Sized16 reads a two-byte length of at most limit, then that many bytes.
 func (c *Cursor) Sized16(limit int, field string) []byte {
-	return c.sized(int(c.U16(field+" length")), limit, field)
+	return c.sized(int(c.U16(c.length(2, field))), limit, field)
 }
 
 // Sized32 reads a four-byte length of at most limit, then that many bytes.
 func (c *Cursor) Sized32(limit int, field string) []byte {
-	return c.sized(int(c.U32(field+" length")), limit, field)
+	return c.sized(int(c.U32(c.length(4, field))), limit, field)
+}
+
+// length names a length field of size bytes. It makes a new name only where the
+// read is about to fail, so that reads do not allocate.
+func (c *Cursor) length(size int, field string) string {
+	if c.Len() < size {
+		return field + " length"
+	}
+	return field
 }
 
 func (c *Cursor) sized(n, limit int, field string) []byte {

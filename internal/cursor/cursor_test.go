@@ -34,6 +34,19 @@ func TestShort(t *testing.T) {
 	}
 }
 
+func TestReadsDoNotAllocate(t *testing.T) {
+	data := []byte{0, 0, 0, 1, 'a', 0, 1, 'b', 7}
+	c := New("test", binary.BigEndian, data)
+	if n := testing.AllocsPerRun(10, func() {
+		*c = *New("test", binary.BigEndian, data)
+		if c.Sized32(4, "text"); len(c.Sized16(4, "text")) != 1 || c.U8("number") != 7 {
+			t.Fatal(c.Err())
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestBounds(t *testing.T) {
 	for name, read := range map[string]func(*Cursor){
 		"over the limit": func(c *Cursor) { c.Sized32(3, "x") },

@@ -2,11 +2,13 @@ package deb
 
 import (
 	"bytes"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
@@ -33,6 +35,9 @@ func ParseKeyring(raw []byte) (Keyring, error) {
 	const begin = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 	if !bytes.Contains(raw, []byte(begin)) {
 		list, err := openpgp.ReadKeyRing(bytes.NewReader(raw))
+		if err == nil && len(list) == 0 {
+			err = errors.New("no certificate")
+		}
 		if err != nil {
 			return fail(err)
 		}
@@ -89,9 +94,15 @@ func fingerprint(p *packet.PublicKey) string {
 // maxSignatures bounds the signatures of one InRelease.
 const maxSignatures = 32
 
-// verify returns the fingerprints of the primary keys whose signatures over the text
-// are good at the time of config, and for each other signature why it is not.
-func (k Keyring) verify(signed []byte, signatures io.Reader, config *packet.Config) (good, bad []string, err error) {
+// signature is one that verifies.
+type signature struct {
+	signer string // fingerprint of the primary key
+	made   time.Time
+}
+
+// verify returns the signatures over the text by keys that were valid when the
+// signature was made and are valid at the time, and for each other why it is not.
+func (k Keyring) verify(signed []byte, signatures io.Reader, at time.Time) (good []signature, bad []string, err error) {
 	packets := packet.NewReader(signatures)
 	for n := 0; ; n++ {
 		p, err := packets.Next()
@@ -105,17 +116,16 @@ func (k Keyring) verify(signed []byte, signatures io.Reader, config *packet.Conf
 		if !ok || n == maxSignatures {
 			return nil, nil, fmt.Errorf("want at most %d signatures and nothing else", maxSignatures)
 		}
-		signer, err := k.verifyOne(signed, sig, config)
-		switch {
-		case err != nil:
+		signer, err := k.verifyOne(signed, sig, at)
+		if err != nil {
 			bad = append(bad, err.Error())
-		case !slices.Contains(good, signer):
-			good = append(good, signer)
+		} else {
+			good = append(good, signature{signer, sig.CreationTime})
 		}
 	}
 }
 
-func (k Keyring) verifyOne(signed []byte, sig *packet.Signature, config *packet.Config) (signer string, err error) {
+func (k Keyring) verifyOne(signed []byte, sig *packet.Signature, at time.Time) (signer string, err error) {
 	if sig.IssuerKeyId == nil {
 		return "", errors.New("a signature that names no key")
 	}
@@ -123,18 +133,24 @@ func (k Keyring) verifyOne(signed []byte, sig *packet.Signature, config *packet.
 	switch {
 	case !acceptedHash(sig.Hash):
 		return "", fmt.Errorf("%s: signed over %v", id, sig.Hash)
-	case sig.CreationTime.After(config.Now()):
-		return "", fmt.Errorf("%s: signed on %s, after the time of judgement", id, sig.CreationTime.UTC().Format(timeFormat))
 	case len(k.entities.KeysById(*sig.IssuerKeyId)) == 0:
 		return "", fmt.Errorf("%s: is not in the keyring", id)
+	}
+	if sig.CreationTime.After(at) {
+		at = sig.CreationTime // what comes from the future is judged as such by VerifyRelease
 	}
 	var one bytes.Buffer
 	if err := sig.Serialize(&one); err != nil {
 		return "", fmt.Errorf("%s: %w", id, err)
 	}
+	config := &packet.Config{Time: func() time.Time { return at }}
 	entity, err := openpgp.CheckDetachedSignature(k.entities, bytes.NewReader(signed), &one, config)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", id, err)
 	}
 	return fingerprint(entity.PrimaryKey), nil
+}
+
+func acceptedHash(h crypto.Hash) bool {
+	return h == crypto.SHA256 || h == crypto.SHA384 || h == crypto.SHA512
 }

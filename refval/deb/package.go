@@ -107,6 +107,9 @@ func (r *Release) UnpackIndex(name, suffix string, packed []byte) (*Index, error
 	return r.Index(name, text)
 }
 
+// Bytes returns the unpacked file. The caller must not change it.
+func (x *Index) Bytes() []byte { return x.text }
+
 // Packages yields the index's packages in its order, and stops after an error.
 func (x *Index) Packages() iter.Seq2[Package, error] {
 	return func(yield func(Package, error) bool) {

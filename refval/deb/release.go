@@ -2,7 +2,6 @@ package deb
 
 import (
 	"bytes"
-	"crypto"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
-	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/refval"
@@ -83,8 +81,7 @@ func signedText(raw []byte, keyring Keyring, at time.Time) (text []byte, signers
 	if len(rest) > 0 {
 		return unsigned(fmt.Sprintf("%d bytes after the signature", len(rest)))
 	}
-	config := &packet.Config{Time: func() time.Time { return at }}
-	good, bad, err := keyring.verify(block.Bytes, block.ArmoredSignature.Body, config)
+	good, bad, err := keyring.verify(block.Bytes, block.ArmoredSignature.Body, at)
 	if err != nil {
 		return unsigned("a signature block that does not parse: " + err.Error())
 	}
@@ -94,12 +91,17 @@ func signedText(raw []byte, keyring Keyring, at time.Time) (text []byte, signers
 		}
 		return unsigned(strings.Join(bad, "; "))
 	}
-	slices.Sort(good)
-	return bytes.ReplaceAll(block.Bytes, []byte("\r\n"), []byte("\n")), good, nil
-}
-
-func acceptedHash(h crypto.Hash) bool {
-	return h == crypto.SHA256 || h == crypto.SHA384 || h == crypto.SHA512
+	for _, s := range good {
+		if !s.made.After(at) && !slices.Contains(signers, s.signer) {
+			signers = append(signers, s.signer)
+		}
+	}
+	if signers == nil {
+		return nil, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexFuture, Where: "InRelease",
+			Want: "signed on " + at.UTC().Format(timeFormat) + " or before", Got: good[0].made.UTC().Format(timeFormat)})
+	}
+	slices.Sort(signers)
+	return bytes.ReplaceAll(block.Bytes, []byte("\r\n"), []byte("\n")), signers, nil
 }
 
 func releaseError(line int, field, format string, args ...any) error {

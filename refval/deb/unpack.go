@@ -58,12 +58,14 @@ func unpack(deb []byte, limits Limits) ([]File, error) {
 	}
 	defer r.Close()
 	u := unpacker{limits: limits, byPath: map[string]int{}, sum: newSummer()}
-	archive := tar.NewReader(&bounded{r, limits.Bytes})
+	data := &bounded{r, limits.Bytes}
+	archive := tar.NewReader(data)
 	for members := 0; ; members++ {
 		h, err := archive.Next()
 		switch {
 		case errors.Is(err, io.EOF):
-			return u.files, nil
+			_, err := io.Copy(io.Discard, data) // to the decompressor's own check at the end
+			return u.files, err
 		case err != nil:
 			return nil, err
 		case members == limits.Files:

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence/tpm2"
+)
+
+// ak: which TPM an attestation key lives in.
+func (a *app) ak() *cobra.Command {
+	return a.noun("ak", "Bind a host's attestation key to its TPM, once",
+		`A quote is worth as much as is known of its key. Credential activation (TPM 2.0 Part 1, 24)
+shows that the key lives in the TPM that a vendor certified: the verifier encrypts a secret to the
+TPM's endorsement key, which opens it only beside that attestation key. Host and verifier take turns, and files go back and forth: show and activate run on the host,
+challenge and accept on the verifier.`,
+		`  keystead ak show > host.keys
+  keystead ak challenge --ek-root vendors.pem --secret host.secret host.keys > host.challenge
+  keystead ak activate host.challenge > host.answer
+  keystead ak accept --secret host.secret host.answer > host.ak`,
+		a.akShow(),
+		a.akChallenge(),
+		a.akActivate(),
+		a.akAccept(),
+	)
+}
+
+// The files of the exchange. Byte strings are base64; keys are TPMT_PUBLIC.
+type (
+	akKeys struct {
+		Format        string   `json:"format"` // keystead-ak-keys/1
+		AKPublic      []byte   `json:"ak_public"`
+		EKPublic      []byte   `json:"ek_public"`
+		EKCertificate [][]byte `json:"ek_certificate"`
+	}
+	akChallenge struct {
+		Format          string `json:"format"` // keystead-ak-challenge/1
+		CredentialBlob  []byte `json:"credential_blob"`
+		EncryptedSecret []byte `json:"encrypted_secret"`
+	}
+	akSecret struct {
+		Format string `json:"format"` // keystead-ak-secret/1; the verifier keeps it to itself
+		Secret []byte `json:"secret"`
+		Keys   akKeys `json:"keys"`
+	}
+	akAnswer struct {
+		Format string `json:"format"` // keystead-ak-answer/1
+		Secret []byte `json:"secret"`
+	}
+)
+
+const (
+	formatKeys      = "keystead-ak-keys/1"
+	formatChallenge = "keystead-ak-challenge/1"
+	formatSecret    = "keystead-ak-secret/1"
+	formatAnswer    = "keystead-ak-answer/1"
+)
+
+// readExchange reads one of the exchange's files, strictly.
+func readExchange(name, want string, into any, format *string) error {
+	text, err := readFile(name, 1<<20)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return misuse(fmt.Errorf("%s: %w", name, err), "want a file of format "+want)
+	}
+	if *format != want {
+		return misuse(fmt.Errorf("%s: format is %.40q, want %s", name, *format, want), "keystead ak --help shows which file goes where")
+	}
+	return nil
+}
+
+// document answers with a JSON document, with and without --json.
+func (a *app) document(v any) error {
+	return a.answer(v, func(w io.Writer) {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		must(e.Encode(v))
+	})
+}
+
+func (a *app) tpmVerb(c *cobra.Command, run func(c *cobra.Command, tpm *collect.TPM, args []string) error) *cobra.Command {
+	var path string
+	c.Flags().StringVar(&path, "tpm", "", "`PATH` of a TPM device or of a software TPM's socket (default: the machine's own)")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		tpm, err := collect.OpenTPM(path)
+		if err != nil {
+			return aboutMachine(err)
+		}
+		defer tpm.Close()
+		return aboutMachine(run(c, tpm, args))
+	}
+	return c
+}
+
+func (a *app) akShow() *cobra.Command {
+	return a.tpmVerb(&cobra.Command{
+		Use:   "show",
+		Short: "On the host: print the attestation key, the endorsement key and its certificate",
+		Long: `Makes the attestation key, a restricted primary key of the endorsement hierarchy that is the same
+each time and is not stored, and prints its public area with the TPM's endorsement key and
+certificate.`,
+		Example: `  keystead ak show > host.keys`,
+		Args:    cobra.NoArgs,
+	}, func(c *cobra.Command, tpm *collect.TPM, _ []string) error {
+		ek, err := tpm.EK(c.Context())
+		if err != nil {
+			return err
+		}
+		ak, err := tpm.AK(c.Context(), collect.AKECC)
+		if err != nil {
+			return err
+		}
+		return a.document(akKeys{formatKeys, ak, ek.Public, ek.Chain})
+	})
+}
+
+func (a *app) akChallenge() *cobra.Command {
+	var roots, testRoots, intermediates []string
+	var secretFile string
+	c := &cobra.Command{
+		Use:   "challenge --secret FILE KEYS",
+		Short: "On the verifier: check the certificate and make a challenge",
+		Long: `Verifies that the endorsement key's certificate chains to a given root and that the attestation
+key is fit for its purpose, then encrypts a fresh secret so that only that TPM, holding that
+attestation key, can open it. The secret is kept in a new file; the challenge goes to the host.`,
+		Example: `  keystead ak challenge --ek-root vendors.pem --secret host.secret host.keys > host.challenge`,
+		Args:    cobra.ExactArgs(1),
+	}
+	c.Flags().StringArrayVar(&roots, "ek-root", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
+	c.Flags().StringArrayVar(&testRoots, "test-ek-root", nil, "PEM `FILE` of roots of software TPMs; may be repeated")
+	c.Flags().StringArrayVar(&intermediates, "ek-intermediate", nil, "PEM `FILE` of intermediates; may be repeated")
+	c.Flags().StringVar(&secretFile, "secret", "", "new `FILE` for the secret")
+	must(c.MarkFlagRequired("secret"))
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		var keys akKeys
+		if err := readExchange(args[0], formatKeys, &keys, &keys.Format); err != nil {
+			return err
+		}
+		r, err := readRoots(roots, testRoots, intermediates)
+		if err != nil {
+			return err
+		}
+		challenge, secret, err := makeChallenge(keys, r, time.Now())
+		if err != nil {
+			return err
+		}
+		kept, err := json.Marshal(secret)
+		if err != nil {
+			return err
+		}
+		if err := createFile(secretFile, append(kept, '\n'), 0o600); err != nil {
+			return err
+		}
+		return a.document(challenge)
+	}
+	return c
+}
+
+// makeChallenge refuses keys that no activation would make good.
+func makeChallenge(keys akKeys, roots tpm2.Roots, at time.Time) (akChallenge, akSecret, error) {
+	none := func(err error) (akChallenge, akSecret, error) { return akChallenge{}, akSecret{}, err }
+	ak, err := tpm2.ParsePublic(keys.AKPublic)
+	if err != nil {
+		return none(err)
+	}
+	if err := ak.CheckAttestationKey(); err != nil {
+		return none(err)
+	}
+	ek, err := tpm2.ParsePublic(keys.EKPublic)
+	if err != nil {
+		return none(err)
+	}
+	if _, err := tpm2.VerifyEK(keys.EKCertificate, ek, roots, at); err != nil {
+		return none(err)
+	}
+	secret := make([]byte, 32)
+	rand.Read(secret)
+	blob, encrypted, err := tpm2.MakeCredential(rand.Reader, ek, ak.Name(), secret)
+	if err != nil {
+		return none(err)
+	}
+	return akChallenge{formatChallenge, blob, encrypted}, akSecret{formatSecret, secret, keys}, nil
+}
+
+func (a *app) akActivate() *cobra.Command {
+	return a.tpmVerb(&cobra.Command{
+		Use:     "activate CHALLENGE",
+		Short:   "On the host: have the TPM open the challenge",
+		Long:    `Asks the TPM to activate the credential for its attestation key, and prints the answer.`,
+		Example: `  keystead ak activate host.challenge > host.answer`,
+		Args:    cobra.ExactArgs(1),
+	}, func(c *cobra.Command, tpm *collect.TPM, args []string) error {
+		var challenge akChallenge
+		if err := readExchange(args[0], formatChallenge, &challenge, &challenge.Format); err != nil {
+			return err
+		}
+		secret, err := tpm.Activate(c.Context(), collect.AKECC, challenge.CredentialBlob, challenge.EncryptedSecret)
+		if err != nil {
+			return err
+		}
+		return a.document(akAnswer{formatAnswer, secret})
+	})
+}
+
+func (a *app) akAccept() *cobra.Command {
+	var secretFile string
+	c := &cobra.Command{
+		Use:   "accept --secret FILE ANSWER",
+		Short: "On the verifier: accept the key if the answer is the secret",
+		Long: `Compares the host's answer with the secret and prints the accepted key, the file that
+keystead evidence verify takes with --ak.`,
+		Example: `  keystead ak accept --secret host.secret host.answer > host.ak`,
+		Args:    cobra.ExactArgs(1),
+	}
+	c.Flags().StringVar(&secretFile, "secret", "", "`FILE` that ak challenge kept")
+	must(c.MarkFlagRequired("secret"))
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		var secret akSecret
+		if err := readExchange(secretFile, formatSecret, &secret, &secret.Format); err != nil {
+			return err
+		}
+		var answer akAnswer
+		if err := readExchange(args[0], formatAnswer, &answer, &answer.Format); err != nil {
+			return err
+		}
+		accepted, err := acceptKey(secret, answer, time.Now())
+		if err != nil {
+			return err
+		}
+		return a.document(accepted)
+	}
+	return c
+}
+
+func acceptKey(secret akSecret, answer akAnswer, at time.Time) (appraise.AcceptedKey, error) {
+	if err := tpm2.CheckCredential(secret.Secret, answer.Secret); err != nil {
+		return appraise.AcceptedKey{}, err
+	}
+	ak, err := tpm2.ParsePublic(secret.Keys.AKPublic)
+	if err != nil {
+		return appraise.AcceptedKey{}, err
+	}
+	return appraise.AcceptedKey{Name: ak.Name(), EKPublic: secret.Keys.EKPublic, EKCertificate: secret.Keys.EKCertificate, Activated: at.UTC().Truncate(time.Second)}, nil
+}
+

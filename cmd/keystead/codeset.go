@@ -1,0 +1,186 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/authenticode"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/refval"
+)
+
+// maxProgram bounds a file that a code set names, in bytes.
+const maxProgram = 4 << 30
+
+// codeset: files and ways to boot that no distribution signs.
+func (a *app) codeset() *cobra.Command {
+	return a.noun("codeset", "Write and sign code sets: own programs, and how a machine may boot",
+		`A code set is the second source of reference values beside packages: digests of programs that
+are in no distribution, and boot entries of kernel, initrd and command line that belong together.
+A member signs it, and answers for what it says. docs/spec/codeset.md describes it.`,
+		`  keystead codeset build --name fleet --file-version 1.0 --file /usr/local/bin/agent > fleet.txt
+  keystead codeset sign --key ops.key fleet.txt > fleet.signed`,
+		a.codesetBuild(),
+		a.codesetSign(),
+	)
+}
+
+func (a *app) codesetBuild() *cobra.Command {
+	var name, version, boot, kernel, initrd, cmdline string
+	var files, loaders, guarantees []string
+	c := &cobra.Command{
+		Use:   "build --name NAME",
+		Short: "Compute a code set from files",
+		Long: `Reads the files, computes their digests and prints the code set's text. A file is
+PATH, or PATH=INSTALLED when it lies elsewhere on the host. Kernel and loaders (shim, GRUB, systemd-boot) are EFI programs
+and are named by their Authenticode digest, as firmware measures them. The command line is the whole
+of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what the initrd enforces: ima-policy, ptrace-scope-3.`,
+		Example: `  keystead codeset build --name fleet --file-version 1.0 --file build/agent=/usr/local/bin/agent > fleet.txt
+  keystead codeset build --name boot --boot debian-12 --kernel /boot/vmlinuz --initrd /boot/initrd.img \
+      --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt`,
+		Args: cobra.NoArgs,
+	}
+	f := c.Flags()
+	f.StringVar(&name, "name", "", "`NAME` of the code set")
+	f.StringArrayVar(&files, "file", nil, "program `PATH[=INSTALLED]`; may be repeated")
+	f.StringVar(&version, "file-version", "", "`VERSION` of the files and loaders")
+	f.StringArrayVar(&loaders, "loader", nil, "EFI program `PATH[=INSTALLED]` that runs before the kernel; may be repeated")
+	f.StringVar(&boot, "boot", "", "`NAME` of a boot entry")
+	f.StringVar(&kernel, "kernel", "", "the entry's kernel or unified image `FILE`")
+	f.StringVar(&initrd, "initrd", "", "the entry's initrd `FILE`")
+	f.StringVar(&cmdline, "cmdline", "", "the entry's command `LINE`")
+	f.StringArrayVar(&guarantees, "guarantee", nil, "what the initrd enforces; may be repeated")
+	must(c.MarkFlagRequired("name"))
+	c.MarkFlagsRequiredTogether("boot", "kernel")
+	c.RunE = func(*cobra.Command, []string) error {
+		var codes []refval.Code
+		for _, path := range files {
+			code, err := codeOf(path, version, func(b []byte) (keystead.Digest, error) { return keystead.Sum(b), nil })
+			if err != nil {
+				return err
+			}
+			codes = append(codes, code)
+		}
+		for _, path := range loaders {
+			code, err := codeOf(path, version, authenticode.Digest)
+			if err != nil {
+				return err
+			}
+			codes = append(codes, code)
+		}
+		var boots []refval.Boot
+		if boot != "" {
+			b, err := bootOf(boot, kernel, initrd, cmdline, guarantees)
+			if err != nil {
+				return err
+			}
+			boots = append(boots, b)
+		}
+		set, err := refval.NewCodeSet(name, codes, boots)
+		if err != nil {
+			return misuse(err, "docs/spec/codeset.md describes the format")
+		}
+		return a.answerCodeSet(set, []byte(set.Text()))
+	}
+	return c
+}
+
+// codeOf reads PATH[=INSTALLED] and computes its digest.
+func codeOf(spec, version string, digest func([]byte) (keystead.Digest, error)) (refval.Code, error) {
+	path, installed, moved := strings.Cut(spec, "=")
+	content, err := readFile(path, maxProgram)
+	if err != nil {
+		return refval.Code{}, err
+	}
+	if !moved {
+		if installed, err = filepath.Abs(path); err != nil {
+			return refval.Code{}, err
+		}
+	}
+	if version == "" {
+		return refval.Code{}, misuse(errors.New("files need a version"), "--file-version gives it")
+	}
+	d, err := digest(content)
+	if err != nil {
+		return refval.Code{}, misuse(fmt.Errorf("%s: %w", path, err), "loaders are EFI programs")
+	}
+	return refval.Code{Digest: d, Path: installed, Version: version}, nil
+}
+
+func bootOf(name, kernel, initrd, cmdline string, guarantees []string) (refval.Boot, error) {
+	b := refval.Boot{Name: name, CommandLine: cmdline}
+	image, err := readFile(kernel, maxProgram)
+	if err != nil {
+		return b, err
+	}
+	if b.Kernel, err = authenticode.Digest(image); err != nil {
+		return b, misuse(fmt.Errorf("%s: %w", kernel, err), "the kernel is an EFI program, such as /boot/vmlinuz")
+	}
+	if initrd != "" {
+		content, err := readFile(initrd, maxProgram)
+		if err != nil {
+			return b, err
+		}
+		b.Initrd = keystead.Sum(content)
+	}
+	for _, g := range guarantees {
+		b.Guarantees = append(b.Guarantees, refval.Guarantee(g))
+	}
+	return b, nil
+}
+
+func (a *app) answerCodeSet(set *refval.CodeSet, text []byte) error {
+	answer := struct {
+		Name   string          `json:"name"`
+		Digest keystead.Digest `json:"digest"`
+		Text   string          `json:"text"`
+	}{set.Name(), set.Digest(), string(text)}
+	return a.answer(answer, func(w io.Writer) { w.Write(text) })
+}
+
+func (a *app) codesetSign() *cobra.Command {
+	var keyFile string
+	c := &cobra.Command{
+		Use:   "sign --key FILE CODESET",
+		Short: "Sign a code set with a member's key",
+		Long: `Parses the code set, signs its text, and prints the signed note. Signatures that it carries
+already are kept; they are not verified here.`,
+		Example: `  keystead codeset sign --key ops.key fleet.txt > fleet.signed`,
+		Args:    cobra.ExactArgs(1),
+	}
+	c.Flags().StringVar(&keyFile, "key", "", "`FILE` with the member's private key")
+	must(c.MarkFlagRequired("key"))
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		m, err := readMember(keyFile)
+		if err != nil {
+			return err
+		}
+		text, err := readFile(args[0], refval.MaxCodeSet)
+		if err != nil {
+			return err
+		}
+		bare, sign := text, m.Sign
+		if key.IsNote(text) {
+			sign = m.Cosign
+			if bare, _, err = key.Peek(text); err != nil {
+				return misuse(fmt.Errorf("%s: %w", args[0], err), "")
+			}
+		}
+		set, err := refval.ParseCodeSet(string(bare))
+		if err != nil {
+			return misuse(fmt.Errorf("%s: %w", args[0], err), "keystead codeset build writes code sets")
+		}
+		signed, err := sign(text)
+		if err != nil {
+			return misuse(err, "")
+		}
+		return a.answerCodeSet(set, signed)
+	}
+	return c
+}

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence"
+)
+
+// evidence: what a machine shows, and what a verifier makes of it.
+func (a *app) evidence() *cobra.Command {
+	return a.noun("evidence", "Collect, show and verify evidence of what a machine runs",
+		`A bundle holds a TPM's quote over a fresh nonce, the firmware's and the kernel's logs and
+the package list. The verifier gives the nonce, the host collects, the verifier judges;
+the two need no connection. docs/guide/attest.md walks through it.`,
+		`  keystead evidence nonce
+  keystead evidence collect --nonce $NONCE --out host.bundle
+  keystead evidence verify --nonce $NONCE --ak host.ak --policy strict.signed host.bundle`,
+		a.evidenceNonce(),
+		a.evidenceCollect(),
+		a.evidenceShow(),
+		a.evidenceVerify(),
+	)
+}
+
+func (a *app) evidenceNonce() *cobra.Command {
+	return &cobra.Command{
+		Use:     "nonce",
+		Short:   "Print a fresh nonce, the question that a bundle answers",
+		Long:    `Prints 32 random bytes in hex. Whoever will verify makes the nonce, and uses it once.`,
+		Example: `  keystead evidence nonce`,
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			nonce := make([]byte, 32)
+			rand.Read(nonce)
+			text := hex.EncodeToString(nonce)
+			return a.answer(map[string]string{"nonce": text}, func(w io.Writer) { fmt.Fprintln(w, text) })
+		},
+	}
+}
+
+// parseNonce reads the value of --nonce.
+func parseNonce(s string) ([]byte, error) {
+	nonce, err := hex.DecodeString(strings.TrimSpace(s))
+	if err != nil || len(nonce) < 8 || len(nonce) > 64 {
+		return nil, misuse(fmt.Errorf("--nonce is %.40q, want 8 to 64 bytes in hex", s), "keystead evidence nonce makes one")
+	}
+	return nonce, nil
+}
+
+// collected is the answer of evidence collect.
+type collected struct {
+	Bundle keystead.Digest `json:"bundle"`
+	Bytes  int             `json:"bytes"`
+	File   string          `json:"file,omitempty"`
+	Sights []collect.Sight `json:"sights"`
+}
+
+func (a *app) evidenceCollect() *cobra.Command {
+	var tpmPath, root, nonceText, out string
+	var explain bool
+	c := &cobra.Command{
+		Use:   "collect --nonce HEX --out FILE",
+		Short: "Make a bundle of this machine's evidence",
+		Long: `Takes a TPM quote over the nonce, then reads the firmware's event log, the kernel's IMA log
+and the package list, and writes them as one bundle. Reading the TPM and the logs
+needs root. With --explain it says what was looked for and what came of it; then --nonce
+and --out may be left out, and nothing is written.`,
+		Example: `  keystead evidence collect --nonce $NONCE --out host.bundle
+  keystead evidence collect --explain`,
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVar(&nonceText, "nonce", "", "the verifier's nonce in `HEX`")
+	c.Flags().StringVar(&out, "out", "", "`FILE` for the bundle; - is stdout")
+	c.Flags().StringVar(&tpmPath, "tpm", "", "`PATH` of a TPM device or of a software TPM's socket (default: the machine's own)")
+	c.Flags().StringVar(&root, "root", "/", "`DIR` below which logs and package list are read")
+	c.Flags().BoolVar(&explain, "explain", false, "say what was found and what not")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if explain && nonceText == "" && out == "" {
+			return a.explainCollection(c.Context(), tpmPath, collect.Machine{Root: root})
+		}
+		nonce, err := parseNonce(nonceText)
+		if err != nil {
+			return err
+		}
+		if out == "" || out == "-" && term.IsTerminal(int(os.Stdout.Fd())) {
+			return misuse(errors.New("a bundle is not for a terminal"), "--out names the file to write")
+		}
+		b, sights, err := collectBundle(c.Context(), tpmPath, collect.Machine{Root: root}, nonce)
+		if err != nil {
+			return err
+		}
+		if out == "-" {
+			_, err := a.stdout.Write(b.Bytes())
+			return err
+		}
+		if err := os.WriteFile(out, b.Bytes(), 0o644); err != nil {
+			return misuse(err, "")
+		}
+		answer := collected{b.Digest(), len(b.Bytes()), out, sights}
+		return a.answer(answer, func(w io.Writer) {
+			fmt.Fprintf(w, "bundle: %s\nfile:   %s, %d bytes\n", answer.Bundle, out, answer.Bytes)
+			if explain {
+				printSights(w, sights)
+			}
+		})
+	}
+	return c
+}
+
+// collectBundle quotes first and reads the logs after it.
+func collectBundle(ctx context.Context, tpmPath string, m collect.Machine, nonce []byte) (evidence.Bundle, []collect.Sight, error) {
+	tpm, err := collect.OpenTPM(tpmPath)
+	if err != nil {
+		return evidence.Bundle{}, nil, aboutMachine(err)
+	}
+	defer tpm.Close()
+	p := evidence.Parts{Binding: evidence.Binding{Purpose: evidence.PurposeVerify, Nonce: nonce}, Origin: m.Origin(time.Now())}
+	if p.TPM, err = tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData()}); err != nil {
+		return evidence.Bundle{}, nil, aboutMachine(err)
+	}
+	sights, err := m.Read(&p)
+	if err != nil {
+		return evidence.Bundle{}, sights, misuse(err, "keystead evidence collect --explain says what was found")
+	}
+	b, err := evidence.New(p)
+	return b, sights, err
+}
+
+// aboutMachine gives trouble with this machine its own hint.
+func aboutMachine(err error) error {
+	if e := (*collect.Error)(nil); errors.As(err, &e) {
+		return &failure{err: err, stage: keystead.StageUnavailable, hint: e.Hint}
+	}
+	return err
+}
+
+func (a *app) explainCollection(ctx context.Context, tpmPath string, m collect.Machine) error {
+	sights := []collect.Sight{sightTPM(ctx, tpmPath)}
+	var p evidence.Parts
+	more, err := m.Read(&p)
+	sights = append(sights, more...)
+	if err := a.answer(sights, func(w io.Writer) { printSights(w, sights) }); err != nil {
+		return err
+	}
+	if err != nil {
+		return misuse(err, "run as root")
+	}
+	return nil
+}
+
+// sightTPM says what the TPM can do, or why there is none.
+func sightTPM(ctx context.Context, path string) collect.Sight {
+	s := collect.Sight{What: "TPM 2.0", Where: path}
+	trouble := func(err error) collect.Sight {
+		s.Detail = err.Error()
+		if e := (*collect.Error)(nil); errors.As(err, &e) {
+			s.Detail += "; " + e.Hint
+		}
+		return s
+	}
+	tpm, err := collect.OpenTPM(path)
+	if err != nil {
+		return trouble(err)
+	}
+	defer tpm.Close()
+	s.Where = tpm.Path()
+	banks, err := tpm.Banks(ctx)
+	if err != nil {
+		return trouble(err)
+	}
+	ek, err := tpm.EK(ctx)
+	if err != nil {
+		return trouble(err)
+	}
+	s.Found = true
+	s.Detail = fmt.Sprintf("banks %v; endorsement key %s with %d certificates", banks, ek.Profile, len(ek.Chain))
+	return s
+}
+
+func printSights(w io.Writer, sights []collect.Sight) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, s := range sights {
+		mark := "found"
+		if !s.Found {
+			mark = "missing"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", mark, s.What, s.Where, printable(s.Detail))
+	}
+	tw.Flush()
+}

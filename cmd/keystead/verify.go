@@ -1,0 +1,255 @@
+package main
+
+import (
+	"crypto/x509"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/refval"
+)
+
+// verification holds the flags of whatever appraises a bundle.
+type verification struct {
+	nonce, ak, policy, at      string
+	refs, codeSets, signers    []string
+	ekRoots, testRoots, helper []string
+	raw                        bool
+}
+
+func (v *verification) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&v.nonce, "nonce", "", "the nonce that was asked for, in `HEX`")
+	f.BoolVar(&v.raw, "raw-nonce", false, "the quote is another tool's, and carries the nonce itself")
+	f.StringVar(&v.ak, "ak", "", "accepted attestation key: `FILE` of keystead ak accept, or a TPM public area")
+	f.StringArrayVar(&v.ekRoots, "ek-root", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
+	f.StringArrayVar(&v.testRoots, "test-ek-root", nil, "PEM `FILE` of roots of software TPMs, which reach assurance test; may be repeated")
+	f.StringArrayVar(&v.helper, "ek-intermediate", nil, "PEM `FILE` of intermediates that help to build chains; may be repeated")
+	f.StringArrayVar(&v.refs, "refs", nil, "reference set `FILE` of keystead refval build; may be repeated")
+	f.StringArrayVar(&v.codeSets, "codeset", nil, "signed code set `FILE`; may be repeated")
+	f.StringVar(&v.policy, "policy", "", "signed policy `FILE`")
+	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` for policy and code sets: a public key or a file with one; may be repeated")
+	f.StringVar(&v.at, "at", "", "judge as of this `TIME` (RFC 3339; default now)")
+	must(c.MarkFlagRequired("policy"))
+	must(c.MarkFlagRequired("signer"))
+}
+
+// input reads all that a verdict is made of.
+func (v *verification) input(bundle string) (in appraise.Input, err error) {
+	raw, err := readFile(bundle, evidence.MaxBundle)
+	if err != nil {
+		return in, err
+	}
+	if in.Bundle, err = evidence.Parse(raw); err != nil {
+		return in, fmt.Errorf("%s: %w", bundle, err)
+	}
+	in.Expect.Purpose = evidence.PurposeVerify
+	if v.raw {
+		in.Expect.Purpose = evidence.PurposeRaw
+	}
+	if in.Expect.Nonce, err = parseNonce(v.nonce); err != nil {
+		return in, err
+	}
+	in.Time = time.Now()
+	if v.at != "" {
+		if in.Time, err = time.Parse(time.RFC3339, v.at); err != nil {
+			return in, misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
+		}
+	}
+	if in.Policy, _, err = openPolicy(v.policy, v.signers); err != nil {
+		return in, err
+	}
+	return in, v.trust(&in)
+}
+
+// trust reads what the verifier trusts: key, roots, reference values.
+func (v *verification) trust(in *appraise.Input) (err error) {
+	if v.ak != "" {
+		if in.Key, err = readAcceptedKey(v.ak); err != nil {
+			return err
+		}
+	}
+	if in.EKRoots, err = readRoots(v.ekRoots, v.testRoots, v.helper); err != nil {
+		return err
+	}
+	for _, name := range v.refs {
+		s, err := readSet(name)
+		if err != nil {
+			return err
+		}
+		in.References = append(in.References, s)
+	}
+	accepted, err := signerKeys(v.signers)
+	if err != nil {
+		return err
+	}
+	for _, name := range v.codeSets {
+		text, err := readFile(name, refval.MaxCodeSet)
+		if err != nil {
+			return err
+		}
+		c, err := refval.OpenCodeSet(text, accepted...)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		in.CodeSets = append(in.CodeSets, c)
+	}
+	return nil
+}
+
+func readAcceptedKey(name string) (appraise.AcceptedKey, error) {
+	text, err := readFile(name, 1<<20)
+	if err != nil {
+		return appraise.AcceptedKey{}, err
+	}
+	k, err := appraise.ParseKey(text)
+	if err != nil {
+		return k, misuse(fmt.Errorf("%s: %w", name, err), "keystead ak accept writes such a file")
+	}
+	return k, nil
+}
+
+func readSet(name string) (*refval.Set, error) {
+	raw, err := readFile(name, refval.MaxSet)
+	if err != nil {
+		return nil, err
+	}
+	s, err := refval.Parse(raw)
+	if err != nil {
+		return nil, misuse(fmt.Errorf("%s: %w", name, err), "keystead refval build writes reference sets")
+	}
+	return s, nil
+}
+
+// readRoots reads certificates of hardware TPMs' and software TPMs' authorities.
+func readRoots(hardware, test, intermediates []string) (r tpm2.Roots, err error) {
+	read := func(names []string) (out []*x509.Certificate) {
+		for _, name := range names {
+			if err != nil {
+				return nil
+			}
+			var pem []byte
+			if pem, err = os.ReadFile(name); err != nil {
+				err = misuse(err, "")
+				return nil
+			}
+			certs, parseErr := tpm2.ParseCertificates(pem)
+			if parseErr != nil || len(certs) == 0 {
+				err = misuse(fmt.Errorf("%s: holds no certificate that parses: %v", name, parseErr), "give PEM or DER certificates")
+			}
+			out = append(out, certs...)
+		}
+		return out
+	}
+	r.Hardware, r.Test, r.Intermediates = read(hardware), read(test), read(intermediates)
+	return r, err
+}
+
+func (a *app) evidenceVerify() *cobra.Command {
+	var v verification
+	var entries bool
+	c := &cobra.Command{
+		Use:   "verify --nonce HEX --policy FILE --signer KEY BUNDLE",
+		Short: "Judge a bundle, offline",
+		Long: `Checks the root of trust first: key, signature, nonce, registers; then that both logs lead
+to the quoted registers; then that every executed file is one of a package or a code set; then the
+policy's rules. Prints the verdict; a refusal gives every finding, and the exit status of the first
+stage that failed. Without --ak the verdict says ak-binding=none and proves nothing of any machine.`,
+		Example: `  keystead evidence verify --nonce $NONCE --ak host.ak --ek-root vendors.pem \
+      --refs host.refs --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
+		Args: cobra.ExactArgs(1),
+	}
+	v.flags(c)
+	c.Flags().BoolVar(&entries, "entries", false, "list every covered entry of the IMA log and what names it")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		in, err := v.input(args[0])
+		if err != nil {
+			return err
+		}
+		var files []appraise.File
+		collect := func(f appraise.File) { files = append(files, f) }
+		if !entries {
+			collect = nil
+		}
+		verdict := appraise.Explain(in, collect)
+		if err := a.answer(verdict, func(w io.Writer) { printFiles(w, files); printVerdict(w, verdict) }); err != nil {
+			return err
+		}
+		return verdict.Err()
+	}
+	return c
+}
+
+func printFiles(w io.Writer, files []appraise.File) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, f := range files {
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", f.Entry, f.Status, printable(f.Path), printable(f.Source))
+	}
+	tw.Flush()
+}
+
+// printVerdict gives the verdict for people: outcome, strength, claims.
+func printVerdict(w io.Writer, v appraise.Verdict) {
+	in, c := v.Inputs(), v.Claims()
+	outcome := "DENIED"
+	if v.Allowed() {
+		outcome = "allowed"
+	}
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-11s %s\n", name+":", printable(fmt.Sprintf(format, args...)))
+	}
+	line("verdict", "%s by policy %s (%s)", outcome, in.PolicyName, in.Policy)
+	line("assurance", "%s", v.Assurance())
+	line("ak-binding", "ak-binding=%s %s %s", c.Key.Binding, c.Key.Algorithm, c.Key.Issuer)
+	line("quote", "banks %s, PCRs %s, reset count %d", strings.Join(c.Quote.Banks, " "), ranges(c.Quote.PCRs), c.Quote.ResetCount)
+	line("boot", "%d events covered, %d not; secure boot %s; firmware %q", c.Boot.Events, c.Boot.Uncovered, onOff(c.Boot.SecureBoot), c.Boot.Firmware)
+	line("kernel", "%s", describeKernel(c.Kernel))
+	line("software", "%d entries covered, %d not; %d named, %d unknown, %d altered, %d weak, %d violations (coverage=exec)",
+		c.Software.Entries, c.Software.Uncovered, c.Software.Named, c.Software.Unknown, c.Software.Altered, c.Software.Weak, c.Software.Violations)
+	line("packages", "%d ran, %d on the host's list", len(c.Software.Packages), c.Packages.Listed)
+	line("bundle", "%s", in.Bundle)
+	line("digest", "%s", v.Digest())
+}
+
+func describeKernel(k evidence.KernelClaims) string {
+	if !k.Accepted {
+		return "in no code set"
+	}
+	return fmt.Sprintf("accepted; lockdown=%s; initrd guarantees %s", k.Lockdown, strings.Join(k.Guarantees, ", "))
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "not shown to be on"
+}
+
+// ranges writes numbers in ascending order as 0-7,9,14.
+func ranges(n []int64) string {
+	var parts []string
+	for i := 0; i < len(n); {
+		j := i
+		for j+1 < len(n) && n[j+1] == n[j]+1 {
+			j++
+		}
+		if i == j {
+			parts = append(parts, fmt.Sprint(n[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", n[i], n[j]))
+		}
+		i = j + 1
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ",")
+}

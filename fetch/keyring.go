@@ -1,0 +1,83 @@
+package fetch
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/keystead/keystead/refval/deb"
+)
+
+// maxKeyFile bounds a keyring file, in bytes.
+const maxKeyFile = 4 << 20
+
+// keyring returns the keys that may sign the source: those of the caller, else of the
+// source's Signed-By, else apt's trusted keys, all below root.
+func (f *fetcher) keyring(s Source) (deb.Keyring, error) {
+	if f.Keyring != nil {
+		return deb.ParseKeyring(f.Keyring)
+	}
+	if s.Key != nil {
+		return deb.ParseKeyring(s.Key)
+	}
+	var k deb.Keyring
+	var fingerprints []string
+	for _, by := range s.SignedBy {
+		if !strings.HasPrefix(by, "/") {
+			fingerprints = append(fingerprints, strings.TrimSuffix(by, "!"))
+			continue
+		}
+		more, err := f.keyFile(filepath.Join(f.Root, by))
+		if err != nil {
+			return k, err
+		}
+		k = k.Add(more)
+	}
+	if k.Len() > 0 && len(fingerprints) == 0 {
+		return k, nil
+	}
+	if k.Len() == 0 {
+		var err error
+		if k, err = f.trustedKeys(); err != nil {
+			return k, err
+		}
+	}
+	if len(fingerprints) > 0 {
+		k = k.Only(fingerprints...)
+	}
+	return k, nil
+}
+
+// trustedKeys are those that apt accepts for any source without a Signed-By.
+func (f *fetcher) trustedKeys() (k deb.Keyring, err error) {
+	names := []string{filepath.Join(f.Root, "/etc/apt/trusted.gpg")}
+	for _, pattern := range []string{"*.gpg", "*.asc"} {
+		found, _ := filepath.Glob(filepath.Join(f.Root, "/etc/apt/trusted.gpg.d", pattern))
+		names = append(names, found...)
+	}
+	for _, name := range names {
+		more, err := f.keyFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return k, err
+		}
+		k = k.Add(more)
+	}
+	return k, nil
+}
+
+func (f *fetcher) keyFile(name string) (deb.Keyring, error) {
+	raw, err := readFile(name, maxKeyFile)
+	if err != nil {
+		return deb.Keyring{}, err
+	}
+	k, err := deb.ParseKeyring(raw)
+	if err != nil {
+		return k, fmt.Errorf("%s: %w", name, err)
+	}
+	return k, nil
+}

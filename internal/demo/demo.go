@@ -1,0 +1,221 @@
+// Package demo shows the main job on one machine, narrated: a host proves what it
+// runs, and a verifier judges it. Host and verifier share nothing but the bytes
+// that they would send each other. Every step states what it expects and fails if it
+// comes out otherwise.
+package demo
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/recording"
+	"github.com/keystead/keystead/internal/swtpm"
+)
+
+// Run plays the demo and writes the narration to w. It leaves neither processes nor
+// files behind.
+func Run(ctx context.Context, w io.Writer) (err error) {
+	start := time.Now()
+	dir, err := os.MkdirTemp("", "keystead-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	rec, err := recording.Load(recording.Committed())
+	if err != nil {
+		return err
+	}
+	ca, err := swtpm.NewCA(dir)
+	if err != nil {
+		return err
+	}
+	d := &demo{w: w, rec: rec, ca: ca}
+	defer func() { err = errors.Join(err, d.stop()) }()
+	for _, step := range []func(context.Context) error{d.boot, d.trust, d.admit, d.altered, d.unknown, d.attacks} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	d.say("\nEvery step came out as expected, in %.1f s.", time.Since(start).Seconds())
+	return nil
+}
+
+// demo is the stage: one host, one verifier, and a second TPM for an attacker.
+type demo struct {
+	w        io.Writer
+	rec      *recording.Recording
+	ca       *swtpm.CA
+	host     *host
+	other    *host
+	verifier *verifier
+	first    evidence.Bundle // the bundle that passed
+}
+
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.w, format+"\n", args...) }
+
+func (d *demo) stop() error {
+	var errs []error
+	for _, h := range []*host{d.host, d.other} {
+		if h != nil {
+			errs = append(errs, h.stop())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *demo) boot(ctx context.Context) (err error) {
+	r := d.rec
+	d.say("1. A host boots, measured by its own TPM")
+	d.say("   Replayed, not booted here: a real boot recorded on %s", r.Recorded.Format(time.DateOnly))
+	d.say("   (%s,", r.Kernel)
+	d.say("   %d Debian packages, UEFI firmware and TPM emulated). The TPM (swtpm), its key and every quote below are live.", r.Packages)
+	if d.host, err = startHost(ctx, d.ca, r); err != nil {
+		return err
+	}
+	if err := d.host.advance(ctx); err != nil {
+		return err
+	}
+	d.say("   Extended: %d bytes of firmware event log, %d IMA entries of phase %q.", len(r.EventLog), r.Phases[0].Entries, r.Phases[0].Name)
+	return nil
+}
+
+func (d *demo) trust(ctx context.Context) (err error) {
+	d.say("\n2. A verifier that knows vendor keys, a policy and reference values")
+	if d.verifier, err = newVerifier(d.ca.Root, d.rec); err != nil {
+		return err
+	}
+	for _, line := range d.verifier.knows {
+		d.say("   %s", line)
+	}
+	if err := d.verifier.activate(ctx, d.host); err != nil {
+		return err
+	}
+	d.say("   Credential activation: the attestation key (%s) lives in the TPM that", d.verifier.algorithm)
+	d.say("   certificate %q names. Its root is one for software TPMs: assurance can not exceed \"test\".", d.verifier.issuer)
+	return nil
+}
+
+// admit is the case in which nothing is wrong.
+func (d *demo) admit(ctx context.Context) error {
+	nonce := d.verifier.ask()
+	b, err := d.host.bundle(ctx, nonce)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	var named int
+	v := d.verifier.judge(b, nonce, func(f appraise.File) {
+		if f.Status == appraise.Named {
+			named++
+		}
+	})
+	took := time.Since(began)
+	d.say("\n3. Phase %q is quoted over a fresh nonce (%d bytes of bundle) and judged", d.rec.Phases[0].Name, len(b.Bytes()))
+	if err := v.Err(); err != nil {
+		return fmt.Errorf("phase %s must be allowed: %w", d.rec.Phases[0].Name, err)
+	}
+	c := v.Claims()
+	if int64(named)+1 != c.Software.Entries {
+		return fmt.Errorf("%d of %d entries are named, want all but boot_aggregate", named, c.Software.Entries)
+	}
+	d.say("   ALLOWED in %v, assurance %s", took.Round(10*time.Microsecond), v.Assurance())
+	d.say("   root of trust  quote by %s over banks %s, nonce fresh", c.Key.Algorithm, strings.Join(c.Quote.Banks, " and "))
+	d.say("   boot           %d events lead to the quoted registers; firmware, loader, kernel, initrd as accepted", c.Boot.Events)
+	d.say("   kernel         lockdown=%s; initrd guarantees %s", c.Kernel.Lockdown, strings.Join(c.Kernel.Guarantees, ", "))
+	d.say("   software       %d of %d entries named, the other is boot_aggregate; %d packages ran, such as %s",
+		named, c.Software.Entries, len(c.Software.Packages), strings.Join(c.Software.Packages[:min(3, len(c.Software.Packages))], ", "))
+	d.say("   verdict        %s", v.Digest())
+	d.first = b
+	return nil
+}
+
+func (d *demo) altered(ctx context.Context) error {
+	d.say("\n4. Phase %q: %s", d.rec.Phases[1].Name, d.rec.Phases[1].About)
+	if err := d.next(ctx, keystead.ReasonFileAltered); err != nil {
+		return err
+	}
+	d.say("\n5. Phase %q: %s", d.rec.Phases[2].Name, d.rec.Phases[2].About)
+	return nil
+}
+
+func (d *demo) unknown(ctx context.Context) error {
+	return d.next(ctx, keystead.ReasonFileAltered, keystead.ReasonFileUnknown)
+}
+
+// next moves the host to its next phase, which must be denied for these reasons.
+func (d *demo) next(ctx context.Context, want ...keystead.Reason) error {
+	if err := d.host.advance(ctx); err != nil {
+		return err
+	}
+	nonce := d.verifier.ask()
+	b, err := d.host.bundle(ctx, nonce)
+	if err != nil {
+		return err
+	}
+	return d.denied(d.verifier.judge(b, nonce, nil), want...)
+}
+
+func (d *demo) attacks(ctx context.Context) error {
+	d.say("\n6. Attacks")
+	d.say("   The allowed bundle is sent again, in answer to a new nonce:")
+	if err := d.denied(d.verifier.judge(d.first, d.verifier.ask(), nil), keystead.ReasonBundleReplayed); err != nil {
+		return err
+	}
+	d.say("   The last entries of the IMA log are cut off, to hide what ran:")
+	nonce := d.verifier.ask()
+	b, err := d.host.bundleWith(ctx, nonce, func(p *evidence.Parts) { p.IMALog = d.rec.Phases[0].IMALog })
+	if err != nil {
+		return err
+	}
+	if err := d.denied(d.verifier.judge(b, nonce, nil), keystead.ReasonLogTruncated); err != nil {
+		return err
+	}
+	d.say("   Another machine's genuine TPM signs the good machine's logs:")
+	if d.other, err = startHost(ctx, d.ca, d.rec); err != nil {
+		return err
+	}
+	if err := d.other.advance(ctx); err != nil {
+		return err
+	}
+	nonce = d.verifier.ask()
+	if b, err = d.other.bundle(ctx, nonce); err != nil {
+		return err
+	}
+	return d.denied(d.verifier.judge(b, nonce, nil), keystead.ReasonKeyForeign)
+}
+
+// denied demands a refusal for exactly these reasons, and prints it.
+func (d *demo) denied(v appraise.Verdict, want ...keystead.Reason) error {
+	var got []keystead.Reason
+	for _, f := range v.Findings() {
+		got = append(got, f.Reason)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if got = slices.Compact(got); v.Allowed() || !slices.Equal(got, want) {
+		return fmt.Errorf("want a refusal for %v, got %v: %w", want, got, v.Err())
+	}
+	for _, f := range v.Findings() {
+		d.say("   DENIED  %s: %s", f.Reason, f.Where)
+		d.say("           found  %s", f.Got)
+		d.say("           wanted %s", f.Want)
+	}
+	return nil
+}
+
+// fresh returns 32 random bytes.
+func fresh() []byte {
+	nonce := make([]byte, 32)
+	rand.Read(nonce)
+	return nonce
+}

@@ -1,0 +1,248 @@
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence/eventlog"
+	"github.com/keystead/keystead/evidence/ima"
+	"github.com/keystead/keystead/fetch"
+	"github.com/keystead/keystead/internal/recording"
+	"github.com/keystead/keystead/refval"
+	"github.com/keystead/keystead/refval/deb"
+)
+
+// phase is what a recording shows by one step of the guest.
+type phase struct {
+	about   string
+	step    Step
+	unnamed []string // paths that it executes and that no package or code set names
+}
+
+// phases are a sound machine that goes bad twice.
+func phases() []phase {
+	return []phase{
+		{about: "packaged software only", step: Step{Name: "packaged", Script: `set -e
+[ "$(whoami)" = root ]
+id; uname -r; ls -l /usr/bin/whoami; dpkg --version; apt-get --version
+modprobe wireguard; grep wireguard /proc/modules
+`}},
+		{about: "one byte of coreutils' whoami changed, and whoami run", unnamed: []string{"/usr/bin/whoami"}, step: Step{Name: "altered", Script: `set -e
+cp -p /usr/bin/whoami /run/whoami
+LC_ALL=C sed -i 's/GNU coreutils/GNU coreutilz/' /usr/bin/whoami
+[ "$(sha256sum < /usr/bin/whoami)" != "$(sha256sum < /run/whoami)" ]
+[ "$(stat -c %s /usr/bin/whoami)" = "$(stat -c %s /run/whoami)" ]
+[ "$(whoami)" = root ]
+`}},
+		{about: "a program of no package run from tmpfs", unnamed: []string{"/dev/shm/stranger"}, step: Step{Name: "unknown", Files: map[string][]byte{"stranger": stranger()}, Script: `set -e
+cp stranger /dev/shm/stranger
+chmod +x /dev/shm/stranger
+/dev/shm/stranger
+`}},
+	}
+}
+
+// Record boots the guest, takes it through the phases, and writes a recording to
+// dir, which it replaces. It fails unless the logs lead to the registers, every
+// program that ran in the first phase is named by a package or the code set, and
+// the later phases add what they are meant to add.
+func Record(ctx context.Context, b *Bed, dir string) error {
+	var steps []Step
+	for _, p := range phases() {
+		steps = append(steps, p.step)
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	result, err := b.Boot(ctx, steps)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	set, err := reference(ctx, result.Status)
+	if err != nil {
+		return fmt.Errorf("testbed: reference set: %w", err)
+	}
+	b.progress("recording: reference set of %d packages' %d digests built in %.1f s", len(set.Header().Packages), set.Len(), time.Since(start).Seconds())
+	code, err := b.CodeSet()
+	if err != nil {
+		return fmt.Errorf("testbed: code set: %w", err)
+	}
+	files, err := recordingFiles(result, set, code)
+	if err == nil {
+		err = b.addReleases(files, set)
+	}
+	if err == nil {
+		err = addManifest(ctx, files, now, result, set, code)
+	}
+	if err == nil {
+		err = write(dir, files)
+	}
+	if err != nil {
+		return fmt.Errorf("testbed: recording: %w", err)
+	}
+	total := 0
+	for _, content := range files {
+		total += len(content)
+	}
+	b.progress("recording: %d files, %d KiB in %s", len(files), total>>10, dir)
+	return nil
+}
+
+// reference builds the reference set of what can be executed of the packages that
+// a dpkg status lists, through the signed chain from the repositories as they are now.
+func reference(ctx context.Context, status []byte) (*refval.Set, error) {
+	names, err := deb.ParseStatus(status)
+	if err != nil {
+		return nil, err
+	}
+	built, err := fetch.Build(ctx, fetch.Options{Packages: names, Selection: refval.SelectExecutable, Fresh: true})
+	if err != nil {
+		return nil, err
+	}
+	var problems []error
+	for _, m := range built.Set.Header().Missing {
+		problems = append(problems, keystead.Deny(m.Finding()))
+	}
+	return built.Set, errors.Join(problems...)
+}
+
+func recordingFiles(result *Result, set *refval.Set, code *refval.CodeSet) (map[string][]byte, error) {
+	files := map[string][]byte{
+		recording.FileEventLog:  result.EventLog,
+		recording.FileStatus:    trimStatus(result.Status),
+		recording.FileCodeSet:   []byte(code.Text()),
+		recording.FileReference: set.Bytes(),
+	}
+	for _, s := range result.Steps {
+		if s.Status != 0 {
+			return nil, fmt.Errorf("phase %s ended with status %d:\n%s", s.Name, s.Status, s.Output)
+		}
+		files[recording.FilePCRs] = append(files[recording.FilePCRs], recording.FormatPCRs(s.Name, s.PCRs)...)
+	}
+	return files, nil
+}
+
+// addReleases adds the InRelease files by which the guest's packages came. They
+// must be those that the reference set was built from.
+func (b *Bed) addReleases(files map[string][]byte, set *refval.Set) error {
+	names, err := filepath.Glob(filepath.Join(b.Releases, "*_InRelease"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(set.Header().Repositories, func(r refval.Repository) bool { return r.Release == keystead.Sum(content) }) {
+			return fmt.Errorf("the repository of %s has changed since the guest was built: build it afresh", filepath.Base(name))
+		}
+		_, repository, _ := strings.Cut(strings.TrimSuffix(filepath.Base(name), "_InRelease"), "_dists_")
+		files[recording.DirReleases+"/"+repository] = content
+	}
+	return nil
+}
+
+// addManifest proves each phase's logs by its registers, and adds the IMA log up to
+// the last phase's end and the manifest with the marks.
+func addManifest(ctx context.Context, files map[string][]byte, now time.Time, result *Result, set *refval.Set, code *refval.CodeSet) error {
+	m := recording.Manifest{
+		Format: recording.Format, Recorded: now, Kernel: result.Kernel, CommandLine: result.CommandLine,
+		PtraceScope: result.PtraceScope, Lockdown: result.Lockdown,
+		Packages: len(set.Header().Packages), Tools: tools(ctx),
+	}
+	log := result.Steps[len(result.Steps)-1].IMALog
+	var unnamed []string
+	for i, p := range phases() {
+		pcrs := result.Steps[i].PCRs
+		if _, err := eventlog.Open(result.EventLog, pcrs); err != nil {
+			return fmt.Errorf("phase %s: %w", p.step.Name, err)
+		}
+		list, err := ima.Open(log, pcrs, ima.Register)
+		if err != nil {
+			return fmt.Errorf("phase %s: %w", p.step.Name, err)
+		}
+		if err := list.CheckBootAggregate(pcrs); err != nil {
+			return fmt.Errorf("phase %s: %w", p.step.Name, err)
+		}
+		unnamed = append(unnamed, p.unnamed...)
+		if got := namedByNone(list, set, code); !slices.Equal(got, unnamed) {
+			return fmt.Errorf("phase %s: no package and no code set names %q, want %q", p.step.Name, got, unnamed)
+		}
+		size, err := recording.PrefixSize(log, list.Len())
+		if err != nil {
+			return err
+		}
+		m.Phases = append(m.Phases, recording.Mark{Name: p.step.Name, About: p.about, Entries: list.Len(), Bytes: size})
+		files[recording.FileIMALog] = log[:size]
+	}
+	manifest, err := json.MarshalIndent(m, "", "  ")
+	files[recording.FileManifest] = append(manifest, '\n')
+	return err
+}
+
+// namedByNone returns the paths of entries, after boot_aggregate, whose digest is
+// in neither set.
+func namedByNone(list *ima.List, set *refval.Set, code *refval.CodeSet) (paths []string) {
+	for number, e := range list.All() {
+		var d keystead.Digest
+		if copy(d[:], e.FileDigest) == len(e.FileDigest) {
+			_, packaged := set.Lookup(d)
+			_, governed := code.Lookup(d)
+			if packaged || governed || number == 1 {
+				continue
+			}
+		}
+		paths = append(paths, e.Path.String())
+	}
+	return paths
+}
+
+var keptField = regexp.MustCompile(`^(Package|Status|Architecture|Source|Version): `)
+
+// trimStatus keeps of a dpkg status what names packages and versions.
+func trimStatus(status []byte) []byte {
+	var out bytes.Buffer
+	for line := range bytes.Lines(status) {
+		if keptField.Match(line) || len(bytes.TrimSpace(line)) == 0 {
+			out.Write(line)
+		}
+	}
+	return out.Bytes()
+}
+
+// tools names the versions of what stood in for hardware and firmware.
+func tools(ctx context.Context) (lines []string) {
+	for _, p := range []string{"qemu-system-x86", "ovmf", "swtpm", "mmdebstrap"} {
+		if v, err := output(ctx, "dpkg-query", "-W", "-f", "${Package} ${Version}", p); err == nil {
+			lines = append(lines, v)
+		}
+	}
+	return lines
+}
+
+// write replaces dir by the files.
+func write(dir string, files map[string][]byte) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	for name, content := range files {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(p, content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
