@@ -354,5 +354,5 @@ func (s *Store) swap(dir string) error {
 	if err := errors.Join(s.guard(old.Close), s.opts.FS.RemoveAll(s.path(oldDir))); err != nil {
 		return err
 	}
-	return s.load()
+	return errors.Join(s.load(), s.bearWitness())
 }
