@@ -377,7 +377,10 @@ func (x *chaos) replace(old *sim.Host) {
 		}
 		x.result.changes++
 		x.c.After(0, func() {
-			if err := h.Join(x.newest().Members); err != nil {
+			if h.Up() {
+				return
+			}
+			if err := h.Restart(); err != nil {
 				x.c.Fail("join: %v", err)
 			}
 		})
