@@ -161,9 +161,7 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 func (n *Node) run() {
 	n.publish()
 	n.in.open()
-	n.workers.Add(2)
-	go func() {
-		defer n.workers.Done()
+	n.workers.Go(func() {
 		for ms := range n.appends.batches {
 			if err := n.store.Append(ms...); err != nil {
 				n.in.fail(err)
@@ -171,9 +169,8 @@ func (n *Node) run() {
 			}
 			n.in.appended(ms)
 		}
-	}()
-	go func() {
-		defer n.workers.Done()
+	})
+	n.workers.Go(func() {
 		for ms := range n.applies.batches {
 			for _, m := range ms {
 				a, err := n.store.Apply(m)
@@ -184,7 +181,7 @@ func (n *Node) run() {
 				n.in.applied(a)
 			}
 		}
-	}()
+	})
 	go n.loop()
 }
 
@@ -257,7 +254,7 @@ func (n *Node) start(w Work) {
 	sends := w.Send[:0]
 	for _, m := range w.Send {
 		if m.GetType() == pb.MsgSnap {
-			go n.sendSnapshot(m)
+			n.workers.Go(func() { n.sendSnapshot(m) })
 		} else {
 			sends = append(sends, m)
 		}
