@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 150, "how many seeds to run")
+	seeds = flag.Int("seeds", 200, "how many seeds to run")
 	first = flag.Uint64("seed", 1, "the first seed; with -seeds=1 its transcript is printed")
 )
 

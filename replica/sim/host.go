@@ -107,7 +107,7 @@ func (h *Host) found(id uint64, members []replica.Member) error {
 
 // begin starts the loop on a store that may be gone on with.
 func (h *Host) begin() (err error) {
-	h.core, err = replica.NewCore(replica.CoreOptions{PromoteSlack: 8, Logger: quiet{}}, h.store)
+	h.core, err = replica.NewCore(replica.CoreOptions{PromoteSlack: 8}, h.store)
 	if err != nil {
 		return err
 	}
@@ -416,8 +416,11 @@ func (c *Cluster) carry(from, to *Host, arrive func()) bool {
 
 // sendSnapshot carries the stream of a checkpoint.
 func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
+	life := h.life
 	sent := func(ok bool) {
-		h.then(tick, func() { h.core.SnapshotSent(m.GetTo(), ok) })
+		if h.life == life {
+			h.then(tick, func() { h.core.SnapshotSent(m.GetTo(), ok) })
+		}
 	}
 	cp, err := h.store.Checkpoint()
 	if err != nil {
@@ -550,19 +553,3 @@ func (h *Host) Read(done func(error)) {
 	h.core.Read(&replica.Read{Done: func(r *replica.Read) { done(r.Err) }})
 	h.pump()
 }
-
-// quiet is a logger for raft that only panics.
-type quiet struct{}
-
-func (quiet) Debug(...any)              {}
-func (quiet) Debugf(string, ...any)     {}
-func (quiet) Info(...any)               {}
-func (quiet) Infof(string, ...any)      {}
-func (quiet) Warning(...any)            {}
-func (quiet) Warningf(string, ...any)   {}
-func (quiet) Error(...any)              {}
-func (quiet) Errorf(string, ...any)     {}
-func (quiet) Fatal(v ...any)            { panic(fmt.Sprint(v...)) }
-func (quiet) Fatalf(f string, v ...any) { panic(fmt.Sprintf(f, v...)) }
-func (quiet) Panic(v ...any)            { panic(fmt.Sprint(v...)) }
-func (quiet) Panicf(f string, v ...any) { panic(fmt.Sprintf(f, v...)) }
