@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 export GOFLAGS := -buildvcs=false -trimpath
 BUILD := build
 
-.PHONY: help build demo test check bench bench-ledger chaos fuzz testbed-record generate clean
+.PHONY: help build demo test chaos check bench bench-ledger fuzz testbed-record generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,13 @@ demo: ## the main job on this machine, narrated, in under a minute
 test: ## everything that CI runs
 	@scripts/need test
 	@scripts/test
+
+SEEDS ?= 2000
+SEED ?= 1
+chaos: ## the ledger through crashes, cuts and full disks: ROUNDS=10 of processes, SEEDS=2000 simulated from SEED=1
+	@scripts/need test
+	@go test ./daemon -count=$(or $(ROUNDS),10) -timeout=0 -v -run 'TestCrashes|TestLinks|TestFullDisk|TestGovernance'
+	@go test ./replica/sim -count=1 -timeout=0 -v -run 'TestChaos|TestDefectsAreFound' -seeds=$(SEEDS) -seed=$(SEED)
 
 check: ## format, vet, staticcheck, generated code
 	@scripts/check
@@ -42,10 +49,6 @@ bench-ledger: ## the ledger's figures: three node processes, etcd beside them
 	@scripts/need bench
 	@$(MAKE) --no-print-directory build
 	@go run ./internal/bench/ledger
-
-chaos: ## the ledger under crashes, cut links and full disks, longer than in test
-	@scripts/need test
-	@scripts/chaos
 
 clean: ## remove build output
 	rm -rf $(BUILD)

@@ -97,7 +97,7 @@ func (c *cluster) seal(settings ...string) {
 		c.t.Fatal(err)
 	}
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
-		Roster: receipt.Roster{Threshold: 1, Members: []string{c.member.Public().String()}}}
+		Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{c.member.Public()}}}
 	for _, contact := range c.file.Contacts {
 		opened, err := client.OpenContact(contact)
 		if err != nil {

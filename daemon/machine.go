@@ -21,8 +21,8 @@ type machine struct {
 // heard is what this node's own tasks want to know of applied entries.
 type heard struct {
 	voted     *receipt.TreeHead // the newest head that a node signed
-	judged    [][]byte // proposals, endorsements, effective entries that were not refused
-	roster    bool     // changed
+	judged    [][]byte          // proposals, endorsements, effective entries that were not refused
+	roster    bool              // changed
 	ticked    bool
 	size      uint64
 	clock     uint64

@@ -34,7 +34,7 @@ func single(t *testing.T) *Node {
 		t.Fatal(err)
 	}
 	g := receipt.Genesis{Name: "t", Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: 1,
-		Members: []string{m.Public().String()}, Nodes: []receipt.Node{{Name: "n1", Key: c.Key}}}}
+		Members: []key.MemberPublic{m.Public()}, Nodes: []receipt.Node{{Name: "n1", Key: c.Key}}}}
 	text, err := g.Text()
 	if err != nil {
 		t.Fatal(err)

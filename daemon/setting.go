@@ -33,15 +33,7 @@ func SettingJudge(_ ledger.View, roster *receipt.Roster, domain keystead.Digest,
 	if !ok {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonRuleFailed, Where: "setting", Want: "the name of a setting", Got: p.Subject})
 	}
-	members := make([]key.MemberPublic, len(roster.Members))
-	for i, m := range roster.Members {
-		k, err := key.ParseMemberPublic([]byte(m))
-		if err != nil {
-			return err
-		}
-		members[i] = k
-	}
-	text, by, err := key.Open(p.Content, key.KindSetting, members...)
+	text, by, err := key.Open(p.Content, key.KindSetting, roster.Members...)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"log/slog"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/replica/internal/defect"
@@ -48,10 +49,10 @@ func (l Limits) withDefaults() Limits {
 // CoreOptions are what a [Core] goes by. Time is counted in ticks.
 type CoreOptions struct {
 	Limits        Limits
-	ElectionTicks int    // without a word of the leader before an election; 10
-	PatienceTicks uint64 // that a proposal or read may wait; 100
-	PromoteSlack  uint64 // entries that a learner may lack when it is promoted; 1,024
-	Logger        raft.Logger
+	ElectionTicks int          // without a word of the leader before an election; 10
+	PatienceTicks uint64       // that a proposal or read may wait; 100
+	PromoteSlack  uint64       // entries that a learner may lack when it is promoted; 1,024
+	Log           *slog.Logger // nil drops what raft has to say
 }
 
 // A Core is the raft loop without its world: it takes messages, ticks, proposals,
@@ -98,6 +99,9 @@ func NewCore(opts CoreOptions, store *Store) (*Core, error) {
 	if opts.PromoteSlack == 0 {
 		opts.PromoteSlack = 1024
 	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
 	if err := store.started(); err != nil {
 		return nil, err
 	}
@@ -111,7 +115,7 @@ func NewCore(opts CoreOptions, store *Store) (*Core, error) {
 		ID: c.id, ElectionTick: opts.ElectionTicks, HeartbeatTick: 1, Storage: store, Applied: c.applied,
 		AsyncStorageWrites: true, MaxSizePerMsg: 1 << 20, MaxCommittedSizePerReady: l.Applying,
 		MaxUncommittedEntriesSize: l.Uncommitted, MaxInflightMsgs: 256, MaxInflightBytes: 32 << 20,
-		CheckQuorum: true, PreVote: true, ReadOnlyOption: raft.ReadOnlySafe, StepDownOnRemoval: true, Logger: opts.Logger,
+		CheckQuorum: true, PreVote: true, ReadOnlyOption: raft.ReadOnlySafe, StepDownOnRemoval: true, Logger: raftLogger{opts.Log},
 	})
 	c.rn = rn
 	return c, err

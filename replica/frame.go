@@ -116,14 +116,32 @@ func checkMessage(m *pb.Message) error {
 	if (m.GetType() == pb.MsgReadIndex || m.GetType() == pb.MsgReadIndexResp) && len(m.GetEntries()) != 1 {
 		return errors.New("a read without its context")
 	}
-	if m.GetType() == pb.MsgProp && len(m.GetEntries()) == 0 {
-		return errors.New("a proposal without an entry")
+	if m.GetType() == pb.MsgProp {
+		return checkProposal(m.GetEntries())
 	}
 	if m.GetType() == pb.MsgApp {
 		for i, e := range m.GetEntries() {
 			if e.GetIndex() != m.GetIndex()+1+uint64(i) {
 				return errors.New("entries that do not follow each other")
 			}
+		}
+	}
+	return nil
+}
+
+func checkProposal(ents []*pb.Entry) error {
+	if len(ents) == 0 {
+		return errors.New("a proposal without an entry")
+	}
+	for _, e := range ents {
+		switch e.GetType() {
+		case pb.EntryNormal:
+		case pb.EntryConfChangeV2:
+			if err := proto.Unmarshal(e.GetData(), &pb.ConfChangeV2{}); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("a proposal of type %d", e.GetType())
 		}
 	}
 	return nil

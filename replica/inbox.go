@@ -15,6 +15,7 @@ type inbox struct {
 	wake   chan struct{}
 	now    letters
 	spare  letters
+	bytes  int   // of messages in now
 	closed error // why proposals and reads are refused: not open yet, or closed
 }
 
@@ -28,7 +29,7 @@ type letters struct {
 	err       error
 }
 
-const maxInboxMessages = 4096 // from peers, not yet taken by the loop
+const maxInboxBytes = 64 << 20 // of messages from peers that the loop has not taken
 
 func (in *inbox) put(add func(*letters)) {
 	in.mu.Lock()
@@ -41,9 +42,14 @@ func (in *inbox) put(add func(*letters)) {
 }
 
 func (in *inbox) messages(ms []*pb.Message) {
+	size := 0
+	for _, m := range ms {
+		size += messageSize(m)
+	}
 	in.put(func(l *letters) {
-		if len(l.messages)+len(ms) <= maxInboxMessages {
+		if in.bytes+size <= maxInboxBytes { // else they are lost, as messages may be
 			l.messages = append(l.messages, ms...)
+			in.bytes += size
 		}
 	})
 }
@@ -93,7 +99,7 @@ func (in *inbox) read(r *Read) {
 func (in *inbox) drain(c *Core) error {
 	in.mu.Lock()
 	l := in.now
-	in.now = in.spare
+	in.now, in.bytes = in.spare, 0
 	in.mu.Unlock()
 	defer func() {
 		l.clear()

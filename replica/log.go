@@ -99,7 +99,13 @@ func (s *Store) Append(ms ...*pb.Message) error {
 }
 
 func (s *Store) appendBatch(ms []*pb.Message) error {
-	b := s.db.NewBatch()
+	size := 256
+	for _, m := range ms {
+		for _, e := range m.GetEntries() {
+			size += len(e.GetData()) + 64
+		}
+	}
+	b := s.db.NewBatchWithSize(size)
 	defer b.Close()
 	sync := false
 	var hard *pb.HardState
@@ -147,7 +153,7 @@ func (s *Store) appendBatch(ms []*pb.Message) error {
 	for _, m := range ms {
 		s.log.append(m.GetEntries())
 	}
-	return nil
+	return s.bearWitness()
 }
 
 // append puts entries at their place; what followed it is gone.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
-	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
@@ -90,9 +89,7 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 	if err := n.identify(ctx); err != nil {
 		return nil, err
 	}
-	if opts.Core.Logger == nil {
-		n.opts.Core.Logger = raftLogger{n.log}
-	}
+	n.opts.Core.Log = n.log
 	if n.core, err = NewCore(n.opts.Core, n.store); err != nil {
 		return nil, err
 	}
@@ -161,9 +158,7 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 func (n *Node) run() {
 	n.publish()
 	n.in.open()
-	n.workers.Add(2)
-	go func() {
-		defer n.workers.Done()
+	n.workers.Go(func() {
 		for ms := range n.appends.batches {
 			if err := n.store.Append(ms...); err != nil {
 				n.in.fail(err)
@@ -171,9 +166,8 @@ func (n *Node) run() {
 			}
 			n.in.appended(ms)
 		}
-	}()
-	go func() {
-		defer n.workers.Done()
+	})
+	n.workers.Go(func() {
 		for ms := range n.applies.batches {
 			for _, m := range ms {
 				a, err := n.store.Apply(m)
@@ -184,7 +178,7 @@ func (n *Node) run() {
 				n.in.applied(a)
 			}
 		}
-	}()
+	})
 	go n.loop()
 }
 
@@ -257,7 +251,7 @@ func (n *Node) start(w Work) {
 	sends := w.Send[:0]
 	for _, m := range w.Send {
 		if m.GetType() == pb.MsgSnap {
-			go n.sendSnapshot(m)
+			n.workers.Go(func() { n.sendSnapshot(m) })
 		} else {
 			sends = append(sends, m)
 		}
@@ -385,21 +379,3 @@ type statusCell struct {
 
 func (c *statusCell) get() Status  { c.mu.Lock(); defer c.mu.Unlock(); return c.s }
 func (c *statusCell) set(s Status) { c.mu.Lock(); defer c.mu.Unlock(); c.s = s }
-
-// raftLogger hands raft's log to slog, one level lower: its news is our detail.
-type raftLogger struct{ log *slog.Logger }
-
-func (l raftLogger) Debug(v ...any)                 {}
-func (l raftLogger) Debugf(format string, v ...any) {}
-func (l raftLogger) Info(v ...any)                  { l.log.Debug(fmt.Sprint(v...)) }
-func (l raftLogger) Infof(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l raftLogger) Warning(v ...any)               { l.log.Info(fmt.Sprint(v...)) }
-func (l raftLogger) Warningf(f string, v ...any)    { l.log.Info(fmt.Sprintf(f, v...)) }
-func (l raftLogger) Error(v ...any)                 { l.log.Warn(fmt.Sprint(v...)) }
-func (l raftLogger) Errorf(format string, v ...any) { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l raftLogger) Fatal(v ...any)                 { panic(fmt.Sprint(v...)) }
-func (l raftLogger) Fatalf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }
-func (l raftLogger) Panic(v ...any)                 { panic(fmt.Sprint(v...)) }
-func (l raftLogger) Panicf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }
-
-var _ raft.Logger = raftLogger{}

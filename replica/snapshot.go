@@ -164,7 +164,7 @@ func (s *Store) Receive(r io.Reader) (*pb.SnapshotMetadata, error) {
 		err = s.opts.FS.RemoveAll(s.path(old))
 	}
 	s.received[id] = dir
-	return meta, err
+	return meta, errors.Join(err, s.discard())
 }
 
 // receiveFiles reads a snapshot's stream into files of dir and syncs them. Nothing
@@ -272,14 +272,14 @@ func syncDir(fs vfs.FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Discard removes received snapshots that raft did not take.
+// discard removes received snapshots that raft did not take, and now never will.
 func (s *Store) discard() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var errs []error
 	for id, dir := range s.received {
-		errs = append(errs, s.opts.FS.RemoveAll(s.path(dir)))
-		delete(s.received, id)
+		if id.index <= s.applied.index {
+			errs = append(errs, s.opts.FS.RemoveAll(s.path(dir)))
+			delete(s.received, id)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -354,5 +354,5 @@ func (s *Store) swap(dir string) error {
 	if err := errors.Join(s.guard(old.Close), s.opts.FS.RemoveAll(s.path(oldDir))); err != nil {
 		return err
 	}
-	return s.load()
+	return errors.Join(s.load(), s.bearWitness())
 }

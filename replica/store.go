@@ -60,8 +60,10 @@ type StoreOptions struct {
 type Store struct {
 	opts   StoreOptions
 	marker *atomicfs.Marker // names the directory in use
-	lock   io.Closer
-	log    logTail
+
+	witnessFile vfs.File
+	lock        io.Closer
+	log         logTail
 
 	dbMu sync.RWMutex // held for writing while a snapshot replaces db
 	db   *pebble.DB
@@ -125,6 +127,9 @@ func OpenStore(opts StoreOptions) (_ *Store, err error) {
 	}
 	s.dir = active
 	if err := s.load(); err != nil {
+		return nil, err
+	}
+	if err := s.hearWitness(); err != nil {
 		return nil, err
 	}
 	return s, s.removeStale()
@@ -194,11 +199,12 @@ func (s *Store) removeStale() error {
 func (s *Store) path(name string) string { return s.opts.FS.PathJoin(s.opts.Dir, name) }
 
 func (s *Store) openDB(dir string) (*pebble.DB, error) {
-	db, err := pebble.Open(s.path(dir), s.pebbleOptions())
-	if err != nil {
-		return nil, s.corrupt(dir, err)
-	}
-	return db, nil
+	var db *pebble.DB
+	err := s.guard(func() (err error) {
+		db, err = pebble.Open(s.path(dir), s.pebbleOptions())
+		return err
+	})
+	return db, s.corrupt(dir, err)
 }
 
 // pebbleOptions are for a log that is written once and soon deleted, and a state
@@ -213,6 +219,8 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		L0StopWritesThreshold:       24,
 		Cache:                       s.opts.Cache,
 		Logger:                      engineLogger{s.opts.Logf},
+		// Reads that meet corruption return it; pebble's default would end the process.
+		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
 	}
 	return o
 }
@@ -274,7 +282,7 @@ func (s *Store) load() error {
 	}
 	s.hard = &pb.HardState{}
 	if err := proto.Unmarshal(hard, s.hard); err != nil {
-		return s.corrupt(string(keyHard), err)
+		return s.bad(keyHard, "a record that parses", err.Error())
 	}
 	if err := s.loadState(); err != nil {
 		return err
@@ -299,7 +307,7 @@ func (s *Store) loadState() error {
 		return s.corrupt(string(keyMembership), err)
 	} else if ok {
 		if members, err = decodeMembership(b); err != nil {
-			return s.corrupt(string(keyMembership), err)
+			return s.bad(keyMembership, "a record that parses", err.Error())
 		}
 	}
 	origins := map[uint64]uint64{}
@@ -366,11 +374,11 @@ func (s *Store) bad(key []byte, want, got string) error {
 // corrupt says where the storage engine met bytes that are not what was written;
 // other errors, such as a full disk, pass.
 func (s *Store) corrupt(where string, err error) error {
-	if err == nil || !pebble.IsCorruptionError(err) && !errors.Is(err, proto.Error) {
+	if err == nil || !pebble.IsCorruptionError(err) {
 		return err
 	}
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonStoreCorrupt, Want: corruptAdvice, Got: err.Error(),
-		Where: s.opts.Dir + " " + where})
+		Where: fmt.Sprintf("%s key %q", s.opts.Dir, where)})
 }
 
 // Bootstrap makes this empty store the founder id of a new group of voters. Every
@@ -392,7 +400,7 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 	if err := s.begin(s.db, id, m, entryID{1, 1}, &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1))}); err != nil {
 		return err
 	}
-	return s.load()
+	return errors.Join(s.load(), s.bearWitness())
 }
 
 // Rejoin begins an empty state, that of a member who has nothing yet. What the
@@ -476,6 +484,10 @@ func (s *Store) Close() error {
 		errs = append(errs, s.guard(s.db.Close))
 	}
 	s.db = nil
+	if s.witnessFile != nil {
+		errs = append(errs, s.witnessFile.Close())
+		s.witnessFile = nil
+	}
 	return errors.Join(append(errs, s.marker.Close(), s.lock.Close())...)
 }
 

@@ -243,24 +243,31 @@ func (t *TLSTransport) SendSnapshot(ctx context.Context, m *pb.Message, write fu
 	if err := writeFrame(conn, frameSnapshot, head); err != nil {
 		return err
 	}
-	if err := write(patient{conn}); err != nil {
+	if err := write(&patient{Conn: conn}); err != nil {
 		return err
 	}
-	return readAnswer(bufio.NewReader(conn), nil)
+	return readAnswer(bufio.NewReader(&patient{Conn: conn}), nil)
 }
 
-// patient gives each write of a long stream its own time.
-type patient struct{ net.Conn }
+// patient gives each read and write of a long stream its own time.
+type patient struct {
+	net.Conn
+	idle bool // reads may wait for ever
+}
 
-func (p patient) Write(b []byte) (int, error) {
+func (p *patient) Write(b []byte) (int, error) {
 	if err := p.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err
 	}
 	return p.Conn.Write(b)
 }
 
-func (p patient) Read(b []byte) (int, error) {
-	if err := p.SetReadDeadline(time.Now().Add(writeTimeout)); err != nil {
+func (p *patient) Read(b []byte) (int, error) {
+	until := time.Now().Add(writeTimeout)
+	if p.idle {
+		until = time.Time{}
+	}
+	if err := p.SetReadDeadline(until); err != nil {
 		return 0, err
 	}
 	return p.Conn.Read(b)
@@ -345,24 +352,20 @@ func (t *TLSTransport) serve(raw net.Conn) error {
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	r := bufio.NewReaderSize(conn, 256<<10)
-	if err := conn.SetReadDeadline(time.Now().Add(dialTimeout)); err != nil {
-		return err
-	}
+	p := &patient{Conn: conn}
+	r := bufio.NewReaderSize(p, 256<<10)
 	kind, err := r.ReadByte()
 	if err != nil {
 		return err
 	}
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
 	switch frameKind(kind) {
 	case frameMessages:
+		p.idle = true
 		return t.serveMessages(r, from.Key)
 	case frameSnapshot:
-		return t.serveSnapshot(conn, from.Key)
+		return t.serveSnapshot(p, r, from.Key)
 	case frameJoin:
-		return t.serveJoin(conn, r, from.Key)
+		return t.serveJoin(p, r, from.Key)
 	}
 	return &keystead.FormatError{Format: "replica-stream", Field: "kind", Problem: fmt.Sprintf("is %d, which is none", kind)}
 }
@@ -410,8 +413,7 @@ func (t *TLSTransport) lastID() (last uint64) {
 	return last
 }
 
-func (t *TLSTransport) serveSnapshot(conn net.Conn, key keystead.Digest) error {
-	r := bufio.NewReaderSize(patient{conn}, 256<<10)
+func (t *TLSTransport) serveSnapshot(conn net.Conn, r *bufio.Reader, key keystead.Digest) error {
 	head, err := readFrame(r, frameSnapshot, maxFrame)
 	if err != nil {
 		return err
@@ -524,7 +526,7 @@ func (p *peer) stream(conn *tls.Conn) error {
 			if buf, ms, err = appendMessages(buf[:0], ms); err != nil {
 				return err
 			}
-			if _, err := (patient{conn}).Write(buf); err != nil {
+			if _, err := (&patient{Conn: conn}).Write(buf); err != nil {
 				return err
 			}
 		}

@@ -254,4 +254,3 @@ func acceptKey(secret akSecret, answer akAnswer, at time.Time) (appraise.Accepte
 	}
 	return appraise.AcceptedKey{Name: ak.Name(), EKPublic: secret.Keys.EKPublic, EKCertificate: secret.Keys.EKCertificate, Activated: at.UTC().Truncate(time.Second)}, nil
 }
-

@@ -100,12 +100,9 @@ shown wherever the domain's receipts are.`,
 
 // genesis makes the unsigned domain file.
 func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domainInit) (*client.Domain, error) {
-	g := receipt.Genesis{Name: name, Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: o.threshold}}
+	g := receipt.Genesis{Name: name, Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: o.threshold, Members: members}}
 	if o.trustDisks {
 		g.Settings = append(g.Settings, receipt.TrustDisks+"=true")
-	}
-	for _, m := range members {
-		g.Roster.Members = append(g.Roster.Members, m.String())
 	}
 	for _, signed := range contacts {
 		c, err := client.OpenContact(signed)
@@ -249,13 +246,13 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 			Peer string `json:"peer,omitempty"`
 		}
 		answer := struct {
-			Name      string          `json:"name"`
-			Domain    keystead.Digest `json:"domain"`
-			Settings  []string        `json:"settings"`
-			Sequence  uint64          `json:"roster"`
-			Threshold int             `json:"threshold"`
-			Members   []string        `json:"members"`
-			Nodes     []shownNode     `json:"nodes"`
+			Name      string             `json:"name"`
+			Domain    keystead.Digest    `json:"domain"`
+			Settings  []string           `json:"settings"`
+			Sequence  uint64             `json:"roster"`
+			Threshold int                `json:"threshold"`
+			Members   []key.MemberPublic `json:"members"`
+			Nodes     []shownNode        `json:"nodes"`
 		}{v.Genesis.Name, v.Domain, append([]string{}, v.Genesis.Settings...), v.Sequence, v.Roster.Threshold, v.Roster.Members, nil}
 		for _, n := range v.Roster.Nodes {
 			contact := v.Contacts[n.Name]

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 150, "how many seeds to run")
+	seeds = flag.Int("seeds", 200, "how many seeds to run")
 	first = flag.Uint64("seed", 1, "the first seed; with -seeds=1 its transcript is printed")
 )
 
@@ -377,7 +377,10 @@ func (x *chaos) replace(old *sim.Host) {
 		}
 		x.result.changes++
 		x.c.After(0, func() {
-			if err := h.Join(x.newest().Members); err != nil {
+			if h.Up() {
+				return
+			}
+			if err := h.Restart(); err != nil {
 				x.c.Fail("join: %v", err)
 			}
 		})

@@ -34,7 +34,6 @@ type Host struct {
 	store    *replica.Store
 	core     *replica.Core // nil while it is down or joins
 	boot     [16]byte
-	peers    []replica.Member
 	joining  bool
 	appends  []*pb.Message
 	applies  []*pb.Message
@@ -108,7 +107,7 @@ func (h *Host) found(id uint64, members []replica.Member) error {
 
 // begin starts the loop on a store that may be gone on with.
 func (h *Host) begin() (err error) {
-	h.core, err = replica.NewCore(replica.CoreOptions{PromoteSlack: 8, Logger: quiet{}}, h.store)
+	h.core, err = replica.NewCore(replica.CoreOptions{PromoteSlack: 8}, h.store)
 	if err != nil {
 		return err
 	}
@@ -117,28 +116,22 @@ func (h *Host) begin() (err error) {
 	return nil
 }
 
-// Join starts a host that is in the membership but has no id, or starts it anew as
-// such, and asks the peers until one gives it an id.
-func (h *Host) Join(peers []replica.Member) error {
-	if h.store == nil {
-		if err := h.open(); err != nil {
-			return err
-		}
-	}
-	h.peers, h.joining = peers, true
+// join asks all others until one gives this host an id.
+func (h *Host) join() error {
+	h.joining = true
 	h.c.trace(h, "asks for a fresh id")
 	h.ask()
 	return nil
 }
 
-// Restart starts a host that is down. On a disk that it may not go on with, it
-// rejoins.
+// Restart starts a host that is down or new. Without an id, or on a disk that it
+// may not go on with, it asks the others for a fresh one.
 func (h *Host) Restart() error {
 	if err := h.open(); err != nil {
 		return err
 	}
 	if h.store.ID() == 0 {
-		return h.Join(h.c.addresses())
+		return h.join()
 	}
 	if h.c.opts.TrustDisks {
 		h.c.trace(h, "restarts in place as id %d, applied %d", h.store.ID(), h.store.Applied())
@@ -147,10 +140,10 @@ func (h *Host) Restart() error {
 	if err := h.store.Unseal(h.seal()); err == nil {
 		h.c.trace(h, "restarts in place as id %d: its seal is valid", h.store.ID())
 		return h.begin()
-	} else if h.c.trace(h, "was id %d; may not go on: %v", h.store.ID(), reason(err)); h.store.Membership() == nil {
-		return err
+	} else {
+		h.c.trace(h, "was id %d; may not go on: %v", h.store.ID(), reason(err))
+		return h.join()
 	}
-	return h.Join(h.store.Membership().Members)
 }
 
 func reason(err error) string {
@@ -423,8 +416,11 @@ func (c *Cluster) carry(from, to *Host, arrive func()) bool {
 
 // sendSnapshot carries the stream of a checkpoint.
 func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
+	life := h.life
 	sent := func(ok bool) {
-		h.then(tick, func() { h.core.SnapshotSent(m.GetTo(), ok) })
+		if h.life == life {
+			h.then(tick, func() { h.core.SnapshotSent(m.GetTo(), ok) })
+		}
 	}
 	cp, err := h.store.Checkpoint()
 	if err != nil {
@@ -472,12 +468,11 @@ func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
 	}
 }
 
-// ask sends the peers the request for a fresh id, until one answers.
+// ask sends all others the request for a fresh id, until one answers.
 func (h *Host) ask() {
 	request := replica.JoinRequest{Boot: h.boot, Address: h.Name}
-	for _, p := range h.peers {
-		to := h.c.named(p.Address)
-		if to == nil || to == h {
+	for _, to := range h.c.hosts {
+		if to == h {
 			continue
 		}
 		h.c.carry(h, to, func() { to.admit(h, request) })
@@ -487,23 +482,6 @@ func (h *Host) ask() {
 			h.ask()
 		}
 	})
-}
-
-// addresses names every host, as a configuration would for a node that is new.
-func (c *Cluster) addresses() (out []replica.Member) {
-	for _, h := range c.hosts {
-		out = append(out, replica.Member{Key: h.Key, Address: h.Name})
-	}
-	return out
-}
-
-func (c *Cluster) named(name string) *Host {
-	for _, h := range c.hosts {
-		if h.Name == name {
-			return h
-		}
-	}
-	return nil
 }
 
 // admit answers a host that asks for a fresh id, as replica.Node does.
@@ -575,19 +553,3 @@ func (h *Host) Read(done func(error)) {
 	h.core.Read(&replica.Read{Done: func(r *replica.Read) { done(r.Err) }})
 	h.pump()
 }
-
-// quiet is a logger for raft that only panics.
-type quiet struct{}
-
-func (quiet) Debug(...any)              {}
-func (quiet) Debugf(string, ...any)     {}
-func (quiet) Info(...any)               {}
-func (quiet) Infof(string, ...any)      {}
-func (quiet) Warning(...any)            {}
-func (quiet) Warningf(string, ...any)   {}
-func (quiet) Error(...any)              {}
-func (quiet) Errorf(string, ...any)     {}
-func (quiet) Fatal(v ...any)            { panic(fmt.Sprint(v...)) }
-func (quiet) Fatalf(f string, v ...any) { panic(fmt.Sprintf(f, v...)) }
-func (quiet) Panic(v ...any)            { panic(fmt.Sprint(v...)) }
-func (quiet) Panicf(f string, v ...any) { panic(fmt.Sprintf(f, v...)) }

@@ -206,7 +206,7 @@ func (c *Cluster) Heal() {
 	clear(c.cut)
 }
 
-// AddHost adds a host that is in no group yet: see [Host.Join].
+// AddHost adds a host that is in no group yet: see [Host.Restart].
 func (c *Cluster) AddHost() *Host { return c.newHost() }
 
 // Leader returns the host that leads in the highest term, or nil.
