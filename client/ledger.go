@@ -38,7 +38,7 @@ func (c *Client) Deadline(ctx context.Context) (uint64, error) {
 				err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.Name, Want: "a domain clock", Got: "none yet"})
 			}
 			if err == nil {
-				k = clock{time.UnixMilli(int64(s.Msg.GetDomainClockMs())).Sub(time.Now()), time.Now()}
+				k = clock{time.Until(time.UnixMilli(int64(s.Msg.GetDomainClockMs()))), time.Now()}
 			}
 			return err
 		})

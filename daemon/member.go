@@ -72,6 +72,7 @@ func (n *Node) memberLoop() {
 	for {
 		select {
 		case <-every.C:
+		case <-n.changed: // the roster
 		case <-n.running.Done():
 			return
 		}

@@ -56,6 +56,7 @@ type Node struct {
 	court    court
 	voter    voter
 	metrics  *metrics
+	changed  chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context
@@ -67,7 +68,7 @@ type Node struct {
 // returns once the node has its place among the others, which for one that joins
 // takes a majority of them; ctx bounds that.
 func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
-	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}}
+	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}, changed: make(chan struct{}, 1)}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -198,6 +199,12 @@ func (n *Node) heard(h heard) {
 	}
 	n.voter.hear(h)
 	n.court.hear(h.judged)
+	if h.roster {
+		select {
+		case n.changed <- struct{}{}:
+		default:
+		}
+	}
 	for _, a := range h.alarms {
 		n.log.Error("alarm", "number", a.Number, "reason", a.Finding.Reason, "where", a.Finding.Where, "want", a.Finding.Want, "got", a.Finding.Got)
 	}
