@@ -2,6 +2,7 @@ package appraise
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -31,7 +32,7 @@ func Vocabulary() policy.Vocabulary {
 	return v
 }
 
-// Input is everything that a verdict is made of.
+// Input is everything that a verdict is made of. A nil set or code set counts for nothing.
 type Input struct {
 	Bundle     evidence.Bundle
 	Expect     evidence.Binding  // the question that the verifier asked
@@ -50,8 +51,11 @@ func Appraise(in Input) Verdict { return Explain(in, nil) }
 // Explain is Appraise, and tells each file of the covered IMA log in turn. Each may
 // be nil.
 func Explain(in Input, each func(File)) Verdict {
+	in.References, in.CodeSets = present(in.References), present(in.CodeSets)
 	a := appraisal{in: in, parts: in.Bundle.Parts(), each: each}
-	if a.rootOfTrust(); a.sound() {
+	if a.rootOfTrust(); !a.sound() {
+		a.claims, a.assurance = evidence.Claims{}, evidence.AssuranceNone // the bundle's own words
+	} else {
 		if a.logs(); a.sound() {
 			a.established = true
 			a.kernel()
@@ -61,6 +65,11 @@ func Explain(in Input, each func(File)) Verdict {
 		}
 	}
 	return a.verdict()
+}
+
+// present returns what of a list is not nil.
+func present[T any](list []*T) []*T {
+	return slices.DeleteFunc(slices.Clone(list), func(t *T) bool { return t == nil })
 }
 
 // appraisal gathers findings and claims on the way.
@@ -166,15 +175,25 @@ func (a *appraisal) key(ak *tpm2.Public) {
 func (a *appraisal) nonce(q *tpm2.Quote) {
 	want := a.in.Expect.QualifyingData()
 	switch {
-	case len(want) > 0 && bytes.Equal(q.ExtraData, want):
+	case len(a.in.Expect.Nonce) == 0: // any old answer would do
+		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "expected binding", Want: "a nonce that the verifier chose", Got: "none"})
+	case bytes.Equal(q.ExtraData, want):
 	case bytes.Equal(q.ExtraData, a.parts.Binding.QualifyingData()):
 		a.find(keystead.Finding{Reason: keystead.ReasonBundleReplayed, Where: "quote",
-			Want: fmt.Sprintf("an answer to nonce %x for purpose %s", a.in.Expect.Nonce, a.in.Expect.Purpose),
-			Got:  fmt.Sprintf("the answer to nonce %x for purpose %.40q", a.parts.Binding.Nonce, a.parts.Binding.Purpose)})
+			Want: "an answer to " + question(a.in.Expect), Got: "the answer to " + question(a.parts.Binding)})
 	default:
 		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "quote",
 			Want: fmt.Sprintf("qualifying data %x", want), Got: fmt.Sprintf("%x", q.ExtraData)})
 	}
+}
+
+// question puts a binding in words.
+func question(b evidence.Binding) string {
+	s := fmt.Sprintf("nonce %x for purpose %.40q", b.Nonce, b.Purpose)
+	if len(b.SubjectKey) > 0 {
+		s += " with subject key " + keystead.Sum(b.SubjectKey).String()
+	}
+	return s
 }
 
 func (a *appraisal) quote(q *tpm2.Quote) {
@@ -187,6 +206,8 @@ func (a *appraisal) quote(q *tpm2.Quote) {
 		a.fail("tpm.pcrs", err)
 		return
 	}
+	// SHA-256 first, whatever the TPM's order: code sets name boots by it.
+	slices.SortFunc(a.covered, func(p, q evidence.PCRs) int { return cmp.Compare(p.Bank, q.Bank) })
 	a.claims.Quote = q.Claims()
 }
 
@@ -258,6 +279,9 @@ func (a *appraisal) lack() string {
 			lacks = append(lacks, "an accepted initrd that guarantees "+string(g))
 		}
 	}
+	if s := a.claims.Software; s.Named == 0 || s.Named+1 < s.Entries {
+		lacks = append(lacks, "executed files of packages or code sets alone")
+	}
 	if d := a.claims.Packages.Debuggers; len(d) > 0 {
 		lacks = append(lacks, "reference values without debuggers ("+strings.Join(d, ", ")+")")
 	}
@@ -269,7 +293,7 @@ func (a *appraisal) lack() string {
 
 func (a *appraisal) verdict() Verdict {
 	in := a.in
-	body := verdictBody{Allowed: a.sound(), Founded: a.established, Assurance: a.assurance, Findings: a.findings, Omitted: a.omitted, Claims: a.claims, Inputs: Inputs{
+	body := verdictBody{Allowed: a.sound(), Established: a.established, Assurance: a.assurance, Findings: a.findings, Omitted: a.omitted, Claims: a.claims, Inputs: Inputs{
 		Bundle: in.Bundle.Digest(), Purpose: in.Expect.Purpose, Nonce: in.Expect.Nonce, SubjectKey: in.Expect.SubjectKey,
 		Key: in.Key, EKRoots: rootsDigest(in.EKRoots), Time: in.Time.UTC(),
 	}}

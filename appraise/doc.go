@@ -12,7 +12,8 @@
 //  4. policy: assurance and rules over the claims that are now established.
 //
 // A stage that fails hides the ones after it, because their input is not
-// established; within a stage every finding is reported.
+// established; within a stage every finding is reported, up to a bound. Claims and
+// assurance hold what is established and nothing else.
 //
 // It trusts whoever chose the input: the accepted key, the endorsement roots, the
 // reference sets, the code sets' signers and the policy.

@@ -15,13 +15,11 @@ import (
 // log's own descriptions are not covered by any digest.
 func (a *appraisal) kernel() {
 	measured, err := a.boot.Kernel()
-	if err == nil && !measured.Initrd.IsZero() {
-		a.claims.Kernel.Initrd = measured.Initrd.String()
-	}
-	if err == nil && a.files != nil { // without a checked boot_aggregate the registers may have been extended later
+	strange := a.strangeImages()
+	if err == nil && a.files != nil && strange == nil { // without a checked boot_aggregate the registers may have been extended later
 		for _, set := range a.in.CodeSets {
 			for b := range set.Boots() {
-				if boots(b, measured) && a.loaders(measured) {
+				if boots(b, measured) {
 					a.accept(b)
 					return
 				}
@@ -35,9 +33,17 @@ func (a *appraisal) kernel() {
 	case a.files == nil:
 		a.missing("ima-log", "the kernel's IMA log, whose first entry shows that the boot registers stayed as they were")
 	default:
-		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "kernel, initrd and command line", Want: a.acceptedBoots(),
-			Got: fmt.Sprintf("kernel %s, initrd %s, command line %s after %d other images", measured.Image, measured.Initrd, measured.CommandLine, len(measured.Loaders))})
+		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "kernel, initrd and command line",
+			Want: a.acceptedBoots(), Got: describeBoot(measured, strange)})
 	}
+}
+
+func describeBoot(k eventlog.Kernel, strange []string) string {
+	s := fmt.Sprintf("kernel %s, initrd %s, command line %s", k.Image, k.Initrd, k.CommandLine)
+	if n := len(strange); n > 0 {
+		s += fmt.Sprintf(", after %d images that no code set accepts: %s", n, strings.Join(strange[:min(n, maxWanted)], ", "))
+	}
+	return s
 }
 
 // boots reports whether the entry is what was measured, each digest in its role.
@@ -46,20 +52,26 @@ func boots(b refval.Boot, k eventlog.Kernel) bool {
 	return b.Kernel == k.Image && b.Initrd == k.Initrd && (k.CommandLine == terminated || k.CommandLine == bare)
 }
 
-// loaders reports whether a code set accepts each image that ran before the kernel,
-// such as shim and GRUB: any of them could have changed it.
-func (a *appraisal) loaders(k eventlog.Kernel) bool {
-	for _, image := range k.Loaders {
-		if !slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { _, ok := c.Lookup(image); return ok }) {
-			return false
+// strangeImages returns the images that no code set accepts among those that ran
+// before the kernel: shim, GRUB, and the drivers in PCR 2, which a variable of the
+// firmware loads from any disk. Each of them could have changed the kernel.
+func (a *appraisal) strangeImages() (out []string) {
+	images := a.claims.Boot.Loaded // PCR 2 and then PCR 4, whose last is the kernel
+	for _, image := range images[:max(0, len(images)-1)] {
+		d, err := keystead.ParseDigest(image)
+		if err != nil || !slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { _, ok := c.Lookup(d); return ok }) {
+			out = append(out, image)
 		}
 	}
-	return true
+	return out
 }
 
 func (a *appraisal) accept(b refval.Boot) {
 	c := &a.claims.Kernel
 	c.Accepted, c.CommandLine, c.Lockdown = true, b.CommandLine, lockdown(b.CommandLine)
+	if !b.Initrd.IsZero() {
+		c.Initrd = b.Initrd.String()
+	}
 	for _, g := range b.Guarantees {
 		c.Guarantees = append(c.Guarantees, string(g))
 	}
@@ -78,9 +90,13 @@ func (a *appraisal) acceptedBoots() string {
 	return "boot entry " + strings.Join(names, " or ")
 }
 
-// lockdown reads the last lockdown= of a command line's part for the kernel.
+// lockdown reads the last lockdown= of a command line's part for the kernel. Quotes
+// may hide it from the kernel, so a line with quotes has none.
 func lockdown(cmdline string) string {
 	level := "none"
+	if strings.Contains(cmdline, `"`) {
+		return level
+	}
 	for _, arg := range strings.Fields(cmdline) {
 		if arg == "--" {
 			break // what follows is for init

@@ -62,7 +62,7 @@ func ParseKey(b []byte) (AcceptedKey, error) {
 
 // MarshalJSON writes the file's form, which names its version.
 func (k AcceptedKey) MarshalJSON() ([]byte, error) {
-	return json.Marshal(keyFile{keyFormat, hex.EncodeToString(k.Name), k.EKPublic, k.EKCertificate, k.Activated})
+	return json.Marshal(keyFile{keyFormat, hex.EncodeToString(k.Name), k.EKPublic, k.EKCertificate, k.Activated.UTC()})
 }
 
 // UnmarshalJSON reads it; unknown fields and other versions are refused.

@@ -3,6 +3,7 @@ package appraise
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -19,14 +20,14 @@ type Verdict struct {
 
 // verdictBody is the wire form; encoding/json writes its fields in this order.
 type verdictBody struct {
-	Format    string             `json:"format"`
-	Allowed   bool               `json:"allowed"`
-	Founded   bool               `json:"established"` // root of trust and logs hold, so the claims are proven
-	Assurance evidence.Assurance `json:"assurance"`
-	Findings  []keystead.Finding `json:"findings"`
-	Omitted   int                `json:"findings_omitted,omitempty"` // beyond the bound; the claims count all
-	Claims    evidence.Claims    `json:"claims"`
-	Inputs    Inputs             `json:"inputs"`
+	Format      string             `json:"format"`
+	Allowed     bool               `json:"allowed"`
+	Established bool               `json:"established"` // root of trust and logs hold, so the claims are proven
+	Assurance   evidence.Assurance `json:"assurance"`
+	Findings    []keystead.Finding `json:"findings"`
+	Omitted     int                `json:"findings_omitted,omitempty"` // beyond the bound; the claims count all
+	Claims      evidence.Claims    `json:"claims"`
+	Inputs      Inputs             `json:"inputs"`
 }
 
 // Inputs name everything that the verdict is a function of, so that it can be
@@ -50,7 +51,7 @@ func (v Verdict) Allowed() bool { return v.raw != nil && v.body.Allowed }
 
 // Established reports whether root of trust and logs hold, so that the claims are
 // proven, whether or not software and policy pass.
-func (v Verdict) Established() bool { return v.raw != nil && v.body.Founded }
+func (v Verdict) Established() bool { return v.raw != nil && v.body.Established }
 
 // Err returns nil if the evidence passed, else a DenyError with all findings.
 func (v Verdict) Err() error {
@@ -67,15 +68,17 @@ func (v Verdict) Err() error {
 func (v Verdict) Assurance() evidence.Assurance { return v.body.Assurance }
 
 // Findings returns what speaks against the host; none if it passed.
-func (v Verdict) Findings() []keystead.Finding { return v.body.Findings }
+func (v Verdict) Findings() []keystead.Finding { return slices.Clone(v.body.Findings) }
 
-// Claims returns what could be established.
+// Claims returns what could be established: nothing where the root of trust does not
+// hold. The caller must not change it.
 func (v Verdict) Claims() evidence.Claims { return v.body.Claims }
 
 // Inputs returns the names of what went in.
 func (v Verdict) Inputs() Inputs { return v.body.Inputs }
 
 // Bytes returns the verdict's JSON (docs/spec/verdict.md), the same for the same input.
+// The caller must not change it.
 func (v Verdict) Bytes() []byte { return v.raw }
 
 // Digest names the verdict; nodes of a domain compare and sign it.
@@ -89,13 +92,35 @@ func (v Verdict) MarshalJSON() ([]byte, error) {
 	return v.raw, nil
 }
 
+// mint gives the zero Verdict, which denies, if a time of the input has no text form:
+// one outside of the years 0 to 9999.
 func mint(body verdictBody) Verdict {
 	body.Format = verdictFormat
+	body.writeEmptyLists()
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(false) // findings quote CEL, which is full of < and &&
-	if err := e.Encode(body); err != nil {
-		panic(err) // strings, numbers and bytes always encode
+	if e.Encode(body) != nil {
+		return Verdict{}
 	}
 	return Verdict{body, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
+}
+
+// writeEmptyLists makes each list one that JSON writes as [], or as "", never as null.
+func (b *verdictBody) writeEmptyLists() {
+	c, in := &b.Claims, &b.Inputs
+	empty(&b.Findings)
+	empty(&c.Quote.PCRs)
+	empty(&in.Nonce)
+	empty(&in.References)
+	empty(&in.CodeSets)
+	for _, list := range []*[]string{&c.Quote.Banks, &c.Boot.Loaded, &c.Kernel.Guarantees, &c.Software.Packages, &c.Packages.Unlisted, &c.Packages.Debuggers} {
+		empty(list)
+	}
+}
+
+func empty[T any](list *[]T) {
+	if *list == nil {
+		*list = []T{}
+	}
 }

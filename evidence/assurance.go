@@ -14,8 +14,9 @@ const (
 	// AssuranceMeasuredOSWeak: a hardware TPM; what was loaded is known, but root can
 	// alter programs in memory or the kernel.
 	AssuranceMeasuredOSWeak
-	// AssuranceMeasuredOS: the same with lockdown=confidentiality, ptrace_scope=3 and no
-	// debugger among the accepted files. Root at run time and physical access still see memory.
+	// AssuranceMeasuredOS: the same with an accepted boot, lockdown=confidentiality,
+	// ptrace_scope=3, every executed file named and no debugger among the accepted files.
+	// Root at run time and physical access still see memory.
 	AssuranceMeasuredOS
 )
 

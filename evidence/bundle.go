@@ -116,8 +116,9 @@ func must[T any](v T, err error) T {
 
 // A Bundle is evidence as received. The zero value is empty and denies.
 type Bundle struct {
-	raw   []byte
-	parts Parts
+	raw    []byte
+	digest keystead.Digest
+	parts  Parts
 }
 
 // New makes a bundle of its parts, within the same bounds that Parse enforces.
@@ -159,7 +160,7 @@ func Parse(raw []byte) (Bundle, error) {
 	if err != nil {
 		return Bundle{}, formatError(0, "magic", err)
 	}
-	b := Bundle{raw: raw}
+	b := Bundle{raw: raw, digest: keystead.Sum(raw)}
 	last := 0
 	for len(rest) > 0 {
 		off := len(raw) - len(rest)
@@ -223,8 +224,8 @@ func formatError(off int, field string, err error) error {
 // Bytes returns the bundle as received. The caller must not change it.
 func (b Bundle) Bytes() []byte { return b.raw }
 
-// Digest names the bundle.
-func (b Bundle) Digest() keystead.Digest { return keystead.Sum(b.raw) }
+// Digest names the bundle; it is zero for the zero Bundle.
+func (b Bundle) Digest() keystead.Digest { return b.digest }
 
 // Parts returns what the bundle is made of. The caller must not change it.
 func (b Bundle) Parts() Parts { return b.parts }

@@ -47,7 +47,7 @@ type BootClaims struct {
 // KernelClaims are about what the boot loader or EFI stub measured, and what a
 // matching code set says of it.
 type KernelClaims struct {
-	Initrd      string   `cel:"initrd" json:"initrd"`             // digest of the initrd
+	Initrd      string   `cel:"initrd" json:"initrd"`             // digest of the accepted initrd
 	CommandLine string   `cel:"command_line" json:"command_line"` // as a code set spells it; empty when none matches
 	Accepted    bool     `cel:"accepted" json:"accepted"`         // kernel, initrd and command line are those of one code set entry
 	Guarantees  []string `cel:"guarantees" json:"guarantees"`     // what that entry says its initrd enforces: ima-policy, ptrace-scope-3
@@ -61,7 +61,7 @@ type SoftwareClaims struct {
 	Named      int64    `cel:"named" json:"named"`         // of a package or code set
 	Unknown    int64    `cel:"unknown" json:"unknown"`
 	Altered    int64    `cel:"altered" json:"altered"`
-	Weak       int64    `cel:"weak" json:"weak"` // match by MD5 or SHA-1 only
+	Weak       int64    `cel:"weak" json:"weak"` // measured by MD5 or SHA-1
 	Violations int64    `cel:"violations" json:"violations"`
 	Packages   []string `cel:"packages" json:"packages"` // packages of which something ran: name=version, sorted
 }
