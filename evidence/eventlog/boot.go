@@ -38,9 +38,8 @@ func (l *Log) Boot() evidence.BootClaims {
 // separator returns a register's first separator, known by its digest: all zeros,
 // or all ones on platforms with a legacy boot (PFP 1.06, 3.3.2.2). Nil if there is none.
 func (l *Log) separator(pcr int) *Event {
-	zeros, ones := l.sum([]byte{0, 0, 0, 0}), l.sum([]byte{0xff, 0xff, 0xff, 0xff})
 	for e := range l.of(pcr) {
-		if bytes.Equal(e.Digest, zeros) || bytes.Equal(e.Digest, ones) {
+		if bytes.Equal(e.Digest, l.zeros) || bytes.Equal(e.Digest, l.ones) {
 			return e
 		}
 	}
@@ -85,7 +84,7 @@ func (l *Log) firmware() string {
 		if end == nil || e.Number > end.Number {
 			break
 		}
-		if e.Type == CRTMVersion && e.Bound {
+		if e.Type == CRTMVersion && l.Bound(e) {
 			version = e.Data
 			n++
 		}
@@ -116,7 +115,7 @@ func versionText(b []byte) string {
 // a short readable text, such as "Calling EFI Application from Boot Option".
 func (l *Log) images(pcr int) (out [][]byte) {
 	for e := range l.of(pcr) {
-		if !e.Bound || len(e.Data) != 4 && !printable(e.Data) {
+		if short := len(e.Data) == 4 || printable(e.Data); !short || !l.Bound(e) {
 			out = append(out, e.Digest)
 		}
 	}

@@ -7,21 +7,28 @@ import (
 	"github.com/keystead/keystead/internal/chain"
 )
 
-// demands reports whether an event of that type must have the digest of its data
-// (PFP 1.06, 10.4.1). Real firmware keeps to that for these types; for
-// EV_S_CRTM_VERSION and EV_EFI_VARIABLE_AUTHORITY, among others, some does not.
-func demands(t Type) bool {
-	switch t {
-	case Separator, EFIAction, EFIVariableDriverConfig:
+// maxState bounds what demands calls a state: SecureBoot and the like fit, the lists
+// of keys in db and dbx do not.
+const maxState = 256 // bytes
+
+// demands reports whether an event must have the digest of its data (PFP 1.06,
+// 10.4.1). Real firmware keeps to that for these types; for EV_S_CRTM_VERSION and
+// EV_EFI_VARIABLE_AUTHORITY, among others, some does not. Lists of keys are compared
+// when somebody asks ([Log.Bound]): no claim reads them, and they are most of a log.
+func demands(e *Event) bool {
+	switch e.Type {
+	case Separator, EFIAction:
 		return true
+	case EFIVariableDriverConfig:
+		return len(e.Data) <= maxState
 	}
 	return false
 }
 
-// bound reports whether an event's data has its digest, so that the data is as
+// Bound reports whether an event's data has its digest, so that the data is as
 // proven as the digest is. The data may stand with a label or a NUL that is not
 // hashed, or be a variable of which only the value is.
-func (l *Log) bound(e *Event) bool {
+func (l *Log) Bound(e *Event) bool {
 	switch e.Type {
 	case EFIVariableBoot:
 		if v := variableValue(e.Data); v != nil && l.has(e, v) {

@@ -12,7 +12,7 @@
 //     calling another event X. The claims here rest on digests: a separator and the
 //     state of SecureBoot are known by their digest, and every digest among the
 //     loaded images counts that is not provably something else.
-//   - an event's data, save where it has the event's digest ([Event.Bound]).
+//   - an event's data, save where it has the event's digest ([Log.Bound]).
 //   - the order of events of different registers.
 //
 // Root on the running system can also extend the registers 0 to 15. What comes after

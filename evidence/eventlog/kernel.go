@@ -80,7 +80,7 @@ func (l *Log) Kernel() (Kernel, error) {
 		k.Before = append(k.Before, keystead.Digest(e.Digest))
 	}
 	for e := range l.of(8) {
-		if text, ok := grubText(e.Data); ok && e.Type == IPL && e.Bound {
+		if text, ok := grubText(e.Data); ok && e.Type == IPL && l.Bound(e) {
 			k.Text = append(k.Text, string(text))
 		}
 	}

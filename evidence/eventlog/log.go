@@ -17,13 +17,14 @@ type Event struct {
 	PCR    int    // proven: the replay of this register equals the quote
 	Type   Type   // as the log says; nothing covers it
 	Digest []byte // proven, in Log.Bank
-	Data   []byte // as the log says, unless Bound
-	Bound  bool   // Data has Digest, so it is proven as well
+	Data   []byte // as the log says, unless Log.Bound says otherwise
 }
 
 // A Log is an event log whose replay equals the quoted registers.
 type Log struct {
 	bank      evidence.Bank
+	zeros     []byte                 // digest of a separator: four zero bytes
+	ones      []byte                 // of one on platforms with a legacy boot
 	covered   [evidence.NumPCRs]bool // in bank, and judged by this room
 	events    []Event
 	uncovered int
@@ -110,12 +111,12 @@ func (l *Log) of(pcr int) iter.Seq[*Event] {
 	}
 }
 
-// bind compares each event's data with its digest where the two can be compared.
+// bind compares the data of events that demand it with their digests.
 func (l *Log) bind() error {
 	var bad []keystead.Finding
 	for i := range l.events {
 		e := &l.events[i]
-		if e.Bound = l.bound(e); !e.Bound && demands(e.Type) {
+		if demands(e) && !l.Bound(e) {
 			bad = append(bad, keystead.Finding{
 				Reason: keystead.ReasonDigestInvalid,
 				Where:  fmt.Sprintf("event log, event %d (%v), PCR %d", e.Number, e.Type, e.PCR),
@@ -162,6 +163,7 @@ func (r *replay) init(covered []evidence.PCRs) error {
 	if r.log.bank == 0 {
 		return deny(keystead.ReasonBankUnaccepted, "covered registers", "sha256 or sha384", fmt.Sprint(r.banks))
 	}
+	r.log.zeros, r.log.ones = r.log.sum([]byte{0, 0, 0, 0}), r.log.sum([]byte{0xff, 0xff, 0xff, 0xff})
 	r.log.events = make([]Event, 0, 64)
 	return nil
 }

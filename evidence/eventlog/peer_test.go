@@ -327,7 +327,7 @@ func TestRealLoadOptions(t *testing.T) {
 			if !ok {
 				continue
 			}
-			if !e.Bound {
+			if !l.Bound(&e) {
 				t.Errorf("%s: the text of %q does not have its digest", name, e.Data)
 			}
 			_, bare := LoadOptions("BOOT_IMAGE=" + strings.TrimSuffix(string(line), "\x00"))

@@ -19,7 +19,7 @@ const (
 	firmwareCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	firmwareVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 
-	bootLimit   = 4 * time.Minute // whole life of a guest; it takes 20 s on a quiet machine
+	bootLimit   = 5 * time.Minute // whole life of a guest; it takes 30 s on two quiet cores
 	resultLimit = 64 << 20        // bytes of the results' disk
 )
 
