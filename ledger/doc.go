@@ -24,7 +24,6 @@
 // a nonce, move the clock ahead without a majority, save up endorsements for longer than the
 // [Window], or let two judged entries on one subject both count. Whoever executes
 // transactions can write what it likes under its contract's own prefix, and nothing
-// elsewhere. A majority of nodes that lie can write anything; members can not be
-// outvoted by them on who the nodes are, nor can a receipt be shown under keys that members removed to
-// whoever knows of the removal.
+// elsewhere. A majority of nodes that lie can write anything, save who the members
+// and nodes are: members decide that, and a majority of nodes only over node keys.
 package ledger

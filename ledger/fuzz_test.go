@@ -91,6 +91,8 @@ func FuzzApply(f *testing.F) {
 		case err != nil && len(w.set) != 0:
 			t.Errorf("stopped and wrote: %v", err)
 		case err != nil:
+		case len(b) > 0 && ledger.Check(b) != nil && out.Results[0].Err == nil:
+			t.Errorf("applied although %v", ledger.Check(b))
 		case out.Results[0].Err != nil && len(w.set) > 1+len(out.Alarms):
 			t.Errorf("refused and wrote: %v", out.Results[0].Err)
 		}

@@ -50,6 +50,9 @@ func (h *history) send(e []byte, recorded bool) ledger.Result {
 	if a, b := fmt.Sprintf("%+v", r), fmt.Sprintf("%+v", again); a != b && !strings.Contains(b, string(keystead.ReasonMalformed)) {
 		h.t.Fatalf("a result is read back otherwise:\n%s\n%s", a, b)
 	}
+	if recorded {
+		must(h.t, ledger.Check(e))
+	}
 	if r.Recorded != recorded {
 		h.t.Fatalf("log entry %d (%v): recorded %v, the model says %v: %v", r.Index, r.Kind, r.Recorded, recorded, r.Err)
 	}

@@ -126,6 +126,9 @@ func (m *Machine) applyEndorsement(entry []byte, w Writer) error {
 			return m.refuseSecond(p, e, old, w)
 		}
 	}
+	if len(p.endorsed) == maxSigned { // rosters came and went within a minute
+		return deny(keystead.ReasonOverloaded, "endorsements", "at most "+strconv.Itoa(maxSigned), "one more")
+	}
 	p.endorsed = append(p.endorsed, e)
 	return m.saveProposal(e.Proposal, p, w)
 }

@@ -273,9 +273,11 @@ func TestReorderedAndExpired(t *testing.T) {
 	d.refused(d.effective(judge(one, 100), "node-1", "node-2"), keystead.ReasonSubjectChanged)
 	d.refused(d.effective(judge(two, 100), "node-1", "node-3"), keystead.ReasonProposalClosed)
 	d.refused(proposal(3, "setting", "x-seconds", 0, "7"), keystead.ReasonSubjectChanged)
-	three := proposal(3, "setting", "x-seconds", 2, "7")
+	three, intime := proposal(3, "setting", "x-seconds", 2, "7"), proposal(3, "setting", "y-seconds", 0, "7")
 	d.ok(three)
+	d.ok(intime)
 	d.ok(d.tick(ledger.Window, "node-1", "node-2"))
+	d.ok(d.effective(judge(intime, 100), "node-1", "node-2"))
 	held := d.effective(judge(three, 100), "node-1", "node-2")
 	d.ok(d.tick(1, "node-1", "node-2"))
 	d.refused(held, keystead.ReasonProposalExpired)
@@ -369,6 +371,11 @@ func TestRosterChangesRefused(t *testing.T) {
 	d.refused(remove, keystead.ReasonRosterBroken) // reordered: it was signed to follow the genesis roster
 	d.ok(d.change(without("node-5"), "ada", "ben"))
 	d.refused(add, keystead.ReasonRosterBroken) // replayed after the removal
+
+	fork := newDomain(t, 4) // the same domain, where members signed another first change
+	fork.ok(fork.change(without("node-2"), "ada", "ben"))
+	fork.ok(fork.change(without("node-3"), "ada", "ben"))
+	d.refused(fork.change(without("node-4"), "ada", "ben"), keystead.ReasonRosterBroken)
 }
 
 func TestTicksRefused(t *testing.T) {
@@ -416,6 +423,27 @@ func TestMinorityCannotMoveTheClock(t *testing.T) {
 	d.ok(back)
 	if d.machine.Clock() < before {
 		t.Error("the clock went backwards")
+	}
+}
+
+// TestClockNeverGoesBackwards removes a node that was ahead: what a majority of
+// those left has reached is earlier, and the clock waits for them.
+func TestClockNeverGoesBackwards(t *testing.T) {
+	d := newDomain(t, 3)
+	tick := func(ticks ...ledger.SignedTick) {
+		e, err := ledger.TickEntry(ticks)
+		must(t, err)
+		d.ok(e)
+	}
+	tick(d.signTick("node-1", epoch+9000), d.signTick("node-2", epoch+9000), d.signTick("node-3", epoch+1))
+	d.ok(d.change(without("node-1"), "ada", "ben"))
+	tick(d.signTick("node-2", epoch+9001), d.signTick("node-3", epoch+2))
+	if now := d.machine.Clock(); now != epoch+9000 {
+		t.Errorf("the clock is at genesis + %d ms, not 9000", now-epoch)
+	}
+	tick(d.signTick("node-2", epoch+9002), d.signTick("node-3", epoch+9001))
+	if now := d.machine.Clock(); now != epoch+9001 {
+		t.Errorf("the clock is at genesis + %d ms, not 9001", now-epoch)
 	}
 }
 

@@ -57,7 +57,14 @@ const (
 
 // Entry returns the transaction as an entry (docs/spec/ledger.md).
 func (t *Transaction) Entry() ([]byte, error) {
-	b := append(append(make([]byte, 0, t.size()), receipt.Header(receipt.KindTransaction)...), t.Request.ID[:]...)
+	size := 64 + len(t.Contract)
+	for _, c := range t.Conditions {
+		size += 10 + len(c.Key)
+	}
+	for _, w := range t.Writes {
+		size += 7 + len(w.Key) + len(w.Value)
+	}
+	b := append(append(make([]byte, 0, size), receipt.Header(receipt.KindTransaction)...), t.Request.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, t.Request.Deadline)
 	b = cursor.AppendSized16(b, t.Contract)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(t.Conditions)))
@@ -67,18 +74,6 @@ func (t *Transaction) Entry() ([]byte, error) {
 	b = appendWrites(b, t.Writes)
 	_, err := parseTransaction(b) // holds what is sent to the bounds of what is received
 	return b, err
-}
-
-// size is at least that of the entry, in bytes.
-func (t *Transaction) size() int {
-	n := 64 + len(t.Contract)
-	for _, c := range t.Conditions {
-		n += 10 + len(c.Key)
-	}
-	for _, w := range t.Writes {
-		n += 7 + len(w.Key) + len(w.Value)
-	}
-	return n
 }
 
 func appendWrites(b []byte, writes []Write) []byte {

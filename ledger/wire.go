@@ -27,6 +27,35 @@ func body(entry []byte, want receipt.Kind) ([]byte, error) {
 	return b, err
 }
 
+// Check says what is wrong with the form of an entry. A node calls it before it
+// has anything replicated: an entry of an unknown version stops every node, and a
+// malformed one is replicated in vain.
+func Check(entry []byte) error {
+	k, _, err := receipt.Split(entry)
+	if err != nil {
+		return err
+	}
+	switch k {
+	case receipt.KindGenesis:
+		_, err = receipt.ParseGenesis(entry)
+	case receipt.KindRoster:
+		_, err = receipt.ParseChange(entry)
+	case receipt.KindTransaction:
+		_, err = parseTransaction(entry)
+	case receipt.KindEffective:
+		_, err = ParseEffective(entry)
+	case receipt.KindProposal:
+		_, err = ParseProposal(entry)
+	case receipt.KindEndorsement:
+		_, err = ParseEndorsement(entry)
+	case receipt.KindTick:
+		_, err = ParseTicks(entry)
+	case receipt.KindCheckpoint:
+		_, err = ParseVote(entry)
+	}
+	return err
+}
+
 // count reads a two-byte number of things.
 func count(c *cursor.Cursor, field string, limit int) int {
 	n := int(c.U16(field))
