@@ -12,7 +12,7 @@ import (
 )
 
 // A witness is a small file beside the store that says how far the store had
-// come. It is written after each write to the log and not synced: what it says is
+// come. It is written after each synced write to the log and not synced itself: what it says is
 // a lower bound, whether or not the last of it reached the disk. The engine takes
 // damage near the end of its write-ahead log for a write that a crash cut short,
 // and would open without what was acknowledged; the witness tells the two apart.

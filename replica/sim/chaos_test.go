@@ -318,6 +318,8 @@ func (x *chaos) crash(h *sim.Host, past *vfs.MemFS) {
 		return
 	case past != nil && !x.trust:
 		h.RollBack(past)
+	case x.c.Rand().IntN(2) == 0:
+		h.Kill()
 	default:
 		h.Crash()
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -161,6 +162,13 @@ func (h *Host) Crash() {
 	}
 	h.c.trace(h, "crashes")
 	h.fall(h.disk.CrashClone(vfs.CrashCloneCfg{}))
+}
+
+// Kill ends the host's process; its disk keeps what the process had written.
+func (h *Host) Kill() {
+	h.c.trace(h, "is killed")
+	all := rand.New(rand.NewPCG(0, 0)) // how often it is asked is not the seed's to know
+	h.fall(h.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: all}))
 }
 
 // RollBack crashes the host and gives it back a disk of the past, or an empty one.
