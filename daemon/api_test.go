@@ -50,6 +50,7 @@ func put(key string, value []byte) *apiv1.Transaction {
 
 // TestRefusals sends what must be refused, and demands the reason.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	c := alone(t, "")
 	c.whole(0)
 	cl := c.client("")
@@ -127,6 +128,7 @@ func demand(t *testing.T, what string, err error, want keystead.Reason) {
 
 // TestOnce sends requests again under their request id.
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	c := alone(t, "")
 	c.whole(0)
 	cl := c.client("")
@@ -162,6 +164,7 @@ func TestOnce(t *testing.T) {
 
 // TestPlainJSON speaks HTTP with JSON, as curl would.
 func TestPlainJSON(t *testing.T) {
+	t.Parallel()
 	c := alone(t, "")
 	c.whole(0)
 	own, err := client.OpenContact(c.file.Contacts[0])
@@ -207,6 +210,7 @@ func TestPlainJSON(t *testing.T) {
 
 // TestClientKeys lets in only clients whose key is listed.
 func TestClientKeys(t *testing.T) {
+	t.Parallel()
 	id, err := daemon.NewIdentity(filepath.Join(t.TempDir(), "client"))
 	if err != nil {
 		t.Fatal(err)
@@ -243,6 +247,7 @@ func TestClientKeys(t *testing.T) {
 // TestOverload sends more than may be under way: some is refused as overloaded, and
 // what is not refused happens.
 func TestOverload(t *testing.T) {
+	t.Parallel()
 	c := alone(t, "max-in-flight = 4")
 	c.whole(0)
 	cl := c.client("")

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -144,17 +145,22 @@ func (c *cluster) enter(p *process) {
 	}
 }
 
-var nextPort = 20000 + os.Getpid()%20000
+// nextPort goes up from a number of this process's own.
+var nextPort = func() *atomic.Int64 {
+	n := new(atomic.Int64)
+	n.Store(int64(10000 + os.Getpid()%20000))
+	return n
+}()
 
 // address returns host and a port that is free, on loopback at least.
 func address(t *testing.T, host string) string {
 	t.Helper()
 	for range 1000 {
-		nextPort++
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", nextPort))
+		port := nextPort.Add(1)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			l.Close()
-			return fmt.Sprintf("%s:%d", host, nextPort)
+			return fmt.Sprintf("%s:%d", host, port)
 		}
 	}
 	t.Fatal("no free port")
