@@ -158,22 +158,42 @@ func (c *Client) Tail(ctx context.Context, from, to uint64, yield func(*apiv1.En
 // Receipt fetches the receipt of a leaf and verifies it from the genesis digest. It
 // waits for the checkpoint that covers the leaf.
 func (c *Client) Receipt(ctx context.Context, leaf uint64) ([]byte, receipt.Proven, error) {
-	var text []byte
-	err := c.each(ctx, func(ctx context.Context, n *node) error {
-		r, err := n.ledger.GetReceipt(ctx, connect.NewRequest(&apiv1.GetReceiptRequest{Leaf: leaf}))
+	texts, proven, err := c.Receipts(ctx, leaf)
+	if err != nil {
+		return nil, receipt.Proven{}, err
+	}
+	return texts[0], proven[0], nil
+}
+
+// Receipts is Receipt for up to 256 leaves in one call.
+func (c *Client) Receipts(ctx context.Context, leaves ...uint64) (texts [][]byte, proven []receipt.Proven, err error) {
+	err = c.each(ctx, func(ctx context.Context, n *node) error {
+		r, err := n.ledger.GetReceipts(ctx, connect.NewRequest(&apiv1.GetReceiptsRequest{Leaves: leaves}))
 		if err == nil {
-			text = r.Msg.GetReceipt()
+			texts = r.Msg.GetReceipts()
 		}
 		return err
 	})
 	if err != nil {
-		return nil, receipt.Proven{}, err
+		return nil, nil, err
 	}
-	p, err := c.verifier.Verify(text)
-	if err == nil && p.Index != leaf {
-		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: "receipt", Want: fmt.Sprintf("one of leaf %d", leaf), Got: fmt.Sprintf("one of leaf %d", p.Index)})
+	wrong := func(want, got string) error {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: "receipts", Want: want, Got: got})
 	}
-	return text, p, err
+	if len(texts) != len(leaves) {
+		return nil, nil, wrong(fmt.Sprintf("%d receipts", len(leaves)), fmt.Sprint(len(texts)))
+	}
+	for i, text := range texts {
+		p, err := c.verifier.Verify(text)
+		if err == nil && p.Index != leaves[i] {
+			err = wrong(fmt.Sprintf("one of leaf %d", leaves[i]), fmt.Sprintf("one of leaf %d", p.Index))
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		proven = append(proven, p)
+	}
+	return texts, proven, nil
 }
 
 // A Pipeline sends many transactions over one stream. It stays with one node; when

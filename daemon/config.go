@@ -70,7 +70,7 @@ func DefaultConfig() Config {
 		Peer:  PeerConfig{Listen: ":7100"},
 		API:   APIConfig{Listen: "127.0.0.1:7200", MaxInFlight: 16384, TimeoutMS: 10000},
 		Ops:   OpsConfig{Listen: "127.0.0.1:7300"},
-		Store: StoreConfig{CacheMiB: 64},
+		Store: StoreConfig{CacheMiB: 256},
 		Log:   LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -168,8 +168,8 @@ func (c *Config) check() error {
 		return bad("api.max-in-flight must be 1 to %d, and is %d", 1<<20, c.API.MaxInFlight)
 	case c.API.TimeoutMS < 100 || c.API.TimeoutMS > 600_000:
 		return bad("api.timeout-ms must be 100 to 600000, and is %d", c.API.TimeoutMS)
-	case c.Store.CacheMiB < 8 || c.Store.CacheMiB > 1<<20:
-		return bad("store.cache-mib must be 8 to %d, and is %d", 1<<20, c.Store.CacheMiB)
+	case c.Store.CacheMiB < 128 || c.Store.CacheMiB > 1<<20:
+		return bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
 	case !slices.Contains([]string{"text", "json"}, c.Log.Format):
 		return bad("log.format must be text or json, and is %q", c.Log.Format)
 	}

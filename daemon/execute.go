@@ -195,31 +195,39 @@ func (r reader) Scan(from, to []byte, visit func(key, value []byte) bool) error 
 	return r.node.View(func(v replica.View) error { return v.Scan(from, to, visit) })
 }
 
-// Receipt implements serve.Ledger.
-func (b *books) Receipt(ctx context.Context, leaf uint64) ([]byte, error) {
+// Receipts implements serve.Ledger.
+func (b *books) Receipts(ctx context.Context, leaves []uint64) ([][]byte, error) {
+	last := slices.Max(leaves)
+	var out [][]byte
+	prove := func(p *ledger.Prover) (bool, error) {
+		if p.Head().Size <= last {
+			return false, nil
+		}
+		for _, leaf := range leaves {
+			r, err := p.Receipt(leaf)
+			if err != nil {
+				return true, err
+			}
+			out = append(out, r.Bytes())
+		}
+		return true, nil
+	}
+	if err := b.prove(prove); err != nil || out != nil {
+		return out, err
+	}
 	err := b.until(ctx, func(v ledger.View) (bool, error) {
 		note, err := v.Checkpoint()
 		if err != nil || note == nil {
 			return false, err
 		}
 		h, err := receipt.ParseCheckpoint(note)
-		return h.Size > leaf, err
+		return h.Size > last, err
 	})
 	if err != nil {
-		return nil, b.explain(err, leaf)
+		return nil, b.explain(err, last)
 	}
-	var text []byte
-	err = b.prove(func(p *ledger.Prover) (bool, error) {
-		if p.Head().Size <= leaf {
-			return false, nil
-		}
-		r, err := p.Receipt(leaf)
-		if err == nil {
-			text = r.Bytes()
-		}
-		return true, err
-	})
-	return text, err
+	err = b.prove(prove)
+	return out, err
 }
 
 // explain tells a leaf that is not there from one that no checkpoint covers yet.
@@ -236,8 +244,8 @@ func (b *books) explain(err error, leaf uint64) error {
 	return errors.Join(keystead.Deny(f), verr)
 }
 
-// prove calls use with a prover, and once more with a fresh one if use reports that
-// the one at hand is too old.
+// prove calls use with the prover at hand, and if that is too old, which use reports
+// by false, once more with a fresh one.
 func (b *books) prove(use func(*ledger.Prover) (bool, error)) error {
 	b.proverMu.Lock()
 	defer b.proverMu.Unlock()
@@ -247,6 +255,9 @@ func (b *books) prove(use func(*ledger.Prover) (bool, error)) error {
 		}
 	}
 	p, err := ledger.NewProver(reader{b.replica})
+	if errors.Is(err, ledger.ErrNoCheckpoint) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -353,19 +353,22 @@ func (s *server) GetCheckpoint(ctx context.Context, _ *connect.Request[apiv1.Get
 	return connect.NewResponse(out), nil
 }
 
-// GetReceipt implements the API's LedgerService.
-func (s *server) GetReceipt(ctx context.Context, r *connect.Request[apiv1.GetReceiptRequest]) (*connect.Response[apiv1.GetReceiptResponse], error) {
+// GetReceipts implements the API's LedgerService.
+func (s *server) GetReceipts(ctx context.Context, r *connect.Request[apiv1.GetReceiptsRequest]) (*connect.Response[apiv1.GetReceiptsResponse], error) {
+	if n := len(r.Msg.GetLeaves()); n == 0 || n > maxReceipts {
+		return nil, malformed("leaves", "are %d, not 1 to %d", n, maxReceipts)
+	}
 	wait := time.Duration(r.Msg.GetWaitMs()) * time.Millisecond
 	if wait == 0 {
 		wait = time.Second
 	}
 	ctx, cancel := context.WithTimeout(ctx, min(wait, maxWait))
 	defer cancel()
-	text, err := s.ledger.Receipt(ctx, r.Msg.GetLeaf())
+	receipts, err := s.ledger.Receipts(ctx, r.Msg.GetLeaves())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apiv1.GetReceiptResponse{Receipt: text}), nil
+	return connect.NewResponse(&apiv1.GetReceiptsResponse{Receipts: receipts}), nil
 }
 
 // GetConsistency implements the API's LedgerService.

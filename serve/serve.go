@@ -25,6 +25,7 @@ const (
 	maxBatch      = 1024    // transactions of one Pipeline message
 	maxOperations = 1024
 	maxKeys       = 1024
+	maxReceipts   = 256
 	maxReadBytes  = 16 << 20 // of one Read's values together
 	maxTailBytes  = 1 << 20  // of one Tail message
 	maxTail       = 1024     // entries of one Tail message
@@ -46,8 +47,8 @@ type Ledger interface {
 	// View calls read with the state of one moment: of now, if linearizable, else
 	// of any time before.
 	View(ctx context.Context, linearizable bool, read func(ledger.View) error) error
-	// Receipt returns the receipt of a leaf, waiting for a checkpoint.
-	Receipt(ctx context.Context, leaf uint64) ([]byte, error)
+	// Receipts returns the receipts of leaves, waiting for a checkpoint.
+	Receipts(ctx context.Context, leaves []uint64) ([][]byte, error)
 	// Consistency proves that the newest tree continues that of a checkpoint.
 	Consistency(ctx context.Context, from []byte) ([]byte, error)
 	// Grown waits until the tree has more leaves than size.

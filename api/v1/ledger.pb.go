@@ -989,31 +989,31 @@ func (x *GetCheckpointResponse) GetNote() []byte {
 	return nil
 }
 
-type GetReceiptRequest struct {
+type GetReceiptsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// leaf is the place in the Merkle tree, as in the transaction's outcome.
-	Leaf uint64 `protobuf:"varint,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
-	// wait_ms is how long to wait for a checkpoint that covers it, at most 10,000; 0
+	// leaves are places in the Merkle tree, as in transactions' outcomes; 1 to 256.
+	Leaves []uint64 `protobuf:"varint,1,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
+	// wait_ms is how long to wait for a checkpoint that covers them, at most 10,000; 0
 	// waits 1,000.
 	WaitMs        uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetReceiptRequest) Reset() {
-	*x = GetReceiptRequest{}
+func (x *GetReceiptsRequest) Reset() {
+	*x = GetReceiptsRequest{}
 	mi := &file_v1_ledger_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetReceiptRequest) String() string {
+func (x *GetReceiptsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetReceiptRequest) ProtoMessage() {}
+func (*GetReceiptsRequest) ProtoMessage() {}
 
-func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
+func (x *GetReceiptsRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_v1_ledger_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1025,47 +1025,47 @@ func (x *GetReceiptRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetReceiptRequest.ProtoReflect.Descriptor instead.
-func (*GetReceiptRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetReceiptsRequest.ProtoReflect.Descriptor instead.
+func (*GetReceiptsRequest) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *GetReceiptRequest) GetLeaf() uint64 {
+func (x *GetReceiptsRequest) GetLeaves() []uint64 {
 	if x != nil {
-		return x.Leaf
+		return x.Leaves
 	}
-	return 0
+	return nil
 }
 
-func (x *GetReceiptRequest) GetWaitMs() uint32 {
+func (x *GetReceiptsRequest) GetWaitMs() uint32 {
 	if x != nil {
 		return x.WaitMs
 	}
 	return 0
 }
 
-type GetReceiptResponse struct {
+type GetReceiptsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// receipt in the format of docs/spec/receipt.md.
-	Receipt       []byte `protobuf:"bytes,1,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// receipts in the format of docs/spec/receipt.md, in the order of the leaves.
+	Receipts      [][]byte `protobuf:"bytes,1,rep,name=receipts,proto3" json:"receipts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *GetReceiptResponse) Reset() {
-	*x = GetReceiptResponse{}
+func (x *GetReceiptsResponse) Reset() {
+	*x = GetReceiptsResponse{}
 	mi := &file_v1_ledger_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *GetReceiptResponse) String() string {
+func (x *GetReceiptsResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*GetReceiptResponse) ProtoMessage() {}
+func (*GetReceiptsResponse) ProtoMessage() {}
 
-func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
+func (x *GetReceiptsResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_v1_ledger_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1077,14 +1077,14 @@ func (x *GetReceiptResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use GetReceiptResponse.ProtoReflect.Descriptor instead.
-func (*GetReceiptResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use GetReceiptsResponse.ProtoReflect.Descriptor instead.
+func (*GetReceiptsResponse) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{17}
 }
 
-func (x *GetReceiptResponse) GetReceipt() []byte {
+func (x *GetReceiptsResponse) GetReceipts() [][]byte {
 	if x != nil {
-		return x.Receipt
+		return x.Receipts
 	}
 	return nil
 }
@@ -1879,12 +1879,12 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x05entry\x18\x03 \x01(\fR\x05entry\"\x16\n" +
 	"\x14GetCheckpointRequest\"+\n" +
 	"\x15GetCheckpointResponse\x12\x12\n" +
-	"\x04note\x18\x01 \x01(\fR\x04note\"@\n" +
-	"\x11GetReceiptRequest\x12\x12\n" +
-	"\x04leaf\x18\x01 \x01(\x04R\x04leaf\x12\x17\n" +
-	"\await_ms\x18\x02 \x01(\rR\x06waitMs\".\n" +
-	"\x12GetReceiptResponse\x12\x18\n" +
-	"\areceipt\x18\x01 \x01(\fR\areceipt\"+\n" +
+	"\x04note\x18\x01 \x01(\fR\x04note\"E\n" +
+	"\x12GetReceiptsRequest\x12\x16\n" +
+	"\x06leaves\x18\x01 \x03(\x04R\x06leaves\x12\x17\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"1\n" +
+	"\x13GetReceiptsResponse\x12\x1a\n" +
+	"\breceipts\x18\x01 \x03(\fR\breceipts\"+\n" +
 	"\x15GetConsistencyRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\fR\x04from\".\n" +
 	"\x16GetConsistencyResponse\x12\x14\n" +
@@ -1932,15 +1932,14 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
-	"\x11CONSISTENCY_STALE\x10\x022\xb4\x04\n" +
+	"\x11CONSISTENCY_STALE\x10\x022\xb7\x04\n" +
 	"\rLedgerService\x12D\n" +
 	"\aExecute\x12\x1b.keystead.v1.ExecuteRequest\x1a\x1c.keystead.v1.ExecuteResponse\x12K\n" +
 	"\bPipeline\x12\x1c.keystead.v1.PipelineRequest\x1a\x1d.keystead.v1.PipelineResponse(\x010\x01\x12@\n" +
 	"\x04Read\x12\x18.keystead.v1.ReadRequest\x1a\x19.keystead.v1.ReadResponse\"\x03\x90\x02\x01\x12=\n" +
 	"\x04Tail\x12\x18.keystead.v1.TailRequest\x1a\x19.keystead.v1.TailResponse0\x01\x12[\n" +
-	"\rGetCheckpoint\x12!.keystead.v1.GetCheckpointRequest\x1a\".keystead.v1.GetCheckpointResponse\"\x03\x90\x02\x01\x12R\n" +
-	"\n" +
-	"GetReceipt\x12\x1e.keystead.v1.GetReceiptRequest\x1a\x1f.keystead.v1.GetReceiptResponse\"\x03\x90\x02\x01\x12^\n" +
+	"\rGetCheckpoint\x12!.keystead.v1.GetCheckpointRequest\x1a\".keystead.v1.GetCheckpointResponse\"\x03\x90\x02\x01\x12U\n" +
+	"\vGetReceipts\x12\x1f.keystead.v1.GetReceiptsRequest\x1a .keystead.v1.GetReceiptsResponse\"\x03\x90\x02\x01\x12^\n" +
 	"\x0eGetConsistency\x12\".keystead.v1.GetConsistencyRequest\x1a#.keystead.v1.GetConsistencyResponse\"\x03\x90\x02\x012\x99\x02\n" +
 	"\rDomainService\x12@\n" +
 	"\x04Show\x12\x18.keystead.v1.ShowRequest\x1a\x19.keystead.v1.ShowResponse\"\x03\x90\x02\x01\x12A\n" +
@@ -1981,8 +1980,8 @@ var file_v1_ledger_proto_goTypes = []any{
 	(*Entry)(nil),                  // 14: keystead.v1.Entry
 	(*GetCheckpointRequest)(nil),   // 15: keystead.v1.GetCheckpointRequest
 	(*GetCheckpointResponse)(nil),  // 16: keystead.v1.GetCheckpointResponse
-	(*GetReceiptRequest)(nil),      // 17: keystead.v1.GetReceiptRequest
-	(*GetReceiptResponse)(nil),     // 18: keystead.v1.GetReceiptResponse
+	(*GetReceiptsRequest)(nil),     // 17: keystead.v1.GetReceiptsRequest
+	(*GetReceiptsResponse)(nil),    // 18: keystead.v1.GetReceiptsResponse
 	(*GetConsistencyRequest)(nil),  // 19: keystead.v1.GetConsistencyRequest
 	(*GetConsistencyResponse)(nil), // 20: keystead.v1.GetConsistencyResponse
 	(*ShowRequest)(nil),            // 21: keystead.v1.ShowRequest
@@ -2015,7 +2014,7 @@ var file_v1_ledger_proto_depIdxs = []int32{
 	10, // 14: keystead.v1.LedgerService.Read:input_type -> keystead.v1.ReadRequest
 	12, // 15: keystead.v1.LedgerService.Tail:input_type -> keystead.v1.TailRequest
 	15, // 16: keystead.v1.LedgerService.GetCheckpoint:input_type -> keystead.v1.GetCheckpointRequest
-	17, // 17: keystead.v1.LedgerService.GetReceipt:input_type -> keystead.v1.GetReceiptRequest
+	17, // 17: keystead.v1.LedgerService.GetReceipts:input_type -> keystead.v1.GetReceiptsRequest
 	19, // 18: keystead.v1.LedgerService.GetConsistency:input_type -> keystead.v1.GetConsistencyRequest
 	21, // 19: keystead.v1.DomainService.Show:input_type -> keystead.v1.ShowRequest
 	23, // 20: keystead.v1.DomainService.Submit:input_type -> keystead.v1.SubmitRequest
@@ -2026,7 +2025,7 @@ var file_v1_ledger_proto_depIdxs = []int32{
 	11, // 25: keystead.v1.LedgerService.Read:output_type -> keystead.v1.ReadResponse
 	13, // 26: keystead.v1.LedgerService.Tail:output_type -> keystead.v1.TailResponse
 	16, // 27: keystead.v1.LedgerService.GetCheckpoint:output_type -> keystead.v1.GetCheckpointResponse
-	18, // 28: keystead.v1.LedgerService.GetReceipt:output_type -> keystead.v1.GetReceiptResponse
+	18, // 28: keystead.v1.LedgerService.GetReceipts:output_type -> keystead.v1.GetReceiptsResponse
 	20, // 29: keystead.v1.LedgerService.GetConsistency:output_type -> keystead.v1.GetConsistencyResponse
 	22, // 30: keystead.v1.DomainService.Show:output_type -> keystead.v1.ShowResponse
 	24, // 31: keystead.v1.DomainService.Submit:output_type -> keystead.v1.SubmitResponse

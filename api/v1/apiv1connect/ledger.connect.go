@@ -55,9 +55,9 @@ const (
 	// LedgerServiceGetCheckpointProcedure is the fully-qualified name of the LedgerService's
 	// GetCheckpoint RPC.
 	LedgerServiceGetCheckpointProcedure = "/keystead.v1.LedgerService/GetCheckpoint"
-	// LedgerServiceGetReceiptProcedure is the fully-qualified name of the LedgerService's GetReceipt
+	// LedgerServiceGetReceiptsProcedure is the fully-qualified name of the LedgerService's GetReceipts
 	// RPC.
-	LedgerServiceGetReceiptProcedure = "/keystead.v1.LedgerService/GetReceipt"
+	LedgerServiceGetReceiptsProcedure = "/keystead.v1.LedgerService/GetReceipts"
 	// LedgerServiceGetConsistencyProcedure is the fully-qualified name of the LedgerService's
 	// GetConsistency RPC.
 	LedgerServiceGetConsistencyProcedure = "/keystead.v1.LedgerService/GetConsistency"
@@ -86,9 +86,9 @@ type LedgerServiceClient interface {
 	Tail(context.Context, *connect.Request[v1.TailRequest]) (*connect.ServerStreamForClient[v1.TailResponse], error)
 	// GetCheckpoint gives the newest checkpoint that a majority of nodes signed.
 	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.GetCheckpointResponse], error)
-	// GetReceipt gives the receipt of a leaf, once a majority has signed a
-	// checkpoint that covers it.
-	GetReceipt(context.Context, *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error)
+	// GetReceipts gives the receipts of leaves, once a majority has signed a
+	// checkpoint that covers them.
+	GetReceipts(context.Context, *connect.Request[v1.GetReceiptsRequest]) (*connect.Response[v1.GetReceiptsResponse], error)
 	// GetConsistency proves that the tree of the newest checkpoint extends that of an
 	// older one.
 	GetConsistency(context.Context, *connect.Request[v1.GetConsistencyRequest]) (*connect.Response[v1.GetConsistencyResponse], error)
@@ -137,10 +137,10 @@ func NewLedgerServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
-		getReceipt: connect.NewClient[v1.GetReceiptRequest, v1.GetReceiptResponse](
+		getReceipts: connect.NewClient[v1.GetReceiptsRequest, v1.GetReceiptsResponse](
 			httpClient,
-			baseURL+LedgerServiceGetReceiptProcedure,
-			connect.WithSchema(ledgerServiceMethods.ByName("GetReceipt")),
+			baseURL+LedgerServiceGetReceiptsProcedure,
+			connect.WithSchema(ledgerServiceMethods.ByName("GetReceipts")),
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
@@ -161,7 +161,7 @@ type ledgerServiceClient struct {
 	read           *connect.Client[v1.ReadRequest, v1.ReadResponse]
 	tail           *connect.Client[v1.TailRequest, v1.TailResponse]
 	getCheckpoint  *connect.Client[v1.GetCheckpointRequest, v1.GetCheckpointResponse]
-	getReceipt     *connect.Client[v1.GetReceiptRequest, v1.GetReceiptResponse]
+	getReceipts    *connect.Client[v1.GetReceiptsRequest, v1.GetReceiptsResponse]
 	getConsistency *connect.Client[v1.GetConsistencyRequest, v1.GetConsistencyResponse]
 }
 
@@ -190,9 +190,9 @@ func (c *ledgerServiceClient) GetCheckpoint(ctx context.Context, req *connect.Re
 	return c.getCheckpoint.CallUnary(ctx, req)
 }
 
-// GetReceipt calls keystead.v1.LedgerService.GetReceipt.
-func (c *ledgerServiceClient) GetReceipt(ctx context.Context, req *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error) {
-	return c.getReceipt.CallUnary(ctx, req)
+// GetReceipts calls keystead.v1.LedgerService.GetReceipts.
+func (c *ledgerServiceClient) GetReceipts(ctx context.Context, req *connect.Request[v1.GetReceiptsRequest]) (*connect.Response[v1.GetReceiptsResponse], error) {
+	return c.getReceipts.CallUnary(ctx, req)
 }
 
 // GetConsistency calls keystead.v1.LedgerService.GetConsistency.
@@ -215,9 +215,9 @@ type LedgerServiceHandler interface {
 	Tail(context.Context, *connect.Request[v1.TailRequest], *connect.ServerStream[v1.TailResponse]) error
 	// GetCheckpoint gives the newest checkpoint that a majority of nodes signed.
 	GetCheckpoint(context.Context, *connect.Request[v1.GetCheckpointRequest]) (*connect.Response[v1.GetCheckpointResponse], error)
-	// GetReceipt gives the receipt of a leaf, once a majority has signed a
-	// checkpoint that covers it.
-	GetReceipt(context.Context, *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error)
+	// GetReceipts gives the receipts of leaves, once a majority has signed a
+	// checkpoint that covers them.
+	GetReceipts(context.Context, *connect.Request[v1.GetReceiptsRequest]) (*connect.Response[v1.GetReceiptsResponse], error)
 	// GetConsistency proves that the tree of the newest checkpoint extends that of an
 	// older one.
 	GetConsistency(context.Context, *connect.Request[v1.GetConsistencyRequest]) (*connect.Response[v1.GetConsistencyResponse], error)
@@ -262,10 +262,10 @@ func NewLedgerServiceHandler(svc LedgerServiceHandler, opts ...connect.HandlerOp
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
-	ledgerServiceGetReceiptHandler := connect.NewUnaryHandler(
-		LedgerServiceGetReceiptProcedure,
-		svc.GetReceipt,
-		connect.WithSchema(ledgerServiceMethods.ByName("GetReceipt")),
+	ledgerServiceGetReceiptsHandler := connect.NewUnaryHandler(
+		LedgerServiceGetReceiptsProcedure,
+		svc.GetReceipts,
+		connect.WithSchema(ledgerServiceMethods.ByName("GetReceipts")),
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
@@ -288,8 +288,8 @@ func NewLedgerServiceHandler(svc LedgerServiceHandler, opts ...connect.HandlerOp
 			ledgerServiceTailHandler.ServeHTTP(w, r)
 		case LedgerServiceGetCheckpointProcedure:
 			ledgerServiceGetCheckpointHandler.ServeHTTP(w, r)
-		case LedgerServiceGetReceiptProcedure:
-			ledgerServiceGetReceiptHandler.ServeHTTP(w, r)
+		case LedgerServiceGetReceiptsProcedure:
+			ledgerServiceGetReceiptsHandler.ServeHTTP(w, r)
 		case LedgerServiceGetConsistencyProcedure:
 			ledgerServiceGetConsistencyHandler.ServeHTTP(w, r)
 		default:
@@ -321,8 +321,8 @@ func (UnimplementedLedgerServiceHandler) GetCheckpoint(context.Context, *connect
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.LedgerService.GetCheckpoint is not implemented"))
 }
 
-func (UnimplementedLedgerServiceHandler) GetReceipt(context.Context, *connect.Request[v1.GetReceiptRequest]) (*connect.Response[v1.GetReceiptResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.LedgerService.GetReceipt is not implemented"))
+func (UnimplementedLedgerServiceHandler) GetReceipts(context.Context, *connect.Request[v1.GetReceiptsRequest]) (*connect.Response[v1.GetReceiptsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.LedgerService.GetReceipts is not implemented"))
 }
 
 func (UnimplementedLedgerServiceHandler) GetConsistency(context.Context, *connect.Request[v1.GetConsistencyRequest]) (*connect.Response[v1.GetConsistencyResponse], error) {

@@ -70,11 +70,16 @@ func (d *domain) reads(cs []*client.Client, workers, perCall int, length time.Du
 	})
 }
 
-// receipts has receipts of random leaves made and verifies each.
-func (d *domain) receipts(cs []*client.Client, workers int, leaves uint64, length time.Duration) *figures {
+// receipts has receipts of leaves all over the tree made, perCall of them in a call,
+// and verifies each.
+func (d *domain) receipts(cs []*client.Client, workers, perCall int, leaves uint64, length time.Duration) *figures {
 	return many(workers, length, func(n int) (int, error) {
-		_, _, err := cs[n%3].Receipt(context.Background(), uint64(n)*7919%leaves)
-		return 1, err
+		want := make([]uint64, perCall)
+		for i := range want {
+			want[i] = uint64(n*perCall+i) * 7919 % leaves
+		}
+		_, _, err := cs[n%3].Receipts(context.Background(), want...)
+		return perCall, err
 	})
 }
 
