@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,11 +29,11 @@ type court struct {
 
 	mu    sync.Mutex
 	heard [][]byte
-	cases map[keystead.Digest]*case_
+	cases map[keystead.Digest]*inquiry
 }
 
-// case_ is an open proposal as this node knows it.
-type case_ struct {
+// inquiry is an open proposal as this node knows it.
+type inquiry struct {
 	opened       time.Time
 	verdict      *ledger.Verdict // this node's; nil if it refused
 	refusal      error
@@ -41,13 +42,31 @@ type case_ struct {
 	sent         time.Time     // the effective entry, by this node
 }
 
+// endorse keeps a node's endorsement in the place of its last one. The ledger
+// lets only one verdict of a node pass, but the same one any number of times.
+func (x *inquiry) endorse(e ledger.Endorsement) {
+	by := func(old ledger.Endorsement) bool { return old.Node == e.Node }
+	x.endorsements = append(slices.DeleteFunc(x.endorsements, by), e)
+}
+
+// matching returns the endorsements of this node's verdict by nodes of the roster.
+func (x *inquiry) matching(r *receipt.Roster) (out []ledger.Endorsement) {
+	verdict := keystead.Sum(x.verdict.Bytes())
+	for _, e := range x.endorsements {
+		if _, in := r.Node(e.Node); in && e.Verdict == verdict {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
 const (
 	courtPatience = ledger.Window * time.Millisecond
 	courtLate     = 300 * time.Millisecond // for the leader to join the signatures, before others do
 )
 
 func (c *court) init(n *Node, judges map[string]Judge) {
-	c.node, c.wake, c.cases = n, make(chan struct{}, 1), map[keystead.Digest]*case_{}
+	c.node, c.wake, c.cases = n, make(chan struct{}, 1), map[keystead.Digest]*inquiry{}
 	c.judges = map[string]Judge{SettingType: SettingJudge}
 	maps.Copy(c.judges, judges)
 }
@@ -88,11 +107,11 @@ func (c *court) loop() {
 }
 
 // of returns the case of a proposal, and opens it if it is new.
-func (c *court) of(id keystead.Digest) *case_ {
+func (c *court) of(id keystead.Digest) *inquiry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cases[id] == nil {
-		c.cases[id] = &case_{opened: time.Now(), done: make(chan struct{})}
+		c.cases[id] = &inquiry{opened: time.Now(), done: make(chan struct{})}
 	}
 	return c.cases[id]
 }
@@ -106,7 +125,7 @@ func (c *court) take(entry []byte) {
 		if e, err := ledger.ParseEndorsement(entry); err == nil {
 			x := c.of(e.Proposal)
 			c.mu.Lock()
-			x.endorsements = append(x.endorsements, e)
+			x.endorse(e)
 			c.mu.Unlock()
 		}
 	case receipt.KindEffective:
@@ -175,7 +194,7 @@ func (c *court) conclude() {
 	}
 }
 
-func (c *court) due(leads bool, r *receipt.Roster) (out []case_) {
+func (c *court) due(leads bool, r *receipt.Roster) (out []inquiry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, x := range c.cases {
@@ -190,9 +209,11 @@ func (c *court) due(leads bool, r *receipt.Roster) (out []case_) {
 		case age > 2*courtPatience:
 			delete(c.cases, id)
 		case closed || x.verdict == nil || !leads && age < courtLate || time.Since(x.sent) < courtLate:
-		case len(ledger.NewEffective(x.verdict, x.endorsements).Endorsements) >= r.Majority():
-			x.sent = time.Now()
-			out = append(out, case_{verdict: x.verdict, endorsements: append([]ledger.Endorsement(nil), x.endorsements...)})
+		default:
+			if signed := x.matching(r); len(signed) >= r.Majority() {
+				x.sent = time.Now()
+				out = append(out, inquiry{verdict: x.verdict, endorsements: signed})
+			}
 		}
 	}
 	return out

@@ -97,3 +97,10 @@ func (x *machine) roster() (receipt.Roster, uint64, uint64) {
 	r, sequence := x.m.Roster()
 	return r, sequence, x.m.Clock()
 }
+
+// lastTick returns the time of a node's last tick in the log.
+func (x *machine) lastTick(node string) uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.m.LastTick(node)
+}

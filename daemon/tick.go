@@ -18,14 +18,20 @@ import (
 // the newest of at least a majority into one entry.
 const (
 	tickEvery = time.Second
-	tickMax   = 3 * time.Second // age of a tick that the leader still takes
+	tickMax   = 3 * time.Second // since it arrived, for the leader still to take it
 )
 
 // tickBox holds the newest tick of each node.
 type tickBox struct {
 	mu     sync.Mutex
-	newest map[string]ledger.SignedTick
-	sent   map[string]uint64 // time of the tick last proposed
+	newest map[string]arrivedTick
+}
+
+// arrivedTick is a tick and when it came: its own time is by another node's clock,
+// which may be far from this one's.
+type arrivedTick struct {
+	ledger.SignedTick
+	at time.Time
 }
 
 // add keeps a tick if it is newer than the one known.
@@ -33,28 +39,25 @@ func (b *tickBox) add(t ledger.SignedTick) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.newest == nil {
-		b.newest, b.sent = map[string]ledger.SignedTick{}, map[string]uint64{}
+		b.newest = map[string]arrivedTick{}
 	}
 	if t.Time > b.newest[t.Node].Time {
-		b.newest[t.Node] = t
+		b.newest[t.Node] = arrivedTick{t, time.Now()}
 	}
 }
 
-// take returns the ticks of nodes of the roster that were not proposed before and
-// are not too old, if they are of a majority; nil if not.
-func (b *tickBox) take(r *receipt.Roster, now uint64) (out []ledger.SignedTick) {
+// take returns the ticks of nodes of the roster that are later than each one's last
+// in the log and have not lain here too long, if they are of a majority; nil if not.
+func (b *tickBox) take(r *receipt.Roster, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, n := range r.Nodes {
-		if t, ok := b.newest[n.Name]; ok && t.Time > b.sent[n.Name] && t.Time+uint64(tickMax.Milliseconds()) > now {
-			out = append(out, t)
+		if t, ok := b.newest[n.Name]; ok && t.Time > last(n.Name) && now.Sub(t.at) < tickMax {
+			out = append(out, t.SignedTick)
 		}
 	}
 	if len(out) < r.Majority() {
 		return nil
-	}
-	for _, t := range out {
-		b.sent[t.Node] = t.Time
 	}
 	return out
 }
@@ -116,7 +119,7 @@ func (n *Node) tickOnce(peers *peers) {
 		return
 	}
 	n.propose1(func() ([]byte, error) {
-		ticks := n.ticks.take(&roster, own.Time)
+		ticks := n.ticks.take(&roster, n.machine.lastTick, time.Now())
 		if ticks == nil {
 			return nil, nil
 		}

@@ -119,6 +119,10 @@ func (m *Machine) Size() uint64 { return m.head.size }
 // Clock returns the domain clock in Unix milliseconds.
 func (m *Machine) Clock() uint64 { return m.head.clock }
 
+// LastTick returns the time of a node's last tick, 0 for none. A tick entry that
+// holds none later than that is refused.
+func (m *Machine) LastTick(node string) uint64 { return m.lastTick[node] }
+
 // Roster returns the roster in force and its sequence. It has no nodes before
 // the genesis entry is applied.
 func (m *Machine) Roster() (receipt.Roster, uint64) {
