@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -128,8 +129,9 @@ func (n *Node) tickOnce(peers *peers) {
 	n.startWatch()
 }
 
-// propose1 proposes an entry of this node's own making, and logs a refusal.
-func (n *Node) propose1(entry func() ([]byte, error)) {
+// propose1 proposes an entry of this node's own making, and logs a refusal. It
+// reports false if the entry may not have reached the log.
+func (n *Node) propose1(entry func() ([]byte, error)) bool {
 	ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
 	defer cancel()
 	e, err := entry()
@@ -139,6 +141,7 @@ func (n *Node) propose1(entry func() ([]byte, error)) {
 	if err != nil {
 		n.log.Debug("own entry not taken", "because", err)
 	}
+	return !client.Unavailable(err)
 }
 
 // bootMillis reads CLOCK_BOOTTIME, which goes on while a machine sleeps.

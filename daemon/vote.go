@@ -89,8 +89,10 @@ func (n *Node) voteLoop() {
 		size, wait := n.voter.next(s.Leader == s.ID, last, time.Now())
 		if size > 0 {
 			last = time.Now()
-			n.vote(size)
-			continue
+			if n.vote(size) {
+				continue
+			}
+			wait = voteLate // the log did not take it
 		}
 		if wait == 0 {
 			wait = time.Hour
@@ -108,21 +110,20 @@ func (n *Node) voteLoop() {
 	}
 }
 
-// vote signs the tree at a size, if this node is in the roster there.
-func (n *Node) vote(size uint64) {
-	n.voter.done(size)
+// vote signs the tree at a size, if this node is in the roster there. It reports
+// false if the signature did not reach the log and is to be sent again.
+func (n *Node) vote(size uint64) bool {
 	head, err := n.machine.headAt(size)
 	if err != nil {
 		n.log.Warn("checkpoint not signed", "size", size, "because", err)
-		return
-	}
-	if roster, _, _ := n.machine.roster(); !named(&roster, n.name, n.self.Node.Public()) {
-		return
-	}
-	n.propose1(func() ([]byte, error) {
+	} else if roster, _, _ := n.machine.roster(); named(&roster, n.name, n.self.Node.Public()) {
 		vote := ledger.NewVote(n.self.Node, n.name, head)
-		return vote.Entry(), nil
-	})
+		if !n.propose1(func() ([]byte, error) { return vote.Entry(), nil }) {
+			return false
+		}
+	}
+	n.voter.done(size)
+	return true
 }
 
 func named[K comparable](r *receipt.Roster, name string, key K) bool {
