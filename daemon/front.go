@@ -20,6 +20,9 @@ import (
 	"github.com/keystead/keystead/serve"
 )
 
+// maxStall is how long a client may take none of an answer.
+const maxStall = 30 * time.Second
+
 // A front is a listener with the HTTP server behind it.
 type front struct {
 	listener net.Listener
@@ -59,14 +62,14 @@ func (n *Node) serve() {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain)
 	server := &http.Server{
-		Handler:           n.patient(api),
+		Handler:           steady(maxStall, n.patient(api)),
 		Protocols:         protocols,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
-			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: 30 * time.Second},
+			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},
 		BaseContext: func(net.Listener) context.Context { return n.running },
 	}
 	if !n.cfg.API.Plain {
