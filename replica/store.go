@@ -71,6 +71,7 @@ type Store struct {
 
 	id, start uint64
 	hard      *pb.HardState
+	unsynced  bool // of the last append
 
 	applyMu sync.Mutex // one of: apply, checkpoint, install
 	mu      sync.Mutex // guards what follows
