@@ -235,7 +235,11 @@ func (s *Store) Close() error {
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
 	var errs []error
-	if s.db != nil && !s.broken.Load() {
+	switch {
+	case s.db == nil:
+	case s.broken.Load(): // it may never return, and its error is known
+		go func(db *pebble.DB) { _ = s.guard(db.Close) }(s.db)
+	default:
 		errs = append(errs, s.guard(s.db.Close))
 	}
 	s.db = nil
