@@ -47,11 +47,17 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 	t.row("figure", "measured", "limit", "peer")
 	bare := map[int]float64{}
 	etcds := map[int]float64{}
+	var bareOne time.Duration // one client's commit in the bare loop
 	for _, size := range []int{100, 1024} {
 		b, err := startBare(dir, 17401)
 		if err != nil {
 			return err
 		}
+		one, err := b.puts(1, size+60, length/4)
+		if err != nil {
+			return err
+		}
+		bareOne = one.quantile(.5)
 		f, err := b.puts(clients, size+60, length) // as large as the entry of such a put
 		b.stop()
 		if err != nil {
@@ -114,7 +120,7 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 	trip := d.roundTrip(leader)
 	one := d.commit(leader, 2*time.Second)
 	t.row("one client's commit", fmt.Sprintf("p50 %s, p99 %s", ms(one.quantile(.5)), ms(one.quantile(.99))), ms((sync+trip)*3/2),
-		fmt.Sprintf("fsync %s + round trip %s", ms(sync), ms(trip)))
+		fmt.Sprintf("fsync %s + round trip %s; bare loop p50 %s", ms(sync), ms(trip), ms(bareOne)))
 	for _, perCall := range []int{1, 64} {
 		f := d.reads(cs, 256, perCall, length)
 		if f.count == 0 {
