@@ -93,6 +93,10 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 		return err
 	}
 	leader := cs[lead[1]-'1']
+	trip := d.roundTrip(leader)
+	one := d.commit(leader, 2*time.Second)
+	t.row("one client's commit", fmt.Sprintf("p50 %s, p99 %s", ms(one.quantile(.5)), ms(one.quantile(.99))), ms((sync+trip)*3/2),
+		fmt.Sprintf("fsync %s + round trip %s; bare loop p50 %s", ms(sync), ms(trip), ms(bareOne)))
 	memory, disk, leaves := d.rss(), d.disk(), uint64(0)
 	for _, size := range []int{100, 1024} {
 		f, err := d.puts(putLoad{streams: streams, clients: clients / streams, value: bytes.Repeat([]byte{'x'}, size), duration: length, only: lead})
@@ -117,10 +121,6 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 			t.row("disk a node, per million entries of 100 B", fmt.Sprintf("%.0f MiB", float64(d.disk()-disk)/3*per/(1<<20)), "", "log not yet cut included")
 		}
 	}
-	trip := d.roundTrip(leader)
-	one := d.commit(leader, 2*time.Second)
-	t.row("one client's commit", fmt.Sprintf("p50 %s, p99 %s", ms(one.quantile(.5)), ms(one.quantile(.99))), ms((sync+trip)*3/2),
-		fmt.Sprintf("fsync %s + round trip %s; bare loop p50 %s", ms(sync), ms(trip), ms(bareOne)))
 	for _, perCall := range []int{1, 64} {
 		f := d.reads(cs, 256, perCall, length)
 		if f.count == 0 {
