@@ -38,8 +38,8 @@ testbed-record: ## boot a packaged guest and record it afresh
 	@scripts/need testbed
 	@go run ./internal/testbed/cmd/record
 
-fuzz: ## every fuzz target, SECONDS_EACH=60 each
-	@scripts/fuzz $(SECONDS_EACH)
+fuzz: ## every fuzz target, FOR=60s each
+	@scripts/fuzz $(or $(FOR),60s)
 
 bench: ## the promised figures beside their limits and peers
 	@scripts/need bench

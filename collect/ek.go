@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keystead/keystead"
 	evtpm2 "github.com/keystead/keystead/evidence/tpm2"
 )
 
@@ -235,6 +236,10 @@ func (l link) activate(kind AKType, blob, encrypted []byte) (secret []byte, err 
 		CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob},
 		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: encrypted},
 	}.Execute(l)
+	if errors.Is(err, tpm2.TPMRCIntegrity) {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonCredentialInvalid, Where: "challenge",
+			Want: "one made for this TPM's endorsement key and this attestation key", Got: "one that the TPM can not open"})
+	}
 	if err != nil {
 		return nil, err
 	}

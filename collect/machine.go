@@ -36,7 +36,8 @@ type Sight struct {
 	What   string `json:"what"`
 	Where  string `json:"where"`
 	Found  bool   `json:"found"`
-	Detail string `json:"detail"` // the size, or why it is not there and what to do
+	Detail string `json:"detail"`         // the size, or what is wrong
+	Hint   string `json:"hint,omitempty"` // why that may be, or what to do about it
 }
 
 // Read reads logs and package list into p. What is missing is left nil and told in the
@@ -52,11 +53,11 @@ func (m Machine) Read(p *evidence.Parts) ([]Sight, error) {
 		case s.Found:
 			s.Detail = fmt.Sprintf("%d bytes", len(data))
 		case err == nil:
-			s.Detail = "is empty; " + hint
+			s.Detail, s.Hint = "is empty", hint
 		case errors.Is(err, fs.ErrNotExist):
-			s.Detail = "is not there; " + hint
+			s.Detail, s.Hint = "is not there", hint
 		case errors.Is(err, fs.ErrPermission):
-			s.Detail = "may not be read by this user; run as root"
+			s.Detail, s.Hint = "may not be read by this user", "run as root"
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		default:
 			s.Detail = err.Error()

@@ -33,8 +33,8 @@ func TestReadTellsWhatIsMissing(t *testing.T) {
 	if string(p.EventLog) != "events" || p.IMALog != nil || p.Packages != nil {
 		t.Errorf("got %+v", p)
 	}
-	for i, want := range []string{"6 bytes", "is empty; the kernel has no IMA", "is not there; this is not a Debian machine"} {
-		if !strings.HasPrefix(sights[i].Detail, want) || sights[i].Found != (i == 0) {
+	for i, want := range []string{"6 bytes ", "is empty the kernel has no IMA", "is not there this is not a Debian machine"} {
+		if !strings.HasPrefix(sights[i].Detail+" "+sights[i].Hint, want) || sights[i].Found != (i == 0) {
 			t.Errorf("%s: want %q, got %+v", sights[i].What, want, sights[i])
 		}
 	}

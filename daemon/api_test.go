@@ -352,6 +352,12 @@ func TestGovernance(t *testing.T) {
 		}
 	}
 	c.whole(left...)
+	select {
+	case <-c.nodes[lead].ended:
+		c.nodes[lead].cmd = nil
+	case <-time.After(20 * time.Second):
+		t.Errorf("%s was removed and goes on", gone)
+	}
 	rest := c.client(c.nodes[left[0]].place.Name)
 	o, err := rest.Put(ctx, "kv/after", []byte("x"))
 	if err != nil {

@@ -40,11 +40,12 @@ type PeerConfig struct {
 
 // APIConfig is for the traffic of clients.
 type APIConfig struct {
-	Listen      string            `toml:"listen"`
-	Plain       bool              `toml:"plain"`
-	Clients     []keystead.Digest `toml:"clients"`
-	MaxInFlight int               `toml:"max-in-flight"`
-	TimeoutMS   int               `toml:"timeout-ms"`
+	Listen         string            `toml:"listen"`
+	Plain          bool              `toml:"plain"`
+	Clients        []keystead.Digest `toml:"clients"`
+	MaxConnections int               `toml:"max-connections"`
+	MaxInFlight    int               `toml:"max-in-flight"`
+	TimeoutMS      int               `toml:"timeout-ms"`
 }
 
 // OpsConfig is for health checks and metrics.
@@ -68,7 +69,7 @@ func DefaultConfig() Config {
 	return Config{
 		Dir:   "/var/lib/keystead",
 		Peer:  PeerConfig{Listen: ":7100"},
-		API:   APIConfig{Listen: "127.0.0.1:7200", MaxInFlight: 16384, TimeoutMS: 10000},
+		API:   APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, MaxInFlight: 16384, TimeoutMS: 10000},
 		Ops:   OpsConfig{Listen: "127.0.0.1:7300"},
 		Store: StoreConfig{CacheMiB: 256},
 		Log:   LogConfig{Level: "info", Format: "text"},
@@ -164,6 +165,8 @@ func (c *Config) check() error {
 		return bad("api.plain is for a loopback address, and api.listen is %s", c.API.Listen)
 	case c.API.Plain && len(c.API.Clients) > 0:
 		return bad("api.clients needs TLS, which api.plain turns off")
+	case c.API.MaxConnections < 1 || c.API.MaxConnections > 1<<20:
+		return bad("api.max-connections must be 1 to %d, and is %d", 1<<20, c.API.MaxConnections)
 	case c.API.MaxInFlight < 1 || c.API.MaxInFlight > 1<<20:
 		return bad("api.max-in-flight must be 1 to %d, and is %d", 1<<20, c.API.MaxInFlight)
 	case c.API.TimeoutMS < 100 || c.API.TimeoutMS > 600_000:

@@ -77,6 +77,7 @@ func TestConfigIsStrict(t *testing.T) {
 		{"dir = \"x\"\n", "domain must be set", 0},
 		{someDomain + "[api]\nlisten = \"0.0.0.0:1\"\nplain = true\n", "loopback", 0},
 		{someDomain + "[api]\nmax-in-flight = 0\n", "max-in-flight must be", 0},
+		{someDomain + "[api]\nmax-connections = 0\n", "max-connections must be", 0},
 		{someDomain + "[api]\ntimeout-ms = 1\n", "timeout-ms must be", 0},
 		{someDomain + "[store]\ncache-mib = 0\n", "cache-mib must be", 0},
 		{someDomain + "[peer]\nlisten = \"7100\"\n", "peer.listen", 0},

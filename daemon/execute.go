@@ -33,9 +33,18 @@ const maxRuns = 16
 func (b *books) propose(ctx context.Context, entry []byte) (ledger.Result, error) {
 	raw, err := b.replica.Propose(ctx, entry)
 	if err != nil {
-		return ledger.Result{}, err
+		return ledger.Result{}, gone(err)
 	}
 	return parseResult(raw)
+}
+
+// gone turns the word of a replica that members removed into what it means for who
+// asked this node: another one may answer.
+func gone(err error) error {
+	if errors.Is(err, keystead.ReasonNotMember) {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node", Want: "a node of the domain", Got: "one that has left it"})
+	}
+	return err
 }
 
 // parseResult returns what Apply made of an entry, or its refusal.
@@ -63,7 +72,7 @@ func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []led
 		return
 	}
 	b.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) {
-		r, err := ledger.Result{}, p.Err
+		r, err := ledger.Result{}, gone(p.Err)
 		if err == nil {
 			r, err = parseResult(p.Result)
 		}
@@ -143,7 +152,7 @@ func (b *books) view(read func(ledger.View) error) error {
 func (b *books) View(ctx context.Context, linearizable bool, read func(ledger.View) error) error {
 	if linearizable {
 		if err := b.replica.Read(ctx); err != nil {
-			return err
+			return gone(err)
 		}
 	}
 	return b.replica.Snapshot(func(v replica.View) error { return read(ledger.NewView(v)) })

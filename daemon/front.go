@@ -29,6 +29,9 @@ type front struct {
 	server   *http.Server
 }
 
+// maxOperators is how many connections for health and metrics there may be.
+const maxOperators = 64
+
 // openFronts listens on all addresses, so that a port that is taken shows at once.
 // Nothing is served yet.
 func (n *Node) openFronts() error {
@@ -39,6 +42,8 @@ func (n *Node) openFronts() error {
 		}
 		n.fronts = append(n.fronts, &front{listener: l})
 	}
+	n.fronts[1].listener = newCrowd(n.fronts[1].listener, n.cfg.API.MaxConnections)
+	n.fronts[2].listener = newCrowd(n.fronts[2].listener, maxOperators)
 	return nil
 }
 

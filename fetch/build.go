@@ -149,9 +149,10 @@ func offers(repositories []*repository) (out []*offer) {
 func (f *fetcher) build(ctx context.Context, repositories []*repository) (*refval.Set, error) {
 	offers := offers(repositories)
 	f.each(len(offers), func(i int) {
-		if offers[i].problem = ctx.Err(); offers[i].problem == nil {
-			offers[i].files, offers[i].problem = f.files(ctx, offers[i])
+		if offers[i].problem = ctx.Err(); offers[i].problem != nil {
+			return
 		}
+		offers[i].files, offers[i].problem = f.files(ctx, offers[i])
 		f.step("packages", len(offers), offers[i].Name.String())
 	})
 	if err := ctx.Err(); err != nil {

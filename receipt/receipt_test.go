@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/keystead/keystead"
@@ -79,6 +80,22 @@ func TestRecorded(t *testing.T) {
 	if err != nil || len(change.Roster.Nodes) != 3 {
 		t.Errorf("%+v, %v", change, err)
 	}
+}
+
+func TestVerifierIsSafeForConcurrentUse(t *testing.T) {
+	v := receipt.NewVerifier(domain(t))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		text := read(t, []string{"put.tlog-proof", "roster.tlog-proof"}[i%2])
+		wg.Go(func() {
+			for range 50 {
+				if p, err := v.Verify(text); err != nil || p.Genesis.Name != "example" {
+					t.Errorf("%+v, %v", p, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestRostersRefused wants every roster to be written in one way only, and to

@@ -127,6 +127,8 @@ func TestReadsAreBounded(t *testing.T) {
 // TestCloseEndsAll: nothing that waits is left without an outcome.
 func TestCloseEndsAll(t *testing.T) {
 	a := newAlone(t, Limits{})
+	sent := a.outcomes(1, 10)
+	a.flush()
 	got := a.outcomes(3, 10)
 	var read error = errors.New("no outcome")
 	a.Read(&Read{Done: func(r *Read) { read = r.Err }})
@@ -135,6 +137,12 @@ func TestCloseEndsAll(t *testing.T) {
 		if !errors.Is(err, keystead.ReasonShutdown) {
 			t.Errorf("want shutdown, got %v", err)
 		}
+		if errors.Is(err, keystead.ReasonTimeout) {
+			t.Errorf("never sent, and yet open: %v", err)
+		}
+	}
+	if !errors.Is(sent[0], keystead.ReasonTimeout) || !errors.Is(sent[0], keystead.ReasonShutdown) {
+		t.Errorf("sent, so its effect is open: got %v", sent[0])
 	}
 }
 

@@ -139,12 +139,18 @@ func (s *Store) appendBatch(ms []*pb.Message) error {
 			return err
 		}
 	}
-	if b.Empty() && !sync {
-		return nil
+	if b.Empty() { // pebble would not sync for an empty batch what was written before
+		if !sync || !s.unsynced {
+			return nil
+		}
+		if err := b.LogData(nil, nil); err != nil {
+			return err
+		}
 	}
 	if err := s.guard(func() error { return b.Commit(&pebble.WriteOptions{Sync: sync && defect.On != defect.NoSync}) }); err != nil {
 		return err
 	}
+	s.unsynced = !sync
 	if hard != nil {
 		s.mu.Lock()
 		s.hard = hard

@@ -17,12 +17,16 @@ import (
 
 // Options say who a node is and what it stands on.
 type Options struct {
-	Store    StoreOptions
-	Core     CoreOptions
-	Key      keystead.Digest // of this node's key
-	Address  string          // where the others reach it
-	Founders []Member        // the first voters of a new group, this node among them; or
-	Peers    []Member        // members to ask for an id, for a node that is not a founder
+	Store   StoreOptions
+	Core    CoreOptions
+	Key     keystead.Digest // of this node's key
+	Address string          // where the others reach it
+	Peers   []Member        // members to ask for an id, for a node that has none
+
+	// Founders are the first voters of a new group, this node among them. They are
+	// for the very first start of the group: a founder that has lost its disk and is
+	// started with them again forgets its vote and takes part all the same.
+	Founders []Member
 
 	// Connect opens the transport, which calls the handler from then on.
 	Connect func(Handler) (Transport, error)

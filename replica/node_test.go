@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/replica/sim"
@@ -272,6 +275,59 @@ func TestStrangers(t *testing.T) {
 	if !errors.Is(err, keystead.ReasonKeyForeign) {
 		t.Fatalf("a server with another key: want key-foreign, got %v", err)
 	}
+}
+
+// TestFullDisk stops the node, says why, and leaves no proposal without an outcome;
+// what was acknowledged is there when there is room again.
+func TestFullDisk(t *testing.T) {
+	m := newMachine(t, true)
+	disk := vfs.NewMem()
+	var full atomic.Bool
+	o := m.options([]replica.Member{m.member()}, nil)
+	o.Store.Dir = "data"
+	o.Store.FS = errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full.Load() && op.Kind == errorfs.OpFileWrite {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	start := func() {
+		t.Helper()
+		n, err := replica.Start(context.Background(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.node = n
+	}
+	start()
+	eventually(t, func() error { return put(m, 1, "k", "v") })
+	full.Store(true)
+	if err := put(m, 2, "k", "w"); err == nil {
+		t.Fatal("a write to a full disk was acknowledged")
+	}
+	<-m.node.Done()
+	if err := m.node.Err(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("want the disk's error, got %v", err)
+	}
+	if err := put(m, 3, "k", "x"); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("after that: want the disk's error, got %v", err)
+	}
+	full.Store(false)
+	again := vfs.NewMem() // as another process finds it, without this one's locks
+	if ok, err := vfs.Clone(disk, again, o.Store.Dir, o.Store.Dir); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	o.Store.FS = again
+	m.listen(m.address)
+	o.Connect = replica.ListenTLS(replica.TLSOptions{Key: m.key, Listener: m.listener})
+	start()
+	eventually(t, func() error {
+		v, err := get(m, "k")
+		if err == nil && v != "v" && v != "w" { // the write that failed may have been kept
+			err = fmt.Errorf("k is %q", v)
+		}
+		return err
+	})
 }
 
 // TestReplace adds a fourth node and removes the leader, while clients write.

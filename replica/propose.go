@@ -2,6 +2,7 @@ package replica
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/keystead/keystead"
@@ -217,11 +218,12 @@ func (q *proposals) expire(tick uint64, queued error) {
 	}
 }
 
-// close ends everything.
+// close ends everything. What was sent may still take effect without this node.
 func (q *proposals) close(err error) {
 	q.fail(q.queue, err)
+	sent := errors.Join(timeoutError("the node stopped; the command may still take effect"), err)
 	for _, b := range q.pending {
-		q.fail(b.proposals, err)
+		q.fail(b.proposals, sent)
 	}
 	q.queue, q.pending, q.queueBytes, q.pendBytes = nil, nil, 0, 0
 }

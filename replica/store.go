@@ -1,11 +1,9 @@
 package replica
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,7 +14,6 @@ import (
 	"github.com/keystead/keystead"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // The store's format number is append-only:
@@ -71,6 +68,7 @@ type Store struct {
 
 	id, start uint64
 	hard      *pb.HardState
+	unsynced  bool // of the last append
 
 	applyMu sync.Mutex // one of: apply, checkpoint, install
 	mu      sync.Mutex // guards what follows
@@ -198,249 +196,6 @@ func (s *Store) removeStale() error {
 
 func (s *Store) path(name string) string { return s.opts.FS.PathJoin(s.opts.Dir, name) }
 
-func (s *Store) openDB(dir string) (*pebble.DB, error) {
-	var db *pebble.DB
-	err := s.guard(func() (err error) {
-		db, err = pebble.Open(s.path(dir), s.pebbleOptions())
-		return err
-	})
-	return db, s.corrupt(dir, err)
-}
-
-// pebbleOptions are for a log that is written once and soon deleted, and a state
-// that is written in batches: few flushes, and corruption told from a torn tail.
-func (s *Store) pebbleOptions() *pebble.Options {
-	o := &pebble.Options{
-		FS:                          s.opts.FS,
-		FormatMajorVersion:          pebble.FormatWALSyncChunks,
-		MemTableSize:                s.opts.MemTableBytes,
-		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
-		Cache:                       s.opts.Cache,
-		Logger:                      engineLogger{s.opts.Logf},
-		// Reads that meet corruption return it; pebble's default would end the process.
-		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
-	}
-	return o
-}
-
-// engineLogger hands on what pebble reports, and turns its fatal errors, after
-// which it must not be used, into a panic that the store recovers.
-type engineLogger struct{ logf func(string) }
-
-func (l engineLogger) Infof(string, ...any) {}
-func (l engineLogger) Errorf(format string, args ...any) {
-	if l.logf != nil {
-		l.logf(fmt.Sprintf(format, args...))
-	}
-}
-func (l engineLogger) Fatalf(format string, args ...any) {
-	for _, a := range args {
-		if err, ok := a.(error); ok {
-			panic(fmt.Errorf("%w (%s)", err, format))
-		}
-	}
-	panic(fmt.Errorf(format, args...))
-}
-
-// guard runs a write and returns a fatal error of the engine as an error. The
-// engine is not touched again: its locks may be held for ever, and what the disk
-// holds is unknown until the store is opened anew.
-func (s *Store) guard(write func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			e, ok := p.(error)
-			if _, bug := p.(runtime.Error); !ok || bug {
-				panic(p)
-			}
-			s.broken.Store(true)
-			err = fmt.Errorf("%s: a write failed, and what it left is unknown until the next start: %w", s.opts.Dir, e)
-		}
-	}()
-	return write()
-}
-
-// load reads everything but the state machine's part into memory, and checks it.
-func (s *Store) load() error {
-	format, err := s.number(keyFormat)
-	if err != nil {
-		return err
-	}
-	if format != storeFormat {
-		return s.bad(keyFormat, fmt.Sprintf("format %d", storeFormat), fmt.Sprintf("format %d", format))
-	}
-	if s.id, err = s.number(keyIdentity); err != nil {
-		return err
-	}
-	if s.start, err = s.number(keyStart); err != nil {
-		return err
-	}
-	hard, _, err := get(s.db, keyHard)
-	if err != nil {
-		return s.corrupt(string(keyHard), err)
-	}
-	s.hard = &pb.HardState{}
-	if err := proto.Unmarshal(hard, s.hard); err != nil {
-		return s.bad(keyHard, "a record that parses", err.Error())
-	}
-	if err := s.loadState(); err != nil {
-		return err
-	}
-	if err := s.loadLog(); err != nil {
-		return err
-	}
-	if s.hard.GetCommit() < s.applied.index { // its last write needed no sync
-		s.hard.Commit = &s.applied.index
-	}
-	return s.opts.Machine.Open(View{s.db}, s.applied.index)
-}
-
-// loadState reads what belongs to the applied index.
-func (s *Store) loadState() error {
-	applied, err := s.pair(keyApplied)
-	if err != nil {
-		return err
-	}
-	members := &Membership{conf: &pb.ConfState{}}
-	if b, ok, err := get(s.db, keyMembership); err != nil {
-		return s.corrupt(string(keyMembership), err)
-	} else if ok {
-		if members, err = decodeMembership(b); err != nil {
-			return s.bad(keyMembership, "a record that parses", err.Error())
-		}
-	}
-	origins := map[uint64]uint64{}
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: prefixOrigin, UpperBound: []byte("r/o0")})
-	if err != nil {
-		return err
-	}
-	for it.First(); it.Valid(); it.Next() {
-		if len(it.Key()) != len(prefixOrigin)+8 || len(it.Value()) != 8 {
-			return errors.Join(s.bad(it.Key(), "8 bytes", fmt.Sprintf("%d bytes", len(it.Value()))), it.Close())
-		}
-		origins[binary.BigEndian.Uint64(it.Key()[len(prefixOrigin):])] = binary.BigEndian.Uint64(it.Value())
-	}
-	if err := errors.Join(it.Error(), it.Close()); err != nil {
-		return s.corrupt(string(prefixOrigin), err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.applied, s.members, s.origins = applied, members, origins
-	return nil
-}
-
-func (s *Store) number(key []byte) (uint64, error) {
-	b, ok, err := get(s.db, key)
-	if err != nil {
-		return 0, s.corrupt(string(key), err)
-	}
-	if ok && len(b) != 8 {
-		return 0, s.bad(key, "8 bytes", fmt.Sprintf("%d bytes", len(b)))
-	}
-	if !ok {
-		return 0, nil
-	}
-	return binary.BigEndian.Uint64(b), nil
-}
-
-func (s *Store) pair(key []byte) (entryID, error) {
-	b, ok, err := get(s.db, key)
-	if err != nil {
-		return entryID{}, s.corrupt(string(key), err)
-	}
-	if !ok {
-		return entryID{}, nil
-	}
-	if len(b) != 16 {
-		return entryID{}, s.bad(key, "16 bytes", fmt.Sprintf("%d bytes", len(b)))
-	}
-	return entryID{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, nil
-}
-
-func be64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
-
-func (e entryID) bytes() []byte { return binary.BigEndian.AppendUint64(be64(e.index), e.term) }
-
-// Advice for whoever runs a node whose store cannot be read: its peers have all
-// that it acknowledged.
-const corruptAdvice = "the other members hold everything acknowledged: move the directory away and start the node again, it rejoins as a learner; if a majority is so, keep the directories and recover"
-
-func (s *Store) bad(key []byte, want, got string) error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonStoreCorrupt, Want: want + "; " + corruptAdvice, Got: got,
-		Where: fmt.Sprintf("%s key %q", s.opts.Dir, key)})
-}
-
-// corrupt says where the storage engine met bytes that are not what was written;
-// other errors, such as a full disk, pass.
-func (s *Store) corrupt(where string, err error) error {
-	if err == nil || !pebble.IsCorruptionError(err) {
-		return err
-	}
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonStoreCorrupt, Want: corruptAdvice, Got: err.Error(),
-		Where: fmt.Sprintf("%s key %q", s.opts.Dir, where)})
-}
-
-// Bootstrap makes this empty store the founder id of a new group of voters. Every
-// founder must be given the same members, whose ids are 1, 2, …, in this order.
-func (s *Store) Bootstrap(id uint64, members []Member) error {
-	if s.id != 0 || s.applied.index != 0 {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonChangeRefused, Want: "an empty store", Got: fmt.Sprintf("the store of id %d", s.id), Where: s.opts.Dir})
-	}
-	m := &Membership{conf: &pb.ConfState{}}
-	for i, founder := range members {
-		founder.ID, founder.Voter = uint64(i+1), true
-		m.Members = append(m.Members, founder)
-		m.conf.Voters = append(m.conf.Voters, founder.ID)
-		m.LastID = founder.ID
-	}
-	if _, ok := m.ByID(id); !ok {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Want: fmt.Sprintf("1 to %d", len(members)), Got: fmt.Sprint(id), Where: "founder id"})
-	}
-	if err := s.begin(s.db, id, m, entryID{1, 1}, &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1))}); err != nil {
-		return err
-	}
-	return errors.Join(s.load(), s.bearWitness())
-}
-
-// Rejoin begins an empty state, that of a member who has nothing yet. What the
-// store held before is removed: call it only once a quorum has given out the id.
-func (s *Store) Rejoin(id uint64) error {
-	s.applyMu.Lock()
-	defer s.applyMu.Unlock()
-	dir, err := s.nextDir()
-	if err != nil {
-		return err
-	}
-	db, err := s.openDB(dir)
-	if err != nil {
-		return err
-	}
-	err = db.Set(keyFormat, be64(storeFormat), nil)
-	if err == nil {
-		err = s.begin(db, id, &Membership{conf: &pb.ConfState{}}, entryID{}, &pb.HardState{})
-	}
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	return s.swap(dir)
-}
-
-// begin writes the first state of a store, on which a log can grow.
-func (s *Store) begin(db *pebble.DB, id uint64, m *Membership, first entryID, hard *pb.HardState) error {
-	b := db.NewBatch()
-	hs, err := proto.Marshal(hard)
-	if err != nil {
-		return err
-	}
-	for _, kv := range [][2][]byte{{keyIdentity, be64(id)}, {keyMembership, m.encode()}, {keyApplied, first.bytes()}, {keyTruncated, first.bytes()}, {keyHard, hs}} {
-		if err := b.Set(kv[0], kv[1], nil); err != nil {
-			return err
-		}
-	}
-	return s.guard(func() error { return b.Commit(pebble.Sync) })
-}
-
 // started counts a start of the node, so that no sequence number is used twice.
 func (s *Store) started() error {
 	s.start++
@@ -480,7 +235,11 @@ func (s *Store) Close() error {
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
 	var errs []error
-	if s.db != nil && !s.broken.Load() {
+	switch {
+	case s.db == nil:
+	case s.broken.Load(): // it may never return, and its error is known
+		go func(db *pebble.DB) { _ = s.guard(db.Close) }(s.db)
+	default:
 		errs = append(errs, s.guard(s.db.Close))
 	}
 	s.db = nil

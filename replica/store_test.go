@@ -108,6 +108,25 @@ func TestKilledProcess(t *testing.T) {
 	}
 }
 
+// TestSyncOfNothing: a response may rest on a write that needed no sync of its own,
+// and then must wait for one.
+func TestSyncOfNothing(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := founder(t, fs)
+	defer s.Close()
+	if err := s.Append(&pb.Message{Term: new(uint64(7)), Vote: new(uint64(0)), Commit: new(uint64(1))}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Append(&pb.Message{Responses: []*pb.Message{{}}}); err != nil {
+		t.Fatal(err)
+	}
+	crashed := founder(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+	defer crashed.Close()
+	if hard, _, _ := crashed.InitialState(); hard.GetTerm() != 7 {
+		t.Errorf("want term 7, got %d", hard.GetTerm())
+	}
+}
+
 // TestCorruptRecords: whatever is wrong with a record stops the node before it
 // serves anything, and the refusal names the key and says what to do.
 func TestCorruptRecords(t *testing.T) {

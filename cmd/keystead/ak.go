@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,8 +21,8 @@ func (a *app) ak() *cobra.Command {
 	return a.noun("ak", "Bind a host's attestation key to its TPM, once",
 		`A quote is worth as much as is known of its key. Credential activation (TPM 2.0 Part 1, 24)
 shows that the key lives in the TPM that a vendor certified: the verifier encrypts a secret to the
-TPM's endorsement key, which opens it only beside that attestation key. Host and verifier take turns, and files go back and forth: show and activate run on the host,
-challenge and accept on the verifier.`,
+TPM's endorsement key, which opens it only beside that attestation key. Files go back and forth:
+show and activate run on the host, challenge and accept on the verifier.`,
 		`  keystead ak show > host.keys
   keystead ak challenge --ek-root vendors.pem --secret host.secret host.keys > host.challenge
   keystead ak activate host.challenge > host.answer
@@ -90,16 +91,36 @@ func (a *app) document(v any) error {
 	})
 }
 
-func (a *app) tpmVerb(c *cobra.Command, run func(c *cobra.Command, tpm *collect.TPM, args []string) error) *cobra.Command {
-	var path string
-	c.Flags().StringVar(&path, "tpm", "", "`PATH` of a TPM device or of a software TPM's socket (default: the machine's own)")
+// tpmFlags are those of every command that speaks to a TPM.
+type tpmFlags struct {
+	path string
+	rsa  bool
+}
+
+func (f *tpmFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.path, "tpm", os.Getenv("KEYSTEAD_TPM"), "`PATH` of a TPM device or of a software TPM's socket (default: $KEYSTEAD_TPM, else the machine's own)")
+	c.Flags().Lookup("tpm").DefValue = "" // help is the same everywhere
+	c.Flags().BoolVar(&f.rsa, "rsa", false, "use an RSA attestation key, for TPMs without ECC")
+}
+
+func (f *tpmFlags) ak() collect.AKType {
+	if f.rsa {
+		return collect.AKRSA
+	}
+	return collect.AKECC
+}
+
+// tpmVerb makes a command of one that is given an open TPM.
+func (a *app) tpmVerb(c *cobra.Command, run func(c *cobra.Command, tpm *collect.TPM, ak collect.AKType, args []string) error) *cobra.Command {
+	var f tpmFlags
+	f.add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		tpm, err := collect.OpenTPM(path)
+		tpm, err := collect.OpenTPM(f.path)
 		if err != nil {
 			return aboutMachine(err)
 		}
 		defer tpm.Close()
-		return aboutMachine(run(c, tpm, args))
+		return aboutMachine(run(c, tpm, f.ak(), args))
 	}
 	return c
 }
@@ -113,12 +134,12 @@ each time and is not stored, and prints its public area with the TPM's endorseme
 certificate.`,
 		Example: `  keystead ak show > host.keys`,
 		Args:    cobra.NoArgs,
-	}, func(c *cobra.Command, tpm *collect.TPM, _ []string) error {
+	}, func(c *cobra.Command, tpm *collect.TPM, kind collect.AKType, _ []string) error {
 		ek, err := tpm.EK(c.Context())
 		if err != nil {
 			return err
 		}
-		ak, err := tpm.AK(c.Context(), collect.AKECC)
+		ak, err := tpm.AK(c.Context(), kind)
 		if err != nil {
 			return err
 		}
@@ -136,7 +157,7 @@ func (a *app) akChallenge() *cobra.Command {
 key is fit for its purpose, then encrypts a fresh secret so that only that TPM, holding that
 attestation key, can open it. The secret is kept in a new file; the challenge goes to the host.`,
 		Example: `  keystead ak challenge --ek-root vendors.pem --secret host.secret host.keys > host.challenge`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("KEYS"),
 	}
 	c.Flags().StringArrayVar(&roots, "ek-root", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
 	c.Flags().StringArrayVar(&testRoots, "test-ek-root", nil, "PEM `FILE` of roots of software TPMs; may be repeated")
@@ -200,13 +221,13 @@ func (a *app) akActivate() *cobra.Command {
 		Short:   "On the host: have the TPM open the challenge",
 		Long:    `Asks the TPM to activate the credential for its attestation key, and prints the answer.`,
 		Example: `  keystead ak activate host.challenge > host.answer`,
-		Args:    cobra.ExactArgs(1),
-	}, func(c *cobra.Command, tpm *collect.TPM, args []string) error {
+		Args:    arguments("CHALLENGE"),
+	}, func(c *cobra.Command, tpm *collect.TPM, kind collect.AKType, args []string) error {
 		var challenge akChallenge
 		if err := readExchange(args[0], formatChallenge, &challenge, &challenge.Format); err != nil {
 			return err
 		}
-		secret, err := tpm.Activate(c.Context(), collect.AKECC, challenge.CredentialBlob, challenge.EncryptedSecret)
+		secret, err := tpm.Activate(c.Context(), kind, challenge.CredentialBlob, challenge.EncryptedSecret)
 		if err != nil {
 			return err
 		}
@@ -222,7 +243,7 @@ func (a *app) akAccept() *cobra.Command {
 		Long: `Compares the host's answer with the secret and prints the accepted key, the file that
 keystead evidence verify takes with --ak.`,
 		Example: `  keystead ak accept --secret host.secret host.answer > host.ak`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("ANSWER"),
 	}
 	c.Flags().StringVar(&secretFile, "secret", "", "`FILE` that ak challenge kept")
 	must(c.MarkFlagRequired("secret"))

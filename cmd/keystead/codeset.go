@@ -37,12 +37,13 @@ func (a *app) codesetBuild() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build --name NAME",
 		Short: "Compute a code set from files",
-		Long: `Reads the files, computes their digests and prints the code set's text. A file is
-PATH, or PATH=INSTALLED when it lies elsewhere on the host. Kernel and loaders (shim, GRUB, systemd-boot) are EFI programs
-and are named by their Authenticode digest, as firmware measures them. The command line is the whole
-of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what the initrd enforces: ima-policy, ptrace-scope-3.`,
-		Example: `  keystead codeset build --name fleet --file-version 1.0 --file build/agent=/usr/local/bin/agent > fleet.txt
-  keystead codeset build --name boot --boot debian-12 --kernel /boot/vmlinuz --initrd /boot/initrd.img \
+		Long: `Reads the files, computes their digests and prints the code set's text. A file is PATH, or
+PATH=INSTALLED when it lies elsewhere on the host. Kernel and loaders (shim, GRUB, systemd-boot) are
+EFI programs and are named by their Authenticode digest, as firmware measures them. The command line
+is the whole of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what the
+initrd enforces: ima-policy, ptrace-scope-3.`,
+		Example: `  keystead codeset build --name fleet --file-version 1.0 --file agent=/usr/bin/agent > fleet.txt
+  keystead codeset build --name boot --boot debian-12 --kernel vmlinuz --initrd initrd.img \
       --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt`,
 		Args: cobra.NoArgs,
 	}
@@ -81,6 +82,9 @@ of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what t
 				return err
 			}
 			boots = append(boots, b)
+		}
+		if len(codes)+len(boots) == 0 {
+			return misuse(errors.New("the code set would be empty"), "--file, --loader and --boot say what goes into it")
 		}
 		set, err := refval.NewCodeSet(name, codes, boots)
 		if err != nil {
@@ -152,7 +156,7 @@ func (a *app) codesetSign() *cobra.Command {
 		Long: `Parses the code set, signs its text, and prints the signed note. Signatures that it carries
 already are kept; they are not verified here.`,
 		Example: `  keystead codeset sign --key ops.key fleet.txt > fleet.signed`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("CODESET"),
 	}
 	c.Flags().StringVar(&keyFile, "key", "", "`FILE` with the member's private key")
 	must(c.MarkFlagRequired("key"))

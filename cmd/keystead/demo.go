@@ -1,23 +1,107 @@
 package main
 
 import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead/internal/demo"
+	"github.com/keystead/keystead/internal/recording"
 )
 
 // demo: the main job on this machine.
 func (a *app) demo() *cobra.Command {
-	return &cobra.Command{
+	var host, recorded string
+	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the main job on this machine, narrated",
 		Long: `Starts a software TPM, replays a recorded boot into it, and judges live quotes of it: one that
 passes and five that must not. Needs swtpm; leaves nothing behind. The exit status is not 0 if any
-step comes out otherwise than expected.`,
-		Example: `  keystead demo`,
-		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return demo.Run(c.Context(), a.stdout)
-		},
+step comes out otherwise than expected.
+
+With --host it only starts that host, for you to attest with the other commands: DIR, which must not
+exist, gets its TPM's socket and its logs. Enter moves it to its next recorded phase; ctrl-C ends it
+and removes DIR. docs/guide/attest.md begins with it. With --recording the demo is played over a
+recording of your own, such as make testbed-record makes.`,
+		Example: `  keystead demo
+  keystead demo --host /tmp/host`,
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVar(&host, "host", "", "only start the host, in the new directory `DIR`")
+	c.Flags().StringVar(&recorded, "recording", "", "play a recording in `DIR` in place of the one in this program")
+	c.MarkFlagsMutuallyExclusive("host", "recording")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		ctx, stop := interruptible(c.Context())
+		defer stop()
+		if host != "" {
+			return aboutDemo(a.stage(ctx, host, c.InOrStdin()))
+		}
+		source := recording.Committed()
+		if recorded != "" {
+			source = os.DirFS(recorded)
+		}
+		rec, err := recording.Load(source)
+		if err != nil {
+			return misuse(err, "make testbed-record writes a recording")
+		}
+		return aboutDemo(demo.Run(ctx, escaping{a.stdout}, rec))
+	}
+	return c
+}
+
+// aboutDemo says what to install when a program is missing.
+func aboutDemo(err error) error {
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return &failure{err, 6, "apt-get install --no-install-recommends swtpm swtpm-tools"}
+	case errors.Is(err, fs.ErrExist):
+		return misuse(err, "--host names a directory that does not exist yet")
+	}
+	return err
+}
+
+// stage runs a host until the context ends; each line of input moves it on.
+func (a *app) stage(ctx context.Context, dir string, input io.Reader) (err error) {
+	s, err := demo.NewStage(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	say := func(format string, args ...any) { fmt.Fprintf(escaping{a.stdout}, format+"\n", args...) }
+	first := s.First()
+	say("A host replays a recorded boot. Attest it from another terminal:\n")
+	say("  keystead evidence collect --tpm %[1]s/%[2]s --root %[1]s/%[3]s --nonce $NONCE --out host.bundle\n", dir, demo.StageTPM, demo.StageRoot)
+	say("For its verifier: %[1]s/%[2]s (--test-ek-root), %[1]s/%[3]s (--refs), %[1]s/%[4]s (to sign)\n", dir, demo.StageEKRoot, demo.StageReference, demo.StageCodeSet)
+	say("phase %s: %s", first.Name, first.About)
+	lines := make(chan struct{})
+	go func() {
+		for scanner := bufio.NewScanner(input); scanner.Scan(); {
+			lines <- struct{}{}
+		}
+	}()
+	for {
+		if s.More() {
+			say("Enter for the next phase, ctrl-C to end.")
+		} else {
+			say("This is the last phase; ctrl-C to end.")
+			lines = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-lines:
+			p, err := s.Advance(ctx)
+			if err != nil {
+				return err
+			}
+			say("phase %s: %s", p.Name, p.About)
+		}
 	}
 }

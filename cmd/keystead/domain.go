@@ -41,7 +41,7 @@ type domainInit struct {
 func (a *app) domainInit() *cobra.Command {
 	var o domainInit
 	c := &cobra.Command{
-		Use:   "init NAME (--local N --dir DIR | --member KEY... --node CONTACT... --out FILE)",
+		Use:   "init NAME",
 		Short: "Found a domain",
 		Long: `Writes a domain file: the genesis entry with members and founding nodes, and the nodes'
 contacts. Each founding member then signs it (keystead member sign), and each node
@@ -54,7 +54,7 @@ nodes' directories DIR/n1 to DIR/nN, and the signed domain file, taken in.
 disks hold. Whoever can roll a node's disk back can then undo what it promised; it is
 shown wherever the domain's receipts are.`,
 		Example: `  keystead domain init demo --local 3 --dir demo
-  keystead domain init example --member ops.key.pub --node n1/contact --node n2/contact --node n3/contact --out domain.json`,
+  keystead domain init example --member ops.key.pub --node n1/contact --out domain.json`,
 		Args: cobra.ExactArgs(1),
 	}
 	c.Flags().StringArrayVar(&o.members, "member", nil, "a founding member's public `KEY`, or a file with it; may be repeated")

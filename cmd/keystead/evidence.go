@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -9,7 +10,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,7 +70,8 @@ type collected struct {
 }
 
 func (a *app) evidenceCollect() *cobra.Command {
-	var tpmPath, root, nonceText, out string
+	var tpm tpmFlags
+	var root, nonceText, out string
 	var explain bool
 	c := &cobra.Command{
 		Use:   "collect --nonce HEX --out FILE",
@@ -78,19 +79,20 @@ func (a *app) evidenceCollect() *cobra.Command {
 		Long: `Takes a TPM quote over the nonce, then reads the firmware's event log, the kernel's IMA log
 and the package list, and writes them as one bundle. Reading the TPM and the logs
 needs root. With --explain it says what was looked for and what came of it; then --nonce
-and --out may be left out, and nothing is written.`,
+and --out may be left out, and nothing is written. FILE is replaced at the end, whole.`,
 		Example: `  keystead evidence collect --nonce $NONCE --out host.bundle
   keystead evidence collect --explain`,
 		Args: cobra.NoArgs,
 	}
 	c.Flags().StringVar(&nonceText, "nonce", "", "the verifier's nonce in `HEX`")
 	c.Flags().StringVar(&out, "out", "", "`FILE` for the bundle; - is stdout")
-	c.Flags().StringVar(&tpmPath, "tpm", "", "`PATH` of a TPM device or of a software TPM's socket (default: the machine's own)")
-	c.Flags().StringVar(&root, "root", "/", "`DIR` below which logs and package list are read")
+	tpm.add(c)
+	c.Flags().StringVar(&root, "root", cmp.Or(os.Getenv("KEYSTEAD_ROOT"), "/"), "`DIR` below which logs and package list are read (default: $KEYSTEAD_ROOT, else /)")
+	c.Flags().Lookup("root").DefValue = "" // help is the same everywhere
 	c.Flags().BoolVar(&explain, "explain", false, "say what was found and what not")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if explain && nonceText == "" && out == "" {
-			return a.explainCollection(c.Context(), tpmPath, collect.Machine{Root: root})
+			return a.explainCollection(c.Context(), tpm.path, collect.Machine{Root: root})
 		}
 		nonce, err := parseNonce(nonceText)
 		if err != nil {
@@ -99,7 +101,16 @@ and --out may be left out, and nothing is written.`,
 		if out == "" || out == "-" && term.IsTerminal(int(os.Stdout.Fd())) {
 			return misuse(errors.New("a bundle is not for a terminal"), "--out names the file to write")
 		}
-		b, sights, err := collectBundle(c.Context(), tpmPath, collect.Machine{Root: root}, nonce)
+		var file *output
+		if out != "-" {
+			if file, err = openOutput(out); err != nil {
+				return err
+			}
+			defer file.discard()
+		}
+		ctx, stop := interruptible(c.Context())
+		defer stop()
+		b, sights, err := collectBundle(ctx, tpm, collect.Machine{Root: root}, nonce)
 		if err != nil {
 			return err
 		}
@@ -107,8 +118,8 @@ and --out may be left out, and nothing is written.`,
 			_, err := a.stdout.Write(b.Bytes())
 			return err
 		}
-		if err := os.WriteFile(out, b.Bytes(), 0o644); err != nil {
-			return misuse(err, "")
+		if err := file.commit(b.Bytes()); err != nil {
+			return err
 		}
 		answer := collected{b.Digest(), len(b.Bytes()), out, sights}
 		return a.answer(answer, func(w io.Writer) {
@@ -122,14 +133,14 @@ and --out may be left out, and nothing is written.`,
 }
 
 // collectBundle quotes first and reads the logs after it.
-func collectBundle(ctx context.Context, tpmPath string, m collect.Machine, nonce []byte) (evidence.Bundle, []collect.Sight, error) {
-	tpm, err := collect.OpenTPM(tpmPath)
+func collectBundle(ctx context.Context, flags tpmFlags, m collect.Machine, nonce []byte) (evidence.Bundle, []collect.Sight, error) {
+	tpm, err := collect.OpenTPM(flags.path)
 	if err != nil {
 		return evidence.Bundle{}, nil, aboutMachine(err)
 	}
 	defer tpm.Close()
 	p := evidence.Parts{Binding: evidence.Binding{Purpose: evidence.PurposeVerify, Nonce: nonce}, Origin: m.Origin(time.Now())}
-	if p.TPM, err = tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData()}); err != nil {
+	if p.TPM, err = tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData(), AK: flags.ak()}); err != nil {
 		return evidence.Bundle{}, nil, aboutMachine(err)
 	}
 	sights, err := m.Read(&p)
@@ -168,7 +179,7 @@ func sightTPM(ctx context.Context, path string) collect.Sight {
 	trouble := func(err error) collect.Sight {
 		s.Detail = err.Error()
 		if e := (*collect.Error)(nil); errors.As(err, &e) {
-			s.Detail += "; " + e.Hint
+			s.Hint = e.Hint
 		}
 		return s
 	}
@@ -187,18 +198,25 @@ func sightTPM(ctx context.Context, path string) collect.Sight {
 		return trouble(err)
 	}
 	s.Found = true
-	s.Detail = fmt.Sprintf("banks %v; endorsement key %s with %d certificates", banks, ek.Profile, len(ek.Chain))
+	s.Detail = fmt.Sprintf("banks %v; endorsement key %s", banks, ek.Profile)
+	if len(ek.Chain) == 0 {
+		s.Detail += " without a certificate"
+		s.Hint = "ak challenge will refuse it: nothing says who made this TPM"
+	}
 	return s
 }
 
 func printSights(w io.Writer, sights []collect.Sight) {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range sights {
 		mark := "found"
 		if !s.Found {
 			mark = "missing"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", mark, s.What, s.Where, printable(s.Detail))
+		fmt.Fprintf(w, "%-8s %-14s  %s\n", mark, s.What, printable(s.Detail))
+		for _, more := range []string{s.Where, s.Hint} {
+			if more != "" && more != s.Detail {
+				fmt.Fprintf(w, "%-8s %-14s  %s\n", "", "", printable(more))
+			}
+		}
 	}
-	tw.Flush()
 }

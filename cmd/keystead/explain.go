@@ -22,7 +22,7 @@ or logs fail is refused, as evidence verify would. Otherwise the exit status is 
 rules are not met.`,
 		Example: `  keystead policy explain --nonce $NONCE --ak host.ak --refs host.refs \
       --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("BUNDLE"),
 	}
 	v.flags(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {

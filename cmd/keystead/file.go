@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/keystead/keystead/key"
 )
@@ -34,7 +35,7 @@ func readFile(name string, limit int64) ([]byte, error) {
 func createFile(name string, content []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
-		return misuse(err, "choose another name; files are never overwritten")
+		return misuse(err, "choose another name; keys and secrets are never overwritten")
 	}
 	if err != nil {
 		return misuse(err, "")
@@ -44,6 +45,46 @@ func createFile(name string, content []byte, mode fs.FileMode) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// output is a file that is written whole or not at all: under a name of its own, which
+// it changes at the end. What stood there before is lost only then.
+type output struct {
+	*os.File
+	name string
+}
+
+// openOutput fails early, before long work. The caller calls discard in the end.
+func openOutput(name string) (*output, error) {
+	switch info, err := os.Stat(name); {
+	case err == nil && !info.Mode().IsRegular():
+		return nil, misuse(fmt.Errorf("%s is not a regular file", name), "--out names a file to write")
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, misuse(err, "")
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".part-*")
+	if err != nil {
+		return nil, misuse(fmt.Errorf("%s can not be written: %w", name, err), "--out names a file to write")
+	}
+	return &output{f, name}, nil
+}
+
+func (o *output) commit(content []byte) error {
+	_, err := o.Write(content)
+	err = errors.Join(err, o.Chmod(0o644), o.Sync(), o.Close())
+	if err == nil {
+		err = os.Rename(o.Name(), o.name)
+	}
+	if err != nil {
+		return misuse(err, "")
+	}
+	return nil
+}
+
+// discard removes what was not committed.
+func (o *output) discard() {
+	o.Close()
+	os.Remove(o.Name())
 }
 
 // readMember reads a private key from a file that nobody else may read.

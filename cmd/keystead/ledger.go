@@ -179,8 +179,8 @@ func (a *app) ledgerTail() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "tail --domain FILE",
 		Short: "Print the entries of the tree, in order",
-		Long: `Prints one line for each leaf of the tree: number, kind, transaction id, what it wrote. With --follow it
-goes on as more commit.`,
+		Long: `Prints one line for each leaf of the tree: number, kind, transaction id, what it wrote.
+With --follow it goes on as more commit.`,
 		Example: `  keystead ledger tail --domain demo/domain.json --from 0 --follow`,
 		Args:    cobra.NoArgs,
 	}

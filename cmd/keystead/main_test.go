@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +20,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/demo"
 	"github.com/keystead/keystead/policy"
 )
 
@@ -24,11 +28,25 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"keystead": main})
 }
 
+var update = flag.Bool("update", false, "rewrite the expectations of scripts' cmp")
+
 // TestScripts runs testdata/script. "status N COMMAND…" runs a command and demands its exit status.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:           "testdata/script",
+		UpdateScripts: *update,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
+			env.Values[stageKey{}] = map[string]*demo.Stage{}
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"host":   startHost,
+			"phase":  nextPhase,
+			"mirror": startMirror,
+			"fields": listFields,
+			"blocks": extractBlocks,
+			"bed":    compareBed,
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
 				if neg || err != nil || len(args) < 2 {
@@ -203,5 +221,40 @@ func TestProgress(t *testing.T) {
 	p.Close()
 	if want := "\r\x1b[KUnpacking [======                  ]  25%  30 of 119" + strings.Repeat("\r\x1b[KUnpacking ["+strings.Repeat("=", 24)+"] 100%  200 of 119", 2) + "\n"; out.String() != want {
 		t.Errorf("bar %q, want %q", out.String(), want)
+	}
+}
+
+// TestHelpFits holds help texts to their width.
+func TestHelpFits(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		for line := range strings.Lines(c.Long + "\n" + c.UsageString()) {
+			if n := len([]rune(strings.TrimRight(line, "\n"))); n > helpWidth {
+				t.Errorf("%s: a line of %d characters: %s", c.CommandPath(), n, line)
+			}
+		}
+		for _, verb := range c.Commands() {
+			walk(verb)
+		}
+	}
+	walk((&app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer)}).root())
+}
+
+// TestAnswersAreEscaped lets no text of evidence reach a terminal as it is.
+func TestAnswersAreEscaped(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{stdout: &out, json: true}
+	hostile := "a\x1b[2J\u009b\u202e\U000e0001b"
+	if err := a.answer(hostile, nil); err != nil {
+		t.Fatal(err)
+	}
+	var back string
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || back != hostile || printable(strings.TrimSpace(out.String())) != strings.TrimSpace(out.String()) {
+		t.Errorf("as JSON: %v, %q, written as %q", err, back, out.String())
+	}
+	out.Reset()
+	a.json = false
+	if err := a.answer(nil, func(w io.Writer) { fmt.Fprintln(w, hostile) }); err != nil || out.String() != "a\\u001b[2J\\u009b\\u202e\\udb40\\udc01b\n" {
+		t.Errorf("as text: %v, %q", err, out.String())
 	}
 }

@@ -34,7 +34,7 @@ the public key, one line of text, which is printed too. Neither is written over 
 that exists. NAME stands beside every signature; only the key counts.`,
 		Example: `  keystead member create example.org/ops --out ops.key
   keystead policy sign --key ops.key strict.txt > strict.signed`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("NAME"),
 	}
 	c.Flags().StringVar(&out, "out", "", "file for the private key")
 	must(c.MarkFlagRequired("out"))

@@ -40,7 +40,7 @@ func (a *app) policyCheck() *cobra.Command {
 policy must carry a signature by one of the keys; without, signatures are only listed.`,
 		Example: `  keystead policy check strict.txt
   keystead policy check --signer ops.key.pub strict.signed`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("FILE"),
 	}
 	c.Flags().StringArrayVar(&signers, "signer", nil, "accepted `KEY`: a public key or a file with one; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -143,7 +143,7 @@ func (a *app) policySign() *cobra.Command {
 		Long: `Compiles the policy, signs its text, and prints the signed note. Signatures that the
 policy carries already are kept; they are not verified here.`,
 		Example: `  keystead policy sign --key ops.key strict.txt > strict.signed`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("POLICY"),
 	}
 	c.Flags().StringVar(&keyFile, "key", "", "`FILE` with the member's private key")
 	must(c.MarkFlagRequired("key"))
@@ -188,7 +188,7 @@ func (a *app) policyShow() *cobra.Command {
 		Long: `Prints the text of a policy that comes with the program, unsigned: to accept it is the
 act of whoever signs it. There are ` + strings.Join(policy.ShippedNames(), ", ") + `.`,
 		Example: `  keystead policy show strict > strict.txt`,
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments("NAME"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			text, ok := policy.Shipped(args[0])
 			if !ok {

@@ -29,6 +29,7 @@ type progress struct {
 	label       string
 	done, total int64
 	told        time.Time
+	line        string // the last, where lines are told
 }
 
 // progress starts telling of work under a label, such as "Unpacking packages".
@@ -52,8 +53,11 @@ func (p *progress) Set(done, total int64) {
 	}
 }
 
-// Close tells the last state and leaves the line.
+// Close tells the last state and leaves the line. There may be no progress at all.
 func (p *progress) Close() {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tell()
@@ -70,7 +74,10 @@ func (p *progress) tell() {
 		percent = int(100 * min(p.done, p.total) / p.total)
 	}
 	if !p.terminal {
-		fmt.Fprintf(p.w, "%s: %s\n", p.label, count)
+		if line := fmt.Sprintf("%s: %s\n", p.label, count); line != p.line {
+			p.line = line
+			io.WriteString(p.w, line)
+		}
 		return
 	}
 	full := barWidth * percent / 100

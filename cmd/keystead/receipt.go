@@ -107,7 +107,7 @@ func (a *app) receiptVerify() *cobra.Command {
 		Long: `Verifies a receipt without any connection: the chain from the genesis digest, the
 majority's signatures, and the path from the entry to the root that they signed. --roster
 refuses receipts that end in an older roster, whose nodes may have lost their keys.`,
-		Example: `  keystead receipt verify put.receipt --digest sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef`,
+		Example: `  keystead receipt verify put.receipt --digest $DIGEST`,
 		Args:    cobra.ExactArgs(1),
 	}
 	c.Flags().StringVar(&digest, "digest", "", "the domain's `DIGEST`")

@@ -1,10 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -34,16 +35,18 @@ versions only.`,
 
 func (a *app) refvalBuild() *cobra.Command {
 	var out, bundle, status, root, keyring, cache string
-	var offline, fresh, executable bool
+	var offline, fresh, executable, complete bool
 	c := &cobra.Command{
 		Use:   "build --out FILE",
 		Short: "Build the reference set of a package list",
-		Long: `Takes the package list of this machine, of a host's bundle (--bundle) or of a file (--status), verifies
-the repositories' InRelease files by their keyrings, then index, package and every file's digest.
-Packages that no signed index offers in that version are named and left out. What was unpacked
-once is kept in the user's cache.`,
+		Long: `Takes the package list of this machine, of a host's bundle (--bundle) or of a file (--status),
+verifies the repositories' InRelease files by their keyrings, then index, package and every file's
+digest. Packages that no signed index offers in that version are named in the set as missing; with
+--complete, and if no package at all could be proved, nothing is written and the exit status is 3.
+It needs no root. What was unpacked once is kept in the user's cache, so a build that was
+interrupted goes on where it was. FILE is replaced at the end, whole.`,
 		Example: `  keystead refval build --out host.refs
-  keystead refval build --bundle host.bundle --out host.refs`,
+  keystead refval build --bundle host.bundle --executable --complete --out host.refs`,
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
@@ -56,6 +59,7 @@ once is kept in the user's cache.`,
 	f.BoolVar(&offline, "offline", false, "use what apt and the cache have")
 	f.BoolVar(&fresh, "fresh", false, "fetch indexes anew, whatever apt has")
 	f.BoolVar(&executable, "executable", false, "take only what can be executed or mapped")
+	f.BoolVar(&complete, "complete", false, "refuse to leave out packages")
 	must(c.MarkFlagRequired("out"))
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -67,6 +71,9 @@ once is kept in the user's cache.`,
 		if o.Packages, err = deb.ParseStatus(list); err != nil {
 			return err
 		}
+		if len(o.Packages) == 0 {
+			return misuse(errors.New("the package list names no installed package"), "a dpkg status file is wanted, such as /var/lib/dpkg/status")
+		}
 		if executable {
 			o.Selection = refval.SelectExecutable
 		}
@@ -75,23 +82,78 @@ once is kept in the user's cache.`,
 				return err
 			}
 		}
-		p := a.progress(fmt.Sprintf("Proving %d packages", len(o.Packages)))
-		o.Progress = func(step fetch.Progress) { p.Set(int64(step.Done), int64(step.Total)) }
-		result, err := fetch.Build(c.Context(), o)
-		p.Close()
+		file, err := openOutput(out)
 		if err != nil {
 			return err
 		}
-		for _, s := range result.Skipped {
-			fmt.Fprintf(a.stderr, "keystead: skipped %s: %s\n", printable(s.Source.String()), printable(s.Err.Error()))
+		defer file.discard()
+		ctx, stop := interruptible(c.Context())
+		defer stop()
+		set, err := a.buildSet(ctx, o, complete)
+		if err != nil {
+			return err
 		}
-		if err := os.WriteFile(out, result.Set.Bytes(), 0o644); err != nil {
-			return misuse(err, "")
+		if err := file.commit(set.Bytes()); err != nil {
+			return err
 		}
-		d := describeSet(result.Set)
-		return a.answer(d, d.print)
+		d := describeSet(set)
+		return a.answer(d, func(w io.Writer) { d.print(w, false) })
 	}
 	return c
+}
+
+// buildSet builds with progress, tells what was skipped, and refuses a set that
+// proves nothing.
+func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*refval.Set, error) {
+	var p *progress
+	var stage string
+	o.Progress = func(step fetch.Progress) {
+		if step.Stage != stage {
+			p.Close()
+			stage = step.Stage
+			p = a.progress(map[string]string{"indexes": "Verifying indexes", "packages": "Proving packages"}[stage])
+		}
+		p.Set(int64(step.Done), int64(step.Total))
+	}
+	result, err := fetch.Build(ctx, o)
+	p.Close()
+	switch path := (*fs.PathError)(nil); {
+	case errors.Is(err, context.Canceled):
+		return nil, hinted(err, "nothing was written; what was proved is in the cache, and the next build goes on from there")
+	case errors.As(err, &path):
+		return nil, misuse(err, "--cache names a directory to write, --root the place of apt's files")
+	case err != nil:
+		return nil, err
+	}
+	var skipped []error
+	for _, s := range result.Skipped {
+		skipped = append(skipped, fmt.Errorf("%s: %w", s.Source, s.Err))
+	}
+	h := result.Set.Header()
+	if len(h.Repositories) > 0 {
+		for _, err := range skipped {
+			fmt.Fprintf(a.stderr, "keystead: skipped %s\n", printable(err.Error()))
+		}
+	}
+	switch deny := (*keystead.DenyError)(nil); {
+	case len(h.Repositories) == 0 && skipped == nil:
+		return nil, misuse(errors.New("apt has no sources below "+o.Root), "--root names the place of apt's files")
+	case len(h.Repositories) == 0 && errors.As(errors.Join(skipped...), &deny):
+		return nil, hinted(deny, "no repository's index could be verified; apt-get update fetches new ones, --fresh passes apt's over")
+	case len(h.Repositories) == 0:
+		return nil, &failure{fmt.Errorf("no repository could be reached: %w", skipped[0]), keystead.StageUnavailable, "check the network and apt's sources; --offline uses what apt and the cache have"}
+	case len(h.Missing) > 0 && (complete || len(h.Packages) == 0):
+		var findings []keystead.Finding
+		for _, m := range h.Missing {
+			findings = append(findings, m.Finding())
+		}
+		hint := "nothing was written; apt-get update and upgrade on the host, and collect again"
+		if len(h.Packages) > 0 {
+			hint += "; without --complete these packages are left out"
+		}
+		return nil, hinted(keystead.Deny(findings...), hint)
+	}
+	return result.Set, nil
 }
 
 // packageList reads a dpkg status from where the flags say.
@@ -128,7 +190,10 @@ func describeSet(s *refval.Set) setDescription {
 	return setDescription{s.Digest(), s.Len(), s.Header()}
 }
 
-func (d setDescription) print(w io.Writer) {
+// fewMissing is how many missing packages are listed where the list was not asked for.
+const fewMissing = 10
+
+func (d setDescription) print(w io.Writer, all bool) {
 	fmt.Fprintf(w, "set:      %s\nfiles:    %d (%s) of %d packages\n", d.Digest, d.Files, d.Selection, len(d.Packages))
 	for _, r := range d.Repositories {
 		until := "no end stated"
@@ -137,7 +202,11 @@ func (d setDescription) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "index:    %s %s of %s, %s; signed by %s\n", r.Origin, r.Suite, time.Unix(r.Date, 0).UTC().Format(time.RFC3339), until, strings.Join(r.Signers, " "))
 	}
-	for _, m := range d.Missing {
+	for i, m := range d.Missing {
+		if i == fewMissing && !all {
+			fmt.Fprintf(w, "missing:  and %d more; refval show --packages lists all\n", len(d.Missing)-i)
+			break
+		}
 		fmt.Fprintf(w, "missing:  %s=%s:%s: %s\n", printable(m.Name), printable(m.Version), printable(m.Architecture), printable(m.Problem))
 	}
 }
@@ -149,12 +218,12 @@ func (a *app) refvalShow() *cobra.Command {
 		Use:   "show SET",
 		Short: "Show what a reference set was built from, or who owns a path or a digest",
 		Long: `Prints the repositories and packages of a set. With --path or --digest it says which package
-wants what there.`,
+wants what there. Reference sets carry no signature: keep them where you built them.`,
 		Example: `  keystead refval show host.refs
   keystead refval show --path /usr/bin/bash host.refs`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("SET"),
 	}
-	c.Flags().BoolVar(&packages, "packages", false, "list the packages")
+	c.Flags().BoolVar(&packages, "packages", false, "list the packages, and all that are missing")
 	c.Flags().StringVar(&path, "path", "", "who owns this `PATH`")
 	c.Flags().StringVar(&digest, "digest", "", "which files have this `DIGEST` (sha256:…)")
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -167,7 +236,7 @@ wants what there.`,
 		}
 		d := describeSet(s)
 		return a.answer(d, func(w io.Writer) {
-			d.print(w)
+			d.print(w, packages)
 			if packages {
 				tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 				for _, p := range d.Packages {
@@ -181,9 +250,10 @@ wants what there.`,
 }
 
 func (a *app) showRefs(s *refval.Set, path, digest string) error {
-	var refs []refval.Ref
+	refs := []refval.Ref{}
 	if path != "" {
-		refs, _ = s.Path(path)
+		found, _ := s.Path(path)
+		refs = append(refs, found...)
 	}
 	if digest != "" {
 		d, err := keystead.ParseDigest(digest)

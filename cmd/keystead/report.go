@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/keystead/keystead"
 )
@@ -18,13 +19,29 @@ func (a *app) answer(v any, text func(w io.Writer)) error {
 	if !a.json {
 		var b strings.Builder
 		text(&b)
-		_, err := io.WriteString(a.stdout, b.String())
+		_, err := io.WriteString(escaping{a.stdout}, b.String())
 		return err
 	}
-	e := json.NewEncoder(a.stdout)
+	e := json.NewEncoder(escaping{a.stdout})
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// escaping passes text on with everything escaped that a terminal would obey, but
+// newlines. JSON stays what it was: such characters occur in its strings only. Each
+// Write is whole characters.
+type escaping struct{ w io.Writer }
+
+func (e escaping) Write(text []byte) (int, error) {
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	if _, err := io.WriteString(e.w, strings.Join(lines, "\n")); err != nil {
+		return 0, err
+	}
+	return len(text), nil
 }
 
 // failure adds to an error what only the command knows: a stage other than the
@@ -46,6 +63,9 @@ func misuse(err error, hint string) error {
 // hinted adds a hint and leaves the stage to the error.
 func hinted(err error, hint string) error { return &failure{err: err, hint: hint} }
 
+// interrupted is the exit status after ctrl-C, as shells have it: no refusal, and no stage.
+const interrupted keystead.Stage = 128 + 2
+
 // stage returns where an error falls, which is the exit status.
 func stage(err error) keystead.Stage {
 	var (
@@ -60,6 +80,8 @@ func stage(err error) keystead.Stage {
 		return deny.Stage()
 	case errors.As(err, &format):
 		return keystead.ReasonMalformed.Stage()
+	case errors.Is(err, context.Canceled):
+		return interrupted
 	case errors.Is(err, context.DeadlineExceeded):
 		return keystead.StageUnavailable
 	}
@@ -80,7 +102,10 @@ func (a *app) report(err error) int {
 		return 0
 	}
 	r := reported{Exit: stage(err), Message: err.Error()}
-	lines := []string{err.Error()}
+	if r.Exit == interrupted {
+		r.Message = "interrupted"
+	}
+	lines := []string{r.Message}
 	if deny := (*keystead.DenyError)(nil); errors.As(err, &deny) {
 		r.Findings = deny.Findings
 		context := strings.TrimSuffix(err.Error(), deny.Error())
@@ -109,7 +134,9 @@ func printable(s string) string {
 		if unicode.IsPrint(r) {
 			b.WriteRune(r)
 		} else {
-			fmt.Fprintf(&b, `\u%04x`, r)
+			for _, unit := range utf16.AppendRune(nil, r) { // as in JSON
+				fmt.Fprintf(&b, `\u%04x`, unit)
+			}
 		}
 	}
 	return b.String()

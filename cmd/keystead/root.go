@@ -1,10 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -30,6 +35,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return a.report(err)
 }
 
+// helpWidth is the longest line of a help text.
+const helpWidth = 100
+
 // root gathers the nouns: one file each, in the order in which help lists them.
 func (a *app) root() *cobra.Command {
 	root := a.noun("keystead", "Machines earn their keys: evidence of what a machine runs, and its judgement",
@@ -37,9 +45,11 @@ func (a *app) root() *cobra.Command {
 it is given by packages, code sets and a policy.
 
 The answer to a command is on stdout, everything else on stderr. Exit status:
-0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked, 5 policy, 6 unavailable, 7 internal.`,
-		`  keystead policy show strict
-  keystead policy check strict.txt`,
+0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked, 5 policy, 6 unavailable, 7 internal,
+130 interrupted. docs/guide/attest.md goes through all of it.`,
+		`  keystead demo
+  keystead evidence collect --explain
+  keystead policy show strict`,
 		a.evidence(),
 		a.ak(),
 		a.refval(),
@@ -58,6 +68,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages", fmt.Sprintf("Flags.FlagUsagesWrapped %d", helpWidth)))
 	a.mark(root)
 	return root
 }
@@ -92,4 +103,23 @@ func (a *app) noun(name, short, long, example string, verbs ...*cobra.Command) *
 		return misuse(fmt.Errorf("%s has no command %q", c.CommandPath(), args[0]), hint)
 	}
 	return c
+}
+
+// interruptible is for work that has something to clean up and obeys its context: an
+// interrupt ends the context, and not the program, until stop is called.
+func interruptible(ctx context.Context) (_ context.Context, stop func()) {
+	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+}
+
+// arguments demands exactly the named ones.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return errors.New(names[len(args)] + " is missing")
+		case len(args) > len(names):
+			return fmt.Errorf("%.80q is one argument too many", args[len(names)])
+		}
+		return nil
+	}
 }

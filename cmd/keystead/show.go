@@ -55,7 +55,7 @@ func (a *app) evidenceShow() *cobra.Command {
 that the bundle states. Nothing here is proof: for that there is evidence verify.`,
 		Example: `  keystead evidence show host.bundle
   keystead evidence show --entries --json host.bundle`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("BUNDLE"),
 	}
 	c.Flags().BoolVar(&entries, "entries", false, "list the events of the firmware's log and the files of the kernel's")
 	c.RunE = func(_ *cobra.Command, args []string) error {

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -36,8 +35,9 @@ func (v *verification) flags(c *cobra.Command) {
 	f.StringArrayVar(&v.refs, "refs", nil, "reference set `FILE` of keystead refval build; may be repeated")
 	f.StringArrayVar(&v.codeSets, "codeset", nil, "signed code set `FILE`; may be repeated")
 	f.StringVar(&v.policy, "policy", "", "signed policy `FILE`")
-	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` for policy and code sets: a public key or a file with one; may be repeated")
+	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` of policy and code sets: a public key, or a file with one; may be repeated")
 	f.StringVar(&v.at, "at", "", "judge as of this `TIME` (RFC 3339; default now)")
+	must(c.MarkFlagRequired("nonce"))
 	must(c.MarkFlagRequired("policy"))
 	must(c.MarkFlagRequired("signer"))
 }
@@ -137,8 +137,7 @@ func readRoots(hardware, test, intermediates []string) (r tpm2.Roots, err error)
 				return nil
 			}
 			var pem []byte
-			if pem, err = os.ReadFile(name); err != nil {
-				err = misuse(err, "")
+			if pem, err = readFile(name, 1<<20); err != nil {
 				return nil
 			}
 			certs, parseErr := tpm2.ParseCertificates(pem)
@@ -165,7 +164,7 @@ policy's rules. Prints the verdict; a refusal gives every finding, and the exit 
 stage that failed. Without --ak the verdict says ak-binding=none and proves nothing of any machine.`,
 		Example: `  keystead evidence verify --nonce $NONCE --ak host.ak --ek-root vendors.pem \
       --refs host.refs --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments("BUNDLE"),
 	}
 	v.flags(c)
 	c.Flags().BoolVar(&entries, "entries", false, "list every covered entry of the IMA log and what names it")

@@ -10,9 +10,10 @@ import (
 
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the program's version",
-		Long:    `Prints the version of the program, of Go, and the platform. Verdicts are the same bytes for the same build.`,
+		Use:   "version",
+		Short: "Print the program's version",
+		Long: `Prints the version of the program, of Go, and the platform.
+Verdicts are the same bytes for the same build.`,
 		Example: `  keystead version --json`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

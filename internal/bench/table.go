@@ -38,16 +38,6 @@ func pair(a, b func()) (ta, tb time.Duration, ratio float64) {
 	return median(as), median(bs), median(ratios)
 }
 
-// alone measures the median time of one call.
-func alone(f func()) time.Duration {
-	n := calls(f)
-	var all []time.Duration
-	for range rounds {
-		all = append(all, perCall(f, n))
-	}
-	return median(all)
-}
-
 // calls returns how many calls fill a slice, after warming up.
 func calls(f func()) int {
 	f()

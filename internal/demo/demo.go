@@ -22,26 +22,22 @@ import (
 	"github.com/keystead/keystead/internal/swtpm"
 )
 
-// Run plays the demo and writes the narration to w. It leaves neither processes nor
-// files behind.
-func Run(ctx context.Context, w io.Writer) (err error) {
+// Run plays the demo with a recorded boot and writes the narration to w. It leaves
+// neither processes nor files behind.
+func Run(ctx context.Context, w io.Writer, rec *recording.Recording) (err error) {
 	start := time.Now()
 	dir, err := os.MkdirTemp("", "keystead-demo-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	rec, err := recording.Load(recording.Committed())
-	if err != nil {
-		return err
-	}
 	ca, err := swtpm.NewCA(dir)
 	if err != nil {
 		return err
 	}
 	d := &demo{w: w, rec: rec, ca: ca}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	for _, step := range []func(context.Context) error{d.boot, d.trust, d.admit, d.altered, d.unknown, d.attacks} {
+	for _, step := range []func(context.Context) error{d.boot, d.trust, d.admit, d.altered, d.unknown, d.attack} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -140,20 +136,17 @@ func (d *demo) admit(ctx context.Context) error {
 }
 
 func (d *demo) altered(ctx context.Context) error {
-	d.say("\n4. Phase %q: %s", d.rec.Phases[1].Name, d.rec.Phases[1].About)
-	if err := d.next(ctx, keystead.ReasonFileAltered); err != nil {
-		return err
-	}
-	d.say("\n5. Phase %q: %s", d.rec.Phases[2].Name, d.rec.Phases[2].About)
-	return nil
+	return d.next(ctx, 4, keystead.ReasonFileAltered)
 }
 
 func (d *demo) unknown(ctx context.Context) error {
-	return d.next(ctx, keystead.ReasonFileAltered, keystead.ReasonFileUnknown)
+	return d.next(ctx, 5, keystead.ReasonFileAltered, keystead.ReasonFileUnknown)
 }
 
 // next moves the host to its next phase, which must be denied for these reasons.
-func (d *demo) next(ctx context.Context, want ...keystead.Reason) error {
+func (d *demo) next(ctx context.Context, step int, want ...keystead.Reason) error {
+	phase := d.rec.Phases[d.host.phase]
+	d.say("\n%d. Phase %q: %s", step, phase.Name, phase.About)
 	if err := d.host.advance(ctx); err != nil {
 		return err
 	}
@@ -165,7 +158,7 @@ func (d *demo) next(ctx context.Context, want ...keystead.Reason) error {
 	return d.denied(d.verifier.judge(b, nonce, nil), want...)
 }
 
-func (d *demo) attacks(ctx context.Context) error {
+func (d *demo) attack(ctx context.Context) error {
 	d.say("\n6. Attacks")
 	d.say("   The allowed bundle is sent again, in answer to a new nonce:")
 	if err := d.denied(d.verifier.judge(d.first, d.verifier.ask(), nil), keystead.ReasonBundleReplayed); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -295,7 +296,9 @@ func (x *chaos) healLater() {
 }
 
 // mayForget says whether a host more may lose its memory, which only a minority
-// of the voters may at a time: with disks that are trusted, none does.
+// of the voters may at a time: with disks that are trusted, none does. Who has not
+// applied a change of membership yet still counts by the one before, so all must
+// have the same.
 func (x *chaos) mayForget() bool {
 	if x.trust {
 		return true
@@ -305,7 +308,7 @@ func (x *chaos) mayForget() bool {
 		return false
 	}
 	for _, h := range x.c.Hosts() {
-		if !h.Sound() {
+		if !h.Sound() || !slices.Equal(h.Status().Members.Voters(), l.Status().Members.Voters()) {
 			return false
 		}
 	}

@@ -47,11 +47,17 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 	t.row("figure", "measured", "limit", "peer")
 	bare := map[int]float64{}
 	etcds := map[int]float64{}
+	var bareOne time.Duration // one client's commit in the bare loop
 	for _, size := range []int{100, 1024} {
 		b, err := startBare(dir, 17401)
 		if err != nil {
 			return err
 		}
+		one, err := b.puts(1, size+60, length/4)
+		if err != nil {
+			return err
+		}
+		bareOne = one.quantile(.5)
 		f, err := b.puts(clients, size+60, length) // as large as the entry of such a put
 		b.stop()
 		if err != nil {
@@ -87,6 +93,10 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 		return err
 	}
 	leader := cs[lead[1]-'1']
+	trip := d.roundTrip(leader)
+	one := d.commit(leader, 2*time.Second)
+	t.row("one client's commit", fmt.Sprintf("p50 %s, p99 %s", ms(one.quantile(.5)), ms(one.quantile(.99))), ms((sync+trip)*3/2),
+		fmt.Sprintf("fsync %s + round trip %s; bare loop p50 %s", ms(sync), ms(trip), ms(bareOne)))
 	memory, disk, leaves := d.rss(), d.disk(), uint64(0)
 	for _, size := range []int{100, 1024} {
 		f, err := d.puts(putLoad{streams: streams, clients: clients / streams, value: bytes.Repeat([]byte{'x'}, size), duration: length, only: lead})
@@ -111,10 +121,6 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 			t.row("disk a node, per million entries of 100 B", fmt.Sprintf("%.0f MiB", float64(d.disk()-disk)/3*per/(1<<20)), "", "log not yet cut included")
 		}
 	}
-	trip := d.roundTrip(leader)
-	one := d.commit(leader, 2*time.Second)
-	t.row("one client's commit", fmt.Sprintf("p50 %s, p99 %s", ms(one.quantile(.5)), ms(one.quantile(.99))), ms((sync+trip)*3/2),
-		fmt.Sprintf("fsync %s + round trip %s", ms(sync), ms(trip)))
 	for _, perCall := range []int{1, 64} {
 		f := d.reads(cs, 256, perCall, length)
 		if f.count == 0 {
