@@ -20,11 +20,15 @@ const KV = "kv"
 // request ids for 30 s of the domain clock.
 const patience = 25 * time.Second
 
-// clock estimates the domain clock from a node's answer and this machine's own.
+// clock is what a node said of the domain clock, in Unix milliseconds, and when.
+// From there on this machine's monotonic clock counts, so that setting its time of
+// day moves no deadline.
 type clock struct {
-	offset time.Duration // domain clock minus time.Now
+	domain uint64
 	known  time.Time
 }
+
+func (k clock) now() uint64 { return k.domain + uint64(time.Since(k.known).Milliseconds()) }
 
 // Deadline returns the domain clock patience from now, in Unix milliseconds.
 func (c *Client) Deadline(ctx context.Context) (uint64, error) {
@@ -38,7 +42,7 @@ func (c *Client) Deadline(ctx context.Context) (uint64, error) {
 				err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.Name, Want: "a domain clock", Got: "none yet"})
 			}
 			if err == nil {
-				k = clock{time.Until(time.UnixMilli(int64(s.Msg.GetDomainClockMs()))), time.Now()}
+				k = clock{s.Msg.GetDomainClockMs(), time.Now()}
 			}
 			return err
 		})
@@ -49,7 +53,7 @@ func (c *Client) Deadline(ctx context.Context) (uint64, error) {
 		c.clock = k
 		c.mu.Unlock()
 	}
-	return uint64(time.Now().Add(k.offset + patience).UnixMilli()), nil
+	return k.now() + uint64(patience.Milliseconds()), nil
 }
 
 // Prepare gives a transaction its request id and deadline if it has none.

@@ -25,7 +25,6 @@ var ExampleConfig string
 type Config struct {
 	Dir    string          `toml:"dir"`
 	Domain keystead.Digest `toml:"domain"`
-	Join   []string        `toml:"join"`
 	Peer   PeerConfig      `toml:"peer"`
 	API    APIConfig       `toml:"api"`
 	Ops    OpsConfig       `toml:"ops"`

@@ -17,7 +17,7 @@ func TestExampleConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	def := DefaultConfig()
-	def.Domain, def.Join, def.API.Clients = c.Domain, c.Join, c.API.Clients
+	def.Domain, def.API.Clients = c.Domain, c.API.Clients
 	if !reflect.DeepEqual(c, def) {
 		t.Errorf("the example's values are not the defaults:\n%+v\n%+v", c, def)
 	}
@@ -73,6 +73,7 @@ func TestConfigIsStrict(t *testing.T) {
 		{someDomain + "[api]\nlisten = \"127.0.0.1:1\"\nmax-inflight = 3\n", "api.max-inflight is not a field", 4},
 		{"dir = 4\n" + someDomain, "", 1},
 		{someDomain + "dir = \"a\"\ndir = \"b\"\n", "", 3},
+		{someDomain + "join = [\"127.0.0.1:7200\"]\n", "join is not a field", 2}, // contacts are in domain.json
 		{"domain = \"abc\"\n", "", 1},
 		{"dir = \"x\"\n", "domain must be set", 0},
 		{someDomain + "[api]\nlisten = \"0.0.0.0:1\"\nplain = true\n", "loopback", 0},
