@@ -177,6 +177,9 @@ func (a *appraisal) nonce(q *tpm2.Quote) {
 	switch {
 	case len(a.in.Expect.Nonce) == 0: // any old answer would do
 		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "expected binding", Want: "a nonce that the verifier chose", Got: "none"})
+	case a.in.Expect.Purpose == evidence.PurposeRaw && len(a.in.Expect.SubjectKey) > 0:
+		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "expected binding",
+			Want: "no subject key: qualifying data that is the nonce itself binds none", Got: question(a.in.Expect)})
 	case bytes.Equal(q.ExtraData, want):
 	case bytes.Equal(q.ExtraData, a.parts.Binding.QualifyingData()):
 		a.find(keystead.Finding{Reason: keystead.ReasonBundleReplayed, Where: "quote",

@@ -52,6 +52,17 @@ func TestWrongNonce(t *testing.T) {
 		in.Bundle, in.Expect = bundle(t, parts), empty
 		demand(t, "no nonce, purpose "+purpose, in, keystead.ReasonNonceMismatch)
 	}
+
+	raw := evidence.Binding{Purpose: evidence.PurposeRaw, Nonce: question.Nonce}
+	in = newForger(t).input(t, machine{})
+	parts := in.Bundle.Parts()
+	_, registers := machine{eventLog: parts.EventLog}.registers(t)
+	parts.Binding, parts.TPM = raw, newForger(t).quote(t, raw.QualifyingData(), registers)
+	in.Bundle, in.Expect = bundle(t, parts), raw
+	in.Key = newForger(t).accepted(t)
+	demand(t, "raw", in)
+	in.Expect.SubjectKey = []byte("a key that a raw quote says nothing of")
+	demand(t, "raw with a subject key", in, keystead.ReasonNonceMismatch)
 }
 
 // TestReplayedBundle: what passed once does not pass again, and proves nothing.

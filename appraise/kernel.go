@@ -15,7 +15,7 @@ import (
 // log's own descriptions are not covered by any digest.
 func (a *appraisal) kernel() {
 	measured, err := a.boot.Kernel()
-	strange := a.strangeImages()
+	strange := append(a.strangeImages(), a.strangeReads(measured)...)
 	if err == nil && a.files != nil && strange == nil { // without a checked boot_aggregate the registers may have been extended later
 		for _, set := range a.in.CodeSets {
 			for b := range set.Boots() {
@@ -41,7 +41,7 @@ func (a *appraisal) kernel() {
 func describeBoot(k eventlog.Kernel, strange []string) string {
 	s := fmt.Sprintf("kernel %s, initrd %s, command line %s", k.Image, k.Initrd, k.CommandLine)
 	if n := len(strange); n > 0 {
-		s += fmt.Sprintf(", after %d images that no code set accepts: %s", n, strings.Join(strange[:min(n, maxWanted)], ", "))
+		s += fmt.Sprintf(", after %d images or files of a loader that no code set accepts: %s", n, strings.Join(strange[:min(n, maxWanted)], ", "))
 	}
 	return s
 }
@@ -58,12 +58,32 @@ func boots(b refval.Boot, k eventlog.Kernel) bool {
 func (a *appraisal) strangeImages() (out []string) {
 	images := a.claims.Boot.Loaded // PCR 2 and then PCR 4, whose last is the kernel
 	for _, image := range images[:max(0, len(images)-1)] {
-		d, err := keystead.ParseDigest(image)
-		if err != nil || !slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { _, ok := c.Lookup(d); return ok }) {
+		if d, err := keystead.ParseDigest(image); err != nil || !a.coded(d) {
 			out = append(out, image)
 		}
 	}
 	return out
+}
+
+// strangeReads returns the files that a boot loader read and no code set accepts.
+// Without Secure Boot such a file may be a module or a kernel that the loader runs
+// although it is no image of PCR 4 (GRUB does), after measuring an accepted kernel
+// there that never starts. With it, GRUB runs only what shim verified and measured.
+func (a *appraisal) strangeReads(k eventlog.Kernel) (out []string) {
+	if a.claims.Boot.SecureBoot {
+		return nil
+	}
+	for _, d := range k.Before {
+		if !a.coded(d) {
+			out = append(out, d.String())
+		}
+	}
+	return out
+}
+
+// coded reports whether a code set names the content as a file.
+func (a *appraisal) coded(d keystead.Digest) bool {
+	return slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { _, ok := c.Lookup(d); return ok })
 }
 
 func (a *appraisal) accept(b refval.Boot) {

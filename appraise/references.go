@@ -69,6 +69,8 @@ func (r *references) judge(e ima.Entry) (Status, owner) {
 		return Weak, owner{}
 	case e.Alg != "sha256":
 		return Unknown, owner{} // reference values are of sha256 alone
+	case buffer(e):
+		return Unknown, owner{}
 	}
 	if o, ok := r.lookup(keystead.Digest(e.FileDigest)); ok {
 		return Named, o
@@ -77,6 +79,13 @@ func (r *references) judge(e ima.Entry) (Status, owner) {
 		return Altered, o
 	}
 	return Unknown, owner{}
+}
+
+// buffer reports whether the entry is of a measured buffer, such as the command line
+// of a kexec: its name is no path, and its third field is what was measured. That
+// a package ships a file of the same content does not make it good in that role.
+func buffer(e ima.Entry) bool {
+	return (len(e.Path) == 0 || e.Path[0] != '/') && len(e.Signature) > 0 && keystead.Sum(e.Signature) == keystead.Digest(e.FileDigest)
 }
 
 // lookup finds who ships the content, preferring a package that the host lists.

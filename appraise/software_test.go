@@ -63,6 +63,23 @@ func TestUnknownFile(t *testing.T) {
 	}
 }
 
+// TestBufferIsNoFile: the command line of a kexec is measured as a buffer. It is not
+// accepted because some package ships a file that reads the same.
+func TestBufferIsNoFile(t *testing.T) {
+	text := []byte("initcall_blacklist=tis_init")
+	digest := keystead.Sum(text)
+	c, err := refval.NewCodeSet("files", []refval.Code{{Digest: digest, Path: "/usr/share/example.cfg", Version: "1"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := newForger(t).input(t, machine{ima: [][]byte{measured("sha256", digest[:], "/usr/share/example.cfg")}})
+	in.CodeSets = append(in.CodeSets, c)
+	demand(t, "the file", in)
+	in = newForger(t).input(t, machine{ima: [][]byte{entry("ima-buf", append([]byte("sha256:\x00"), digest[:]...), []byte("kexec-cmdline\x00"), text)}})
+	in.CodeSets = append(in.CodeSets, c)
+	demand(t, "the buffer", in, keystead.ReasonFileUnknown)
+}
+
 // TestAlteredFile: the finding names file, digest found, and package and digest wanted.
 func TestAlteredFile(t *testing.T) {
 	in, _ := onStage(t).input(t, "altered")
@@ -244,6 +261,25 @@ func TestDriverBeforeKernel(t *testing.T) {
 		return c
 	}())
 	demand(t, "an accepted driver", in)
+}
+
+// TestLoaderReadsFiles: without Secure Boot, an accepted GRUB runs any module or
+// kernel that it reads from disk, and the digest of an accepted kernel in PCR 4 does
+// not say that this kernel started. What such a loader read is in PCR 9.
+func TestLoaderReadsFiles(t *testing.T) {
+	log := events(t, record().EventLog)
+	module := event(9, 0xd, []byte("a module of GRUB"), []byte("/boot/grub/x86_64-efi/evil.mod")) // EV_IPL
+	in := newForger(t).input(t, machine{eventLog: slices.Concat(slices.Insert(slices.Clone(log), 15, module)...)})
+	f := first(demand(t, "a module", in, keystead.ReasonBootUnaccepted, keystead.ReasonBootUnaccepted))
+	if digest := keystead.Sum([]byte("a module of GRUB")); !strings.Contains(f.Got, digest.String()) {
+		t.Errorf("the finding does not name the module: %v", f)
+	}
+	c, err := refval.NewCodeSet("grub", []refval.Code{{Digest: keystead.Sum([]byte("a module of GRUB")), Path: "/boot/grub/x86_64-efi/good.mod", Version: "1"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.CodeSets = append(in.CodeSets, c)
+	demand(t, "an accepted module", in)
 }
 
 // TestAssurance: what each level needs. The software TPM's authority stands in for a

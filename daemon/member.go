@@ -65,15 +65,28 @@ func (n *Node) Chain(context.Context) (entries, contacts [][]byte, err error) {
 	return entries, contacts, err
 }
 
-// memberLoop lets the replica's members follow the roster, as leader.
+// leaveAfter is how long a node that members removed stays, to hand over.
+const leaveAfter = 2 * time.Second
+
+// memberLoop lets the replica's members follow the roster, as leader, and stops the
+// node once it has left the roster that it was in.
 func (n *Node) memberLoop() {
 	every := time.NewTicker(memberEvery)
 	defer every.Stop()
+	var lastIn time.Time
 	for {
 		select {
 		case <-every.C:
 		case <-n.changed: // the roster
 		case <-n.running.Done():
+			return
+		}
+		roster, sequence, _ := n.machine.roster()
+		switch {
+		case named(&roster, n.name, n.self.Node.Public()):
+			lastIn = time.Now()
+		case !lastIn.IsZero() && time.Since(lastIn) > leaveAfter:
+			n.leave(sequence)
 			return
 		}
 		if s := n.replica.Status(); s.Leader != s.ID || s.Members == nil || s.Members.Joint() {
@@ -82,6 +95,16 @@ func (n *Node) memberLoop() {
 		if err := n.followRoster(); err != nil {
 			n.log.Warn("members do not follow the roster yet", "because", err)
 		}
+	}
+}
+
+// leave stops the replica of a node that is in the roster no more.
+func (n *Node) leave(sequence uint64) {
+	n.mu.Lock()
+	n.left = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})
+	n.mu.Unlock()
+	if err := n.replica.Close(); err != nil {
+		n.log.Warn("left the domain", "because", err)
 	}
 }
 

@@ -51,7 +51,8 @@ type Node struct {
 	mu       sync.Mutex
 	contacts map[string]client.Contact // newest known, by name
 	watch    ledger.Watch
-	watched  bool // watch has been started
+	watched  bool  // watch has been started
+	left     error // that members removed this node
 	ticks    tickBox
 	court    court
 	voter    voter
@@ -325,7 +326,14 @@ func (n *Node) Name() string { return n.name }
 func (n *Node) Done() <-chan struct{} { return n.replica.Done() }
 
 // Err returns why the node stopped by itself, or nil.
-func (n *Node) Err() error { return n.replica.Err() }
+func (n *Node) Err() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.left != nil {
+		return n.left
+	}
+	return n.replica.Err()
+}
 
 // Close hands over leadership, ends what is under way, and leaves the record of a
 // clean shutdown.

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -126,7 +127,8 @@ func (n *Node) vote(size uint64) bool {
 	return true
 }
 
-func named[K comparable](r *receipt.Roster, name string, key K) bool {
+// named reports whether the node of that name and key is in the roster.
+func named(r *receipt.Roster, name string, key key.NodePublic) bool {
 	m, ok := r.Node(name)
-	return ok && any(m.Key) == any(key)
+	return ok && m.Key == key
 }

@@ -10,6 +10,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -243,7 +245,8 @@ func (t *TPM) PCRBanks() ([]PCRs, error) {
 				return nil, fmt.Errorf("PCR bank %v is stated twice", v.Bank)
 			}
 		}
-		for i, val := range v.Value {
+		for _, i := range slices.Sorted(maps.Keys(v.Value)) { // so that the same bytes give the same error
+			val := v.Value[i]
 			if i < 0 || i >= NumPCRs || len(val) != v.Bank.Size() {
 				return nil, fmt.Errorf("PCR %d of bank %v: registers are 0 to %d with %d bytes each", i, v.Bank, NumPCRs-1, v.Bank.Size())
 			}

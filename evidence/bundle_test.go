@@ -93,6 +93,19 @@ func TestBankStatedTwice(t *testing.T) {
 	}
 }
 
+// TestSameErrorTwice: of several registers at fault, each reading names the same.
+func TestSameErrorTwice(t *testing.T) {
+	p := sample()
+	for i := range 24 {
+		p.TPM.PCRs[0].Value[i] = []byte("short")
+	}
+	for range 20 {
+		if _, err := New(p); err == nil || !strings.Contains(err.Error(), "PCR 0 of bank") {
+			t.Fatalf("got %v", err)
+		}
+	}
+}
+
 // TestBindingSeparates: no two different bindings share their qualifying data,
 // whatever is moved from one field to the next.
 func TestBindingSeparates(t *testing.T) {

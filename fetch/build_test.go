@@ -318,11 +318,17 @@ func TestDamagedCache(t *testing.T) {
 	if again := b.build(o); err != nil || again.Set.Digest() != first.Set.Digest() {
 		t.Errorf("another set from swapped entries, %v", err)
 	}
-	if err := os.Chmod(o.Cache, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Build(context.Background(), o); err == nil || !strings.Contains(err.Error(), "others may write") {
-		t.Errorf("a cache that others may write to: %v", err)
+	for _, dir := range []string{"deb", "index", "release", ""} {
+		name := filepath.Join(o.Cache, dir)
+		if err := os.Chmod(name, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Build(context.Background(), o); err == nil || !strings.Contains(err.Error(), "others may write") {
+			t.Errorf("a cache whose %q others may write to: %v", dir, err)
+		}
+		if err := os.Chmod(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -378,5 +384,27 @@ func TestTransport(t *testing.T) {
 	cancel()
 	if _, err := Build(ctx, b.options("hello=1.0")); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// TestCacheOfAnother: whoever owns the directory chooses what is cached in it.
+func TestCacheOfAnother(t *testing.T) {
+	for _, tc := range []struct {
+		owner, me int
+		trusted   bool
+	}{{1000, 1000, true}, {0, 1000, true}, {1001, 1000, false}, {1000, 0, false}} {
+		if err := trustedOwner("cache", tc.owner, tc.me); (err == nil) != tc.trusted {
+			t.Errorf("a cache of uid %d for uid %d: %v", tc.owner, tc.me, err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return // only root can give a directory away
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 12345, -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openCache(dir); err == nil || !strings.Contains(err.Error(), "another user's") {
+		t.Errorf("a cache of another user: %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -33,16 +34,39 @@ func openCache(dir string) (cache, error) {
 		}
 		dir = filepath.Join(user, "keystead")
 	}
-	for _, sub := range []string{"release", "index", "deb"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+	for _, sub := range []string{"", "release", "index", "deb"} {
+		name := filepath.Join(dir, sub)
+		if err := os.MkdirAll(name, 0o700); err != nil {
+			return cache{}, err
+		}
+		if err := checkOwner(name); err != nil {
 			return cache{}, err
 		}
 	}
+	return cache{dir}, nil
+}
+
+// checkOwner refuses a directory that somebody else can write to: what is cached of
+// a package is believed.
+func checkOwner(dir string) error {
 	st, err := os.Stat(dir)
-	if err == nil && st.Mode()&0o022 != 0 {
-		err = fmt.Errorf("%s: others may write to the cache (mode %v)", dir, st.Mode().Perm())
+	if err != nil {
+		return err
 	}
-	return cache{dir}, err
+	if st.Mode()&0o022 != 0 {
+		return fmt.Errorf("%s: others may write to the cache (mode %v)", dir, st.Mode().Perm())
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return trustedOwner(dir, int(sys.Uid), os.Geteuid())
+	}
+	return nil
+}
+
+func trustedOwner(dir string, owner, me int) error {
+	if owner != 0 && owner != me {
+		return fmt.Errorf("%s: the cache is another user's (uid %d)", dir, owner)
+	}
+	return nil
 }
 
 func (c cache) read(kind, name string) ([]byte, error) {

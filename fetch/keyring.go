@@ -24,6 +24,7 @@ func (f *fetcher) keyring(s Source) (deb.Keyring, error) {
 	}
 	var k deb.Keyring
 	var fingerprints []string
+	files := false
 	for _, by := range s.SignedBy {
 		if !strings.HasPrefix(by, "/") {
 			fingerprints = append(fingerprints, strings.TrimSuffix(by, "!"))
@@ -33,12 +34,9 @@ func (f *fetcher) keyring(s Source) (deb.Keyring, error) {
 		if err != nil {
 			return k, err
 		}
-		k = k.Add(more)
+		files, k = true, k.Add(more)
 	}
-	if k.Len() > 0 && len(fingerprints) == 0 {
-		return k, nil
-	}
-	if k.Len() == 0 {
+	if !files { // a file without keys accepts nobody, not everybody
 		var err error
 		if k, err = f.trustedKeys(); err != nil {
 			return k, err

@@ -159,7 +159,7 @@ func (f *fetcher) copyOfIndex(r *repository, name string) *deb.Index {
 func (f *fetcher) download(ctx context.Context, address string, size int64) ([]byte, error) {
 	b, err := f.net.get(ctx, address, size)
 	if errors.Is(err, errTooLarge) {
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexMismatch, Where: address, Want: fmt.Sprintf("%d bytes", size), Got: "more"})
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexMismatch, Where: redacted(address), Want: fmt.Sprintf("%d bytes", size), Got: "more"})
 	}
 	return b, err
 }

@@ -25,8 +25,20 @@ type Source struct {
 	Key           []byte   // a key that the source itself holds, armoured
 }
 
-// String names the source as apt's messages do.
-func (s Source) String() string { return strings.TrimSuffix(s.URI, "/") + " " + s.Suite }
+// String names the source as apt's messages do, without a password.
+func (s Source) String() string { return redacted(strings.TrimSuffix(s.URI, "/")) + " " + s.Suite }
+
+// redacted is an address for messages: a password in it is the machine's own.
+func redacted(address string) string {
+	if u, err := url.Parse(address); err == nil {
+		return u.Redacted()
+	}
+	head, tail, ok := strings.Cut(address, "@")
+	if scheme, _, has := strings.Cut(head, "://"); ok && has {
+		return scheme + "://" + tail
+	}
+	return address
+}
 
 // maxSourceFile bounds one file of apt's configuration, in bytes.
 const maxSourceFile = 4 << 20

@@ -1,6 +1,7 @@
 package fetch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -94,6 +95,14 @@ func TestKeyring(t *testing.T) {
 			t.Errorf("%s: %d certificates, %v, want %d", name, k.Len(), err, tc.want)
 		}
 	}
+	const empty = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n=twTO\n-----END PGP PUBLIC KEY BLOCK-----\n"
+	b.write("/usr/share/keyrings/empty.asc", []byte(empty))
+	if k, err := f.keyring(Source{SignedBy: []string{"/usr/share/keyrings/empty.asc"}}); err == nil || k.Len() > 0 {
+		t.Errorf("a keyring without keys gives %d certificates, %v", k.Len(), err)
+	}
+	if k, err := f.keyring(Source{Key: []byte(empty)}); err == nil || k.Len() > 0 {
+		t.Errorf("an embedded key of nothing gives %d certificates, %v", k.Len(), err)
+	}
 	if _, err := f.keyring(Source{SignedBy: []string{"/none.gpg"}}); err == nil {
 		t.Error("a keyring that is not there was passed over")
 	}
@@ -128,4 +137,17 @@ func FuzzParseFiles(f *testing.F) {
 			t.Fatalf("%d files of %q", len(got), body)
 		}
 	})
+}
+
+// TestPasswordsStayOut: an address of apt's may hold a password, a message never does.
+func TestPasswordsStayOut(t *testing.T) {
+	closed := newTransport()
+	closed.pause = 0
+	for _, address := range []string{"http://user:secret@127.0.0.1:1/debian", "ftp://user:secret@d.example/debian", "http://user:secret@d.example:port/%zz", "file://user:secret@d.example/none"} {
+		s := Source{URI: address, Suite: "stable", Components: []string{"main"}}
+		_, err := closed.get(context.Background(), s.base()+"InRelease", 1)
+		if err == nil || strings.Contains(err.Error()+s.String(), "secret") {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
 }

@@ -46,17 +46,17 @@ func newTransport() *transport {
 func (t *transport) get(ctx context.Context, address string, limit int64) (b []byte, err error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s is not an address", redacted(address)) // err itself repeats a password
 	}
 	if u.Scheme == "file" {
 		b, err := readFile(u.Path, limit)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%s: %w", address, errAbsent)
+			err = fmt.Errorf("%s: %w", redacted(address), errAbsent)
 		}
 		return b, err
 	}
 	if u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%s: scheme %q is not one of http, https, file", address, u.Scheme)
+		return nil, fmt.Errorf("%s: scheme %q is not one of http, https, file", redacted(address), u.Scheme)
 	}
 	for n := range attempts {
 		if n > 0 {
@@ -89,14 +89,14 @@ func (t *transport) once(ctx context.Context, address string, limit int64) (b []
 	}
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusNotFound {
-		return nil, false, fmt.Errorf("%s: %w", address, errAbsent)
+		return nil, false, fmt.Errorf("%s: %w", redacted(address), errAbsent)
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests, fmt.Errorf("%s: answers %s", address, res.Status)
+		return nil, res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests, fmt.Errorf("%s: answers %s", redacted(address), res.Status)
 	}
 	b, err = readAll(res.Body, limit)
 	if err != nil {
-		err = fmt.Errorf("%s: %w", address, err)
+		err = fmt.Errorf("%s: %w", redacted(address), err)
 	}
 	return b, !errors.Is(err, errTooLarge), err
 }

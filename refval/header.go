@@ -99,16 +99,43 @@ func (h Header) encode() []byte {
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
 }
 
-// parseHeader reads a header and accepts only the spelling that encode gives.
-func parseHeader(raw []byte) (Header, error) {
-	var h Header
+// parseHeader reads a header and accepts only the spelling that encode gives. It goes
+// element by element and stops at the first that is not one, so that a header of
+// millions of empty elements takes no more memory than its bytes.
+func parseHeader(raw []byte) (h Header, err error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&h); err != nil {
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+		return h, fmt.Errorf("begins with %v, %w", open, cmp.Or(err, errors.New("want an object")))
+	}
+	for err == nil && d.More() {
+		var name json.Token
+		if name, err = d.Token(); err != nil {
+			break
+		}
+		switch name {
+		case "selection":
+			err = d.Decode(&h.Selection)
+		case "repositories":
+			h.Repositories, err = list(d, "repository", Repository.compare, Repository.check)
+		case "packages":
+			h.Packages, err = list(d, "package", Package.compare, func(p Package) error { return p.check(len(h.Repositories)) })
+		case "missing":
+			h.Missing, err = list(d, "missing package", Missing.compare, Missing.check)
+		default:
+			err = fmt.Errorf("%.40q is not one of selection, repositories, packages, missing", name)
+		}
+	}
+	if err != nil {
 		return h, err
 	}
-	if err := h.check(); err != nil {
-		return h, err
+	switch h.Selection {
+	case SelectAll, SelectExecutable, SelectMixed:
+	default:
+		return h, fmt.Errorf("selection %q is not known", h.Selection)
+	}
+	if h.Repositories == nil || h.Packages == nil || h.Missing == nil {
+		return h, errors.New("repositories, packages and missing must be lists")
 	}
 	if !bytes.Equal(h.encode(), raw) {
 		return h, errors.New("is not in the one spelling that the format admits")
@@ -116,44 +143,37 @@ func parseHeader(raw []byte) (Header, error) {
 	return h, nil
 }
 
-func (h Header) check() error {
-	switch h.Selection {
-	case SelectAll, SelectExecutable, SelectMixed:
-	default:
-		return fmt.Errorf("selection %q is not known", h.Selection)
+// list reads a list of ascending elements.
+func list[T any](d *json.Decoder, what string, compare func(T, T) int, check func(T) error) ([]T, error) {
+	if open, err := d.Token(); err != nil || open != json.Delim('[') {
+		return nil, errors.New("repositories, packages and missing must be lists")
 	}
-	if h.Repositories == nil || h.Packages == nil || h.Missing == nil {
-		return errors.New("repositories, packages and missing must be lists")
+	out := []T{}
+	for n := 0; d.More(); n++ {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			return nil, fmt.Errorf("%s %d: %w", what, n, err)
+		}
+		if n > 0 && compare(out[n-1], v) >= 0 {
+			return nil, fmt.Errorf("%s %d is out of order", what, n)
+		}
+		if err := check(v); err != nil {
+			return nil, fmt.Errorf("%s %d: %w", what, n, err)
+		}
+		out = append(out, v)
 	}
-	for i, r := range h.Repositories {
-		if i > 0 && h.Repositories[i-1].compare(r) >= 0 {
-			return fmt.Errorf("repository %d is out of order", i)
-		}
-		if len(r.Signers) == 0 || !slices.IsSorted(r.Signers) {
-			return fmt.Errorf("repository %d: signers must be named, in order", i)
-		}
-		if err := plain(append(r.Signers, r.Origin, r.Suite, r.Codename)...); err != nil {
-			return fmt.Errorf("repository %d: %w", i, err)
-		}
-	}
-	for i, p := range h.Packages {
-		if i > 0 && h.Packages[i-1].compare(p) >= 0 {
-			return fmt.Errorf("package %d is out of order", i)
-		}
-		if err := p.check(len(h.Repositories)); err != nil {
-			return fmt.Errorf("package %d: %w", i, err)
-		}
-	}
-	for i, m := range h.Missing {
-		if i > 0 && h.Missing[i-1].compare(m) >= 0 {
-			return fmt.Errorf("missing package %d is out of order", i)
-		}
-		if err := plain(m.Name, m.Version, m.Architecture, m.Problem); err != nil {
-			return fmt.Errorf("missing package %d: %w", i, err)
-		}
-	}
-	return nil
+	_, err := d.Token() // the list's end
+	return out, err
 }
+
+func (r Repository) check() error {
+	if len(r.Signers) == 0 || !slices.IsSorted(r.Signers) {
+		return errors.New("signers must be named, in order")
+	}
+	return plain(append([]string{r.Origin, r.Suite, r.Codename}, r.Signers...)...)
+}
+
+func (m Missing) check() error { return plain(m.Name, m.Version, m.Architecture, m.Problem) }
 
 func (p Package) check(repositories int) error {
 	if p.Name == "" || p.Version == "" {

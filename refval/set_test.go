@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -227,7 +228,7 @@ func TestParseRefuses(t *testing.T) {
 		{"path not canonical", change(func(b []byte) []byte { copy(b[texts:], "/lib/"); return b }), "path", ""},
 		{"huge counts", change(func(b []byte) []byte { copy(b[records-4:], "\xff\xff\xff\xff"); return b }), "records", "needs"},
 		{"header spelt otherwise", reheader(raw, func(h string) string { return h + " " }), "header", "spelling"},
-		{"header with a field more", reheader(raw, func(h string) string { return `{"x":1,` + h[1:] }), "header", "unknown field"},
+		{"header with a field more", reheader(raw, func(h string) string { return `{"x":1,` + h[1:] }), "header", "is not one of selection"},
 		{"header without signers", reheader(raw, func(h string) string { return strings.Replace(h, `["AB"]`, `[]`, 1) }), "header", "signers"},
 		{"package of no repository", reheader(raw, func(h string) string { return strings.Replace(h, `"repositories":[0]`, `"repositories":[]`, 1) }), "header", "no repository"},
 		{"package of an unknown repository", reheader(raw, func(h string) string { return strings.Replace(h, `"repositories":[0]`, `"repositories":[1]`, 1) }), "header", "unknown"},
@@ -354,6 +355,29 @@ func BenchmarkParseMillion(b *testing.B) {
 	for b.Loop() {
 		if _, err := Parse(raw); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestHeaderBomb: elements that are none stop the reader; they are not gathered first.
+func TestHeaderBomb(t *testing.T) {
+	const n = 1 << 20
+	for name, element := range map[string]string{"numbers": "0,", "objects": "{},", "nulls": "null,"} {
+		for _, list := range []string{"repositories", "packages", "missing"} {
+			header := `{"selection":"all","` + list + `":[` + strings.Repeat(element, n) + `{}]}`
+			raw := append(binary.BigEndian.AppendUint32([]byte("keystead-refset/1\n"), uint32(len(header))), header...)
+			raw = append(raw, make([]byte, 12)...)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := Parse(raw)
+			runtime.ReadMemStats(&after)
+			var format *keystead.FormatError
+			if !errors.As(err, &format) || format.Field != "header" {
+				t.Errorf("%s in %s: %v", name, list, err)
+			}
+			if took := after.TotalAlloc - before.TotalAlloc; took > 16<<20 {
+				t.Errorf("%s in %s: %d MiB were allocated for a header of %d MiB", name, list, took>>20, len(header)>>20)
+			}
 		}
 	}
 }

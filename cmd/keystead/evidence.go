@@ -79,7 +79,8 @@ func (a *app) evidenceCollect() *cobra.Command {
 		Long: `Takes a TPM quote over the nonce, then reads the firmware's event log, the kernel's IMA log
 and the package list, and writes them as one bundle. Reading the TPM and the logs
 needs root. With --explain it says what was looked for and what came of it; then --nonce
-and --out may be left out, and nothing is written. FILE is replaced at the end, whole.`,
+and --out may be left out, and nothing is written. FILE is replaced at the end, whole; only its
+owner may read it, as only root may read the logs.`,
 		Example: `  keystead evidence collect --nonce $NONCE --out host.bundle
   keystead evidence collect --explain`,
 		Args: cobra.NoArgs,
@@ -101,6 +102,8 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 		if out == "" || out == "-" && term.IsTerminal(int(os.Stdout.Fd())) {
 			return misuse(errors.New("a bundle is not for a terminal"), "--out names the file to write")
 		}
+		ctx, stop := interruptible(c.Context())
+		defer stop()
 		var file *output
 		if out != "-" {
 			if file, err = openOutput(out); err != nil {
@@ -108,8 +111,6 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 			}
 			defer file.discard()
 		}
-		ctx, stop := interruptible(c.Context())
-		defer stop()
 		b, sights, err := collectBundle(ctx, tpm, collect.Machine{Root: root}, nonce)
 		if err != nil {
 			return err
@@ -118,7 +119,7 @@ and --out may be left out, and nothing is written. FILE is replaced at the end, 
 			_, err := a.stdout.Write(b.Bytes())
 			return err
 		}
-		if err := file.commit(b.Bytes()); err != nil {
+		if err := file.commit(b.Bytes(), 0o600); err != nil {
 			return err
 		}
 		answer := collected{b.Digest(), len(b.Bytes()), out, sights}

@@ -69,9 +69,10 @@ func openOutput(name string) (*output, error) {
 	return &output{f, name}, nil
 }
 
-func (o *output) commit(content []byte) error {
+// commit writes the file for good, with that mode.
+func (o *output) commit(content []byte, mode fs.FileMode) error {
 	_, err := o.Write(content)
-	err = errors.Join(err, o.Chmod(0o644), o.Sync(), o.Close())
+	err = errors.Join(err, o.Chmod(mode), o.Sync(), o.Close())
 	if err == nil {
 		err = os.Rename(o.Name(), o.name)
 	}

@@ -82,18 +82,18 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 				return err
 			}
 		}
+		ctx, stop := interruptible(c.Context())
+		defer stop()
 		file, err := openOutput(out)
 		if err != nil {
 			return err
 		}
 		defer file.discard()
-		ctx, stop := interruptible(c.Context())
-		defer stop()
 		set, err := a.buildSet(ctx, o, complete)
 		if err != nil {
 			return err
 		}
-		if err := file.commit(set.Bytes()); err != nil {
+		if err := file.commit(set.Bytes(), 0o644); err != nil {
 			return err
 		}
 		d := describeSet(set)

@@ -95,6 +95,13 @@ func TestKernel(t *testing.T) {
 	if k.Image != keystead.Sum([]byte("kernel")) || k.Initrd != keystead.Sum([]byte("initrd")) || k.CommandLine != terminated || k.Before != nil || k.Text != nil {
 		t.Errorf("got %+v", k)
 	}
+	for _, pcr := range []int{2, 4, 9} { // 2: a driver there could have changed the kernel
+		covered := both(items)
+		covered[0].Value[pcr] = nil
+		if _, err := open(t, items, covered).Kernel(); !errors.Is(err, keystead.ReasonEvidenceMissing) {
+			t.Errorf("PCR %d is not quoted: got %v", pcr, err)
+		}
+	}
 }
 
 // TestKernelBehindGRUB: the boot loader's own measurements come before.

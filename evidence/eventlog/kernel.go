@@ -28,7 +28,8 @@ type Kernel struct {
 }
 
 // Kernel returns what was measured of the kernel, its command line and its initrd.
-// It needs PCR 4 and 9 in the SHA-256 bank; without them, or when the last events
+// It needs PCR 2, 4 and 9 in the SHA-256 bank (2 for the drivers that Boot lists
+// among the loaded images); without them, or when the last events
 // of PCR 9 are not those of the Linux EFI stub, it refuses with evidence-missing.
 //
 // Since no register covers the tags, they are only compared: the last event of
@@ -40,6 +41,8 @@ type Kernel struct {
 // accepted, so it was a kernel whose stub measures both; PCR 10's boot_aggregate
 // is that of the quoted registers 0 to 9, so nothing was added since that kernel
 // started (ima.List.CheckBootAggregate); and each digest is accepted in its role.
+// A loader that runs what it reads itself (Before) can make the last image of PCR 4
+// one that never starts: accept those files too, or require Secure Boot.
 // A swapped tag then cannot make an initrd pass for a command line, and a digest
 // that is in no code set stays so whatever it is called.
 //
@@ -47,8 +50,8 @@ type Kernel struct {
 // a command may be presented as the command line. It is for people to read.
 func (l *Log) Kernel() (Kernel, error) {
 	var k Kernel
-	if l.bank != evidence.SHA256 || !l.covered[4] || !l.covered[9] {
-		return k, deny(keystead.ReasonEvidenceMissing, "event log", "PCR 4 and 9 in bank sha256", "not covered by the quote")
+	if l.bank != evidence.SHA256 || !l.covered[2] || !l.covered[4] || !l.covered[9] {
+		return k, deny(keystead.ReasonEvidenceMissing, "event log", "PCR 2, 4 and 9 in bank sha256", "not covered by the quote")
 	}
 	images := l.images(4)
 	if len(images) == 0 {

@@ -60,6 +60,9 @@ func ParseKeyring(raw []byte) (Keyring, error) {
 		k.entities = append(k.entities, list...)
 		rest = rest[at+len(begin):]
 	}
+	if len(k.entities) == 0 {
+		return fail(errors.New("no certificate"))
+	}
 	return k, nil
 }
 

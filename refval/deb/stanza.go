@@ -8,8 +8,9 @@ import (
 	"github.com/keystead/keystead"
 )
 
-// maxFields bounds the fields of one stanza.
-const maxFields = 256
+// maxFields bounds the fields of one stanza, each of which is compared with all before
+// it. Debian's largest have about 30.
+const maxFields = 64
 
 // Stanza is one paragraph of a control file (Debian Policy 5.1). It aliases the
 // text, and is valid until the next one is read.
