@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 export GOFLAGS := -buildvcs=false -trimpath
 BUILD := build
 
-.PHONY: help build demo test check bench fuzz testbed-record generate clean
+.PHONY: help build demo test chaos check bench bench-ledger fuzz testbed-record generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -21,8 +21,18 @@ test: ## everything that CI runs
 	@scripts/need test
 	@scripts/test
 
+SEEDS ?= 2000
+SEED ?= 1
+chaos: ## the ledger through crashes, cuts and full disks: ROUNDS=10 of processes, SEEDS=2000 simulated from SEED=1
+	@scripts/need test
+	@go test ./daemon -count=$(or $(ROUNDS),10) -timeout=0 -v -run 'TestCrashes|TestLinks|TestFullDisk|TestGovernance'
+	@go test ./replica/sim -count=1 -timeout=0 -v -run 'TestChaos|TestDefectsAreFound' -seeds=$(SEEDS) -seed=$(SEED)
+
 check: ## format, vet, staticcheck, generated code
 	@scripts/check
+
+generate: ## generated code from its sources (api/v1)
+	@scripts/generate api
 
 testbed-record: ## boot a packaged guest and record it afresh
 	@scripts/need testbed
@@ -34,6 +44,11 @@ fuzz: ## every fuzz target, FOR=60s each
 bench: ## the promised figures beside their limits and peers
 	@scripts/need bench
 	@go run ./internal/bench
+
+bench-ledger: ## the ledger's figures: three node processes, etcd beside them
+	@scripts/need bench
+	@$(MAKE) --no-print-directory build
+	@go run ./internal/bench/ledger
 
 clean: ## remove build output
 	rm -rf $(BUILD)

@@ -45,6 +45,35 @@ const (
 	ReasonPackageCorrupt    Reason = "package-corrupt"    // a package's bytes do not unpack, or exceed the bounds
 )
 
+// The ledger and its receipts.
+const (
+	ReasonVersionUnknown      Reason = "version-unknown"      // an entry of a version that this build does not know: the node stops
+	ReasonDomainMismatch      Reason = "domain-mismatch"      // of another domain than the one whose genesis digest is trusted
+	ReasonThresholdMissing    Reason = "threshold-missing"    // fewer members signed than the domain's threshold
+	ReasonMajorityMissing     Reason = "majority-missing"     // fewer nodes signed than more than half of the node set
+	ReasonSignerUnknown       Reason = "signer-unknown"       // signed by a key that is not, or no longer, of the roster
+	ReasonRosterBroken        Reason = "roster-broken"        // a change of nodes or members that does not follow the one before it
+	ReasonRosterUnknown       Reason = "roster-unknown"       // the chain from the genesis does not reach the roster that signed
+	ReasonRosterOld           Reason = "roster-old"           // signed under a roster that is known to be over
+	ReasonRosterConflict      Reason = "roster-conflict"      // two signed changes in one place of the chain
+	ReasonProofInvalid        Reason = "proof-invalid"        // an inclusion or consistency proof that does not lead to the root
+	ReasonUnprovable          Reason = "unprovable"           // of a kind that is never in the tree: proposals, ticks, denials
+	ReasonCheckpointConflict  Reason = "checkpoint-conflict"  // two signed checkpoints of one size with different trees
+	ReasonGenesisMisplaced    Reason = "genesis-misplaced"    // a second genesis, or an entry before the first
+	ReasonTickReplayed        Reason = "tick-replayed"        // a node's tick that is not after its last one
+	ReasonNonceExpired        Reason = "nonce-expired"        // a ledger nonce older than 30 s
+	ReasonWriteOutside        Reason = "write-outside-prefix" // a write outside the contract's, or judged type's, own prefix
+	ReasonConditionFailed     Reason = "condition-failed"     // a key's version is not the one that the executor read
+	ReasonRequestExpired      Reason = "request-expired"      // after its deadline, or with a deadline too far ahead
+	ReasonProposalUnknown     Reason = "proposal-unknown"     // never proposed, or forgotten since
+	ReasonProposalClosed      Reason = "proposal-closed"      // effective already
+	ReasonProposalExpired     Reason = "proposal-expired"     // open for more than 30 s
+	ReasonSubjectChanged      Reason = "subject-changed"      // another proposal on the same subject took effect first
+	ReasonVerdictDisagreement Reason = "verdict-disagreement" // nodes signed different verdicts on one proposal
+	ReasonClockStale          Reason = "clock-stale"          // the domain clock does not keep up with this node's own
+	ReasonOverloaded          Reason = "overloaded"           // a bound on what the ledger keeps in memory is reached
+)
+
 // Collateral.
 const (
 	ReasonEKUntrusted    Reason = "ek-untrusted"    // the EK certificate does not chain to a configured root
@@ -68,40 +97,87 @@ const (
 	ReasonPolicyUnusable  Reason = "policy-unusable"       // a rule could not be evaluated
 )
 
+// The ledger's engine.
+const (
+	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
+	ReasonTimeout        Reason = "timeout"          // no outcome in time; a proposal may still take effect
+	ReasonShutdown       Reason = "shutdown"         // the node is closing or has stopped
+	ReasonTooLarge       Reason = "too-large"        // a command above the bound
+	ReasonNotMember      Reason = "not-member"       // a key or id that the membership does not have
+	ReasonChangeRefused  Reason = "change-refused"   // a membership change that does not fit the membership
+	ReasonUnsealed       Reason = "unsealed"         // restarted without a valid record of a clean shutdown
+	ReasonStoreCorrupt   Reason = "store-corrupt"    // a record of the store that is not what was written
+	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
+)
+
 var stages = map[Reason]Stage{
-	ReasonMalformed:         StageSignature,
-	ReasonEvidenceMissing:   StageSignature,
-	ReasonSignatureInvalid:  StageSignature,
-	ReasonKeyForeign:        StageSignature,
-	ReasonKeyUnsuitable:     StageSignature,
-	ReasonNonceMismatch:     StageSignature,
-	ReasonBundleReplayed:    StageSignature,
-	ReasonBankUnaccepted:    StageSignature,
-	ReasonPCRMismatch:       StageSignature,
-	ReasonLogTruncated:      StageSignature,
-	ReasonLogAltered:        StageSignature,
-	ReasonDigestInvalid:     StageSignature,
-	ReasonBootAggregate:     StageSignature,
-	ReasonCredentialInvalid: StageSignature,
-	ReasonNoteUnsigned:      StageSignature,
-	ReasonIndexUnsigned:     StageSignature,
-	ReasonIndexMismatch:     StageSignature,
-	ReasonPackageCorrupt:    StageSignature,
-	ReasonEKUntrusted:       StageCollateral,
-	ReasonEKMismatch:        StageCollateral,
-	ReasonIndexExpired:      StageCollateral,
-	ReasonIndexFuture:       StageCollateral,
-	ReasonPackageMissing:    StageCollateral,
-	ReasonAKUnbound:         StagePolicy,
-	ReasonAssuranceLow:      StagePolicy,
-	ReasonFileUnknown:       StagePolicy,
-	ReasonFileAltered:       StagePolicy,
-	ReasonDigestWeak:        StagePolicy,
-	ReasonViolation:         StagePolicy,
-	ReasonPackageUnlisted:   StagePolicy,
-	ReasonBootUnaccepted:    StagePolicy,
-	ReasonRuleFailed:        StagePolicy,
-	ReasonPolicyUnusable:    StagePolicy,
+	ReasonMalformed:           StageSignature,
+	ReasonEvidenceMissing:     StageSignature,
+	ReasonSignatureInvalid:    StageSignature,
+	ReasonKeyForeign:          StageSignature,
+	ReasonKeyUnsuitable:       StageSignature,
+	ReasonNonceMismatch:       StageSignature,
+	ReasonBundleReplayed:      StageSignature,
+	ReasonBankUnaccepted:      StageSignature,
+	ReasonPCRMismatch:         StageSignature,
+	ReasonLogTruncated:        StageSignature,
+	ReasonLogAltered:          StageSignature,
+	ReasonDigestInvalid:       StageSignature,
+	ReasonBootAggregate:       StageSignature,
+	ReasonCredentialInvalid:   StageSignature,
+	ReasonNoteUnsigned:        StageSignature,
+	ReasonIndexUnsigned:       StageSignature,
+	ReasonIndexMismatch:       StageSignature,
+	ReasonPackageCorrupt:      StageSignature,
+	ReasonVersionUnknown:      StageSignature,
+	ReasonDomainMismatch:      StageSignature,
+	ReasonThresholdMissing:    StageSignature,
+	ReasonMajorityMissing:     StageSignature,
+	ReasonSignerUnknown:       StageSignature,
+	ReasonRosterBroken:        StageSignature,
+	ReasonRosterUnknown:       StageSignature,
+	ReasonRosterOld:           StageSignature,
+	ReasonRosterConflict:      StageSignature,
+	ReasonProofInvalid:        StageSignature,
+	ReasonUnprovable:          StageSignature,
+	ReasonCheckpointConflict:  StageSignature,
+	ReasonGenesisMisplaced:    StageSignature,
+	ReasonTickReplayed:        StageSignature,
+	ReasonNonceExpired:        StageSignature,
+	ReasonWriteOutside:        StagePolicy,
+	ReasonConditionFailed:     StagePolicy,
+	ReasonRequestExpired:      StageUnavailable,
+	ReasonProposalUnknown:     StagePolicy,
+	ReasonProposalClosed:      StagePolicy,
+	ReasonProposalExpired:     StageUnavailable,
+	ReasonSubjectChanged:      StagePolicy,
+	ReasonVerdictDisagreement: StagePolicy,
+	ReasonClockStale:          StageUnavailable,
+	ReasonOverloaded:          StageUnavailable,
+	ReasonEKUntrusted:         StageCollateral,
+	ReasonEKMismatch:          StageCollateral,
+	ReasonIndexExpired:        StageCollateral,
+	ReasonIndexFuture:         StageCollateral,
+	ReasonPackageMissing:      StageCollateral,
+	ReasonAKUnbound:           StagePolicy,
+	ReasonAssuranceLow:        StagePolicy,
+	ReasonFileUnknown:         StagePolicy,
+	ReasonFileAltered:         StagePolicy,
+	ReasonDigestWeak:          StagePolicy,
+	ReasonViolation:           StagePolicy,
+	ReasonPackageUnlisted:     StagePolicy,
+	ReasonBootUnaccepted:      StagePolicy,
+	ReasonRuleFailed:          StagePolicy,
+	ReasonPolicyUnusable:      StagePolicy,
+	ReasonNoQuorum:            StageUnavailable,
+	ReasonTimeout:             StageUnavailable,
+	ReasonShutdown:            StageUnavailable,
+	ReasonTooLarge:            StageMisuse,
+	ReasonNotMember:           StagePolicy,
+	ReasonChangeRefused:       StageMisuse,
+	ReasonUnsealed:            StageUnavailable,
+	ReasonStoreCorrupt:        StageInternal,
+	ReasonDiskRolledBack:      StageInternal,
 }
 
 // Stage returns where the reason falls; StageInternal for one that is not listed.
@@ -111,3 +187,6 @@ func (r Reason) Stage() Stage {
 	}
 	return StageInternal
 }
+
+// Known reports whether the reason is of the closed list.
+func (r Reason) Known() bool { _, ok := stages[r]; return ok }

@@ -21,9 +21,12 @@ type Kind string
 const (
 	KindPolicy  Kind = "keystead-policy/1"  // docs/spec/policy.md
 	KindCodeSet Kind = "keystead-codeset/1" // docs/spec/codeset.md
+	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
+	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
+	KindSetting Kind = "keystead-setting/1" // docs/spec/ledger.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/key"
 )
 
@@ -19,6 +20,7 @@ func (a *app) member() *cobra.Command {
 Ed25519 key that signs notes in the C2SP signed-note format.`,
 		`  keystead member create example.org/ops --out ops.key`,
 		a.memberCreate(),
+		a.memberSign(),
 	)
 }
 
@@ -57,6 +59,60 @@ that exists. NAME stands beside every signature; only the key counts.`,
 		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, public) })
 	}
 	return c
+}
+
+func (a *app) memberSign() *cobra.Command {
+	var keyFile string
+	c := &cobra.Command{
+		Use:   "sign --key FILE FILE",
+		Short: "Sign a domain file, roster change or setting",
+		Long: `Signs what members govern by: the genesis entry in a domain file, a roster change, a
+setting. The signature is added to FILE in place, beside those that are there. What
+is signed is printed: read it.`,
+		Example: `  keystead member sign --key ops.key domain.json`,
+		Args:    cobra.ExactArgs(1),
+	}
+	c.Flags().StringVar(&keyFile, "key", "", "`FILE` with the member's private key")
+	must(c.MarkFlagRequired("key"))
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		m, err := readMember(keyFile)
+		if err != nil {
+			return err
+		}
+		raw, err := readFile(args[0], 1<<20)
+		if err != nil {
+			return err
+		}
+		text, signed := raw, []byte(nil)
+		if d, derr := client.ParseDomain(raw); derr == nil {
+			text = d.Genesis
+			if d.Genesis, err = signNote(m, d.Genesis); err == nil {
+				signed = d.Encode()
+			}
+		} else {
+			signed, err = signNote(m, raw)
+		}
+		if err != nil {
+			return misuse(fmt.Errorf("%s: %w", args[0], err), "")
+		}
+		if err := os.WriteFile(args[0]+".new", signed, 0o644); err != nil {
+			return misuse(err, "")
+		}
+		if err := os.Rename(args[0]+".new", args[0]); err != nil {
+			return misuse(err, "")
+		}
+		answer := map[string]string{"file": args[0], "signed_by": m.Public().ID(), "text": string(text)}
+		return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
+	}
+	return c
+}
+
+// signNote adds a member's signature to a text or note.
+func signNote(m key.Member, text []byte) ([]byte, error) {
+	if key.IsNote(text) {
+		return m.Cosign(text)
+	}
+	return m.Sign(text)
 }
 
 // must is for what only a defect of a command's own declaration can fail.

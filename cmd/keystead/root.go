@@ -56,6 +56,10 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.codeset(),
 		a.policy(),
 		a.member(),
+		a.domain(),
+		a.node(),
+		a.ledger(),
+		a.receipt(),
 		a.demo(),
 		a.version(),
 	)

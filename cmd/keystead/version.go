@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
@@ -22,10 +21,7 @@ Verdicts are the same bytes for the same build.`,
 				Version  string `json:"version"`
 				Go       string `json:"go"`
 				Platform string `json:"platform"`
-			}{"devel", runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-				v.Version = info.Main.Version
-			}
+			}{programVersion(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			return a.answer(v, func(w io.Writer) { fmt.Fprintf(w, "keystead %s %s %s\n", v.Version, v.Go, v.Platform) })
 		},
 	}

@@ -129,3 +129,21 @@ func (c *Cursor) End() {
 		c.Fail("end", "%d bytes are left over", n)
 	}
 }
+
+// AppendSized16 appends what Sized16 reads, big-endian. The caller has bounded b.
+func AppendSized16[T string | []byte](dst []byte, b T) []byte {
+	return append(binary.BigEndian.AppendUint16(dst, uint16(len(b))), b...)
+}
+
+// AppendSized32 appends what Sized32 reads, big-endian. The caller has bounded b.
+func AppendSized32[T string | []byte](dst []byte, b T) []byte {
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b))), b...)
+}
+
+// Rest returns what is not read yet, without reading it; nil after an error.
+func (c *Cursor) Rest() []byte {
+	if c.err != nil {
+		return nil
+	}
+	return c.data[c.off:]
+}

@@ -1,0 +1,251 @@
+// Package client talks to a domain. It knows the domain by its genesis digest and
+// trusts no node: nodes are pinned by the keys that the domain's members signed,
+// receipts and checkpoints are verified here, and a transaction keeps its request
+// id over all retries, so that it happens once whichever node answers.
+//
+// What a node answers to a read is believed as that node's word. Whoever needs
+// more asks for a receipt.
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/receipt"
+)
+
+// maxAnswer bounds what a node may answer, in bytes.
+const maxAnswer = 32 << 20
+
+// Options say how a client goes about it. The zero value is a good one.
+type Options struct {
+	Certificate *tls.Certificate // shown to nodes whose api.clients asks for one
+	Attempt     time.Duration    // for one node to answer before the next is asked; 5 s if 0
+	Only        string           // name of the one node to ask, for looking at it
+}
+
+// A Client talks to a domain. It is safe for concurrent use.
+type Client struct {
+	opts     Options
+	domain   keystead.Digest
+	verifier *receipt.Verifier
+
+	mu    sync.Mutex
+	nodes []*node
+	at    int // the node that answered last
+	clock clock
+}
+
+// node is one node of the domain as this client reaches it.
+type node struct {
+	Contact
+	ledger apiv1connect.LedgerServiceClient
+	domain apiv1connect.DomainServiceClient
+	close  func()
+}
+
+// Open returns a client of the domain. The file's genesis entry must have the
+// digest, and every contact must be of a node that the chain leading from there
+// names; others are passed over.
+func Open(file *Domain, domain keystead.Digest, opts Options) (*Client, error) {
+	entry, err := receipt.NoteEntry(file.Genesis)
+	if err != nil {
+		return nil, err
+	}
+	genesis, err := receipt.VerifyGenesis(entry, domain)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Attempt == 0 {
+		opts.Attempt = 5 * time.Second
+	}
+	c := &Client{opts: opts, domain: domain, verifier: receipt.NewVerifier(domain)}
+	c.connect(file.Contacts, &genesis.Roster)
+	if opts.Only != "" {
+		return c, c.only(opts.Only)
+	}
+	if len(c.nodes) == 0 {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "domain file",
+			Want: "a contact of a node of the domain", Got: fmt.Sprintf("%d contacts, none of them", len(file.Contacts))})
+	}
+	return c, nil
+}
+
+// only keeps the one node of that name, which may have come after the founders.
+func (c *Client) only(name string) error {
+	named := func(n *node) bool { return n.Name == name }
+	if !slices.ContainsFunc(c.nodes, named) && len(c.nodes) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*c.opts.Attempt)
+		defer cancel()
+		if _, err := c.Show(ctx); err != nil {
+			return err
+		}
+	}
+	c.nodes = slices.DeleteFunc(c.nodes, func(n *node) bool { return !named(n) })
+	if len(c.nodes) == 0 {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "domain", Want: "a node with a contact", Got: name})
+	}
+	return nil
+}
+
+// Domain returns the digest of the domain's genesis entry.
+func (c *Client) Domain() keystead.Digest { return c.domain }
+
+// Close drops the connections.
+func (c *Client) Close() {
+	for _, n := range c.all() {
+		n.close()
+	}
+}
+
+// connect adds the nodes of the roster that are not known yet.
+func (c *Client) connect(contacts [][]byte, roster *receipt.Roster) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, signed := range contacts {
+		contact, err := OpenContact(signed)
+		if err != nil {
+			continue
+		}
+		n, ok := roster.Node(contact.Name)
+		if !ok || n.Key != contact.Key || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.Contact == contact }) {
+			continue
+		}
+		c.nodes = append(c.nodes, c.dial(contact))
+	}
+}
+
+func (c *Client) dial(to Contact) *node {
+	protocols := new(http.Protocols)
+	plain := strings.HasPrefix(to.API, "http://")
+	protocols.SetHTTP2(!plain)
+	protocols.SetUnencryptedHTTP2(plain)
+	t := &http.Transport{
+		Protocols:         protocols,
+		TLSClientConfig:   PinnedTLS(to.TLS, c.opts.Certificate),
+		DialContext:       (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}).DialContext,
+		IdleConnTimeout:   time.Minute,
+		ForceAttemptHTTP2: true,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20},
+	}
+	h := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	o := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithHTTPGet()}
+	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...), t.CloseIdleConnections}
+}
+
+// PinnedTLS returns the configuration of a connection to the one holder of the
+// key with that digest. Names and dates of the certificate mean nothing here.
+func PinnedTLS(pin keystead.Digest, own *tls.Certificate) *tls.Config {
+	cfg := &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		InsecureSkipVerify:     true, // VerifyConnection compares the key, and TLS 1.3 proves its possession
+		SessionTicketsDisabled: true,
+		NextProtos:             []string{"h2"},
+		VerifyConnection: func(s tls.ConnectionState) error {
+			got := keystead.Sum(s.PeerCertificates[0].RawSubjectPublicKeyInfo)
+			if got != pin {
+				return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "TLS key of the node", Want: pin.String(), Got: got.String()})
+			}
+			return nil
+		},
+	}
+	if own != nil {
+		cfg.Certificates = []tls.Certificate{*own}
+	}
+	return cfg
+}
+
+func (c *Client) all() []*node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.nodes)
+}
+
+func (c *Client) current() (*node, int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodes[c.at%len(c.nodes)], c.at
+}
+
+// next passes over the node that was asked at place at, unless someone has.
+func (c *Client) next(at int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at == at {
+		c.at = (c.at + 1) % len(c.nodes)
+	}
+}
+
+// Pauses between attempts on a domain of which no node answers.
+const (
+	pauseMin = 20 * time.Millisecond
+	pauseMax = 500 * time.Millisecond
+)
+
+// each asks one node after the other until one answers with more than that it is
+// unavailable, or ctx ends. Then the last refusal is the error.
+func (c *Client) each(ctx context.Context, ask func(context.Context, *node) error) error {
+	pause := pauseMin
+	for n := 1; ; n++ {
+		to, at := c.current()
+		one, cancel := context.WithTimeout(ctx, c.opts.Attempt)
+		err := refusal.Decode(ask(one, to))
+		cancel()
+		if err == nil || !Unavailable(err) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		c.next(at)
+		if n%len(c.all()) != 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+			pause = min(2*pause, pauseMax)
+		}
+	}
+}
+
+// Unavailable reports whether the error says that a node could not answer now:
+// another one, or the same one later, may.
+func Unavailable(err error) bool {
+	var deny *keystead.DenyError
+	return errors.As(err, &deny) && deny.Stage() == keystead.StageUnavailable && !errors.Is(deny, keystead.ReasonRequestExpired)
+}
+
+// NewRequestID returns 16 random bytes.
+func NewRequestID() []byte {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+// Status asks the node that this client talks to how it is.
+func (c *Client) Status(ctx context.Context) (out *apiv1.StatusResponse, err error) {
+	err = c.each(ctx, func(ctx context.Context, n *node) error {
+		r, err := n.domain.Status(ctx, connect.NewRequest(&apiv1.StatusRequest{}))
+		if err == nil {
+			out = r.Msg
+		}
+		return err
+	})
+	return out, err
+}

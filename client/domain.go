@@ -1,0 +1,119 @@
+package client
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/receipt"
+)
+
+// A View is a domain as the chain from its genesis shows it.
+type View struct {
+	Domain   keystead.Digest
+	Genesis  receipt.Genesis
+	Sequence uint64          // of the roster in force
+	Entry    keystead.Digest // of the entry that made it
+	Roster   receipt.Roster
+	Contacts map[string]Contact // by node name, of nodes in the roster
+	File     *Domain            // to hand on: genesis and the contacts of now
+}
+
+// Show fetches the chain of rosters, verifies it from the genesis digest, and
+// learns the nodes of now from it. That the chain is the newest is the word of
+// the node that answered.
+func (c *Client) Show(ctx context.Context) (*View, error) {
+	var msg *apiv1.ShowResponse
+	err := c.each(ctx, func(ctx context.Context, n *node) error {
+		r, err := n.domain.Show(ctx, connect.NewRequest(&apiv1.ShowRequest{}))
+		if err == nil {
+			msg = r.Msg
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	v, err := verifyShow(c.domain, msg)
+	if err != nil {
+		return nil, err
+	}
+	if c.opts.Only == "" || len(c.all()) > 1 {
+		c.connect(msg.GetContacts(), &v.Roster)
+	}
+	return v, nil
+}
+
+func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) {
+	genesis, err := receipt.VerifyGenesis(msg.GetGenesis(), domain)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{Domain: domain, Genesis: genesis, Entry: domain, Roster: genesis.Roster, Contacts: map[string]Contact{}}
+	for _, e := range msg.GetRosters() {
+		change, err := receipt.VerifyChange(e, domain, v.Sequence+1, v.Entry, &v.Roster)
+		if err != nil {
+			return nil, err
+		}
+		v.Sequence, v.Entry, v.Roster = change.Sequence, keystead.Sum(e), change.Roster
+	}
+	v.File = &Domain{Genesis: msg.GetGenesis()[receipt.HeaderSize:]}
+	for _, signed := range msg.GetContacts() {
+		contact, err := OpenContact(signed)
+		if err != nil {
+			continue // a node can not be blamed for what others hand it
+		}
+		if n, ok := v.Roster.Node(contact.Name); ok && n.Key == contact.Key {
+			v.Contacts[contact.Name] = contact
+			v.File.Contacts = append(v.File.Contacts, signed)
+		}
+	}
+	return v, nil
+}
+
+// Submit hands in a roster change signed by members, with the contact of a node
+// that it adds, or a proposal or endorsement. It answers once that took effect.
+func (c *Client) Submit(ctx context.Context, entry, contact []byte) (out *apiv1.SubmitResponse, err error) {
+	err = c.each(ctx, func(ctx context.Context, n *node) error {
+		r, err := n.domain.Submit(ctx, connect.NewRequest(&apiv1.SubmitRequest{Entry: entry, Contact: contact}))
+		if err == nil {
+			out = r.Msg
+		}
+		return err
+	})
+	return out, err
+}
+
+// Checkpoint fetches the newest checkpoint that a majority signed, unverified.
+func (c *Client) Checkpoint(ctx context.Context) (note []byte, err error) {
+	err = c.each(ctx, func(ctx context.Context, n *node) error {
+		r, err := n.ledger.GetCheckpoint(ctx, connect.NewRequest(&apiv1.GetCheckpointRequest{}))
+		if err == nil {
+			note = r.Msg.GetNote()
+		}
+		return err
+	})
+	return note, err
+}
+
+// Consistency fetches the proof that the tree of a checkpoint is the start of the
+// newest one's, and verifies it.
+func (c *Client) Consistency(ctx context.Context, from []byte) (old, now receipt.TreeHead, err error) {
+	var text []byte
+	err = c.each(ctx, func(ctx context.Context, n *node) error {
+		r, err := n.ledger.GetConsistency(ctx, connect.NewRequest(&apiv1.GetConsistencyRequest{From: from}))
+		if err == nil {
+			text = r.Msg.GetProof()
+		}
+		return err
+	})
+	if err != nil {
+		return old, now, err
+	}
+	p, err := receipt.ParseConsistency(text)
+	if err != nil {
+		return old, now, err
+	}
+	return c.verifier.VerifyConsistency(p)
+}

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/receipt"
+)
+
+// domain: members, nodes and hosts around one ledger.
+func (a *app) domain() *cobra.Command {
+	return a.noun("domain", "Domains: members and nodes around one ledger",
+		`A domain is members, who govern, and nodes, who keep one ledger. Its identity is the
+digest of its genesis entry. The domain file holds that entry and where the nodes are;
+it may be handed on in the open, and everything in it follows from the digest.`,
+		`  keystead domain init demo --local 3 --dir demo
+  keystead domain show --domain demo/domain.json`,
+		a.domainInit(), a.domainJoin(), a.domainShow(), a.domainSubmit(),
+	)
+}
+
+type domainInit struct {
+	members, contacts []string
+	threshold         int
+	trustDisks        bool
+	local, port       int
+	dir, out          string
+}
+
+func (a *app) domainInit() *cobra.Command {
+	var o domainInit
+	c := &cobra.Command{
+		Use:   "init NAME",
+		Short: "Found a domain",
+		Long: `Writes a domain file: the genesis entry with members and founding nodes, and the nodes'
+contacts. Each founding member then signs it (keystead member sign), and each node
+takes it in (keystead domain join).
+
+With --local everything for N nodes on this machine is made in DIR: a member's key, the
+nodes' directories DIR/n1 to DIR/nN, and the signed domain file, taken in.
+
+--trust-disks founds a domain whose restarted nodes are believed to hold what their
+disks hold. Whoever can roll a node's disk back can then undo what it promised; it is
+shown wherever the domain's receipts are.`,
+		Example: `  keystead domain init demo --local 3 --dir demo
+  keystead domain init example --member ops.key.pub --node n1/contact --out domain.json`,
+		Args: cobra.ExactArgs(1),
+	}
+	c.Flags().StringArrayVar(&o.members, "member", nil, "a founding member's public `KEY`, or a file with it; may be repeated")
+	c.Flags().StringArrayVar(&o.contacts, "node", nil, "contact `FILE` of a founding node; may be repeated")
+	c.Flags().IntVar(&o.threshold, "threshold", 1, "how many members must sign a change")
+	c.Flags().BoolVar(&o.trustDisks, "trust-disks", false, "believe that a restarted node's disk was not rolled back")
+	c.Flags().IntVar(&o.local, "local", 0, "make `N` nodes on this machine")
+	c.Flags().IntVar(&o.port, "port", 7101, "with --local: the first node's peer port; API +100, health +200")
+	c.Flags().StringVar(&o.dir, "dir", "", "with --local: the `DIR` to make")
+	c.Flags().StringVar(&o.out, "out", "", "the domain `FILE` to write")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		if o.local > 0 {
+			return a.initLocal(args[0], o)
+		}
+		if o.out == "" {
+			return misuse(fmt.Errorf("--out is required"), "or --local N --dir DIR for a domain on this machine")
+		}
+		members, err := signerKeys(o.members)
+		if err != nil {
+			return err
+		}
+		var contacts [][]byte
+		for _, name := range o.contacts {
+			b, err := readFile(name, 4096)
+			if err != nil {
+				return err
+			}
+			contacts = append(contacts, b)
+		}
+		file, err := genesis(args[0], members, contacts, o)
+		if err != nil {
+			return err
+		}
+		if err := createFile(o.out, file.Encode(), 0o644); err != nil {
+			return err
+		}
+		return a.answer(map[string]string{"file": o.out}, func(w io.Writer) {
+			fmt.Fprintf(w, "%s: to be signed by %d of %d members\n", o.out, o.threshold, len(members))
+		})
+	}
+	return c
+}
+
+// genesis makes the unsigned domain file.
+func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domainInit) (*client.Domain, error) {
+	g := receipt.Genesis{Name: name, Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: o.threshold, Members: members}}
+	if o.trustDisks {
+		g.Settings = append(g.Settings, receipt.TrustDisks+"=true")
+	}
+	for _, signed := range contacts {
+		c, err := client.OpenContact(signed)
+		if err != nil {
+			return nil, misuse(err, "")
+		}
+		g.Roster.Nodes = append(g.Roster.Nodes, receipt.Node{Name: c.Name, Key: c.Key})
+	}
+	text, err := g.Text()
+	if err != nil {
+		return nil, misuse(err, "")
+	}
+	return &client.Domain{Genesis: text, Contacts: contacts}, nil
+}
+
+// initLocal makes a whole domain on this machine.
+func (a *app) initLocal(name string, o domainInit) error {
+	if o.dir == "" || o.local > 9 {
+		return misuse(fmt.Errorf("--local wants --dir DIR, and at most 9 nodes"), "")
+	}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return misuse(err, "")
+	}
+	m, err := key.NewMember(rand.Reader, name+".member")
+	if err != nil {
+		return misuse(err, "")
+	}
+	if err := createFile(filepath.Join(o.dir, "member.key"), m.Encode(), 0o600); err != nil {
+		return err
+	}
+	var contacts [][]byte
+	var dirs []string
+	for i := range o.local {
+		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
+		p := daemon.Place{Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
+		dirs = append(dirs, filepath.Join(o.dir, p.Name))
+		contact, err := daemon.Prepare(dirs[i], p)
+		if err != nil {
+			return misuse(err, "")
+		}
+		contacts = append(contacts, contact)
+	}
+	file, err := genesis(name, []key.MemberPublic{m.Public()}, contacts, o)
+	if err != nil {
+		return err
+	}
+	if file.Genesis, err = m.Sign(file.Genesis); err != nil {
+		return err
+	}
+	out := filepath.Join(o.dir, "domain.json")
+	if err := createFile(out, file.Encode(), 0o644); err != nil {
+		return err
+	}
+	entry, err := receipt.NoteEntry(file.Genesis)
+	if err != nil {
+		return err
+	}
+	digest := keystead.Sum(entry)
+	for _, dir := range dirs {
+		if err := daemon.Enter(dir, file, digest); err != nil {
+			return err
+		}
+	}
+	answer := struct {
+		Domain keystead.Digest `json:"domain"`
+		File   string          `json:"file"`
+		Nodes  []string        `json:"nodes"`
+	}{digest, out, dirs}
+	return a.answer(answer, func(w io.Writer) {
+		fmt.Fprintf(w, "domain: %s\nfile:   %s\n", digest, out)
+		for _, d := range dirs {
+			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, daemon.ConfigFile))
+		}
+	})
+}
+
+func (a *app) domainJoin() *cobra.Command {
+	var f clientFlags
+	c := &cobra.Command{
+		Use:   "join DIR --domain FILE [--digest DIGEST]",
+		Short: "Tell a node's directory which domain it belongs to",
+		Long: `Puts the domain file into a node's directory and the domain's digest into its
+configuration. A founding node takes the file that its members signed; a node that was
+added later (keystead node add) fetches the newest contacts on the way, if a node of
+the domain answers.`,
+		Example: `  keystead domain join n4 --domain demo/domain.json`,
+		Args:    cobra.ExactArgs(1),
+	}
+	f.add(c)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		file, digest, err := f.file()
+		if err != nil {
+			return err
+		}
+		if cl, ctx, done, err := f.open(); err == nil {
+			if v, err := cl.Show(ctx); err == nil {
+				file = merged(file, v.File)
+			}
+			done()
+		}
+		if err := daemon.Enter(args[0], file, digest); err != nil {
+			return err
+		}
+		return a.answer(map[string]any{"domain": digest, "directory": args[0]}, func(w io.Writer) {
+			fmt.Fprintf(w, "%s belongs to %s\nrun: keystead node run --config %s\n", args[0], digest, filepath.Join(args[0], daemon.ConfigFile))
+		})
+	}
+	return c
+}
+
+// merged adds newer contacts to those of a file; a later one of a name counts.
+func merged(file, newer *client.Domain) *client.Domain {
+	return &client.Domain{Genesis: file.Genesis, Contacts: append(append([][]byte{}, file.Contacts...), newer.Contacts...)}
+}
+
+func (a *app) domainShow() *cobra.Command {
+	var f clientFlags
+	c := &cobra.Command{
+		Use:   "show --domain FILE",
+		Short: "Show members and nodes, verified from the genesis digest",
+		Long: `Fetches the chain of rosters from a node, verifies it from the genesis digest, and
+shows who makes up the domain now. That there is no newer roster is the node's word.`,
+		Example: `  keystead domain show --domain demo/domain.json`,
+		Args:    cobra.NoArgs,
+	}
+	f.add(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		v, err := cl.Show(ctx)
+		if err != nil {
+			return err
+		}
+		type shownNode struct {
+			Name string `json:"name"`
+			Key  string `json:"key"`
+			API  string `json:"api,omitempty"`
+			Peer string `json:"peer,omitempty"`
+		}
+		answer := struct {
+			Name      string             `json:"name"`
+			Domain    keystead.Digest    `json:"domain"`
+			Settings  []string           `json:"settings"`
+			Sequence  uint64             `json:"roster"`
+			Threshold int                `json:"threshold"`
+			Members   []key.MemberPublic `json:"members"`
+			Nodes     []shownNode        `json:"nodes"`
+		}{v.Genesis.Name, v.Domain, append([]string{}, v.Genesis.Settings...), v.Sequence, v.Roster.Threshold, v.Roster.Members, nil}
+		for _, n := range v.Roster.Nodes {
+			contact := v.Contacts[n.Name]
+			answer.Nodes = append(answer.Nodes, shownNode{n.Name, n.Key.String(), contact.API, contact.Peer})
+		}
+		return a.answer(answer, func(w io.Writer) {
+			fmt.Fprintf(w, "domain:   %s\ndigest:   %s\nsettings: %s\nroster:   %d\nmembers:  %d of %d sign\n", v.Genesis.Name, v.Domain,
+				strings.Join(v.Genesis.Settings, " "), v.Sequence, v.Roster.Threshold, len(v.Roster.Members))
+			for _, m := range v.Roster.Members {
+				fmt.Fprintf(w, "  %s\n", m)
+			}
+			fmt.Fprintf(w, "nodes:    %d, of which %d make a majority\n", len(v.Roster.Nodes), v.Roster.Majority())
+			for _, n := range answer.Nodes {
+				fmt.Fprintf(w, "  %s %s %s\n", n.Name, n.Key, n.API)
+			}
+		})
+	}
+	return c
+}

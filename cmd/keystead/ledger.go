@@ -1,0 +1,232 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+)
+
+// ledger: what a domain agreed on.
+func (a *app) ledger() *cobra.Command {
+	return a.noun("ledger", "Write to a domain's ledger, read it, audit it",
+		`The ledger is what a domain's nodes agreed on: entries in one order, in a Merkle tree
+whose root a majority signs. Keys of the key-value contract start with kv/.`,
+		`  keystead ledger put kv/colour blue --domain demo/domain.json
+  keystead ledger get kv/colour --domain demo/domain.json
+  keystead ledger verify --domain demo/domain.json`,
+		a.ledgerGet(), a.ledgerPut(), a.ledgerDelete(), a.ledgerTail(), a.ledgerVerify(),
+	)
+}
+
+// answerMessage answers with an API message: its JSON form with --json.
+func (a *app) answerMessage(m proto.Message, text func(w io.Writer)) error {
+	if !a.json {
+		return a.answer(nil, text)
+	}
+	a.answered = true
+	b, err := protojson.MarshalOptions{Multiline: true, Indent: "  ", UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	if err == nil {
+		_, err = a.stdout.Write(append(b, '\n'))
+	}
+	return err
+}
+
+func (a *app) ledgerGet() *cobra.Command {
+	var f clientFlags
+	var stale bool
+	c := &cobra.Command{
+		Use:   "get KEY... --domain FILE",
+		Short: "Read keys, linearizably",
+		Long: `Reads keys: all writes acknowledged before are seen. With --stale a node answers from
+what it has. One key prints its value as it is; several print a line each.`,
+		Example: `  keystead ledger get kv/colour --domain demo/domain.json`,
+		Args:    cobra.MinimumNArgs(1),
+	}
+	f.add(c)
+	c.Flags().BoolVar(&stale, "stale", false, "take what one node has, without asking the others")
+	c.RunE = func(_ *cobra.Command, keys []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		r, err := cl.Read(ctx, stale, keys...)
+		if err != nil {
+			return err
+		}
+		if len(keys) == 1 && r.GetValues()[0].GetVersion() == 0 && !a.json {
+			return misuse(fmt.Errorf("%s has no value", keys[0]), "")
+		}
+		return a.answerMessage(r, func(w io.Writer) {
+			if len(keys) == 1 {
+				w.Write(r.GetValues()[0].GetValue())
+				fmt.Fprintln(w)
+				return
+			}
+			for _, v := range r.GetValues() {
+				fmt.Fprintf(w, "%s\t%d\t%s\n", v.GetKey(), v.GetVersion(), text(v.GetValue()))
+			}
+		})
+	}
+	return c
+}
+
+// text shows a value on one line.
+func text(b []byte) string {
+	if utf8.Valid(b) {
+		return printable(string(b))
+	}
+	return "base64:" + base64.StdEncoding.EncodeToString(b)
+}
+
+func (a *app) ledgerPut() *cobra.Command {
+	var f clientFlags
+	var ifValue string
+	var ifAbsent bool
+	var requestID string
+	c := &cobra.Command{
+		Use:   "put KEY VALUE --domain FILE",
+		Short: "Write a key; VALUE - reads standard input",
+		Long: `Writes a value and waits until a majority of nodes has it on disk. It happens once, over
+all retries; --request-id keeps that over several calls. The answer names the leaf to ask
+a receipt for.`,
+		Example: `  keystead ledger put kv/colour blue --domain demo/domain.json
+  keystead ledger put kv/colour green --if-value blue --domain demo/domain.json`,
+		Args: cobra.ExactArgs(2),
+	}
+	f.add(c)
+	c.Flags().StringVar(&ifValue, "if-value", "", "only if the key has this `VALUE`")
+	c.Flags().BoolVar(&ifAbsent, "if-absent", false, "only if the key has no value")
+	c.Flags().StringVar(&requestID, "request-id", "", "32 hex `DIGITS` under which this write happens once")
+	c.MarkFlagsMutuallyExclusive("if-value", "if-absent")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		op := &apiv1.Operation{Key: args[0], Value: []byte(args[1])}
+		if args[1] == "-" {
+			b, err := readFile("-", ledger.MaxValue)
+			if err != nil {
+				return err
+			}
+			op.Value = b
+		}
+		if c.Flags().Changed("if-value") {
+			op.Compare = &apiv1.Compare{Want: &apiv1.Compare_Value{Value: []byte(ifValue)}}
+		}
+		if ifAbsent {
+			op.Compare = &apiv1.Compare{Want: &apiv1.Compare_Absent{Absent: true}}
+		}
+		return a.execute(&f, requestID, op)
+	}
+	return c
+}
+
+func (a *app) ledgerDelete() *cobra.Command {
+	var f clientFlags
+	c := &cobra.Command{
+		Use:     "delete KEY --domain FILE",
+		Short:   "Delete a key",
+		Long:    `Deletes a key's value. The ledger keeps the entries that wrote it.`,
+		Example: `  keystead ledger delete kv/colour --domain demo/domain.json`,
+		Args:    cobra.ExactArgs(1),
+	}
+	f.add(c)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		return a.execute(&f, "", &apiv1.Operation{Key: args[0], Delete: true})
+	}
+	return c
+}
+
+// execute runs one operation and answers with its outcome.
+func (a *app) execute(f *clientFlags, requestID string, op *apiv1.Operation) error {
+	id, err := hex.DecodeString(requestID)
+	if err != nil {
+		return misuse(fmt.Errorf("--request-id: %w", err), "")
+	}
+	cl, ctx, done, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	o, err := cl.Execute(ctx, &apiv1.Transaction{RequestId: id, Contract: client.KV, Operations: []*apiv1.Operation{op}})
+	if err != nil {
+		return err
+	}
+	if !o.GetApplied() {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonConditionFailed, Where: op.GetKey(), Want: "the value compared with", Got: "another"})
+	}
+	answer := struct {
+		Leaf          uint64          `json:"leaf"`
+		TransactionID keystead.Digest `json:"transaction_id"`
+	}{o.GetLeaf(), keystead.Digest(o.GetTransactionId())}
+	return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "leaf %d, transaction %s\n", answer.Leaf, answer.TransactionID) })
+}
+
+func (a *app) ledgerTail() *cobra.Command {
+	var f clientFlags
+	var from, to uint64
+	var follow bool
+	c := &cobra.Command{
+		Use:   "tail --domain FILE",
+		Short: "Print the entries of the tree, in order",
+		Long: `Prints one line for each leaf of the tree: number, kind, transaction id, what it wrote.
+With --follow it goes on as more commit.`,
+		Example: `  keystead ledger tail --domain demo/domain.json --from 0 --follow`,
+		Args:    cobra.NoArgs,
+	}
+	f.add(c)
+	c.Flags().Uint64Var(&from, "from", 0, "first `LEAF`")
+	c.Flags().Uint64Var(&to, "to", 0, "end before that `LEAF` (default: where the tree ends now)")
+	c.Flags().BoolVar(&follow, "follow", false, "go on until interrupted")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		if follow {
+			ctx = c.Context()
+		} else if to == 0 {
+			s, err := cl.Status(ctx)
+			if err != nil {
+				return err
+			}
+			to = s.GetTreeSize()
+		}
+		a.answered = true
+		return cl.Tail(ctx, from, to, func(e *apiv1.Entry) bool { return a.printEntry(e) == nil })
+	}
+	return c
+}
+
+func (a *app) printEntry(e *apiv1.Entry) error {
+	if a.json {
+		b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e)
+		if err == nil {
+			_, err = a.stdout.Write(append(b, '\n'))
+		}
+		return err
+	}
+	what := ""
+	if t, err := ledger.ParseTransaction(e.GetEntry()); err == nil {
+		for _, w := range t.Writes {
+			if w.Delete {
+				what += fmt.Sprintf(" %s deleted", printable(w.Key))
+			} else {
+				what += fmt.Sprintf(" %s=%.60s", printable(w.Key), text(w.Value))
+			}
+		}
+	}
+	_, err := fmt.Fprintf(a.stdout, "%d %s %s%s\n", e.GetLeaf(), e.GetKind(), receipt.LeafHash(e.GetEntry()), what)
+	return err
+}

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/receipt"
+)
+
+// node: the machines that keep a domain's ledger.
+func (a *app) node() *cobra.Command {
+	return a.noun("node", "Nodes, which keep a domain's ledger",
+		`A node is a machine that replicates the ledger of a domain and signs its checkpoints.`,
+		`  keystead node init n4 --name n4 --peer 10.0.0.4:7100 --api 10.0.0.4:7200
+  keystead node add n4/contact --domain demo/domain.json --key demo/member.key
+  keystead node run --config n4/keystead.toml
+  keystead node remove n4 --domain demo/domain.json --key demo/member.key`,
+		a.nodeInit(), a.nodeRun(), a.nodeStatus(), a.nodeAdd(), a.nodeRemove(),
+	)
+}
+
+func (a *app) nodeInit() *cobra.Command {
+	var p daemon.Place
+	c := &cobra.Command{
+		Use:   "init DIR --name NAME --peer HOST:PORT --api HOST:PORT",
+		Short: "Make a node's directory: keys, contact, configuration",
+		Long: `Makes a directory with the node's keys, its contact (its public keys and addresses,
+signed), and a configuration. The node runs once it has been told a domain
+(keystead domain join).`,
+		Example: `  keystead node init n1 --name n1 --peer 127.0.0.1:7101 --api 127.0.0.1:7201 --ops 127.0.0.1:7301`,
+		Args:    cobra.ExactArgs(1),
+	}
+	c.Flags().StringVar(&p.Name, "name", "", "the node's name in the domain: a-z, 0-9, dot, dash")
+	c.Flags().StringVar(&p.Peer, "peer", "", "`HOST:PORT` where other nodes reach it")
+	c.Flags().StringVar(&p.API, "api", "", "`HOST:PORT` where clients reach it")
+	c.Flags().StringVar(&p.Ops, "ops", "127.0.0.1:7300", "`HOST:PORT` for health checks and metrics")
+	c.Flags().BoolVar(&p.Plain, "plain", false, "serve clients without TLS, on a loopback address only")
+	for _, f := range []string{"name", "peer", "api"} {
+		must(c.MarkFlagRequired(f))
+	}
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		contact, err := daemon.Prepare(args[0], p)
+		if err != nil {
+			return misuse(err, "")
+		}
+		answer := struct {
+			Directory string `json:"directory"`
+			Contact   string `json:"contact"`
+		}{args[0], string(contact)}
+		return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", contact) })
+	}
+	return c
+}
+
+func (a *app) nodeRun() *cobra.Command {
+	var config string
+	var example bool
+	c := &cobra.Command{
+		Use:   "run --config FILE",
+		Short: "Run a node until SIGTERM or SIGINT",
+		Long: `Runs a node. It logs to standard error. On SIGTERM or SIGINT it hands over leadership,
+ends what is under way, and leaves the record of a clean shutdown, with which it may
+come back as it was. --example-config prints a configuration whose comments are the
+manual.`,
+		Example: `  keystead node run --config /etc/keystead/keystead.toml
+  keystead node run --example-config > keystead.toml`,
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVar(&config, "config", "", "configuration `FILE`")
+	c.Flags().BoolVar(&example, "example-config", false, "print a configuration with every field explained")
+	c.RunE = func(*cobra.Command, []string) error {
+		if example {
+			return a.answer(map[string]string{"config": daemon.ExampleConfig}, func(w io.Writer) { io.WriteString(w, daemon.ExampleConfig) })
+		}
+		if config == "" {
+			return misuse(fmt.Errorf("--config is required"), "keystead node run --example-config prints one")
+		}
+		cfg, err := daemon.ReadConfig(config)
+		if err != nil {
+			return misuse(err, "keystead node run --example-config explains every field")
+		}
+		return runNode(cfg)
+	}
+	return c
+}
+
+// runNode runs a node until a signal or its own end.
+func runNode(cfg daemon.Config) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	log := cfg.Logger(os.Stderr)
+	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: programVersion()})
+	if err != nil {
+		return err
+	}
+	log.Info("node runs", "name", n.Name(), "domain", cfg.Domain, "api", cfg.API.Listen, "peers", cfg.Peer.Listen)
+	notify("READY=1")
+	select {
+	case <-ctx.Done():
+		log.Info("node closes")
+		notify("STOPPING=1")
+		return n.Close()
+	case <-n.Done():
+		err := n.Err()
+		if cerr := n.Close(); err == nil {
+			err = cerr
+		}
+		return err
+	}
+}
+
+// clientFlags are those of every command that talks to a domain.
+type clientFlags struct {
+	domain, digest, only string
+	timeout              time.Duration
+}
+
+func (f *clientFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.domain, "domain", os.Getenv("KEYSTEAD_DOMAIN"), "the domain's `FILE` (default $KEYSTEAD_DOMAIN)")
+	c.Flags().StringVar(&f.digest, "digest", "", "the domain's `DIGEST`, if the file is not to be trusted for it")
+	c.Flags().StringVar(&f.only, "node", "", "ask the node of that `NAME` only")
+	c.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to try")
+}
+
+// file reads the domain file and returns the digest to hold the domain to.
+func (f *clientFlags) file() (*client.Domain, keystead.Digest, error) {
+	if f.domain == "" {
+		return nil, keystead.Digest{}, misuse(fmt.Errorf("--domain is required"), "keystead domain init makes the file")
+	}
+	raw, err := readFile(f.domain, 1<<20)
+	if err != nil {
+		return nil, keystead.Digest{}, err
+	}
+	d, err := client.ParseDomain(raw)
+	if err != nil {
+		return nil, keystead.Digest{}, misuse(fmt.Errorf("%s: %w", f.domain, err), "")
+	}
+	if f.digest != "" {
+		digest, err := keystead.ParseDigest(f.digest)
+		if err != nil {
+			return nil, digest, misuse(err, "")
+		}
+		return d, digest, nil
+	}
+	entry, err := receipt.NoteEntry(d.Genesis)
+	if err != nil {
+		return nil, keystead.Digest{}, misuse(fmt.Errorf("%s: %w", f.domain, err), "keystead member sign signs the genesis entry")
+	}
+	return d, keystead.Sum(entry), nil
+}
+
+// open returns a client of the domain and a context that ends with the timeout.
+func (f *clientFlags) open() (*client.Client, context.Context, func(), error) {
+	file, digest, err := f.file()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	c, err := client.Open(file, digest, client.Options{Only: f.only})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), f.timeout)
+	return c, ctx, func() { cancel(); c.Close() }, nil
+}
+
+func (a *app) nodeStatus() *cobra.Command {
+	var f clientFlags
+	c := &cobra.Command{
+		Use:     "status --domain FILE",
+		Short:   "Show what a node knows of itself and its peers",
+		Long:    `Shows what a node knows of itself and of the others: the word of that node.`,
+		Example: `  keystead node status --domain demo/domain.json --node n2`,
+		Args:    cobra.NoArgs,
+	}
+	f.add(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		s, err := cl.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return a.answerMessage(s, func(w io.Writer) {
+			fmt.Fprintf(w, "node:       %s (%s), term %d, led by %s\ntree:       %d leaves, %d under a checkpoint\nclock:      %s, fresh: %v\n",
+				s.GetNode(), s.GetRole(), s.GetTerm(), orNobody(s.GetLeader()), s.GetTreeSize(), s.GetCheckpointSize(),
+				time.UnixMilli(int64(s.GetDomainClockMs())).UTC().Format(time.RFC3339), s.GetFresh())
+			for _, p := range s.GetPeers() {
+				fmt.Fprintf(w, "member:     %s (%s), raft id %d\n", p.GetName(), p.GetRole(), p.GetRaftId())
+			}
+		})
+	}
+	return c
+}
+
+func orNobody(s string) string {
+	if s == "" {
+		return "nobody"
+	}
+	return s
+}

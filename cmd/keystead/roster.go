@@ -1,0 +1,171 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/receipt"
+)
+
+func (a *app) nodeAdd() *cobra.Command {
+	return a.rosterChange(&cobra.Command{
+		Use:   "add CONTACT --domain FILE [--key FILE]",
+		Short: "Add a node to a domain's roster",
+		Long: `Adds the node of a contact (the file contact in its directory) to the roster. With as
+many --key as the domain's threshold the change is handed in; with fewer it is printed
+for other members to sign (keystead member sign, then keystead domain submit).`,
+		Example: `  keystead node add n4/contact --domain demo/domain.json --key demo/member.key`,
+		Args:    cobra.ExactArgs(1),
+	}, func(arg string, r *receipt.Roster) ([]byte, error) {
+		signed, err := readFile(arg, 4096)
+		if err != nil {
+			return nil, err
+		}
+		contact, err := client.OpenContact(signed)
+		if err != nil {
+			return nil, misuse(fmt.Errorf("%s: %w", arg, err), "")
+		}
+		r.Nodes = append(r.Nodes, receipt.Node{Name: contact.Name, Key: contact.Key})
+		return signed, nil
+	})
+}
+
+func (a *app) nodeRemove() *cobra.Command {
+	return a.rosterChange(&cobra.Command{
+		Use:   "remove NAME --domain FILE [--key FILE]",
+		Short: "Remove a node from a domain's roster",
+		Long: `Removes a node from the roster: its signatures count no more, and it leaves the group
+that replicates the ledger. With as many --key as the domain's threshold the change is
+handed in; with fewer it is printed for other members to sign.`,
+		Example: `  keystead node remove n3 --domain demo/domain.json --key demo/member.key`,
+		Args:    cobra.ExactArgs(1),
+	}, func(name string, r *receipt.Roster) ([]byte, error) {
+		n := len(r.Nodes)
+		r.Nodes = slices.DeleteFunc(r.Nodes, func(n receipt.Node) bool { return n.Name == name })
+		if len(r.Nodes) == n {
+			return nil, misuse(fmt.Errorf("the roster has no node %q", name), "keystead domain show lists them")
+		}
+		return nil, nil
+	})
+}
+
+// rosterChange completes a command that changes the roster of now.
+func (a *app) rosterChange(c *cobra.Command, edit func(arg string, r *receipt.Roster) (contact []byte, err error)) *cobra.Command {
+	var f clientFlags
+	var keys []string
+	f.add(c)
+	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		v, err := cl.Show(ctx)
+		if err != nil {
+			return err
+		}
+		change := receipt.Change{Domain: v.Domain, Sequence: v.Sequence + 1, After: v.Entry, Roster: v.Roster}
+		contact, err := edit(args[0], &change.Roster)
+		if err != nil {
+			return err
+		}
+		text, err := change.Text()
+		if err != nil {
+			return misuse(err, "")
+		}
+		signed, err := signWith(text, keys)
+		if err != nil {
+			return err
+		}
+		if len(keys) < v.Roster.Threshold {
+			answer := map[string]string{"roster": string(signed), "contact": string(contact)}
+			return a.answer(answer, func(w io.Writer) { w.Write(signed) })
+		}
+		return a.submit(&f, signed, contact)
+	}
+	return c
+}
+
+// signWith signs a text with members' keys, one after the other.
+func signWith(text []byte, keys []string) ([]byte, error) {
+	for _, file := range keys {
+		m, err := readMember(file)
+		if err != nil {
+			return nil, err
+		}
+		if text, err = signNote(m, text); err != nil {
+			return nil, err
+		}
+	}
+	return text, nil
+}
+
+// submit hands in a signed roster change.
+func (a *app) submit(f *clientFlags, signed, contact []byte) error {
+	entry, err := receipt.NoteEntry(signed)
+	if err != nil {
+		return misuse(err, "keystead member sign signs it")
+	}
+	cl, ctx, done, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer done()
+	out, err := cl.Submit(ctx, entry, contact)
+	if err != nil {
+		return err
+	}
+	v, err := cl.Show(ctx)
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Leaf     uint64   `json:"leaf"`
+		Sequence uint64   `json:"roster"`
+		Nodes    []string `json:"nodes"`
+	}{out.GetLeaf(), v.Sequence, nodeNames(&v.Roster)}
+	return a.answer(answer, func(w io.Writer) {
+		fmt.Fprintf(w, "roster %d is leaf %d: nodes %v\n", v.Sequence, out.GetLeaf(), answer.Nodes)
+	})
+}
+
+func nodeNames(r *receipt.Roster) (names []string) {
+	for _, n := range r.Nodes {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+func (a *app) domainSubmit() *cobra.Command {
+	var f clientFlags
+	var contactFile string
+	c := &cobra.Command{
+		Use:     "submit FILE --domain FILE",
+		Short:   "Hand in a roster change that members signed",
+		Long:    `Hands in a roster change once enough members have signed it (keystead member sign).`,
+		Example: `  keystead domain submit roster.txt --domain demo/domain.json`,
+		Args:    cobra.ExactArgs(1),
+	}
+	f.add(c)
+	c.Flags().StringVar(&contactFile, "contact", "", "contact `FILE` of a node that the change adds")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		signed, err := readFile(args[0], 64<<10)
+		if err != nil {
+			return err
+		}
+		var contact []byte
+		if contactFile != "" {
+			if contact, err = os.ReadFile(contactFile); err != nil {
+				return misuse(err, "")
+			}
+		}
+		return a.submit(&f, signed, contact)
+	}
+	return c
+}

@@ -1,0 +1,294 @@
+package daemon_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/receipt"
+)
+
+// nodeEnv makes the test program run a node instead: the value is its configuration.
+const nodeEnv = "KEYSTEAD_TEST_NODE"
+
+func TestMain(m *testing.M) {
+	if config := os.Getenv(nodeEnv); config != "" {
+		if err := runNode(config); err != nil {
+			fmt.Fprintln(os.Stderr, "node:", err)
+			os.Exit(7)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// runNode runs a node as keystead node run does.
+func runNode(config string) error {
+	cfg, err := daemon.ReadConfig(config)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr)})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return n.Close()
+	case <-n.Done():
+		return errors.Join(n.Err(), n.Close())
+	}
+}
+
+// cluster is a domain of real processes on this machine.
+type cluster struct {
+	t      *testing.T
+	dir    string
+	member key.Member
+	nodes  []*process
+	file   *client.Domain
+	digest keystead.Digest
+	wrap   func(i int) []string // words before the command, such as ip netns exec
+}
+
+// process is a node, which may be started many times.
+type process struct {
+	place daemon.Place
+	dir   string
+	cmd   *exec.Cmd
+	ended chan error
+}
+
+// found founds a domain of n nodes. Host gives node i's address, "" the loopback.
+func found(t *testing.T, n int, host func(int) string, settings ...string) *cluster {
+	t.Helper()
+	c := &cluster{t: t, dir: t.TempDir(), file: &client.Domain{}}
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		c.file.Contacts = append(c.file.Contacts, c.prepare(name, host(i), filepath.Join(c.dir, name)))
+	}
+	c.seal(settings...)
+	return c
+}
+
+// seal signs the genesis entry and tells all nodes their domain.
+func (c *cluster) seal(settings ...string) {
+	c.t.Helper()
+	var err error
+	if c.member, err = key.NewMember(rand.Reader, "test.member"); err != nil {
+		c.t.Fatal(err)
+	}
+	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
+		Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{c.member.Public()}}}
+	for _, contact := range c.file.Contacts {
+		opened, err := client.OpenContact(contact)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		genesis.Roster.Nodes = append(genesis.Roster.Nodes, receipt.Node{Name: opened.Name, Key: opened.Key})
+	}
+	text, err := genesis.Text()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if c.file.Genesis, err = c.member.Sign(text); err != nil {
+		c.t.Fatal(err)
+	}
+	entry, err := receipt.NoteEntry(c.file.Genesis)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.digest = keystead.Sum(entry)
+	for _, p := range c.nodes {
+		c.enter(p)
+	}
+}
+
+// prepare makes a node's directory and returns its contact.
+func (c *cluster) prepare(name, host, dir string) []byte {
+	c.t.Helper()
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	p := &process{place: daemon.Place{Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
+	contact, err := daemon.Prepare(p.dir, p.place)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.nodes = append(c.nodes, p)
+	return contact
+}
+
+func (c *cluster) enter(p *process) {
+	c.t.Helper()
+	if err := daemon.Enter(p.dir, c.file, c.digest); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// nextPort goes up from a number of this process's own.
+var nextPort = func() *atomic.Int64 {
+	n := new(atomic.Int64)
+	n.Store(int64(10000 + os.Getpid()%20000))
+	return n
+}()
+
+// address returns host and a port that is free, on loopback at least.
+func address(t *testing.T, host string) string {
+	t.Helper()
+	for range 1000 {
+		port := nextPort.Add(1)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return fmt.Sprintf("%s:%d", host, port)
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// start starts node i; its log goes on in its directory.
+func (c *cluster) start(i int) {
+	c.t.Helper()
+	p := c.nodes[i]
+	log, err := os.OpenFile(p.dir+".log", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer log.Close()
+	words := []string{os.Args[0]}
+	if c.wrap != nil {
+		words = append(c.wrap(i), words...)
+	}
+	p.cmd = exec.Command(words[0], words[1:]...)
+	p.cmd.Env = append(os.Environ(), nodeEnv+"="+filepath.Join(p.dir, daemon.ConfigFile))
+	p.cmd.Stderr = log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	p.ended = ended
+	cmd := p.cmd
+	go func() { ended <- cmd.Wait() }()
+}
+
+func (c *cluster) startAll() {
+	c.t.Helper()
+	c.t.Cleanup(func() {
+		for _, p := range c.nodes {
+			if p.cmd != nil {
+				_ = p.cmd.Process.Kill() // it may be gone
+				<-p.ended
+			}
+		}
+		if c.t.Failed() {
+			for _, p := range c.nodes {
+				b, _ := os.ReadFile(p.dir + ".log")
+				lines := strings.Split(string(b), "\n")
+				c.t.Logf("%s:\n%s", p.place.Name, strings.Join(lines[max(0, len(lines)-25):], "\n"))
+			}
+		}
+	})
+	for i := range c.nodes {
+		c.start(i)
+	}
+}
+
+// end sends a signal and waits for the process to end.
+func (c *cluster) end(i int, s syscall.Signal) error {
+	c.t.Helper()
+	c.signal(i, s)
+	select {
+	case err := <-c.nodes[i].ended:
+		c.nodes[i].cmd = nil
+		return err
+	case <-time.After(20 * time.Second):
+		c.t.Fatalf("%s does not end after %v", c.nodes[i].place.Name, s)
+		return nil
+	}
+}
+
+func (c *cluster) signal(i int, s syscall.Signal) {
+	c.t.Helper()
+	if err := c.nodes[i].cmd.Process.Signal(s); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// client returns a client of the domain, or of one node of it.
+func (c *cluster) client(only string) *client.Client {
+	c.t.Helper()
+	cl, err := client.Open(c.file, c.digest, client.Options{Only: only, Attempt: 2 * time.Second})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(cl.Close)
+	return cl
+}
+
+// until polls what a node says of itself until it is as wanted.
+func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) bool) *apiv1.StatusResponse {
+	c.t.Helper()
+	cl := c.client(c.nodes[i].place.Name)
+	deadline := time.Now().Add(30 * time.Second)
+	var last *apiv1.StatusResponse
+	for time.Now().Before(deadline) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		s, err := cl.Status(ctx)
+		cancel()
+		if err == nil {
+			if last = s; wanted(s) {
+				return s
+			}
+		}
+		time.Sleep(20 * time.Millisecond) // between two questions, for no event
+	}
+	c.t.Fatalf("%s: %s: not within 30 s; last %v", c.nodes[i].place.Name, what, last)
+	return nil
+}
+
+// whole waits until all of the nodes are voters, led, and fresh.
+func (c *cluster) whole(nodes ...int) {
+	c.t.Helper()
+	for _, i := range nodes {
+		c.until(i, "a whole domain", func(s *apiv1.StatusResponse) bool {
+			voters := 0
+			for _, p := range s.GetPeers() {
+				if p.GetRole() == "voter" {
+					voters++
+				}
+			}
+			return s.GetLeader() != "" && s.GetFresh() && voters == len(nodes) && s.GetCheckpointSize() > 0
+		})
+	}
+}
+
+// leader returns the number of the node that leads, as seen by node i.
+func (c *cluster) leader(i int) int {
+	c.t.Helper()
+	s := c.until(i, "a leader", func(s *apiv1.StatusResponse) bool { return s.GetLeader() != "" })
+	return slices.IndexFunc(c.nodes, func(p *process) bool { return p.place.Name == s.GetLeader() })
+}
+
+func loopback(int) string { return "" }

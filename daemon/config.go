@@ -1,0 +1,199 @@
+package daemon
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/keystead/keystead"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// ExampleConfig is a configuration with every field, its default, and what it
+// trusts whom for: the manual of a node.
+//
+//go:embed example.toml
+var ExampleConfig string
+
+// Config is a node's configuration file. ExampleConfig explains each field.
+type Config struct {
+	Dir    string          `toml:"dir"`
+	Domain keystead.Digest `toml:"domain"`
+	Peer   PeerConfig      `toml:"peer"`
+	API    APIConfig       `toml:"api"`
+	Ops    OpsConfig       `toml:"ops"`
+	Store  StoreConfig     `toml:"store"`
+	Log    LogConfig       `toml:"log"`
+}
+
+// PeerConfig is for the traffic between nodes.
+type PeerConfig struct {
+	Listen string `toml:"listen"`
+}
+
+// APIConfig is for the traffic of clients.
+type APIConfig struct {
+	Listen         string            `toml:"listen"`
+	Plain          bool              `toml:"plain"`
+	Clients        []keystead.Digest `toml:"clients"`
+	MaxConnections int               `toml:"max-connections"`
+	MaxInFlight    int               `toml:"max-in-flight"`
+	TimeoutMS      int               `toml:"timeout-ms"`
+}
+
+// OpsConfig is for health checks and metrics.
+type OpsConfig struct {
+	Listen string `toml:"listen"`
+}
+
+// StoreConfig bounds what the store uses.
+type StoreConfig struct {
+	CacheMiB int `toml:"cache-mib"`
+}
+
+// LogConfig says what is logged, on standard error.
+type LogConfig struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+// DefaultConfig is what an empty file means, save for the fields that it must set.
+func DefaultConfig() Config {
+	return Config{
+		Dir:   "/var/lib/keystead",
+		Peer:  PeerConfig{Listen: ":7100"},
+		API:   APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, MaxInFlight: 16384, TimeoutMS: 10000},
+		Ops:   OpsConfig{Listen: "127.0.0.1:7300"},
+		Store: StoreConfig{CacheMiB: 256},
+		Log:   LogConfig{Level: "info", Format: "text"},
+	}
+}
+
+// A ConfigError says where a configuration is wrong: a line of the file if it is
+// known, else a field.
+type ConfigError struct {
+	Line    int
+	Problem string
+}
+
+func (e *ConfigError) Error() string {
+	if e.Line > 0 {
+		return fmt.Sprintf("line %d: %s", e.Line, e.Problem)
+	}
+	return e.Problem
+}
+
+// maxConfig bounds a configuration file, in bytes.
+const maxConfig = 1 << 20
+
+// ReadConfig reads and checks the file. A relative dir is one beside the file.
+func ReadConfig(path string) (Config, error) {
+	if st, err := os.Stat(path); err != nil {
+		return Config{}, err
+	} else if st.Size() > maxConfig {
+		return Config{}, fmt.Errorf("%s: is %d bytes long, at most %d are accepted", path, st.Size(), maxConfig)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, err
+	}
+	c, err := ParseConfig(raw)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if !filepath.IsAbs(c.Dir) {
+		c.Dir = filepath.Join(filepath.Dir(path), c.Dir)
+	}
+	return c, nil
+}
+
+// ParseConfig decodes strictly: a key that no field has, a value of another type
+// and a value out of range are errors that name their line or field.
+func ParseConfig(raw []byte) (Config, error) {
+	c := DefaultConfig()
+	err := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().Decode(&c)
+	var unknown *toml.StrictMissingError
+	var wrong *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown):
+		first := unknown.Errors[0]
+		line, _ := first.Position()
+		return Config{}, &ConfigError{Line: line, Problem: fmt.Sprintf("%s is not a field; keystead node run --example-config lists them", keyPath(first.Key()))}
+	case errors.As(err, &wrong):
+		line, _ := wrong.Position()
+		return Config{}, &ConfigError{Line: line, Problem: wrong.Error()}
+	case err != nil:
+		return Config{}, &ConfigError{Problem: err.Error()}
+	}
+	return c, c.check()
+}
+
+func keyPath(k toml.Key) string {
+	var b bytes.Buffer
+	for i, part := range k {
+		if i > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString(part)
+	}
+	return b.String()
+}
+
+// check reports the first value that is out of range.
+func (c *Config) check() error {
+	bad := func(format string, args ...any) error {
+		return &ConfigError{Problem: fmt.Sprintf(format, args...)}
+	}
+	for _, a := range []struct{ field, address string }{{"peer.listen", c.Peer.Listen}, {"api.listen", c.API.Listen}, {"ops.listen", c.Ops.Listen}} {
+		if _, _, err := net.SplitHostPort(a.address); err != nil {
+			return bad("%s: %v", a.field, err)
+		}
+	}
+	switch {
+	case c.Dir == "":
+		return bad("dir must be set")
+	case c.Domain.IsZero():
+		return bad("domain must be set: the digest that keystead domain init printed")
+	case c.API.Plain && !loopback(c.API.Listen):
+		return bad("api.plain is for a loopback address, and api.listen is %s", c.API.Listen)
+	case c.API.Plain && len(c.API.Clients) > 0:
+		return bad("api.clients needs TLS, which api.plain turns off")
+	case c.API.MaxConnections < 1 || c.API.MaxConnections > 1<<20:
+		return bad("api.max-connections must be 1 to %d, and is %d", 1<<20, c.API.MaxConnections)
+	case c.API.MaxInFlight < 1 || c.API.MaxInFlight > 1<<20:
+		return bad("api.max-in-flight must be 1 to %d, and is %d", 1<<20, c.API.MaxInFlight)
+	case c.API.TimeoutMS < 100 || c.API.TimeoutMS > 600_000:
+		return bad("api.timeout-ms must be 100 to 600000, and is %d", c.API.TimeoutMS)
+	case c.Store.CacheMiB < 128 || c.Store.CacheMiB > 1<<20:
+		return bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
+	case !slices.Contains([]string{"text", "json"}, c.Log.Format):
+		return bad("log.format must be text or json, and is %q", c.Log.Format)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
+		return bad("log.level must be debug, info, warn or error, and is %q", c.Log.Level)
+	}
+	return nil
+}
+
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+}
+
+// Logger returns the logger that the configuration asks for.
+func (c *Config) Logger(w *os.File) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Log.Level)) // check has parsed it
+	if c.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+)
+
+// bench is a court of three nodes, of which this test plays all.
+type bench struct {
+	court  court
+	roster receipt.Roster
+	keys   map[string]*key.Node
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{keys: map[string]*key.Node{}}
+	b.court.init(nil, nil)
+	for i := range 3 {
+		k, err := key.NewNode(constant(i + 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("n%d", i+1)
+		b.keys[name] = k
+		b.roster.Nodes = append(b.roster.Nodes, receipt.Node{Name: name, Key: k.Public()})
+	}
+	return b
+}
+
+// constant reads as that byte for ever.
+type constant byte
+
+func (c constant) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = byte(c)
+	}
+	return len(b), nil
+}
+
+// open opens a proposal that this node has judged, and returns its verdict.
+func (b *bench) open() *ledger.Verdict {
+	v := &ledger.Verdict{Proposal: keystead.Sum([]byte("proposal")), Type: "setting", Subject: "x"}
+	b.court.of(v.Proposal).verdict = v
+	return v
+}
+
+func (b *bench) endorse(node string, v *ledger.Verdict) {
+	e := ledger.Endorse(b.keys[node], node, keystead.Digest{}, v)
+	b.court.take(e.Entry())
+}
+
+// TestRepeatedEndorsements hands in one node's endorsement again and again, which
+// the ledger lets pass as sent twice: it counts once, and keeps nothing from
+// taking effect.
+func TestRepeatedEndorsements(t *testing.T) {
+	b := newBench(t)
+	v := b.open()
+	for range 100 {
+		b.endorse("n1", v)
+	}
+	if due := b.court.due(true, &b.roster); len(due) != 0 {
+		t.Errorf("one node's endorsement was taken for a majority's: %d", len(due))
+	}
+	b.endorse("n2", v)
+	due := b.court.due(true, &b.roster)
+	if len(due) != 1 {
+		t.Fatalf("two of three endorsed, and %d proposals are due", len(due))
+	}
+	if got := len(due[0].endorsements); got != 2 {
+		t.Errorf("want the endorsements of 2 nodes, got %d", got)
+	}
+}
+
+// TestRemovedEndorser has a node endorse that then leaves the roster: its signature
+// would have the effective entry refused.
+func TestRemovedEndorser(t *testing.T) {
+	b := newBench(t)
+	v := b.open()
+	for _, n := range []string{"n3", "n1"} {
+		b.endorse(n, v)
+	}
+	b.roster.Nodes = b.roster.Nodes[:2]
+	if due := b.court.due(true, &b.roster); len(due) != 0 {
+		t.Errorf("a removed node's endorsement counted: %d", len(due))
+	}
+	b.endorse("n2", v)
+	due := b.court.due(true, &b.roster)
+	if len(due) != 1 {
+		t.Fatalf("both nodes endorsed, and %d proposals are due", len(due))
+	}
+	for _, e := range due[0].endorsements {
+		if e.Node == "n3" {
+			t.Error("the effective entry holds a removed node's endorsement")
+		}
+	}
+}
+
+// TestLeaderAhead gives the leader a clock that is an hour ahead of the others':
+// ticks are as old as their arrival says, and the domain clock goes on.
+func TestLeaderAhead(t *testing.T) {
+	b := newBench(t)
+	var box tickBox
+	const clock = 1_000_000_000
+	add := func(node string, at uint64) {
+		box.add(ledger.NewTick(b.keys[node], node, keystead.Digest{}, at, [32]byte{}))
+	}
+	none := func(string) uint64 { return 0 }
+	add("n1", clock+3_600_000) // the leader's own
+	add("n2", clock)
+	if got := box.take(&b.roster, none, time.Now()); len(got) != 2 {
+		t.Fatalf("want the ticks of 2 nodes, got %d", len(got))
+	}
+	if got := box.take(&b.roster, none, time.Now().Add(tickMax)); got != nil {
+		t.Errorf("ticks that came %v ago were taken: %d", tickMax, len(got))
+	}
+}
+
+// TestReplayedTicks hands the leader ticks of a silent node that are in the log
+// already: one of them would have the whole entry refused.
+func TestReplayedTicks(t *testing.T) {
+	b := newBench(t)
+	var box tickBox
+	last := func(node string) uint64 { return map[string]uint64{"n3": 500}[node] }
+	for node, at := range map[string]uint64{"n1": 1000, "n2": 1000, "n3": 400} {
+		box.add(ledger.NewTick(b.keys[node], node, keystead.Digest{}, at, [32]byte{}))
+	}
+	got := box.take(&b.roster, last, time.Now())
+	if len(got) != 2 {
+		t.Fatalf("want the ticks of 2 nodes, got %d", len(got))
+	}
+	for _, tick := range got {
+		if tick.Node == "n3" {
+			t.Error("a tick that the log has is proposed again")
+		}
+	}
+}

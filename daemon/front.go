@@ -1,0 +1,180 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/replica"
+	"github.com/keystead/keystead/serve"
+)
+
+// maxStall is how long a client may take none of an answer.
+const maxStall = 30 * time.Second
+
+// A front is a listener with the HTTP server behind it.
+type front struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// maxOperators is how many connections for health and metrics there may be.
+const maxOperators = 64
+
+// openFronts listens on all addresses, so that a port that is taken shows at once.
+// Nothing is served yet.
+func (n *Node) openFronts() error {
+	for _, address := range []string{n.cfg.Peer.Listen, n.cfg.API.Listen, n.cfg.Ops.Listen} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return err
+		}
+		n.fronts = append(n.fronts, &front{listener: l})
+	}
+	n.fronts[1].listener = newCrowd(n.fronts[1].listener, n.cfg.API.MaxConnections)
+	n.fronts[2].listener = newCrowd(n.fronts[2].listener, maxOperators)
+	return nil
+}
+
+// connectPeers is the replica's transport: mutual TLS with pinned keys.
+func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
+	l := n.fronts[0].listener
+	n.fronts[0].listener = nil // the transport closes it
+	return replica.ListenTLS(replica.TLSOptions{Key: n.self.Peer, Listener: l, Log: n.log})(h)
+}
+
+// serve starts answering clients and operators.
+func (n *Node) serve() {
+	api := serve.New(n, n, serve.Options{
+		InFlight: n.cfg.API.MaxInFlight,
+		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
+		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
+		Observe:  n.metrics.observe,
+	})
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain)
+	server := &http.Server{
+		Handler:           steady(maxStall, n.patient(api)),
+		Protocols:         protocols,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
+			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},
+		BaseContext: func(net.Listener) context.Context { return n.running },
+	}
+	if !n.cfg.API.Plain {
+		server.TLSConfig = n.apiTLS()
+	}
+	n.start(n.fronts[1], server)
+	n.start(n.fronts[2], &http.Server{Handler: n.ops(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10})
+}
+
+func (n *Node) start(f *front, s *http.Server) {
+	f.server = s
+	n.tasks.Add(1)
+	go func() {
+		defer n.tasks.Done()
+		var err error
+		if s.TLSConfig != nil {
+			err = s.ServeTLS(f.listener, "", "")
+		} else {
+			err = s.Serve(f.listener)
+		}
+		if !errors.Is(err, http.ErrServerClosed) {
+			n.log.Error("no longer served", "address", f.listener.Addr(), "because", err)
+		}
+	}()
+}
+
+// patient gives a request's body as long as the request; streams go on.
+func (n *Node) patient(next http.Handler) http.Handler {
+	timeout := time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != apiv1connect.LedgerServicePipelineProcedure && r.URL.Path != apiv1connect.LedgerServiceTailProcedure {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // then the timeout of the request has to do
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// apiTLS shows the node's pinned key, and asks clients for theirs if the
+// configuration lists some. Nodes of the domain are always clients of each other.
+func (n *Node) apiTLS() *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{n.self.TLS}, SessionTicketsDisabled: true}
+	if len(n.cfg.API.Clients) == 0 {
+		return c
+	}
+	c.ClientAuth = tls.RequireAnyClientCert
+	c.VerifyConnection = func(s tls.ConnectionState) error {
+		pin := keystead.Sum(s.PeerCertificates[0].RawSubjectPublicKeyInfo)
+		if slices.Contains(n.cfg.API.Clients, pin) || n.nameOf(pin) != "" {
+			return nil
+		}
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "client", Want: "one of api.clients", Got: pin.String()})
+	}
+	return c
+}
+
+// ops answers operators: /healthz is 200 while the node runs, /readyz while it
+// would answer a linearizable read and its clock is fresh.
+func (n *Node) ops() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-n.replica.Done():
+			http.Error(w, fmt.Sprintf("stopped: %v", n.replica.Err()), http.StatusServiceUnavailable)
+		default:
+			fmt.Fprintln(w, "ok")
+		}
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+		defer cancel()
+		if err := errors.Join(n.replica.Read(ctx), n.fresh()); err != nil {
+			http.Error(w, strings.ReplaceAll(err.Error(), "\n", "; "), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	return mux
+}
+
+// Addresses returns where the node listens for clients and for operators.
+func (n *Node) Addresses() (api, ops net.Addr) {
+	return n.fronts[1].listener.Addr(), n.fronts[2].listener.Addr()
+}
+
+// closeFronts lets requests under way end, for a while, and closes the listeners.
+func (n *Node) closeFronts() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var errs []error
+	for _, f := range n.fronts {
+		switch {
+		case f.server != nil:
+			if err := f.server.Shutdown(ctx); err != nil {
+				errs = append(errs, f.server.Close())
+			}
+		case f.listener != nil:
+			errs = append(errs, f.listener.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

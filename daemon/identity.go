@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/replica"
+)
+
+// Names of a node's files in its directory.
+const (
+	seedFile    = "node.seed"   // 32 bytes: the node's signing key
+	tlsFile     = "tls.pem"     // the node's TLS key, PKCS #8
+	domainFile  = "domain.json" // genesis entry and contacts of the founders
+	contactFile = "contact"     // where this node is found, signed by its key
+	storeDir    = "store"       // log and state
+	sealFile    = "shutdown"    // record of a clean shutdown
+	startedFile = "started"     // the node has had a store
+)
+
+// Identity is a node's own keys: one signs for the domain, one is what its
+// connections show. Until nodes attest themselves both last as long as the
+// directory does.
+type Identity struct {
+	Node *key.Node
+	Peer *replica.NodeKey
+	TLS  tls.Certificate // of Peer, for the API
+	Pin  keystead.Digest // of Peer
+}
+
+// NewIdentity makes the keys in dir, which it creates. It overwrites nothing.
+func NewIdentity(dir string) (*Identity, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	seed := make([]byte, key.NodeSeedSize)
+	peer, err := replica.GenerateNodeKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.ReadFull(rand.Reader, seed); err != nil {
+		return nil, err
+	}
+	der, err := peer.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeNew(filepath.Join(dir, seedFile), seed); err != nil {
+		return nil, err
+	}
+	if err := writeNew(filepath.Join(dir, tlsFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+		return nil, err
+	}
+	return LoadIdentity(dir)
+}
+
+// writeNew writes and syncs a file that must not exist, for the owner's eyes only.
+func writeNew(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(content); err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// LoadIdentity reads the keys in dir. Files that others can read are refused.
+func LoadIdentity(dir string) (*Identity, error) {
+	seed, err := readSecret(filepath.Join(dir, seedFile))
+	if err != nil {
+		return nil, err
+	}
+	if len(seed) != key.NodeSeedSize {
+		return nil, fmt.Errorf("%s: has %d bytes, not %d", filepath.Join(dir, seedFile), len(seed), key.NodeSeedSize)
+	}
+	node, err := key.NewNode(bytes.NewReader(seed))
+	if err != nil {
+		return nil, err
+	}
+	text, err := readSecret(filepath.Join(dir, tlsFile))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, fmt.Errorf("%s: has no PEM block", filepath.Join(dir, tlsFile))
+	}
+	peer, err := replica.ParseNodeKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, tlsFile), err)
+	}
+	cert, err := certificate(block.Bytes)
+	return &Identity{Node: node, Peer: peer, TLS: cert, Pin: peer.Digest()}, err
+}
+
+func readSecret(path string) ([]byte, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if st.Mode()&fs.ModePerm&0o077 != 0 {
+		return nil, fmt.Errorf("%s: others can read it (mode %o); it must be 0600", path, st.Mode()&fs.ModePerm)
+	}
+	if st.Size() > maxConfig {
+		return nil, fmt.Errorf("%s: is %d bytes long", path, st.Size())
+	}
+	return os.ReadFile(path)
+}
+
+// certificate wraps a key into a certificate. Peers look at the key alone.
+func certificate(pkcs8 []byte) (tls.Certificate, error) {
+	parsed, err := x509.ParsePKCS8PrivateKey(pkcs8)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	secret, ok := parsed.(crypto.Signer)
+	if !ok {
+		return tls.Certificate{}, fmt.Errorf("a %T can not sign", parsed)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "keystead node"},
+		NotBefore:    time.Unix(0, 0),
+		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280: no expiry
+		DNSNames:     []string{"node.keystead"},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, secret.Public(), secret)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: secret}, err
+}

@@ -1,0 +1,106 @@
+package daemon
+
+import (
+	"sync"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/replica"
+)
+
+// machine makes a ledger the state machine of a replica, and tells what happened.
+type machine struct {
+	domain keystead.Digest
+	heard  func(heard) // after each Apply, on its goroutine; must not block
+
+	mu sync.Mutex // guards m between Apply and those who ask it
+	m  *ledger.Machine
+}
+
+// heard is what this node's own tasks want to know of applied entries.
+type heard struct {
+	voted     *receipt.TreeHead // the newest head that a node signed
+	judged    [][]byte          // proposals, endorsements, effective entries that were not refused
+	roster    bool              // changed
+	ticked    bool
+	size      uint64
+	clock     uint64
+	alarms    []ledger.Alarm
+	completed bool // a checkpoint
+}
+
+// Open implements replica.StateMachine.
+func (x *machine) Open(state replica.View, _ uint64) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var err error
+	x.m, err = ledger.Open(state, x.domain)
+	return err
+}
+
+// writer adds the errors that replica.Batch has no need for.
+type writer struct{ b *replica.Batch }
+
+func (w writer) Set(k, v []byte) error { w.b.Set(k, v); return nil }
+func (w writer) Delete(k []byte) error { w.b.Delete(k); return nil }
+
+// Apply implements replica.StateMachine.
+func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results [][]byte) ([][]byte, error) {
+	entries := make([]ledger.Committed, len(commands))
+	for i := range commands {
+		entries[i] = ledger.Committed(commands[i])
+	}
+	x.mu.Lock()
+	a, err := x.m.Apply(entries, writer{w})
+	h := heard{size: x.m.Size(), clock: x.m.Clock(), alarms: a.Alarms, voted: a.Voted, completed: a.Checkpoint != nil}
+	x.mu.Unlock()
+	if err != nil {
+		return results, err
+	}
+	arena := make([]byte, 0, 64*len(a.Results)) // most take 50 bytes; more grow another
+	for i := range a.Results {
+		r := &a.Results[i]
+		from := len(arena)
+		arena = r.Append(arena)
+		results = append(results, arena[from:len(arena):len(arena)])
+		if r.Err == nil {
+			h.note(r.Kind, commands[i].Data)
+		}
+	}
+	x.heard(h)
+	return results, nil
+}
+
+func (h *heard) note(kind receipt.Kind, entry []byte) {
+	switch kind {
+	case receipt.KindProposal, receipt.KindEndorsement, receipt.KindEffective:
+		h.judged = append(h.judged, append([]byte(nil), entry...))
+	case receipt.KindGenesis, receipt.KindRoster:
+		h.roster = true
+	case receipt.KindTick:
+		h.ticked = true
+	}
+}
+
+// headAt returns what a node signs of the tree at a size.
+func (x *machine) headAt(size uint64) (receipt.TreeHead, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.m.Head(size)
+}
+
+// roster returns the roster in force, its sequence, and the domain clock.
+func (x *machine) roster() (receipt.Roster, uint64, uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r, sequence := x.m.Roster()
+	return r, sequence, x.m.Clock()
+}
+
+// lastTick returns the time of a node's last tick in the log.
+func (x *machine) lastTick(node string) uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.m.LastTick(node)
+}

@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/replica"
+)
+
+type replicaView = replica.View
+
+// memberEvery is how often the leader compares the replica's members with the roster.
+const memberEvery = 500 * time.Millisecond
+
+// introduce publishes the contact of a node that a roster change adds.
+func (n *Node) introduce(ctx context.Context, entry, contact []byte) error {
+	c, err := client.OpenContact(contact)
+	if err != nil {
+		return err
+	}
+	change, err := receipt.ParseChange(entry)
+	if err != nil {
+		return err
+	}
+	if added, ok := change.Roster.Node(c.Name); !ok || added.Key != c.Key {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "contact", Want: "the name and key of a node in the roster handed in", Got: fmt.Sprintf("%s %s", c.Name, c.Key)})
+	}
+	chain, err := n.chain()
+	if err != nil {
+		return err
+	}
+	roster, sequence, _ := n.machine.roster()
+	if _, err := receipt.VerifyChange(entry, n.cfg.Domain, sequence+1, keystead.Sum(chain[len(chain)-1]), &roster); err != nil {
+		return err
+	}
+	return n.publish(ctx, contact)
+}
+
+// chain returns the genesis entry and the roster entries after it.
+func (n *Node) chain() (chain [][]byte, err error) {
+	roster, sequence, _ := n.machine.roster()
+	if len(roster.Nodes) == 0 {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "genesis", Want: "a ledger that has begun", Got: "none yet"})
+	}
+	err = n.view(func(v ledger.View) error {
+		chain, err = v.Chain(sequence)
+		return err
+	})
+	return chain, err
+}
+
+// Chain implements serve.Domain.
+func (n *Node) Chain(context.Context) (entries, contacts [][]byte, err error) {
+	if entries, err = n.chain(); err != nil {
+		return nil, nil, err
+	}
+	contacts, err = n.readContacts()
+	return entries, contacts, err
+}
+
+// leaveAfter is how long a node that members removed stays, to hand over.
+const leaveAfter = 2 * time.Second
+
+// memberLoop lets the replica's members follow the roster, as leader, and stops the
+// node once it has left the roster that it was in.
+func (n *Node) memberLoop() {
+	every := time.NewTicker(memberEvery)
+	defer every.Stop()
+	var lastIn time.Time
+	for {
+		select {
+		case <-every.C:
+		case <-n.changed: // the roster
+		case <-n.running.Done():
+			return
+		}
+		roster, sequence, _ := n.machine.roster()
+		switch {
+		case named(&roster, n.name, n.self.Node.Public()):
+			lastIn = time.Now()
+		case !lastIn.IsZero() && time.Since(lastIn) > leaveAfter:
+			n.leave(sequence)
+			return
+		}
+		if s := n.replica.Status(); s.Leader != s.ID || s.Members == nil || s.Members.Joint() {
+			continue
+		}
+		if err := n.followRoster(); err != nil {
+			n.log.Warn("members do not follow the roster yet", "because", err)
+		}
+	}
+}
+
+// leave stops the replica of a node that is in the roster no more.
+func (n *Node) leave(sequence uint64) {
+	n.mu.Lock()
+	n.left = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})
+	n.mu.Unlock()
+	if err := n.replica.Close(); err != nil {
+		n.log.Warn("left the domain", "because", err)
+	}
+}
+
+// followRoster removes the members whose node has left the roster and adds nodes
+// of the roster that are no members. A member that no contact names stays.
+func (n *Node) followRoster() error {
+	if _, err := n.readContacts(); err != nil {
+		return err
+	}
+	roster, _, _ := n.machine.roster()
+	if len(roster.Nodes) == 0 {
+		return nil
+	}
+	members := n.replica.Status().Members
+	var change replica.Change
+	for _, m := range members.Members {
+		name := n.nameOf(m.Key)
+		if _, in := roster.Node(name); name != "" && !in {
+			change.Remove = append(change.Remove, m.ID)
+		}
+	}
+	for _, c := range n.knownContacts() {
+		node, in := roster.Node(c.Name)
+		if _, member := members.ByKey(c.TLS); in && node.Key == c.Key && !member {
+			change.Add = append(change.Add, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
+		}
+	}
+	if len(change.Add)+len(change.Remove) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(n.running, 10*time.Second)
+	defer cancel()
+	if s := n.replica.Status(); slices.Contains(change.Remove, s.ID) {
+		n.handOver() // let another remove this node
+		return errors.New("this node has left the roster; another takes over")
+	}
+	_, err := n.replica.Change(ctx, change)
+	if err == nil {
+		n.log.Info("members follow the roster", "added", len(change.Add), "removed", len(change.Remove))
+	}
+	return err
+}

@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	apiv1 "github.com/keystead/keystead/api/v1"
+)
+
+// metrics are what a node tells of itself to Prometheus, in a registry of its own.
+type metrics struct {
+	registry    *prometheus.Registry
+	requests    *prometheus.HistogramVec
+	alarms      prometheus.Counter
+	checkpoints prometheus.Counter
+}
+
+// gauges are read from the node's status when they are asked for.
+var gauges = []struct {
+	name, help string
+	value      func(*apiv1.StatusResponse) float64
+}{
+	{"leader", "1 while this node leads.", func(s *apiv1.StatusResponse) float64 { return truth(s.GetRole() == "leader") }},
+	{"led", "1 while this node knows a leader.", func(s *apiv1.StatusResponse) float64 { return truth(s.GetLeader() != "") }},
+	{"clock_fresh", "1 while the domain clock keeps up with this node's own.", func(s *apiv1.StatusResponse) float64 { return truth(s.GetFresh()) }},
+	{"term", "Raft term.", func(s *apiv1.StatusResponse) float64 { return float64(s.GetTerm()) }},
+	{"committed_index", "Last committed log entry.", func(s *apiv1.StatusResponse) float64 { return float64(s.GetCommitted()) }},
+	{"applied_index", "Last applied log entry.", func(s *apiv1.StatusResponse) float64 { return float64(s.GetApplied()) }},
+	{"tree_size", "Leaves of the ledger's tree.", func(s *apiv1.StatusResponse) float64 { return float64(s.GetTreeSize()) }},
+	{"checkpoint_size", "Leaves under the newest checkpoint that a majority signed.", func(s *apiv1.StatusResponse) float64 { return float64(s.GetCheckpointSize()) }},
+	{"domain_clock_seconds", "Domain clock, Unix seconds.", func(s *apiv1.StatusResponse) float64 { return float64(s.GetDomainClockMs()) / 1000 }},
+	{"members", "Members of the replica group.", func(s *apiv1.StatusResponse) float64 { return float64(len(s.GetPeers())) }},
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func newMetrics(n *Node) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "keystead", Name: "request_seconds",
+			Help: "Time of API requests by procedure and outcome.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"procedure", "code"}),
+		alarms:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "alarms_total", Help: "Contradictions among nodes that this node applied."}),
+		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "checkpoints_total", Help: "Checkpoints that a majority completed or a further node signed."}),
+	}
+	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, g := range gauges {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: g.name, Help: g.help},
+			func() float64 { return g.value(n.Status()) }))
+	}
+	return m
+}
+
+// heard counts what was applied.
+func (m *metrics) heard(h heard) {
+	m.alarms.Add(float64(len(h.alarms)))
+	if h.completed {
+		m.checkpoints.Inc()
+	}
+}
+
+// observe counts an answered request.
+func (m *metrics) observe(procedure, code string, took time.Duration) {
+	m.requests.WithLabelValues(procedure, code).Observe(took.Seconds())
+}

@@ -1,0 +1,412 @@
+// Package daemon is a node of a domain: it wires a replica, the ledger and the API
+// together from a configuration, and does what a node does by itself - it signs
+// ticks and checkpoints, judges proposals, and keeps the replica's members to the
+// roster.
+//
+// It trusts its directory and the genesis digest in its configuration; the
+// comments of [ExampleConfig] say so for each field.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/replica"
+)
+
+// Options add to a configuration what is no text.
+type Options struct {
+	Log     *slog.Logger
+	Version string
+	Judges  map[string]Judge // by type of proposal; SettingJudge is always there
+}
+
+// Node is a running node.
+type Node struct {
+	books
+	cfg     Config
+	opts    Options
+	log     *slog.Logger
+	self    *Identity
+	name    string // in the roster
+	file    *client.Domain
+	genesis receipt.Genesis
+	contact []byte // own, signed
+
+	mu       sync.Mutex
+	contacts map[string]client.Contact // newest known, by name
+	watch    ledger.Watch
+	watched  bool  // watch has been started
+	left     error // that members removed this node
+	ticks    tickBox
+	court    court
+	voter    voter
+	metrics  *metrics
+	changed  chan struct{} // the roster has
+
+	stop    context.CancelFunc
+	running context.Context
+	tasks   sync.WaitGroup
+	fronts  []*front
+}
+
+// Start starts the node of a directory that [NewIdentity] and [Found] prepared. It
+// returns once the node has its place among the others, which for one that joins
+// takes a majority of them; ctx bounds that.
+func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
+	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}, changed: make(chan struct{}, 1)}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	if n.self, err = LoadIdentity(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if err := n.loadDomain(); err != nil {
+		return nil, err
+	}
+	n.running, n.stop = context.WithCancel(context.Background())
+	n.court.init(n, opts.Judges)
+	n.machine = &machine{domain: cfg.Domain, heard: n.heard}
+	n.metrics = newMetrics(n)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err := n.openFronts(); err != nil {
+		return nil, err
+	}
+	if n.replica, err = n.startReplica(ctx); err != nil {
+		return nil, err
+	}
+	n.serve()
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.foundLoop} {
+		n.tasks.Add(1)
+		go func() {
+			defer n.tasks.Done()
+			task()
+		}()
+	}
+	return n, nil
+}
+
+// loadDomain reads the domain file in the directory and checks it by the digest.
+func (n *Node) loadDomain() error {
+	path := filepath.Join(n.cfg.Dir, domainFile)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("%w (keystead domain join puts it there)", err)
+	}
+	if n.file, err = client.ParseDomain(raw); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	entry, err := receipt.NoteEntry(n.file.Genesis)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if n.genesis, err = receipt.VerifyGenesis(entry, n.cfg.Domain); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, signed := range n.file.Contacts {
+		c, err := client.OpenContact(signed)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		n.contacts[c.Name] = c
+	}
+	if n.contact, err = os.ReadFile(filepath.Join(n.cfg.Dir, contactFile)); err != nil {
+		return err
+	}
+	own, err := client.OpenContact(n.contact)
+	if err != nil {
+		return err
+	}
+	if own.Key != n.self.Node.Public() || own.TLS != n.self.Pin {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: filepath.Join(n.cfg.Dir, contactFile), Want: "the keys in " + n.cfg.Dir, Got: "others"})
+	}
+	n.name = own.Name
+	n.contacts[own.Name] = own
+	return nil
+}
+
+// members returns the founders as raft's first voters, alike on every founder.
+func (n *Node) founders() (out []replica.Member) {
+	for _, f := range n.genesis.Roster.Nodes {
+		if c, ok := n.contacts[f.Name]; ok && c.Key == f.Key {
+			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
+		}
+	}
+	return out
+}
+
+func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
+	founders := n.founders()
+	isFounder := slices.ContainsFunc(founders, func(m replica.Member) bool { return m.Key == n.self.Pin })
+	if isFounder && len(founders) != len(n.genesis.Roster.Nodes) {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: domainFile,
+			Want: fmt.Sprintf("contacts of all %d founding nodes", len(n.genesis.Roster.Nodes)), Got: fmt.Sprintf("of %d", len(founders))})
+	}
+	var peers []replica.Member
+	for _, c := range n.contacts {
+		peers = append(peers, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
+	}
+	started := filepath.Join(n.cfg.Dir, startedFile)
+	if _, err := os.Stat(started); err == nil {
+		founders = nil // a founder that lost its store must not found the group again
+	}
+	cache := pebble.NewCache(int64(n.cfg.Store.CacheMiB) << 20)
+	defer cache.Unref()
+	own := n.contacts[n.name]
+	r, err := replica.Start(ctx, replica.Options{
+		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Cache: cache,
+			Logf: func(s string) { n.log.Warn("store", "says", s) }},
+		Key: n.self.Pin, Address: own.Peer, Founders: founders, Peers: peers,
+		Connect:    n.connectPeers,
+		Seal:       replica.FileSeal{FS: vfs.Default, Path: filepath.Join(n.cfg.Dir, sealFile)},
+		TrustDisks: n.genesis.TrustsDisks(),
+		Log:        n.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := writeNew(started, nil); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// heard takes note of applied entries. It runs between two batches and only hands on.
+func (n *Node) heard(h heard) {
+	n.grown.ring()
+	if h.ticked {
+		n.mu.Lock()
+		n.watch.Observe(h.clock)
+		n.mu.Unlock()
+	}
+	n.voter.hear(h)
+	n.court.hear(h.judged)
+	if h.roster {
+		select {
+		case n.changed <- struct{}{}:
+		default:
+		}
+	}
+	for _, a := range h.alarms {
+		n.log.Error("alarm", "number", a.Number, "reason", a.Finding.Reason, "where", a.Finding.Where, "want", a.Finding.Want, "got", a.Finding.Got)
+	}
+	n.metrics.heard(h)
+}
+
+// foundLoop hands in the genesis entry until it is applied, then this node's
+// contact, so that everyone finds it.
+func (n *Node) foundLoop() {
+	entry, err := receipt.NoteEntry(n.file.Genesis)
+	if err != nil {
+		return // it was verified when it was loaded
+	}
+	n.retry("genesis", func(ctx context.Context) error {
+		if r, _, _ := n.machine.roster(); len(r.Nodes) > 0 {
+			return nil
+		}
+		_, err := n.propose(ctx, entry)
+		if errors.Is(err, keystead.ReasonGenesisMisplaced) {
+			return nil // another founder was faster
+		}
+		return err
+	})
+	n.retry("contact", func(ctx context.Context) error { return n.publish(ctx, n.contact) })
+}
+
+// retry does something until it succeeds or the node stops.
+func (n *Node) retry(what string, do func(context.Context) error) {
+	for n.running.Err() == nil {
+		ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
+		err := do(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		n.log.Debug("not done yet", "what", what, "because", err)
+		select {
+		case <-n.running.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// contactContract owns the keys under which nodes publish their contacts.
+const contactContract = "contact"
+
+// publish writes a contact to the ledger if it is not there.
+func (n *Node) publish(ctx context.Context, signed []byte) error {
+	c, err := client.OpenContact(signed)
+	if err != nil {
+		return err
+	}
+	key := contactContract + "/" + c.Name
+	same := false
+	if err := n.view(func(v ledger.View) error {
+		now, err := v.Get(key)
+		same = string(now.Data) == string(signed)
+		return err
+	}); err != nil || same {
+		return err
+	}
+	_, _, clock := n.machine.roster()
+	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
+		Contract: contactContract, Writes: []ledger.Write{{Key: key, Value: signed}}}
+	entry, err := tx.Entry()
+	if err != nil {
+		return err
+	}
+	_, err = n.propose(ctx, entry)
+	return err
+}
+
+// readContacts learns the contacts on the ledger.
+func (n *Node) readContacts() (signed [][]byte, err error) {
+	found := map[string]client.Contact{}
+	err = n.view(func(v ledger.View) error {
+		return v.Keys(contactContract+"/", func(key string, value ledger.Value) bool {
+			if c, err := client.OpenContact(value.Data); err == nil && key == contactContract+"/"+c.Name {
+				found[c.Name] = c
+				signed = append(signed, value.Data)
+			}
+			return true
+		})
+	})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, c := range found {
+		n.contacts[name] = c
+	}
+	return signed, err
+}
+
+func (n *Node) knownContacts() []client.Contact {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]client.Contact, 0, len(n.contacts))
+	for _, c := range n.contacts {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b client.Contact) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// nameOf returns the name of the node that shows a TLS key, or "".
+func (n *Node) nameOf(pin keystead.Digest) string {
+	for _, c := range n.knownContacts() {
+		if c.TLS == pin {
+			return c.Name
+		}
+	}
+	return ""
+}
+
+// Name returns the node's name.
+func (n *Node) Name() string { return n.name }
+
+// Done is closed when the node has stopped by itself or by Close.
+func (n *Node) Done() <-chan struct{} { return n.replica.Done() }
+
+// Err returns why the node stopped by itself, or nil.
+func (n *Node) Err() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.left != nil {
+		return n.left
+	}
+	return n.replica.Err()
+}
+
+// Close hands over leadership, ends what is under way, and leaves the record of a
+// clean shutdown.
+func (n *Node) Close() error {
+	if n.replica != nil {
+		n.handOver()
+	}
+	n.stop()
+	errs := []error{n.closeFronts()}
+	n.tasks.Wait()
+	if n.replica != nil {
+		errs = append(errs, n.replica.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// handOver asks another voter to lead, and waits a little until one does.
+func (n *Node) handOver() {
+	s := n.replica.Status()
+	if s.Leader != s.ID || s.Members == nil {
+		return
+	}
+	for _, id := range s.Members.Voters() {
+		if id == s.ID {
+			continue
+		}
+		n.replica.Transfer(id)
+		for range 20 {
+			time.Sleep(25 * time.Millisecond)
+			if n.replica.Status().Leader != s.ID {
+				return
+			}
+		}
+	}
+}
+
+// Status implements serve.Domain.
+func (n *Node) Status() *apiv1.StatusResponse {
+	out := &apiv1.StatusResponse{Node: n.name, Version: n.opts.Version, Fresh: n.fresh() == nil}
+	if n.replica == nil {
+		return out
+	}
+	s := n.replica.Status()
+	out.Term, out.Committed, out.Applied, out.Role = s.Term, s.Commit, s.Applied, strings.ToLower(strings.TrimPrefix(s.State.String(), "State"))
+	if s.Members != nil {
+		learners := s.Members.Learners()
+		for _, m := range s.Members.Members {
+			name := n.nameOf(m.Key)
+			if m.ID == s.Leader {
+				out.Leader = name
+			}
+			role := "voter"
+			if slices.Contains(learners, m.ID) {
+				role = "learner"
+			}
+			if m.ID == s.ID && role == "learner" {
+				out.Role = role
+			}
+			out.Peers = append(out.Peers, &apiv1.Peer{Name: name, Role: role, RaftId: m.ID})
+		}
+	}
+	_ = n.view(func(v ledger.View) error { // what can not be read stays 0
+		st, err := v.Status()
+		if err != nil {
+			return err
+		}
+		out.TreeSize, out.DomainClockMs = st.Size, st.Clock
+		note, err := v.Checkpoint()
+		if err == nil && note != nil {
+			h, _ := receipt.ParseCheckpoint(note)
+			out.CheckpointSize = h.Size
+		}
+		return err
+	})
+	return out
+}

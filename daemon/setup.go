@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/receipt"
+)
+
+// ConfigFile is the name of a node's configuration in its directory, unless it is
+// kept elsewhere.
+const ConfigFile = "keystead.toml"
+
+// A Place is where a node is to be found.
+type Place struct {
+	Name  string
+	Peer  string // host:port for the other nodes
+	API   string // host:port for clients
+	Ops   string // host:port for health and metrics
+	Plain bool   // API without TLS, on loopback
+}
+
+// Prepare makes a node's directory: keys, signed contact, and a configuration that
+// lacks only the domain. It returns the contact.
+func Prepare(dir string, p Place) ([]byte, error) {
+	id, err := NewIdentity(dir)
+	if err != nil {
+		return nil, err
+	}
+	scheme := "https://"
+	if p.Plain {
+		scheme = "http://"
+	}
+	c := client.Contact{Name: p.Name, Key: id.Node.Public(), TLS: id.Pin, Peer: p.Peer, API: scheme + p.API}
+	signed := c.Sign(id.Node)
+	if _, err := client.OpenContact(signed); err != nil {
+		return nil, err
+	}
+	if err := writeNew(filepath.Join(dir, contactFile), signed); err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf("# Node %s. keystead node run --example-config explains every field.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n\n[ops]\nlisten = %q\n",
+		p.Name, p.Peer, p.API, p.Plain, p.Ops)
+	return signed, writeNew(filepath.Join(dir, ConfigFile), []byte(text))
+}
+
+// Enter puts a domain file into a node's directory and the domain's digest into
+// its configuration. The genesis entry must be signed by its members.
+func Enter(dir string, file *client.Domain, domain keystead.Digest) error {
+	entry, err := receipt.NoteEntry(file.Genesis)
+	if err != nil {
+		return err
+	}
+	if _, err := receipt.VerifyGenesis(entry, domain); err != nil {
+		return err
+	}
+	config := filepath.Join(dir, ConfigFile)
+	text, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	line := fmt.Sprintf("domain = %q\n", domain)
+	if c, err := ParseConfig(append([]byte(line), text...)); err != nil {
+		if c, err = ParseConfig(text); err == nil && c.Domain == domain {
+			return nil // done before
+		}
+		return fmt.Errorf("%s: it has a domain already, or: %w", config, err)
+	}
+	if err := writeNew(filepath.Join(dir, domainFile), file.Encode()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := os.WriteFile(config+".new", append([]byte(line), text...), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(config+".new", config)
+}

@@ -1,0 +1,58 @@
+package daemon
+
+import (
+	"net/http"
+	"sync"
+	"time"
+)
+
+// steady ends answers that a client does not take: no single write may last longer
+// than patience. The pauses between writes are as long as they may be.
+func steady(patience time.Duration, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(&steadyWriter{w, patience}, r)
+	})
+}
+
+type steadyWriter struct {
+	http.ResponseWriter
+	patience time.Duration
+}
+
+// Unwrap is for [http.ResponseController].
+func (w *steadyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *steadyWriter) Write(b []byte) (int, error) {
+	defer w.watch()()
+	return w.ResponseWriter.Write(b)
+}
+
+// Flush implements http.Flusher.
+func (w *steadyWriter) Flush() { _ = w.FlushError() } // the next write tells
+
+// FlushError is for [http.ResponseController].
+func (w *steadyWriter) FlushError() error {
+	defer w.watch()()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// watch has writing fail once the patience is over, unless the function that it
+// returns is called before. That function waits for a deadline that is just being
+// set, since the writer is not to be touched when the handler has returned.
+func (w *steadyWriter) watch() (end func()) {
+	var mu sync.Mutex
+	ended := false
+	timer := time.AfterFunc(w.patience, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(-time.Second)) // both versions of HTTP have it
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+	}
+}

@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+// TestClientThatDoesNotRead asks for an answer without end and takes none of it,
+// over both versions of HTTP: the handler must not wait for it for ever.
+func TestClientThatDoesNotRead(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		ended := make(chan error, 1)
+		s := httptest.NewUnstartedServer(steady(100*time.Millisecond, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			b := make([]byte, 1<<20)
+			var err error
+			for err == nil {
+				if _, err = w.Write(b); err == nil {
+					err = http.NewResponseController(w).Flush()
+				}
+			}
+			ended <- err
+		})))
+		s.EnableHTTP2 = h2
+		s.StartTLS()
+		defer s.Close()
+		c := s.Client()
+		c.Transport.(*http.Transport).TLSClientConfig.MinVersion = tls.VersionTLS13
+		r, err := c.Get(s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		if (r.ProtoMajor == 2) != h2 {
+			t.Fatalf("HTTP/%d", r.ProtoMajor)
+		}
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Errorf("HTTP/%d: the handler waits for a client that does not read", r.ProtoMajor)
+			s.CloseClientConnections()
+		}
+	}
+}
+
+// TestSlowAnswersGoOn leaves more time than the patience between two writes.
+func TestSlowAnswersGoOn(t *testing.T) {
+	const patience = 50 * time.Millisecond
+	for _, h2 := range []bool{false, true} {
+		s := httptest.NewUnstartedServer(steady(patience, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), 3*patience)
+			defer cancel()
+			fmt.Fprint(w, "a")
+			err := http.NewResponseController(w).Flush()
+			<-ctx.Done() // the pause of a stream to which nothing is added
+			if !errors.Is(ctx.Err(), context.DeadlineExceeded) || err != nil {
+				t.Errorf("%v, %v", ctx.Err(), err)
+			}
+			fmt.Fprint(w, "b")
+		})))
+		s.EnableHTTP2 = h2
+		s.StartTLS()
+		defer s.Close()
+		r, err := s.Client().Get(s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		if string(b) != "ab" || err != nil {
+			t.Errorf("HTTP/%d: %q, %v", r.ProtoMajor, b, err)
+		}
+	}
+}

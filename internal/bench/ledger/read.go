@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keystead/keystead/client"
+)
+
+// many runs do on workers goroutines until the time is over. Do returns how much it did.
+func many(workers int, length time.Duration, do func(n int) (int, error)) *figures {
+	f := &figures{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	began := time.Now()
+	for range workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for time.Since(began) < length {
+				sent := time.Now()
+				did, err := do(int(n.Add(1)))
+				mu.Lock()
+				if err != nil {
+					f.failed++
+					f.firstErr = err
+				} else {
+					f.count += did
+					f.latency = append(f.latency, time.Since(sent))
+				}
+				mu.Unlock()
+			}
+		}()
+	}
+	wg.Wait()
+	f.elapsed = time.Since(began)
+	return f
+}
+
+// clients opens a client for each node, so that all are asked.
+func (d *domain) clients() (out []*client.Client, err error) {
+	for i := 1; i <= 3; i++ {
+		c, err := client.Open(d.file, d.digest, client.Options{Only: fmt.Sprintf("n%d", i)})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// reads reads keys linearizably, perCall of them in a call.
+func (d *domain) reads(cs []*client.Client, workers, perCall int, length time.Duration) *figures {
+	keys := make([]string, perCall)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("kv/bench/0/%d", i+1)
+	}
+	return many(workers, length, func(n int) (int, error) {
+		r, err := cs[n%3].Read(context.Background(), false, keys...)
+		if err == nil && r.GetValues()[0].GetVersion() == 0 {
+			err = fmt.Errorf("%s was put, and is not there", keys[0])
+		}
+		return perCall, err
+	})
+}
+
+// receipts has receipts of leaves all over the tree made, perCall of them in a call,
+// and verifies each.
+func (d *domain) receipts(cs []*client.Client, workers, perCall int, leaves uint64, length time.Duration) *figures {
+	return many(workers, length, func(n int) (int, error) {
+		want := make([]uint64, perCall)
+		for i := range want {
+			want[i] = uint64(n*perCall+i) * 7919 % leaves
+		}
+		_, _, err := cs[n%3].Receipts(context.Background(), want...)
+		return perCall, err
+	})
+}
+
+// roundTrip is the median time of a call that touches no disk.
+func (d *domain) roundTrip(c *client.Client) time.Duration {
+	return many(1, time.Second, func(int) (int, error) {
+		_, err := c.Read(context.Background(), true, "kv/none")
+		return 1, err
+	}).quantile(0.5)
+}
+
+// commit is one client's puts, one after the other.
+func (d *domain) commit(c *client.Client, length time.Duration) *figures {
+	return many(1, length, func(n int) (int, error) {
+		_, err := c.Put(context.Background(), fmt.Sprintf("kv/one/%d", n), []byte("x"))
+		return 1, err
+	})
+}
+
+// fsync is the median time of appending 4 KiB to a file and syncing it.
+func fsync(dir string) (time.Duration, error) {
+	f, err := os.CreateTemp(dir, "fsync-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	block := make([]byte, 4096)
+	var all []time.Duration
+	for began := time.Now(); time.Since(began) < time.Second; {
+		at := time.Now()
+		if _, err := f.Write(block); err != nil {
+			return 0, err
+		}
+		if err := f.Sync(); err != nil {
+			return 0, err
+		}
+		all = append(all, time.Since(at))
+	}
+	slices.Sort(all)
+	return all[len(all)/2], nil
+}

@@ -1,0 +1,131 @@
+package ledger_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/keystead/keystead/ledger"
+)
+
+// fuzzDomain has something of everything; seeds are one entry of each kind.
+func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
+	d = newDomain(t, 3)
+	d.ok(d.tick(1000, "node-1", "node-2"))
+	d.ok(d.run(put("a", "1")))
+	p := proposal(1, "setting", "x-seconds", 0, "5")
+	d.ok(p)
+	d.checkpoint("node-1", "node-2")
+	v := judge(p, 100)
+	e := d.endorse("node-3", v)
+	return d, [][]byte{
+		d.genesis,
+		d.change(without("node-3"), "ada", "ben"),
+		d.run(ledger.Op{Key: "a", Value: []byte("2"), Compare: &ledger.Compare{Value: []byte("1")}}, ledger.Op{Key: "b", Delete: true}),
+		d.effective(v, "node-1", "node-2"),
+		proposal(2, "setting", "y-seconds", 0, "6"),
+		e.Entry(),
+		d.tick(1000, "node-1", "node-2", "node-3"),
+		d.vote("node-3", 2),
+		v.Bytes(),
+		nil,
+		{1},
+		{2, 3},
+	}
+}
+
+// FuzzEntry gives every parser of entries the same bytes: none may panic, and
+// what is accepted has one encoding.
+func FuzzEntry(f *testing.F) {
+	_, seeds := fuzzDomain(f)
+	for _, s := range seeds {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		same := func(what string, again []byte, err error) {
+			if err != nil || !bytes.Equal(again, b) {
+				t.Errorf("a %s has two encodings: %x and %x, %v", what, b, again, err)
+			}
+		}
+		if x, err := ledger.ParseTransaction(b); err == nil {
+			again, err := x.Entry()
+			same("transaction", again, err)
+		}
+		if x, err := ledger.ParseProposal(b); err == nil {
+			again, err := x.Entry()
+			same("proposal", again, err)
+		}
+		if x, err := ledger.ParseEndorsement(b); err == nil {
+			same("endorsement", x.Entry(), nil)
+		}
+		if x, err := ledger.ParseVerdict(b); err == nil {
+			same("verdict", x.Bytes(), nil)
+		}
+		if x, err := ledger.ParseEffective(b); err == nil {
+			again, err := x.Entry()
+			same("effective entry", again, err)
+		}
+		if x, err := ledger.ParseTicks(b); err == nil {
+			again, err := ledger.TickEntry(x)
+			same("tick entry", again, err)
+		}
+		ledger.ParseResult(b)
+		if x, err := ledger.ParseVote(b); err == nil {
+			same("vote", x.Entry(), nil)
+		}
+	})
+}
+
+// FuzzApply applies any bytes as an entry: nothing panics, and what is refused
+// leaves no trace.
+func FuzzApply(f *testing.F) {
+	d, seeds := fuzzDomain(f)
+	for _, s := range seeds {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := ledger.Open(d.store, d.id)
+		must(t, err)
+		w := newBatch()
+		out, err := m.Apply([]ledger.Committed{{Index: 1 << 40, Data: b}}, w)
+		switch {
+		case err != nil && len(w.set) != 0:
+			t.Errorf("stopped and wrote: %v", err)
+		case err != nil:
+		case len(b) > 0 && ledger.Check(b) != nil && out.Results[0].Err == nil:
+			t.Errorf("applied although %v", ledger.Check(b))
+		case out.Results[0].Err != nil && len(w.set) > 1+len(out.Alarms):
+			t.Errorf("refused and wrote: %v", out.Results[0].Err)
+		}
+	})
+}
+
+// FuzzOpen opens stores with one record spoilt: a clear stop, or a machine that works.
+func FuzzOpen(f *testing.F) {
+	d, _ := fuzzDomain(f)
+	for k, v := range d.store.m {
+		f.Add([]byte(k), v)
+	}
+	next := d.run(put("z", "1"))
+	f.Fuzz(func(t *testing.T, k, v []byte) {
+		if len(k) == 0 {
+			return
+		}
+		s := newStore()
+		for k, v := range d.store.m {
+			s.m[k] = v
+		}
+		s.m[string(k)] = v
+		m, err := ledger.Open(s, d.id)
+		if err != nil {
+			return
+		}
+		m.Apply([]ledger.Committed{{Index: 1 << 40, Data: next}}, newBatch())
+		view := ledger.NewView(s)
+		view.Status()
+		view.Alarms()
+		view.Get(string(k[1:]))
+		if p, err := ledger.NewProver(s); err == nil && p.Head().Size > 0 {
+			p.Receipt(p.Head().Size - 1)
+		}
+	})
+}

@@ -1,0 +1,140 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"strconv"
+
+	"github.com/keystead/keystead"
+)
+
+// written is a key that the batch at hand wrote.
+type written struct {
+	space   byte
+	key     []byte // aliases the entry
+	version uint64 // 0 when it was deleted
+}
+
+// version returns the version of a key, this batch's writes included.
+func (m *Machine) version(space byte, key []byte) (uint64, error) {
+	if m.versions == nil {
+		m.versions = map[string]uint64{}
+	}
+	for ; m.indexed < len(m.written); m.indexed++ {
+		x := m.written[m.indexed]
+		m.versions[string(append(append(m.keyBuf[:0], x.space), x.key...))] = x.version
+	}
+	m.keyBuf = append(append(m.keyBuf[:0], space), key...)
+	if v, ok := m.versions[string(m.keyBuf)]; ok {
+		return v, nil
+	}
+	b, found, err := m.store.Get(m.keyBuf)
+	if err != nil || !found {
+		return 0, fatal(err)
+	}
+	v, _, err := splitValue(b)
+	return v, fatal(err)
+}
+
+// splitValue takes a stored value apart: version, then what was put.
+func splitValue(b []byte) (version uint64, value []byte, err error) {
+	c := record("value", b)
+	version = c.U64("version")
+	return version, c.Rest(), c.Err()
+}
+
+// write carries out writes that were checked, as of a version.
+func (m *Machine) write(space byte, writes writeList, version uint64, w Writer) error {
+	for x := range writes.each {
+		v := version
+		m.keyBuf = append(append(m.keyBuf[:0], space), x.key...)
+		if x.delete {
+			v = 0
+			if err := w.Delete(m.keyBuf); err != nil {
+				return fatal(err)
+			}
+		} else {
+			m.buf = append(binary.BigEndian.AppendUint64(m.buf[:0], version), x.value...)
+			if err := w.Set(m.keyBuf, m.buf); err != nil {
+				return fatal(err)
+			}
+		}
+		m.written = append(m.written, written{space, x.key, v})
+	}
+	return nil
+}
+
+func (m *Machine) applyTransaction(entry []byte, w Writer, res *Result) error {
+	t, err := parseTransaction(entry)
+	if err != nil {
+		return err
+	}
+	if err := m.requests.check(t.request, m.head.clock); err != nil {
+		return err
+	}
+	if leaf, found := m.requests.find(t.request); found {
+		res.Leaf, res.Repeated = leaf, true
+		return nil
+	}
+	if err := t.writes.confined(t.contract); err != nil {
+		return err
+	}
+	for c := range t.conditions.each {
+		v, err := m.version(spaceContract, c.key)
+		if err != nil {
+			return err
+		}
+		if v != c.version {
+			return deny(keystead.ReasonConditionFailed, strconv.Quote(string(c.key)), "version "+strconv.FormatUint(c.version, 10), strconv.FormatUint(v, 10))
+		}
+	}
+	if err := m.record(entry, w, res); err != nil {
+		return err
+	}
+	m.requests.add(t.request, res.Leaf)
+	return m.write(spaceContract, t.writes, res.Leaf+1, w)
+}
+
+// MaxRequests is how many requests are remembered at most, for exactly-once.
+const MaxRequests = 4 << 20
+
+// requests remembers every request that took effect until its deadline has
+// passed: leaf by id, in buckets by the second of the deadline.
+type requests struct {
+	buckets map[uint64]map[[16]byte]uint64
+	n       int
+}
+
+func (q *requests) check(r RequestID, clock uint64) error {
+	switch {
+	case r.Deadline <= clock || r.Deadline > clock+Window:
+		return deny(keystead.ReasonRequestExpired, "deadline", "after the domain clock's "+strconv.FormatUint(clock, 10)+", by at most "+millis(Window), strconv.FormatUint(r.Deadline, 10))
+	case q.n >= MaxRequests:
+		return deny(keystead.ReasonOverloaded, "requests", "at most "+strconv.Itoa(MaxRequests)+" whose deadlines are ahead", "one more")
+	}
+	return nil
+}
+
+func (q *requests) find(r RequestID) (leaf uint64, found bool) {
+	leaf, found = q.buckets[r.Deadline/1000][r.ID]
+	return leaf, found
+}
+
+func (q *requests) add(r RequestID, leaf uint64) {
+	b := q.buckets[r.Deadline/1000]
+	if b == nil {
+		b = map[[16]byte]uint64{}
+		q.buckets[r.Deadline/1000] = b
+	}
+	b[r.ID] = leaf
+	q.n++
+}
+
+// forget drops the buckets whose deadlines have all passed.
+func (q *requests) forget(clock uint64) {
+	for second, b := range q.buckets {
+		if (second+1)*1000 <= clock {
+			q.n -= len(b)
+			delete(q.buckets, second)
+		}
+	}
+}

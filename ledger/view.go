@@ -1,0 +1,122 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/keystead/keystead"
+)
+
+// View reads the state that a store holds. Beside a running [Machine] it sees a
+// state between two batches; it is as safe for concurrent use as its Reader is.
+type View struct{ r Reader }
+
+// NewView returns a view of the store.
+func NewView(r Reader) View { return View{r} }
+
+// Value is what a key holds.
+type Value struct {
+	Version uint64 // of the transaction or effective entry that wrote it: its leaf plus one; 0 for an absent key
+	Data    []byte
+}
+
+// Get returns what a contract's key holds, such as "kv/colour".
+func (v View) Get(key string) (Value, error) { return v.value(spaceContract, key) }
+
+// Judged returns what a judged key holds, such as "setting/lease-seconds".
+func (v View) Judged(key string) (Value, error) { return v.value(spaceJudged, key) }
+
+// Subject returns the version of a judged subject: the Base of the next proposal on it.
+func (v View) Subject(kind, subject string) (uint64, error) {
+	x, err := v.value(spaceSubject, string(subjectKey(kind, subject)))
+	return x.Version, err
+}
+
+func (v View) value(space byte, key string) (Value, error) {
+	b, found, err := v.r.Get(nameKey(space, key))
+	if err != nil || !found {
+		return Value{}, err
+	}
+	version, data, err := splitValue(b)
+	return Value{version, bytes.Clone(data)}, err
+}
+
+// Keys visits the keys of a contract that start with prefix, in order.
+func (v View) Keys(prefix string, visit func(key string, value Value) bool) error {
+	from := nameKey(spaceContract, prefix)
+	var failed error
+	err := v.r.Scan(from, []byte{spaceContract + 1}, func(k, b []byte) bool {
+		if !bytes.HasPrefix(k, from) {
+			return false
+		}
+		version, data, err := splitValue(b)
+		failed = err
+		return err == nil && visit(string(k[1:]), Value{version, bytes.Clone(data)})
+	})
+	if err == nil {
+		err = failed
+	}
+	return err
+}
+
+// Status is where a domain stands.
+type Status struct {
+	Domain  keystead.Digest
+	Applied uint64 // log index
+	Size    uint64 // leaves
+	Clock   uint64 // Unix milliseconds
+	Alarms  uint64
+}
+
+// Status returns where the domain stands; a zero Status before the genesis entry.
+func (v View) Status() (Status, error) {
+	b, found, err := v.r.Get([]byte{spaceHead})
+	if err != nil || !found {
+		return Status{}, err
+	}
+	h, err := decodeHead(b)
+	return Status{h.domain, h.applied, h.size, h.clock, h.alarms}, err
+}
+
+// Entry returns the entry that is a leaf of the tree.
+func (v View) Entry(leaf uint64) ([]byte, error) {
+	b, found, err := v.r.Get(numberKey(spaceEntry, leaf))
+	if err == nil && !found {
+		err = fmt.Errorf("the tree has no leaf %d", leaf)
+	}
+	return bytes.Clone(b), err
+}
+
+// Alarms returns all alarms, oldest first.
+func (v View) Alarms() (out []Alarm, err error) {
+	err = scan(v.r, []byte{spaceAlarm}, []byte{spaceAlarm + 1}, func(k string, b []byte) error {
+		a, err := decodeAlarm(binary.BigEndian.Uint64([]byte(k)), b)
+		out = append(out, a)
+		return err
+	})
+	return out, err
+}
+
+// Checkpoint returns the last checkpoint that a majority signed, as a signed
+// note; nil before the first.
+func (v View) Checkpoint() ([]byte, error) {
+	b, _, err := v.r.Get([]byte{spaceLatest})
+	return bytes.Clone(b), err
+}
+
+// Chain returns the genesis entry and the roster entries up to sequence.
+func (v View) Chain(sequence uint64) (chain [][]byte, err error) {
+	for i := range sequence + 1 {
+		b, found, err := v.r.Get(numberKey(spaceRoster, i))
+		if err != nil || !found || len(b) != 8 {
+			return nil, fmt.Errorf("roster %d: found %v: %w", i, found, err)
+		}
+		e, err := v.Entry(binary.BigEndian.Uint64(b))
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, e)
+	}
+	return chain, nil
+}

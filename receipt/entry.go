@@ -1,0 +1,85 @@
+package receipt
+
+import (
+	"crypto/sha256"
+	"strconv"
+
+	"github.com/keystead/keystead"
+)
+
+// Version is the version of the ledger's entry format: the first byte of every
+// entry. It only ever grows. A node that meets a version which it does not know
+// stops before it applies anything.
+//
+//	1  kinds 1 to 8
+const Version = 1
+
+// MaxEntry is the size of the largest entry, in bytes.
+const MaxEntry = 1 << 20
+
+// Kind says what an entry is: its second byte.
+type Kind uint8
+
+// The kinds of version 1. Only those up to KindEffective are leaves of the Merkle
+// tree, so only they can be proven.
+const (
+	KindGenesis     Kind = 1 // the first entry of a domain; its digest names the domain
+	KindRoster      Kind = 2 // members and nodes from here on
+	KindTransaction Kind = 3 // executed once, by one node; its write set
+	KindEffective   Kind = 4 // a judged proposal, with the endorsements of a majority
+
+	KindProposal    Kind = 5 // what the nodes are asked to judge
+	KindEndorsement Kind = 6 // one node's signature over its verdict
+	KindTick        Kind = 7 // times and random values, signed by a majority
+	KindCheckpoint  Kind = 8 // one node's signature over a tree head
+)
+
+var kindNames = [...]string{KindGenesis: "genesis", KindRoster: "roster", KindTransaction: "transaction", KindEffective: "effective",
+	KindProposal: "proposal", KindEndorsement: "endorsement", KindTick: "tick", KindCheckpoint: "checkpoint"}
+
+// String returns the kind's name, such as "transaction".
+func (k Kind) String() string {
+	if k >= KindGenesis && int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return "kind " + strconv.Itoa(int(k))
+}
+
+// Provable reports whether entries of the kind are leaves of the tree.
+func (k Kind) Provable() bool { return k >= KindGenesis && k <= KindEffective }
+
+// HeaderSize is the number of bytes before an entry's body: version and kind.
+const HeaderSize = 2
+
+// Header opens an entry of the kind.
+func Header(k Kind) []byte { return []byte{Version, byte(k)} }
+
+// Split reads an entry's version and kind and returns its body, which aliases
+// entry. An unknown version is refused with version-unknown.
+func Split(entry []byte) (Kind, []byte, error) {
+	switch {
+	case len(entry) < HeaderSize || len(entry) > MaxEntry:
+		return 0, nil, &keystead.FormatError{Format: "entry", Field: "size", Problem: strconv.Itoa(len(entry)) + " bytes; an entry has 2 to " + strconv.Itoa(MaxEntry)}
+	case entry[0] != Version:
+		return 0, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonVersionUnknown, Want: "entry version " + strconv.Itoa(Version), Got: strconv.Itoa(int(entry[0]))})
+	}
+	k := Kind(entry[1])
+	if k < KindGenesis || k > KindCheckpoint {
+		return 0, nil, &keystead.FormatError{Format: "entry", Offset: 1, Field: "kind", Problem: k.String() + " is not known"}
+	}
+	return k, entry[HeaderSize:], nil
+}
+
+// LeafHash returns the entry's Merkle leaf hash (RFC 6962, section 2.1), which
+// is also its transaction id: both are known before the entry is replicated.
+func LeafHash(entry []byte) keystead.Digest {
+	h := sha256.New()
+	h.Write([]byte{0})
+	h.Write(entry)
+	var d keystead.Digest
+	h.Sum(d[:0])
+	return d
+}
+
+// Majority returns how many of n nodes are more than half.
+func Majority(n int) int { return n/2 + 1 }

@@ -1,0 +1,213 @@
+package receipt
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
+)
+
+// Bounds of a roster.
+const (
+	maxMembers = 64
+	maxNodes   = 64
+	maxName    = 64
+	maxNote    = 64 << 10 // bytes of a genesis or roster note
+)
+
+// Node is one node of a domain: its name, which stays, and its signing key, which
+// changes whenever the node boots.
+type Node struct {
+	Name string
+	Key  key.NodePublic
+}
+
+// Roster is who makes up a domain at one point: its node set, and the members
+// who govern it. Of the members, Threshold must sign a change.
+type Roster struct {
+	Threshold int
+	Members   []key.MemberPublic // sorted by text
+	Nodes     []Node             // sorted by name
+}
+
+// Node returns the node of that name.
+func (r *Roster) Node(name string) (Node, bool) {
+	i, ok := slices.BinarySearchFunc(r.Nodes, name, func(n Node, name string) int { return strings.Compare(n.Name, name) })
+	if !ok {
+		return Node{}, false
+	}
+	return r.Nodes[i], true
+}
+
+// Majority returns how many of the roster's nodes are more than half.
+func (r *Roster) Majority() int { return Majority(len(r.Nodes)) }
+
+func (r *Roster) appendText(b []byte) []byte {
+	b = fmt.Appendf(b, "threshold %d\n", r.Threshold)
+	for _, m := range r.Members {
+		b = fmt.Appendf(b, "member %s\n", m)
+	}
+	for _, n := range r.Nodes {
+		b = fmt.Appendf(b, "node %s %s\n", n.Name, n.Key)
+	}
+	return b
+}
+
+// normal sorts the roster and says what is wrong with it, or "".
+func (r *Roster) normal() string {
+	slices.SortFunc(r.Members, func(a, b key.MemberPublic) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(r.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
+	keys := map[string]string{}
+	take := func(name, text string) string { // text ends in a public key in base64
+		k, _ := base64.StdEncoding.DecodeString(text[max(0, len(text)-44):])
+		k = k[max(0, len(k)-len(key.NodePublic{})):]
+		if other, twice := keys[string(k)]; twice {
+			return fmt.Sprintf("%s and %s have the same key", other, name)
+		}
+		keys[string(k)] = name
+		return ""
+	}
+	for i, m := range r.Members {
+		if m == (key.MemberPublic{}) {
+			return "an empty member key"
+		}
+		if i > 0 && r.Members[i-1].Name() == m.Name() {
+			return fmt.Sprintf("member %s stands there twice", m.Name())
+		}
+		if problem := take(m.Name(), m.String()); problem != "" {
+			return problem
+		}
+	}
+	for i, n := range r.Nodes {
+		if !validName(n.Name) {
+			return fmt.Sprintf("node %.80q: names have 1 to %d of a-z, 0-9, dot and dash", n.Name, maxName)
+		}
+		if problem := take(n.Name, n.Key.String()); problem != "" {
+			return problem
+		}
+		if i > 0 && r.Nodes[i-1].Name == n.Name {
+			return fmt.Sprintf("node %s stands there twice", n.Name)
+		}
+	}
+	switch {
+	case len(r.Members) == 0 || len(r.Members) > maxMembers:
+		return fmt.Sprintf("%d members; a domain has 1 to %d", len(r.Members), maxMembers)
+	case len(r.Nodes) == 0 || len(r.Nodes) > maxNodes:
+		return fmt.Sprintf("%d nodes; a domain has 1 to %d", len(r.Nodes), maxNodes)
+	case r.Threshold < 1 || r.Threshold > len(r.Members):
+		return fmt.Sprintf("threshold %d of %d members", r.Threshold, len(r.Members))
+	}
+	return ""
+}
+
+func validName(s string) bool {
+	return s != "" && len(s) <= maxName && !strings.ContainsFunc(s, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.' || c == '-')
+	})
+}
+
+// The kinds of signed text that lead from a domain's genesis to its roster of
+// now: the first line of each.
+const (
+	kindGenesis = string(key.KindGenesis)
+	kindRoster  = string(key.KindRoster) // signed by members: may change everything
+	kindRekey   = "keystead-rekey/1"     // signed by a majority of nodes: may change node keys
+)
+
+// Change is a roster that follows another.
+type Change struct {
+	Domain   keystead.Digest
+	Sequence uint64          // the genesis roster is 0, the first change 1
+	After    keystead.Digest // of the entry that made the roster before
+	Rekey    bool            // signed by nodes, and changes nothing but node keys
+	Roster   Roster
+}
+
+// Text returns the change as the text that members (or, for a rekey, nodes) sign
+// as a C2SP signed note (docs/spec/ledger.md).
+func (c *Change) Text() ([]byte, error) {
+	if problem := c.Roster.normal(); problem != "" {
+		return nil, &keystead.FormatError{Format: "roster", Field: "roster", Problem: problem}
+	}
+	kind := kindRoster
+	if c.Rekey {
+		kind = kindRekey
+	}
+	b := fmt.Appendf(nil, "%s\ndomain %s\nsequence %d\nafter %s\n", kind, Origin(c.Domain), c.Sequence, c.After)
+	return c.Roster.appendText(b), nil
+}
+
+// ParseChange reads a roster entry without checking its signatures.
+func ParseChange(entry []byte) (Change, error) {
+	text, _, err := splitNote(entry, KindRoster)
+	if err != nil {
+		return Change{}, err
+	}
+	var c Change
+	l := lines{format: "roster", rest: text}
+	switch kind := l.line("kind"); kind {
+	case kindRoster:
+	case kindRekey:
+		c.Rekey = true
+	default:
+		l.fail("kind", fmt.Sprintf("%.40q is neither %s nor %s", kind, kindRoster, kindRekey))
+	}
+	c.Domain = l.origin("domain")
+	c.Sequence = l.number("sequence")
+	c.After = l.digest("after")
+	l.roster(&c.Roster)
+	if l.err != nil {
+		return Change{}, l.err
+	}
+	if again, err := c.Text(); err != nil || !bytes.Equal(again, text) {
+		return Change{}, &keystead.FormatError{Format: "roster", Field: "text", Problem: "is not in its one canonical spelling"}
+	}
+	return c, nil
+}
+
+// VerifyChange checks that entry is a roster change that may follow the roster
+// old, made by the entry of digest after at sequence-1: the members' threshold
+// signed it, or for a rekey a majority of the old nodes.
+func VerifyChange(entry []byte, domain keystead.Digest, sequence uint64, after keystead.Digest, old *Roster) (Change, error) {
+	c, err := ParseChange(entry)
+	if err != nil {
+		return Change{}, err
+	}
+	where := "roster " + strconv.FormatUint(c.Sequence, 10)
+	switch {
+	case c.Domain != domain:
+		return Change{}, deny(keystead.ReasonDomainMismatch, where, Origin(domain), Origin(c.Domain))
+	case c.Sequence != sequence:
+		return Change{}, deny(keystead.ReasonRosterBroken, where, "sequence "+strconv.FormatUint(sequence, 10), strconv.FormatUint(c.Sequence, 10))
+	case c.After != after:
+		return Change{}, deny(keystead.ReasonRosterBroken, where, "a change after entry "+after.String(), c.After.String())
+	}
+	if !c.Rekey {
+		return c, verifyMembers(entry, KindRoster, old, where)
+	}
+	if !sameButKeys(*old, c.Roster) {
+		return Change{}, deny(keystead.ReasonRosterBroken, where, "a rekey changes node keys only", "a change of members or nodes that members did not sign")
+	}
+	return c, verifyNodes(entry[HeaderSize:], old, where)
+}
+
+func sameButKeys(a, b Roster) bool {
+	return a.Threshold == b.Threshold && slices.Equal(a.Members, b.Members) &&
+		slices.EqualFunc(a.Nodes, b.Nodes, func(x, y Node) bool { return x.Name == y.Name })
+}
+
+// NoteEntry makes a genesis or roster entry of its signed note.
+func NoteEntry(signed []byte) ([]byte, error) {
+	k := KindRoster
+	if bytes.HasPrefix(signed, []byte(kindGenesis+"\n")) {
+		k = KindGenesis
+	}
+	entry := append(Header(k), signed...)
+	_, _, err := splitNote(entry, k)
+	return entry, err
+}

@@ -1,0 +1,385 @@
+package replica
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/keystead/keystead"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// Options say who a node is and what it stands on.
+type Options struct {
+	Store   StoreOptions
+	Core    CoreOptions
+	Key     keystead.Digest // of this node's key
+	Address string          // where the others reach it
+	Peers   []Member        // members to ask for an id, for a node that has none
+
+	// Founders are the first voters of a new group, this node among them. They are
+	// for the very first start of the group: a founder that has lost its disk and is
+	// started with them again forgets its vote and takes part all the same.
+	Founders []Member
+
+	// Connect opens the transport, which calls the handler from then on.
+	Connect func(Handler) (Transport, error)
+
+	// Seal keeps records of clean shutdowns. TrustDisks lets a node restart in place
+	// without one: then who can roll back its disk can undo what it promised.
+	Seal       Seal
+	TrustDisks bool
+
+	Tick time.Duration // 50 ms if 0: an election after half a second without a leader
+	Log  *slog.Logger
+}
+
+// A Node is a running replica.
+type Node struct {
+	opts      Options
+	log       *slog.Logger
+	store     *Store
+	core      *Core // the loop's alone
+	transport Transport
+	boot      [16]byte
+
+	in      inbox
+	appends queue[*pb.Message]
+	applies queue[*pb.Message]
+	workers sync.WaitGroup
+	cancel  context.CancelFunc
+	ctx     context.Context
+	done    chan struct{}
+	err     error // why it stopped, once done is closed
+	status  statusCell
+}
+
+// Start opens the store, connects, and runs the node until Close or a failure. A
+// node that must join first waits for an id until ctx ends.
+func Start(ctx context.Context, opts Options) (_ *Node, err error) {
+	if opts.Tick == 0 {
+		opts.Tick = 50 * time.Millisecond
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{opts: opts, log: opts.Log, done: make(chan struct{}), in: inbox{wake: make(chan struct{}, 1)}}
+	n.in.closed = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Got: "a node that waits for an id itself", Where: opts.Address})
+	n.appends.init()
+	n.applies.init()
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	rand.Read(n.boot[:])
+	if n.store, err = OpenStore(opts.Store); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.cancel()
+			if n.transport != nil {
+				err = errors.Join(err, n.transport.Close())
+			}
+			err = errors.Join(err, n.store.Close())
+		}
+	}()
+	if n.transport, err = opts.Connect((*handler)(n)); err != nil {
+		return nil, err
+	}
+	if err := n.identify(ctx); err != nil {
+		return nil, err
+	}
+	n.opts.Core.Log = n.log
+	if n.core, err = NewCore(n.opts.Core, n.store); err != nil {
+		return nil, err
+	}
+	if known := n.store.Membership().Members; len(known) > 0 { // who has just joined knows them from the reply
+		n.transport.Members(known)
+	}
+	n.run()
+	return n, nil
+}
+
+// identify makes sure that the store is one that this node may go on with.
+func (n *Node) identify(ctx context.Context) error {
+	if n.store.ID() == 0 {
+		i := slices.IndexFunc(n.opts.Founders, func(m Member) bool { return m.Key == n.opts.Key })
+		if i >= 0 {
+			return n.store.Bootstrap(uint64(i+1), n.opts.Founders)
+		}
+		return n.join(ctx, n.opts.Peers)
+	}
+	if n.opts.TrustDisks {
+		return nil
+	}
+	unsealed := n.store.Unseal(n.opts.Seal)
+	if unsealed == nil {
+		return nil
+	}
+	n.log.Warn("this node may have forgotten what it promised; it rejoins as a learner under a new id", "because", unsealed)
+	peers := slices.Concat(n.store.Membership().Members, n.opts.Peers)
+	return n.join(ctx, peers)
+}
+
+// join asks the peers, again and again, for a fresh id. If no majority is there to
+// give one out, the old store stays as it is: see Recover.
+func (n *Node) join(ctx context.Context, peers []Member) error {
+	peers = slices.DeleteFunc(slices.Clone(peers), func(m Member) bool { return m.Key == n.opts.Key })
+	if len(peers) == 0 {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Want: "a peer to ask for an id", Got: "none is configured", Where: "join"})
+	}
+	n.transport.Members(peers)
+	retry := time.NewTicker(10 * n.opts.Tick)
+	defer retry.Stop()
+	for {
+		var refusals []error
+		for _, p := range peers {
+			attempt, cancel := context.WithTimeout(ctx, 100*n.opts.Tick)
+			reply, err := n.transport.Join(attempt, p, JoinRequest{Boot: n.boot, Address: n.opts.Address})
+			cancel()
+			if err != nil {
+				refusals = append(refusals, fmt.Errorf("%s: %w", p.Address, err))
+				continue
+			}
+			n.transport.Members(reply.Members)
+			n.log.Info("joined", "id", reply.ID)
+			return n.store.Rejoin(reply.ID)
+		}
+		n.log.Warn("not joined yet", "refusals", errors.Join(refusals...))
+		select {
+		case <-ctx.Done():
+			return errors.Join(refusals...)
+		case <-retry.C:
+		}
+	}
+}
+
+// run starts the loop and its two writers.
+func (n *Node) run() {
+	n.publish()
+	n.in.open()
+	n.workers.Go(func() {
+		for ms := range n.appends.batches {
+			if err := n.store.Append(ms...); err != nil {
+				n.in.fail(err)
+				return
+			}
+			n.in.appended(ms)
+		}
+	})
+	n.workers.Go(func() {
+		for ms := range n.applies.batches {
+			for _, m := range ms {
+				a, err := n.store.Apply(m)
+				if err != nil {
+					n.in.fail(err)
+					return
+				}
+				n.in.applied(a)
+			}
+		}
+	})
+	go n.loop()
+}
+
+func (n *Node) loop() {
+	tick := time.NewTicker(n.opts.Tick)
+	err := n.turns(tick.C)
+	tick.Stop()
+	n.cancel()
+	stopped := err
+	if err == nil {
+		stopped = keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node"})
+	}
+	n.core.Close(stopped)
+	n.appends.close()
+	n.applies.close()
+	n.workers.Wait()
+	closed := n.transport.Close()
+	if err == nil && n.opts.Seal != nil {
+		closed = errors.Join(closed, n.store.Seal(n.opts.Seal))
+	}
+	n.err = errors.Join(err, closed, n.store.Close())
+	n.in.close(n.core, stopped)
+	if err != nil {
+		n.log.Error("node stopped", "because", err)
+	}
+	close(n.done)
+}
+
+// turns runs the loop until the node closes, which gives nil, or fails.
+func (n *Node) turns(tick <-chan time.Time) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // raft panics over what should be impossible
+			err = fmt.Errorf("raft: %v", p)
+		}
+	}()
+	for {
+		select {
+		case <-tick:
+			n.core.Tick()
+			n.publish()
+		case <-n.in.wake:
+			if err := n.in.drain(n.core); err != nil {
+				return err
+			}
+		case <-n.ctx.Done():
+			return nil
+		}
+		for {
+			w, ok := n.core.Work()
+			if !ok {
+				break
+			}
+			n.start(w)
+		}
+	}
+}
+
+// start sets work going.
+func (n *Node) start(w Work) {
+	if w.Members != nil {
+		n.transport.Members(w.Members.Members)
+		n.publish()
+	}
+	if w.Append != nil {
+		n.appends.push(w.Append)
+	}
+	if w.Apply != nil {
+		n.applies.push(w.Apply)
+	}
+	sends := w.Send[:0]
+	for _, m := range w.Send {
+		if m.GetType() == pb.MsgSnap {
+			n.workers.Go(func() { n.sendSnapshot(m) })
+		} else {
+			sends = append(sends, m)
+		}
+	}
+	if len(sends) > 0 {
+		n.transport.Send(sends)
+	}
+}
+
+// sendSnapshot sends the state of now, which is at or after what raft asked for.
+func (n *Node) sendSnapshot(m *pb.Message) {
+	err := func() error {
+		cp, err := n.store.Checkpoint()
+		if err != nil {
+			return err
+		}
+		m.Snapshot = &pb.Snapshot{Metadata: cp.Metadata}
+		err = n.transport.SendSnapshot(n.ctx, m, func(w io.Writer) error {
+			_, err := cp.WriteTo(w)
+			return err
+		})
+		return errors.Join(err, cp.Remove())
+	}()
+	if err != nil {
+		n.log.Warn("snapshot not sent", "to", m.GetTo(), "because", err)
+	}
+	n.in.event(func(c *Core) error { c.SnapshotSent(m.GetTo(), err == nil); return nil })
+}
+
+// waiting is a Proposal that a goroutine waits for.
+type waiting struct {
+	Proposal
+	ready chan struct{}
+}
+
+var proposalPool = sync.Pool{New: func() any {
+	w := &waiting{ready: make(chan struct{}, 1)}
+	w.Done = func(*Proposal) { w.ready <- struct{}{} }
+	return w
+}}
+
+// Propose puts a command into the log, from any member, and returns its result
+// once it is on the disks of a majority and applied here. The command must not
+// change until then. A refusal with timeout leaves open whether it takes effect;
+// any other means that it did not.
+func (n *Node) Propose(ctx context.Context, command []byte) ([]byte, error) {
+	return n.await(ctx, command, nil)
+}
+
+// Change changes the membership, and returns it as of then.
+func (n *Node) Change(ctx context.Context, c Change) (*Membership, error) {
+	if _, err := n.await(ctx, nil, &c); err != nil {
+		return nil, err
+	}
+	return n.store.Membership(), nil
+}
+
+func (n *Node) await(ctx context.Context, command []byte, change *Change) ([]byte, error) {
+	w := proposalPool.Get().(*waiting)
+	w.Command, w.Result, w.Err, w.change = command, nil, nil, change
+	n.in.propose(&w.Proposal)
+	select {
+	case <-w.ready:
+		result, err := w.Result, w.Err
+		w.Command, w.Result, w.change = nil, nil, nil
+		proposalPool.Put(w)
+		return result, err
+	case <-ctx.Done(): // w is left to the loop, which may still call Done
+		return nil, errors.Join(timeoutError("the caller stopped waiting; the command may still take effect"), ctx.Err())
+	}
+}
+
+// Read waits until this node's state shows every write that was acknowledged, by
+// any member, before the call. Then [Node.View] reads linearizably.
+func (n *Node) Read(ctx context.Context) error {
+	ready := make(chan struct{}, 1)
+	r := &Read{Done: func(*Read) { ready <- struct{}{} }}
+	n.in.read(r)
+	select {
+	case <-ready:
+		return r.Err
+	case <-ctx.Done():
+		return errors.Join(timeoutError("the caller stopped waiting"), ctx.Err())
+	}
+}
+
+// View reads the state as it stands here, which may lag; see [Node.Read].
+func (n *Node) View(read func(View) error) error { return n.store.View(read) }
+
+// Status returns what the node knows of itself, as of the last tick.
+func (n *Node) Status() Status { return n.status.get() }
+
+// Done is closed when the node has stopped.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err returns why the node stopped; nil while it runs and after Close.
+func (n *Node) Err() error {
+	select {
+	case <-n.done:
+		return n.err
+	default:
+		return nil
+	}
+}
+
+// Close stops the node in order, and leaves a record of that in its seal. A leader
+// that wants no gap calls Transfer first.
+func (n *Node) Close() error {
+	n.cancel()
+	<-n.done
+	return n.err
+}
+
+// Transfer asks the member to take over as leader.
+func (n *Node) Transfer(to uint64) {
+	n.in.event(func(c *Core) error { c.Transfer(to); return nil })
+}
+
+func (n *Node) publish() { n.status.set(n.core.Status()) }
+
+type statusCell struct {
+	mu sync.Mutex
+	s  Status
+}
+
+func (c *statusCell) get() Status  { c.mu.Lock(); defer c.mu.Unlock(); return c.s }
+func (c *statusCell) set(s Status) { c.mu.Lock(); defer c.mu.Unlock(); c.s = s }

@@ -1,0 +1,82 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/keystead/keystead"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// A RecoveryPlan says what a recovery would go on from. What was acknowledged
+// after Last, if anything, is lost by it.
+type RecoveryPlan struct {
+	Key     keystead.Digest `cbor:"1,keyasint"` // of the node that is to be the only voter
+	ID      uint64          `cbor:"2,keyasint"` // its new raft id
+	Term    uint64          `cbor:"3,keyasint"` // of the last entry that it has
+	Last    uint64          `cbor:"4,keyasint"` // and its index
+	Applied uint64          `cbor:"5,keyasint"`
+	Members []Member        `cbor:"6,keyasint"` // who rejoin it as learners
+}
+
+// Digest names the plan, for those who sign it.
+func (p RecoveryPlan) Digest() keystead.Digest { return keystead.Sum(encode(p)) }
+
+// Recover reopens a closed group from one node's store: this node becomes the only
+// voter under a new id, and every other member a learner that rejoins. It asks
+// authorise, which checks the signatures of those who may decide that. The node
+// with the highest (Term, Last) loses least. The seal, if the group does not trust
+// its disks, gets the record by which the node then starts in place.
+func Recover(opts StoreOptions, seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
+	s, err := OpenStore(opts)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.recover(seal, key, authorise), s.Close())
+}
+
+func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
+	old := s.Membership()
+	self, ok := old.ByKey(key)
+	if !ok {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Got: key.String(), Want: "a member's key", Where: "recovery"})
+	}
+	last, _ := s.LastIndex()
+	term, err := s.Term(last)
+	if err != nil {
+		return err
+	}
+	plan := RecoveryPlan{Key: key, ID: old.LastID + 1, Term: term, Last: last, Applied: s.Applied(), Members: old.Members}
+	if err := authorise(plan); err != nil {
+		return fmt.Errorf("recovery not authorised: %w", err)
+	}
+	next := &Membership{LastID: plan.ID, conf: &pb.ConfState{Voters: []uint64{plan.ID}}}
+	for _, m := range old.Members {
+		if m.ID != self.ID {
+			m.Boot = [16]byte{} // its id serves no one until it rejoins
+			next.Members = append(next.Members, m)
+			next.conf.Learners = append(next.conf.Learners, m.ID)
+		}
+	}
+	self.ID, self.Voter = plan.ID, true
+	next.Members = append(next.Members, self)
+	hard, err := proto.Marshal(&pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())})
+	if err != nil {
+		return err
+	}
+	b := s.db.NewBatch()
+	for _, kv := range [][2][]byte{{keyIdentity, be64(plan.ID)}, {keyMembership, next.encode()}, {keyHard, hard}} {
+		if err := b.Set(kv[0], kv[1], nil); err != nil {
+			return err
+		}
+	}
+	if err := s.guard(func() error { return b.Commit(pebble.Sync) }); err != nil {
+		return err
+	}
+	if err := s.load(); err != nil || seal == nil {
+		return err
+	}
+	return seal.Put(s.record())
+}

@@ -1,0 +1,156 @@
+package replica
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/keystead/keystead"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+func (t *TLSTransport) accept() {
+	defer t.tasks.Done()
+	for {
+		raw, err := t.opts.Listener.Accept()
+		if err != nil {
+			if t.ctx.Err() != nil {
+				return
+			}
+			t.opts.Log.Warn("connection not accepted", "because", err)
+			select { // out of descriptors, most likely: some will be free soon
+			case <-time.After(50 * time.Millisecond):
+			case <-t.ctx.Done():
+			}
+			continue
+		}
+		t.mu.Lock()
+		if len(t.conns) >= maxConns || t.ctx.Err() != nil {
+			raw.Close()
+			t.mu.Unlock()
+			continue
+		}
+		t.conns[raw] = true
+		t.tasks.Add(1)
+		t.mu.Unlock()
+		go func() {
+			defer t.tasks.Done()
+			if err := t.serve(raw); err != nil && t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
+				t.opts.Log.Info("connection ended", "from", raw.RemoteAddr(), "because", err)
+			}
+			raw.Close()
+			t.mu.Lock()
+			delete(t.conns, raw)
+			t.mu.Unlock()
+		}()
+	}
+}
+
+const maxConns = 4 * maxMembers // at a time, from anyone
+
+// serve reads one connection to its end.
+func (t *TLSTransport) serve(raw net.Conn) error {
+	var from Member
+	conn := tls.Server(raw, t.opts.Key.config(func(key keystead.Digest) (err error) {
+		from, err = t.member(key)
+		return err
+	}))
+	ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	p := &patient{Conn: conn}
+	r := bufio.NewReaderSize(p, 256<<10)
+	kind, err := r.ReadByte()
+	if err != nil {
+		return err
+	}
+	switch frameKind(kind) {
+	case frameMessages:
+		p.idle = true
+		return t.serveMessages(r, from.Key)
+	case frameSnapshot:
+		return t.serveSnapshot(p, r, from.Key)
+	case frameJoin:
+		return t.serveJoin(p, r, from.Key)
+	}
+	return &keystead.FormatError{Format: "replica-stream", Field: "kind", Problem: fmt.Sprintf("is %d, which is none", kind)}
+}
+
+// serveMessages takes raft's messages, as long as they are from the member whose
+// key the connection showed and it still is one.
+func (t *TLSTransport) serveMessages(r *bufio.Reader, key keystead.Digest) error {
+	for {
+		body, err := readFrame(r, frameMessages, maxFrame)
+		if err != nil {
+			return err
+		}
+		ms, err := parseMessages(body)
+		if err != nil {
+			return err
+		}
+		if err := t.checkFrom(key, ms...); err != nil {
+			return err
+		}
+		t.handler.Receive(ms)
+	}
+}
+
+// checkFrom refuses messages that name another sender than the connection's. A
+// member that has just rejoined may be known here by its old id still.
+func (t *TLSTransport) checkFrom(key keystead.Digest, ms ...*pb.Message) error {
+	m, err := t.member(key)
+	if err != nil {
+		return err
+	}
+	for _, msg := range ms {
+		if msg.GetFrom() != m.ID && m.ID != 0 && msg.GetFrom() <= t.lastID() {
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Want: fmt.Sprintf("messages of id %d", m.ID), Got: fmt.Sprintf("one of id %d", msg.GetFrom()), Where: m.Address})
+		}
+	}
+	return nil
+}
+
+func (t *TLSTransport) lastID() (last uint64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, m := range t.members {
+		last = max(last, m.ID)
+	}
+	return last
+}
+
+func (t *TLSTransport) serveSnapshot(conn net.Conn, r *bufio.Reader, key keystead.Digest) error {
+	head, err := readFrame(r, frameSnapshot, maxFrame)
+	if err != nil {
+		return err
+	}
+	m := &pb.Message{}
+	if err := proto.Unmarshal(head, m); err != nil || m.GetType() != pb.MsgSnap {
+		return &keystead.FormatError{Format: "replica-stream", Field: "snapshot message", Problem: "does not parse"}
+	}
+	if err := t.checkFrom(key, m); err != nil {
+		return err
+	}
+	return writeAnswer(conn, t.handler.ReceiveSnapshot(m, r), nil)
+}
+
+func (t *TLSTransport) serveJoin(conn net.Conn, r *bufio.Reader, key keystead.Digest) error {
+	body, err := readFrame(r, frameJoin, maxJoin)
+	if err != nil {
+		return err
+	}
+	var request JoinRequest
+	if err := decode(body, &request); err != nil {
+		return err
+	}
+	reply, err := t.handler.Join(t.ctx, key, request)
+	return writeAnswer(conn, err, reply)
+}

@@ -1,0 +1,165 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/keystead/keystead/replica"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// send puts a message on the network.
+func (h *Host) send(m *pb.Message) {
+	to := h.c.byID(m.GetTo())
+	if m.GetType() == pb.MsgSnap {
+		h.sendSnapshot(to, m)
+		return
+	}
+	if to == nil {
+		return
+	}
+	b, err := proto.Marshal(m)
+	if err != nil {
+		h.c.Fail("marshal: %v", err)
+		return
+	}
+	copies := 1
+	if h.c.chance(h.c.opts.Faults.Double) {
+		copies = 2
+	}
+	for range copies {
+		h.c.carry(h, to, func() {
+			m := &pb.Message{}
+			if err := proto.Unmarshal(b, m); err != nil {
+				h.c.Fail("unmarshal: %v", err)
+			}
+			if to.core == nil {
+				return
+			}
+			if err := to.core.Step(m); err != nil {
+				to.broken(err)
+			}
+		})
+	}
+}
+
+// carry brings something from host to host, late or never.
+func (c *Cluster) carry(from, to *Host, arrive func()) bool {
+	if c.cut[[2]*Host{from, to}] || c.chance(c.opts.Faults.Loss) {
+		return false
+	}
+	to.then(100*time.Microsecond+c.upTo(c.opts.Faults.MaxDelay), arrive)
+	return true
+}
+
+// sendSnapshot carries the stream of a checkpoint.
+func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
+	life := h.life
+	sent := func(ok bool) {
+		if h.life == life {
+			h.then(tick, func() { h.core.SnapshotSent(m.GetTo(), ok) })
+		}
+	}
+	cp, err := h.store.Checkpoint()
+	if err != nil {
+		h.broken(err)
+		return
+	}
+	var stream bytes.Buffer
+	_, err = cp.WriteTo(&stream)
+	if err := errors.Join(err, cp.Remove()); err != nil {
+		h.broken(err)
+		return
+	}
+	if to == nil {
+		sent(false)
+		return
+	}
+	h.c.trace(h, "sends id %d a snapshot at %d", m.GetTo(), cp.Metadata.GetIndex())
+	b := stream.Bytes()
+	if h.c.chance(h.c.opts.Faults.Corrupt) {
+		b[h.c.rng.IntN(len(b))] ^= 1 << h.c.rng.IntN(8)
+	}
+	head := proto.Clone(m).(*pb.Message)
+	carried := h.c.carry(h, to, func() {
+		if to.core == nil {
+			sent(false)
+			return
+		}
+		meta, err := to.store.Receive(bytes.NewReader(b))
+		if err != nil {
+			h.c.trace(to, "refuses a snapshot: %v", err)
+			if errors.Is(err, syscall.ENOSPC) {
+				to.broken(err)
+			}
+			sent(false)
+			return
+		}
+		head.Snapshot = &pb.Snapshot{Metadata: meta}
+		if err := to.core.Step(head); err != nil {
+			to.broken(err)
+		}
+		sent(true)
+	})
+	if !carried {
+		sent(false)
+	}
+}
+
+// ask sends all others the request for a fresh id, until one answers.
+func (h *Host) ask() {
+	request := replica.JoinRequest{Boot: h.boot, Address: h.Name}
+	for _, to := range h.c.hosts {
+		if to == h {
+			continue
+		}
+		h.c.carry(h, to, func() { to.admit(h, request) })
+	}
+	h.then(10*tick, func() {
+		if h.joining {
+			h.ask()
+		}
+	})
+}
+
+// admit answers a host that asks for a fresh id, as replica.Node does.
+func (h *Host) admit(from *Host, request replica.JoinRequest) {
+	if h.core == nil {
+		return
+	}
+	answer := func() {
+		reply, change, err := h.store.Membership().Admit(from.Key, request)
+		if err != nil || change != nil {
+			return
+		}
+		h.c.carry(h, from, func() { from.joined(request, reply) })
+	}
+	_, change, err := h.store.Membership().Admit(from.Key, request)
+	if err != nil {
+		h.c.trace(h, "refuses %s an id: %s", from.Name, reason(err))
+		return
+	}
+	if change == nil {
+		answer()
+		return
+	}
+	h.core.Change(*change, &replica.Proposal{Done: func(p *replica.Proposal) {
+		if p.Err == nil {
+			answer()
+		}
+	}})
+}
+
+func (h *Host) joined(request replica.JoinRequest, reply replica.JoinReply) {
+	if !h.joining || request.Boot != h.boot {
+		return
+	}
+	h.joining = false
+	h.c.trace(h, "is id %d from now on, and knows nothing yet", reply.ID)
+	if err := errors.Join(h.store.Rejoin(reply.ID), h.begin()); err != nil {
+		h.broken(err)
+	}
+}

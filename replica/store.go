@@ -1,0 +1,272 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
+	"github.com/keystead/keystead"
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+)
+
+// The store's format number is append-only:
+//
+//	1  keys and records as below
+const storeFormat = 1
+
+// Keys of the store. All numbers in keys and records are big endian.
+const (
+	prefixReplica = 'r'
+	prefixLog     = 'l' // l INDEX -> crc32c (4) of key and rest, term (8), type (1), data
+	prefixState   = 's' // s KEY -> the state machine's
+)
+
+var (
+	keyFormat     = []byte("r/format")     // storeFormat (8)
+	keyIdentity   = []byte("r/identity")   // raft id (8)
+	keyStart      = []byte("r/start")      // how often a node started on this store (8)
+	keyHard       = []byte("r/hard")       // raftpb.HardState
+	keyTruncated  = []byte("r/truncated")  // index, term of the last entry before the log (16)
+	keyApplied    = []byte("r/applied")    // index, term of the last applied entry (16)
+	keyMembership = []byte("r/membership") // encodedMembership
+	prefixOrigin  = []byte("r/o/")         // r/o/ID -> sequence number of its last applied batch (8)
+)
+
+// StoreOptions say where a store is and how much of it to keep in memory.
+type StoreOptions struct {
+	FS      vfs.FS
+	Dir     string
+	Machine StateMachine
+
+	RetainBytes   uint64        // log kept, on disk and in memory, for members that lag; 32 MiB if 0
+	MemTableBytes uint64        // 64 MiB if 0
+	Cache         *pebble.Cache // 8 MiB if nil
+	Logf          func(string)  // what the storage engine reports, a line each; nil drops it
+}
+
+// A Store is a node's durable memory: the raft log, synced, and the state, which
+// is rebuilt from the log after a crash. Append and Apply may run at the same
+// time, each on one goroutine.
+type Store struct {
+	opts   StoreOptions
+	marker *atomicfs.Marker // names the directory in use
+
+	witnessFile vfs.File
+	lock        io.Closer
+	log         logTail
+
+	dbMu sync.RWMutex // held for writing while a snapshot replaces db
+	db   *pebble.DB
+	dir  string
+
+	id, start uint64
+	hard      *pb.HardState
+	unsynced  bool // of the last append
+
+	applyMu sync.Mutex // one of: apply, checkpoint, install
+	mu      sync.Mutex // guards what follows
+	applied entryID
+	members *Membership
+	origins map[uint64]uint64 // sequence number of the last batch applied, by origin
+
+	received map[entryID]string // snapshots received and not yet installed
+	batch    applyBuffers
+
+	broken      atomic.Bool // see guard
+	checkpoints int         // made since the store was opened, which names them
+}
+
+type entryID struct{ index, term uint64 }
+
+const markerName = "store"
+
+// OpenStore opens the store in the directory, or an empty one.
+func OpenStore(opts StoreOptions) (_ *Store, err error) {
+	if opts.RetainBytes == 0 {
+		opts.RetainBytes = 32 << 20
+	}
+	if opts.MemTableBytes == 0 {
+		opts.MemTableBytes = 64 << 20
+	}
+	if err := makeDir(opts.FS, opts.Dir); err != nil {
+		return nil, err
+	}
+	lock, err := opts.FS.Lock(opts.FS.PathJoin(opts.Dir, "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("another process uses %s: %w", opts.Dir, err)
+	}
+	marker, active, err := atomicfs.LocateMarker(opts.FS, opts.Dir, markerName)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	s := &Store{opts: opts, lock: lock, marker: marker, received: map[entryID]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if active == "" {
+		if active, err = s.nextDir(); err != nil {
+			return nil, err
+		}
+		if err := s.create(active); err != nil {
+			return nil, err
+		}
+	}
+	if s.db, err = s.openDB(active); err != nil {
+		return nil, err
+	}
+	s.dir = active
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	if err := s.hearWitness(); err != nil {
+		return nil, err
+	}
+	return s, s.removeStale()
+}
+
+// makeDir makes a directory that a crash does not take away again.
+func makeDir(fs vfs.FS, dir string) error {
+	if _, err := fs.Stat(dir); err == nil {
+		return nil
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for parent := fs.PathDir(dir); ; dir, parent = parent, fs.PathDir(parent) {
+		if err := syncDir(fs, parent); err != nil || parent == dir || parent == "." {
+			return err
+		}
+	}
+}
+
+// create makes an empty store in the directory and names it as the one in use.
+func (s *Store) create(dir string) error {
+	db, err := s.openDB(dir)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(db.Set(keyFormat, be64(storeFormat), pebble.Sync), db.Close()); err != nil {
+		return err
+	}
+	return s.marker.Move(dir)
+}
+
+// nextDir returns the name of a directory that was not used before.
+func (s *Store) nextDir() (string, error) {
+	names, err := s.opts.FS.List(s.opts.Dir)
+	if err != nil {
+		return "", err
+	}
+	last := 0
+	for _, name := range names {
+		var n int
+		if _, err := fmt.Sscanf(name, "state-%d", &n); err == nil {
+			last = max(last, n)
+		}
+	}
+	return fmt.Sprintf("state-%06d", last+1), nil
+}
+
+// removeStale removes what crashes left behind: half-received snapshots,
+// checkpoints half sent, and the state before the last snapshot.
+func (s *Store) removeStale() error {
+	names, err := s.opts.FS.List(s.opts.Dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		stale := strings.HasPrefix(name, "state-") && name != s.dir || strings.HasPrefix(name, "checkpoint-")
+		if stale {
+			if err := s.opts.FS.RemoveAll(s.path(name)); err != nil {
+				return err
+			}
+		}
+	}
+	return s.marker.RemoveObsolete()
+}
+
+func (s *Store) path(name string) string { return s.opts.FS.PathJoin(s.opts.Dir, name) }
+
+// started counts a start of the node, so that no sequence number is used twice.
+func (s *Store) started() error {
+	s.start++
+	return s.guard(func() error { return s.db.Set(keyStart, be64(s.start), pebble.Sync) })
+}
+
+// ID returns the raft id of the node whose store this is; 0 for an empty store.
+func (s *Store) ID() uint64 { return s.id }
+
+// Applied returns the index of the last entry applied.
+func (s *Store) Applied() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applied.index
+}
+
+// Membership returns the membership as of the applied index.
+func (s *Store) Membership() *Membership {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.members
+}
+
+// View calls read with the state as it stands. A snapshot does not replace it
+// before read returns.
+func (s *Store) View(read func(View) error) error {
+	s.dbMu.RLock()
+	defer s.dbMu.RUnlock()
+	if s.db == nil {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "store"})
+	}
+	return read(View{s.db})
+}
+
+// Close closes the store. What was acknowledged is on disk already.
+func (s *Store) Close() error {
+	s.dbMu.Lock()
+	defer s.dbMu.Unlock()
+	var errs []error
+	switch {
+	case s.db == nil:
+	case s.broken.Load(): // it may never return, and its error is known
+		go func(db *pebble.DB) { _ = s.guard(db.Close) }(s.db)
+	default:
+		errs = append(errs, s.guard(s.db.Close))
+	}
+	s.db = nil
+	if s.witnessFile != nil {
+		errs = append(errs, s.witnessFile.Close())
+		s.witnessFile = nil
+	}
+	return errors.Join(append(errs, s.marker.Close(), s.lock.Close())...)
+}
+
+// InitialState is raft's view of the store at start.
+func (s *Store) InitialState() (*pb.HardState, *pb.ConfState, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hard, s.members.conf, nil
+}
+
+// Snapshot describes the snapshot that [Store.Checkpoint] would make now.
+func (s *Store) Snapshot() (*pb.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.applied.index == 0 {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return snapshotOf(s.applied, s.members), nil
+}
+
+func snapshotOf(id entryID, m *Membership) *pb.Snapshot {
+	return &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: &id.index, Term: &id.term, ConfState: m.conf}}
+}

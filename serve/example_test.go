@@ -1,0 +1,19 @@
+package serve_test
+
+import (
+	"log"
+	"net/http"
+	"time"
+
+	"github.com/keystead/keystead/serve"
+)
+
+// The handler of a node's API, from what package daemon makes of a replica.
+func ExampleNew() {
+	var node interface {
+		serve.Ledger
+		serve.Domain
+	}
+	api := serve.New(node, node, serve.Options{InFlight: 1024, Timeout: 10 * time.Second})
+	log.Fatal(http.ListenAndServe("127.0.0.1:7200", api))
+}

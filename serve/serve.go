@@ -1,0 +1,140 @@
+// Package serve answers the API of a node: Connect, gRPC and plain HTTP with JSON
+// on one port. It turns requests into calls of a [Ledger] and a [Domain], bounds
+// what a request may hold, how many are under way and how long they take, and
+// sends refusals with their findings.
+//
+// It trusts no client. What a client may do at all, the ledger decides.
+package serve
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/ledger"
+)
+
+// Bounds of requests.
+const (
+	maxMessage    = 4 << 20 // bytes of one message
+	maxBatch      = 1024    // transactions of one Pipeline message
+	maxOperations = 1024
+	maxKeys       = 1024
+	maxReceipts   = 256
+	maxReadBytes  = 16 << 20 // of one Read's values together
+	maxTailBytes  = 1 << 20  // of one Tail message
+	maxTail       = 1024     // entries of one Tail message
+	maxWait       = 10 * time.Second
+)
+
+// An Outcome is what became of a transaction.
+type Outcome struct {
+	Applied bool // false if a comparison did not hold
+	Leaf    uint64
+	ID      keystead.Digest
+}
+
+// A Ledger is what the handlers write to and read from.
+type Ledger interface {
+	// Execute runs operations of the key-value contract as one transaction, and calls
+	// done, once, with what became of it; done must not block.
+	Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(Outcome, error))
+	// View calls read with the state of one moment: of now, if linearizable, else
+	// of any time before.
+	View(ctx context.Context, linearizable bool, read func(ledger.View) error) error
+	// Receipts returns the receipts of leaves, waiting for a checkpoint.
+	Receipts(ctx context.Context, leaves []uint64) ([][]byte, error)
+	// Consistency proves that the newest tree continues that of a checkpoint.
+	Consistency(ctx context.Context, from []byte) ([]byte, error)
+	// Grown waits until the tree has more leaves than size.
+	Grown(ctx context.Context, size uint64) error
+}
+
+// Options bound what clients may use.
+type Options struct {
+	InFlight int           // transactions under way
+	Timeout  time.Duration // of a request
+	Failed   func(error)   // told of errors that are the node's own; may be nil
+	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
+	Observe func(procedure, code string, took time.Duration)
+}
+
+// server holds what the handlers share.
+type server struct {
+	opts     Options
+	ledger   Ledger
+	domain   Domain
+	inFlight atomic.Int64
+}
+
+// New returns the handler of a node's API.
+func New(l Ledger, d Domain, opts Options) http.Handler {
+	s := &server{opts: opts, ledger: l, domain: d}
+	o := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
+	mux := http.NewServeMux()
+	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, o...))
+	mux.Handle(apiv1connect.NewDomainServiceHandler(s, o...))
+	return mux
+}
+
+// enter takes up n of the transactions that may be under way.
+func (s *server) enter(n int) bool {
+	if s.inFlight.Add(int64(n)) > int64(s.opts.InFlight) {
+		s.inFlight.Add(-int64(n))
+		return false
+	}
+	return true
+}
+
+func (s *server) leave(n int) { s.inFlight.Add(-int64(n)) }
+
+func overloaded() error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "api", Want: "fewer transactions under way", Got: "api.max-in-flight of them"})
+}
+
+// interceptor gives every call its deadline and every error its wire form.
+type interceptor struct{ *server }
+
+// WrapUnary implements connect.Interceptor.
+func (i interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, i.opts.Timeout)
+		defer cancel()
+		began := time.Now()
+		out, err := next(ctx, r)
+		return out, i.encode(r.Spec(), began, err)
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor.
+func (i interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
+		began := time.Now()
+		return i.encode(c.Spec(), began, next(ctx, c))
+	}
+}
+
+// WrapStreamingClient implements connect.Interceptor.
+func (i interceptor) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// encode gives an answer's error its wire form, and reports the answer.
+func (i interceptor) encode(spec connect.Spec, began time.Time, err error) error {
+	out, code := refusal.Encode(err), "ok"
+	if err != nil {
+		code = connect.CodeOf(out).String()
+		if code == connect.CodeInternal.String() && i.opts.Failed != nil {
+			i.opts.Failed(err)
+		}
+	}
+	if i.opts.Observe != nil {
+		i.opts.Observe(spec.Procedure, code, time.Since(began))
+	}
+	return out
+}
