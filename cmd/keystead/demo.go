@@ -51,7 +51,15 @@ recording of your own, such as make testbed-record makes.`,
 		if err != nil {
 			return misuse(err, "make testbed-record writes a recording")
 		}
-		return aboutDemo(demo.Run(ctx, escaping{a.stdout}, rec))
+		narration := a.stdout
+		if a.json {
+			narration = a.stderr
+		}
+		outcomes, err := demo.Run(ctx, escaping{narration}, rec)
+		if err == nil && a.json {
+			return a.answer(outcomes, nil)
+		}
+		return aboutDemo(err)
 	}
 	return c
 }

@@ -22,28 +22,36 @@ import (
 	"github.com/keystead/keystead/internal/swtpm"
 )
 
+// An Outcome is one verdict of the demo: allowed, or refused for reasons.
+type Outcome struct {
+	Step    string            `json:"step"`
+	Allowed bool              `json:"allowed"`
+	Reasons []keystead.Reason `json:"reasons"`
+	Verdict keystead.Digest   `json:"verdict"`
+}
+
 // Run plays the demo with a recorded boot and writes the narration to w. It leaves
 // neither processes nor files behind.
-func Run(ctx context.Context, w io.Writer, rec *recording.Recording) (err error) {
+func Run(ctx context.Context, w io.Writer, rec *recording.Recording) (outcomes []Outcome, err error) {
 	start := time.Now()
 	dir, err := os.MkdirTemp("", "keystead-demo-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	ca, err := swtpm.NewCA(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d := &demo{w: w, rec: rec, ca: ca}
 	defer func() { err = errors.Join(err, d.stop()) }()
 	for _, step := range []func(context.Context) error{d.boot, d.trust, d.admit, d.altered, d.unknown, d.attack} {
 		if err := step(ctx); err != nil {
-			return err
+			return d.outcomes, err
 		}
 	}
 	d.say("\nEvery step came out as expected, in %.1f s.", time.Since(start).Seconds())
-	return nil
+	return d.outcomes, nil
 }
 
 // demo is the stage: one host, one verifier, and a second TPM for an attacker.
@@ -54,6 +62,7 @@ type demo struct {
 	host     *host
 	other    *host
 	verifier *verifier
+	outcomes []Outcome
 	first    evidence.Bundle // the bundle that passed
 }
 
@@ -132,6 +141,7 @@ func (d *demo) admit(ctx context.Context) error {
 		named, c.Software.Entries, len(c.Software.Packages), strings.Join(c.Software.Packages[:min(3, len(c.Software.Packages))], ", "))
 	d.say("   verdict        %s", v.Digest())
 	d.first = b
+	d.outcomes = append(d.outcomes, Outcome{d.rec.Phases[0].Name, true, []keystead.Reason{}, v.Digest()})
 	return nil
 }
 
@@ -155,13 +165,13 @@ func (d *demo) next(ctx context.Context, step int, want ...keystead.Reason) erro
 	if err != nil {
 		return err
 	}
-	return d.denied(d.verifier.judge(b, nonce, nil), want...)
+	return d.denied(phase.Name, d.verifier.judge(b, nonce, nil), want...)
 }
 
 func (d *demo) attack(ctx context.Context) error {
 	d.say("\n6. Attacks")
 	d.say("   The allowed bundle is sent again, in answer to a new nonce:")
-	if err := d.denied(d.verifier.judge(d.first, d.verifier.ask(), nil), keystead.ReasonBundleReplayed); err != nil {
+	if err := d.denied("replay", d.verifier.judge(d.first, d.verifier.ask(), nil), keystead.ReasonBundleReplayed); err != nil {
 		return err
 	}
 	d.say("   The last entries of the IMA log are cut off, to hide what ran:")
@@ -170,7 +180,7 @@ func (d *demo) attack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.denied(d.verifier.judge(b, nonce, nil), keystead.ReasonLogTruncated); err != nil {
+	if err := d.denied("cut log", d.verifier.judge(b, nonce, nil), keystead.ReasonLogTruncated); err != nil {
 		return err
 	}
 	d.say("   Another machine's genuine TPM signs the good machine's logs:")
@@ -184,11 +194,11 @@ func (d *demo) attack(ctx context.Context) error {
 	if b, err = d.other.bundle(ctx, nonce); err != nil {
 		return err
 	}
-	return d.denied(d.verifier.judge(b, nonce, nil), keystead.ReasonKeyForeign)
+	return d.denied("foreign key", d.verifier.judge(b, nonce, nil), keystead.ReasonKeyForeign)
 }
 
 // denied demands a refusal for exactly these reasons, and prints it.
-func (d *demo) denied(v appraise.Verdict, want ...keystead.Reason) error {
+func (d *demo) denied(step string, v appraise.Verdict, want ...keystead.Reason) error {
 	var got []keystead.Reason
 	for _, f := range v.Findings() {
 		got = append(got, f.Reason)
@@ -198,6 +208,7 @@ func (d *demo) denied(v appraise.Verdict, want ...keystead.Reason) error {
 	if got = slices.Compact(got); v.Allowed() || !slices.Equal(got, want) {
 		return fmt.Errorf("want a refusal for %v, got %v: %w", want, got, v.Err())
 	}
+	d.outcomes = append(d.outcomes, Outcome{step, false, got, v.Digest()})
 	for _, f := range v.Findings() {
 		d.say("   DENIED  %s: %s", f.Reason, f.Where)
 		d.say("           found  %s", f.Got)
