@@ -11,7 +11,6 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/authenticode"
-	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -169,20 +168,13 @@ already are kept; they are not verified here.`,
 		if err != nil {
 			return err
 		}
-		bare, sign := text, m.Sign
-		if key.IsNote(text) {
-			sign = m.Cosign
-			if bare, _, err = key.Peek(text); err != nil {
-				return misuse(fmt.Errorf("%s: %w", args[0], err), "")
-			}
-		}
-		set, err := refval.ParseCodeSet(string(bare))
+		var set *refval.CodeSet
+		signed, err := signChecked(m, text, func(bare []byte) (err error) {
+			set, err = refval.ParseCodeSet(string(bare))
+			return err
+		})
 		if err != nil {
 			return misuse(fmt.Errorf("%s: %w", args[0], err), "keystead codeset build writes code sets")
-		}
-		signed, err := sign(text)
-		if err != nil {
-			return misuse(err, "")
 		}
 		return a.answerCodeSet(set, signed)
 	}

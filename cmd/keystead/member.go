@@ -115,6 +115,22 @@ func signNote(m key.Member, text []byte) ([]byte, error) {
 	return m.Sign(text)
 }
 
+// signChecked signs a text, or adds to a note's signatures, if check accepts the bare
+// text. Signatures that stand there already are kept and not verified.
+func signChecked(m key.Member, text []byte, check func(bare []byte) error) ([]byte, error) {
+	bare, err := text, error(nil)
+	if key.IsNote(text) {
+		bare, _, err = key.Peek(text)
+	}
+	if err == nil {
+		err = check(bare)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return signNote(m, text)
+}
+
 // must is for what only a defect of a command's own declaration can fail.
 func must(err error) {
 	if err != nil {

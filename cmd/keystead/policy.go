@@ -156,18 +156,11 @@ policy carries already are kept; they are not verified here.`,
 		if err != nil {
 			return err
 		}
-		bare, sign := text, m.Sign
-		if key.IsNote(text) {
-			sign = m.Cosign
-			if bare, _, err = key.Peek(text); err != nil {
-				return aboutPolicy(args[0], err)
-			}
-		}
-		p, err := policy.Compile(bare, appraise.Vocabulary())
-		if err != nil {
-			return aboutPolicy(args[0], err)
-		}
-		signed, err := sign(text)
+		var p *policy.Policy
+		signed, err := signChecked(m, text, func(bare []byte) (err error) {
+			p, err = policy.Compile(bare, appraise.Vocabulary())
+			return err
+		})
 		if err != nil {
 			return aboutPolicy(args[0], err)
 		}
