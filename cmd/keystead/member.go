@@ -95,11 +95,13 @@ is signed is printed: read it.`,
 		if err != nil {
 			return misuse(fmt.Errorf("%s: %w", args[0], err), "")
 		}
-		if err := os.WriteFile(args[0]+".new", signed, 0o644); err != nil {
-			return misuse(err, "")
+		out, err := openOutput(args[0])
+		if err != nil {
+			return err
 		}
-		if err := os.Rename(args[0]+".new", args[0]); err != nil {
-			return misuse(err, "")
+		defer out.discard()
+		if err := out.commit(signed, 0o644); err != nil {
+			return err
 		}
 		answer := map[string]string{"file": args[0], "signed_by": m.Public().ID(), "text": string(text)}
 		return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
