@@ -185,12 +185,12 @@ func (h *history) finish(t *testing.T) {
 	if _, err := cl.Audit(ctx, nil); err != nil {
 		t.Errorf("audit: %v", err)
 	}
-	s, err := cl.Status(ctx)
-	if err != nil {
-		t.Fatal(err)
+	var leaves uint64 // to read: Tail waits for them on a node that was cut off and is still catching up
+	for _, leaf := range h.acked {
+		leaves = max(leaves, leaf+1)
 	}
 	at := map[string]uint64{}
-	err = cl.Tail(ctx, 0, s.GetTreeSize(), func(e *apiv1.Entry) bool {
+	err := cl.Tail(ctx, 0, leaves, func(e *apiv1.Entry) bool {
 		if tx, err := ledger.ParseTransaction(e.GetEntry()); err == nil {
 			id := string(tx.Request.ID[:])
 			if first, twice := at[id]; twice {
