@@ -81,6 +81,8 @@ const (
 	ReasonIndexExpired   Reason = "index-expired"   // a repository's index after its Valid-Until
 	ReasonIndexFuture    Reason = "index-future"    // a repository's index dated after the time of judgement
 	ReasonPackageMissing Reason = "package-missing" // an installed package that no signed index offers
+	ReasonObjectMissing  Reason = "object-missing"  // bytes named by their digest, which no node asked has
+	ReasonObjectMismatch Reason = "object-mismatch" // an object that is not what it is said to be: does not parse, or does not come out of its recipe
 )
 
 // Software and policy.
@@ -159,6 +161,8 @@ var stages = map[Reason]Stage{
 	ReasonIndexExpired:        StageCollateral,
 	ReasonIndexFuture:         StageCollateral,
 	ReasonPackageMissing:      StageCollateral,
+	ReasonObjectMissing:       StageCollateral,
+	ReasonObjectMismatch:      StageCollateral,
 	ReasonAKUnbound:           StagePolicy,
 	ReasonAssuranceLow:        StagePolicy,
 	ReasonFileUnknown:         StagePolicy,
