@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -28,7 +29,8 @@ func SettingText(domain keystead.Digest, name string, base, value uint64) []byte
 
 // SettingJudge endorses a setting that is within its bounds and that as many
 // members signed as the roster demands.
-func SettingJudge(_ ledger.View, roster *receipt.Roster, domain keystead.Digest, p *ledger.Proposal, out *ledger.Verdict) error {
+func SettingJudge(_ context.Context, h *Hearing, out *ledger.Verdict) error {
+	p, roster, domain := h.Proposal, h.Roster, h.Domain
 	bounds, ok := settings[p.Subject]
 	if !ok {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonRuleFailed, Where: "setting", Want: "the name of a setting", Got: p.Subject})
