@@ -93,8 +93,6 @@ const (
 	ReasonIndexExpired   Reason = "index-expired"   // a repository's index after its Valid-Until
 	ReasonIndexFuture    Reason = "index-future"    // a repository's index dated after the time of judgement
 	ReasonPackageMissing Reason = "package-missing" // an installed package that no signed index offers
-	ReasonObjectMissing  Reason = "object-missing"  // bytes named by their digest, which no node asked has
-	ReasonObjectMismatch Reason = "object-mismatch" // an object that is not what it is said to be: does not parse, or does not come out of its recipe
 )
 
 // Software and policy.
@@ -122,6 +120,27 @@ const (
 	ReasonUnsealed       Reason = "unsealed"         // restarted without a valid record of a clean shutdown
 	ReasonStoreCorrupt   Reason = "store-corrupt"    // a record of the store that is not what was written
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
+)
+
+// Admission: statements of members, hosts and their leases.
+const (
+	ReasonHostUnenrolled  Reason = "host-unenrolled"  // members enrolled no host of that name
+	ReasonHostRevoked     Reason = "host-revoked"     // members revoked the host's enrolment
+	ReasonHardwareForeign Reason = "hardware-foreign" // a TPM other than the one that is enrolled under the name
+	ReasonHardwareTaken   Reason = "hardware-taken"   // a hardware identity that is enrolled under another name
+	ReasonHardwareDenied  Reason = "hardware-denied"  // a TPM, its issuer or a firmware version on the domain's deny list
+	ReasonBootChanged     Reason = "boot-changed"     // a renewal with another key, subject key or boot than the admission's
+	ReasonLeaseUnknown    Reason = "lease-unknown"    // no such lease: never admitted, or admitted again since
+	ReasonLeaseSuspended  Reason = "lease-suspended"  // a node suspended the lease
+	ReasonLeaseExpired    Reason = "lease-expired"    // the lease was not renewed in time
+	ReasonLeaseTooLong    Reason = "lease-too-long"   // a renewal beyond what the domain gives
+	ReasonRenewalReplayed Reason = "renewal-replayed" // a renewal that does not prolong its lease
+	ReasonPairMissing     Reason = "pair-missing"     // renewals without the signatures of two different nodes
+	ReasonSubjectMismatch Reason = "subject-mismatch" // a statement of members on another subject
+	ReasonTermsMissing    Reason = "terms-missing"    // no terms say what a role is judged by
+	ReasonObjectUnknown   Reason = "object-unknown"   // terms name an object that is not endorsed as what they take it for
+	ReasonObjectMissing   Reason = "object-missing"   // an object's bytes are not at hand
+	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
 )
 
 var stages = map[Reason]Stage{
@@ -181,8 +200,6 @@ var stages = map[Reason]Stage{
 	ReasonIndexExpired:        StageCollateral,
 	ReasonIndexFuture:         StageCollateral,
 	ReasonPackageMissing:      StageCollateral,
-	ReasonObjectMissing:       StageCollateral,
-	ReasonObjectMismatch:      StageCollateral,
 	ReasonAKUnbound:           StagePolicy,
 	ReasonAssuranceLow:        StagePolicy,
 	ReasonFileUnknown:         StagePolicy,
@@ -193,6 +210,23 @@ var stages = map[Reason]Stage{
 	ReasonBootUnaccepted:      StagePolicy,
 	ReasonRuleFailed:          StagePolicy,
 	ReasonPolicyUnusable:      StagePolicy,
+	ReasonHostUnenrolled:      StagePolicy,
+	ReasonHostRevoked:         StageRevoked,
+	ReasonHardwareForeign:     StagePolicy,
+	ReasonHardwareTaken:       StagePolicy,
+	ReasonHardwareDenied:      StageRevoked,
+	ReasonBootChanged:         StagePolicy,
+	ReasonLeaseUnknown:        StagePolicy,
+	ReasonLeaseSuspended:      StageRevoked,
+	ReasonLeaseExpired:        StageUnavailable,
+	ReasonLeaseTooLong:        StagePolicy,
+	ReasonRenewalReplayed:     StageSignature,
+	ReasonPairMissing:         StageSignature,
+	ReasonSubjectMismatch:     StageSignature,
+	ReasonTermsMissing:        StagePolicy,
+	ReasonObjectUnknown:       StagePolicy,
+	ReasonObjectMissing:       StageUnavailable,
+	ReasonObjectMismatch:      StageSignature,
 	ReasonNoQuorum:            StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,

@@ -94,7 +94,7 @@ const (
 func (c *court) init(n *Node, judges map[string]Judge) {
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
-	c.judges = map[string]Judge{SettingType: SettingJudge}
+	c.judges = statementJudges()
 	maps.Copy(c.judges, judges)
 }
 

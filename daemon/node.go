@@ -33,7 +33,7 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	Judges  map[string]Judge // by type of proposal; SettingJudge is always there
+	Judges  map[string]Judge // by type of proposal, beside those that every node has
 }
 
 // Node is a running node.

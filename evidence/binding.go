@@ -17,6 +17,10 @@ const (
 	// PurposeRaw is evidence that another tool took: the qualifying data is the nonce
 	// itself. This project judges such evidence on request and never makes it.
 	PurposeRaw = "raw"
+	// PurposeAdmission is evidence for the ledger, by a ledger nonce, to be admitted.
+	PurposeAdmission = "admission"
+	// PurposeRenewal is likewise, to keep a lease.
+	PurposeRenewal = "renewal"
 )
 
 // A Binding ties evidence to the question that it answers: what for, which
