@@ -98,11 +98,8 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 	if err != nil {
 		return Ruling{}, err
 	}
-	founding, err := founding(s, objects)
-	if err != nil {
-		return Ruling{}, err
-	}
 	var findings []keystead.Finding
+	var founding map[keystead.Digest]string // read when the first object is not endorsed
 	for _, o := range t.Objects() {
 		v, err := s.Judged(objectKey(o.Digest))
 		if err != nil {
@@ -110,14 +107,15 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 		}
 		kind := string(v.Data)
 		if kind == "" {
+			if founding == nil {
+				if founding, err = foundingObjects(s, objects); err != nil {
+					return Ruling{}, err
+				}
+			}
 			kind = founding[o.Digest]
 		}
 		if kind != o.Kind {
-			f := keystead.Finding{Reason: keystead.ReasonObjectUnknown, Where: "terms for " + t.Role, Want: "an endorsed " + o.Kind, Got: o.Digest.String() + ", which is not endorsed"}
-			if kind != "" {
-				f.Got = fmt.Sprintf("%v, which is a %s", o.Digest, kind)
-			}
-			findings = append(findings, f)
+			findings = append(findings, unknown(t.Role, o, kind))
 		}
 	}
 	if findings != nil {
@@ -127,8 +125,16 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: text}}}, err
 }
 
-// founding returns the objects that founding terms name, with their kinds.
-func founding(s State, objects Objects) (map[keystead.Digest]string, error) {
+func unknown(role string, o Named, kind string) keystead.Finding {
+	f := keystead.Finding{Reason: keystead.ReasonObjectUnknown, Where: "terms for " + role, Want: "an endorsed " + o.Kind, Got: o.Digest.String() + ", which is not endorsed"}
+	if kind != "" {
+		f.Got = fmt.Sprintf("%v, which is a %s", o.Digest, kind)
+	}
+	return f
+}
+
+// foundingObjects returns the objects that founding terms name, with their kinds.
+func foundingObjects(s State, objects Objects) (map[keystead.Digest]string, error) {
 	out := map[keystead.Digest]string{}
 	for _, role := range []string{RoleHost, RoleNode} {
 		d, err := foundingDigest(s, role)
