@@ -20,7 +20,8 @@ func BootPCRs() []int { return []int{0, 1, 2, 3, 4, 5, 6, 7} }
 
 // Seal encrypts a secret of 1 to MaxSecret bytes so that this TPM alone opens it,
 // and only while the registers hold what they hold now. The blob is no secret. Bank
-// is sha256 or sha384.
+// is sha256 or sha384. That a blob opens does not say who sealed it: whoever can speak
+// to the TPM can seal another secret in its place.
 //
 // The secret crosses the bus to the TPM encrypted to the TPM's storage key, so that
 // who listens there does not learn it. Who answers there in the TPM's place does.
