@@ -22,7 +22,7 @@ func shelf(t *testing.T, fs vfs.FS, limit int64, now time.Time) *objects {
 	return o
 }
 
-func put(t *testing.T, o *objects, content string, now time.Time) keystead.Digest {
+func shelve(t *testing.T, o *objects, content string, now time.Time) keystead.Digest {
 	t.Helper()
 	d, err := o.put(bytes.NewReader([]byte(content)), now)
 	if err != nil || d != keystead.Sum([]byte(content)) {
@@ -35,12 +35,12 @@ func put(t *testing.T, o *objects, content string, now time.Time) keystead.Diges
 func TestObjects(t *testing.T) {
 	now := time.Now()
 	o := shelf(t, vfs.NewMem(), 100, now)
-	kept, left := put(t, o, "kept", now), put(t, o, "left", now)
-	put(t, o, "left", now) // again: takes no more room
+	kept, left := shelve(t, o, "kept", now), shelve(t, o, "left", now)
+	shelve(t, o, "left", now) // again: takes no more room
 	if err := o.keep(kept); err != nil {
 		t.Fatal(err)
 	}
-	put(t, o, "kept", now)
+	shelve(t, o, "kept", now)
 	if o.held != int64(len("left")) {
 		t.Errorf("%d bytes are held for what waits", o.held)
 	}
@@ -65,7 +65,7 @@ func TestObjects(t *testing.T) {
 func TestObjectsBounds(t *testing.T) {
 	now := time.Now()
 	o := shelf(t, vfs.NewMem(), 10, now)
-	first := put(t, o, "12345678", now)
+	first := shelve(t, o, "12345678", now)
 	if _, err := o.put(bytes.NewReader([]byte("123")), now); !errors.Is(err, keystead.ReasonOverloaded) {
 		t.Errorf("above the room: %v", err)
 	}
@@ -75,7 +75,7 @@ func TestObjectsBounds(t *testing.T) {
 	if err := o.keep(first); err != nil {
 		t.Fatal(err)
 	}
-	put(t, o, "1234567890", now)
+	shelve(t, o, "1234567890", now)
 	o = shelf(t, vfs.NewMem(), 2*MaxObject, now)
 	if _, err := o.put(io.LimitReader(zeros{}, MaxObject+1), now); !errors.Is(err, keystead.ReasonTooLarge) {
 		t.Errorf("above the bound: %v", err)
@@ -93,7 +93,7 @@ func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 func TestObjectsAltered(t *testing.T) {
 	fs, now := vfs.NewMem(), time.Now()
 	o := shelf(t, fs, 100, now)
-	d := put(t, o, "good", now)
+	d := shelve(t, o, "good", now)
 	f, err := fs.Create(o.path(o.pending(), d), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		t.Fatal(err)
@@ -114,11 +114,11 @@ func TestObjectsCrash(t *testing.T) {
 	for seed := range uint64(50) {
 		fs := vfs.NewCrashableMem()
 		o := shelf(t, fs, 100, now)
-		kept := put(t, o, "kept", now)
+		kept := shelve(t, o, "kept", now)
 		if err := o.keep(kept); err != nil {
 			t.Fatal(err)
 		}
-		waits := put(t, o, "waits", now)
+		waits := shelve(t, o, "waits", now)
 		w, err := o.create()
 		if err != nil {
 			t.Fatal(err)
