@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -154,7 +153,7 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 		}
 		findings = append(append(findings, more...), a.claimed(h, d.verdict)...)
 	}
-	if findings != nil {
+	if len(findings) > 0 {
 		return h, d, keystead.Deny(findings...)
 	}
 	d.against = false
@@ -219,7 +218,7 @@ func (a *Application) hardware(h host) []keystead.Finding {
 		}
 	}
 	if findings == nil && !publicKey(a.subjectKey()) {
-		findings = append(findings, keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "binding", Want: "a subject key: ECDSA or Ed25519, PKIX DER", Got: hex.EncodeToString(a.subjectKey()[:min(64, len(a.subjectKey()))])})
+		findings = append(findings, keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "binding", Want: "a subject key: ECDSA or Ed25519, PKIX DER", Got: fmt.Sprintf("%d bytes %.64x", len(a.subjectKey()), a.subjectKey())})
 	}
 	return findings
 }

@@ -85,10 +85,11 @@ func (t *Terms) Objects() []Named {
 // the terms of a role.
 func FoundingTerms(role string, text []byte) string {
 	d := keystead.Sum(text)
-	return foundingTerms(role) + "=" + hex.EncodeToString(d[:])
+	return FoundingSetting(role) + "=" + hex.EncodeToString(d[:])
 }
 
-func foundingTerms(role string) string { return TypeTerms + "-" + role }
+// FoundingSetting is the name of the genesis entry's setting that names a role's terms.
+func FoundingSetting(role string) string { return TypeTerms + "-" + role }
 
 // JudgeTerms endorses terms whose every object is endorsed as what the terms take it
 // for, or was named by founding terms. It writes terms/ROLE, the statement's text.
@@ -97,11 +98,8 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 	if err != nil {
 		return Ruling{}, err
 	}
-	founding, err := founding(s, objects)
-	if err != nil {
-		return Ruling{}, err
-	}
 	var findings []keystead.Finding
+	var founding map[keystead.Digest]string // read when the first object is not endorsed
 	for _, o := range t.Objects() {
 		v, err := s.Judged(objectKey(o.Digest))
 		if err != nil {
@@ -109,14 +107,15 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 		}
 		kind := string(v.Data)
 		if kind == "" {
+			if founding == nil {
+				if founding, err = foundingObjects(s, objects); err != nil {
+					return Ruling{}, err
+				}
+			}
 			kind = founding[o.Digest]
 		}
 		if kind != o.Kind {
-			f := keystead.Finding{Reason: keystead.ReasonObjectUnknown, Where: "terms for " + t.Role, Want: "an endorsed " + o.Kind, Got: o.Digest.String() + ", which is not endorsed"}
-			if kind != "" {
-				f.Got = fmt.Sprintf("%v, which is a %s", o.Digest, kind)
-			}
-			findings = append(findings, f)
+			findings = append(findings, unknown(t.Role, o, kind))
 		}
 	}
 	if findings != nil {
@@ -126,8 +125,16 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: text}}}, err
 }
 
-// founding returns the objects that founding terms name, with their kinds.
-func founding(s State, objects Objects) (map[keystead.Digest]string, error) {
+func unknown(role string, o Named, kind string) keystead.Finding {
+	f := keystead.Finding{Reason: keystead.ReasonObjectUnknown, Where: "terms for " + role, Want: "an endorsed " + o.Kind, Got: o.Digest.String() + ", which is not endorsed"}
+	if kind != "" {
+		f.Got = fmt.Sprintf("%v, which is a %s", o.Digest, kind)
+	}
+	return f
+}
+
+// foundingObjects returns the objects that founding terms name, with their kinds.
+func foundingObjects(s State, objects Objects) (map[keystead.Digest]string, error) {
 	out := map[keystead.Digest]string{}
 	for _, role := range []string{RoleHost, RoleNode} {
 		d, err := foundingDigest(s, role)
@@ -154,7 +161,7 @@ func founding(s State, objects Objects) (map[keystead.Digest]string, error) {
 
 // foundingDigest returns the digest of a role's founding terms; zero if there are none.
 func foundingDigest(s State, role string) (keystead.Digest, error) {
-	v, err := s.Founding(foundingTerms(role))
+	v, err := s.Founding(FoundingSetting(role))
 	if err != nil || v == "" {
 		return keystead.Digest{}, err
 	}

@@ -79,15 +79,18 @@ func (c *Config) attest(ctx context.Context, tc *tls.Conn, r role) (*Conn, error
 	if r == roleServer && c.Plain != nil && state.NegotiatedProtocol != Protocol {
 		return &Conn{tls: tc, asked: time.Now()}, nil
 	}
-	x := &exchange{cfg: c, in: tc, out: newSender(tc)}
-	var err error
+	channel, err := newChannel(state, &c.Certificate, r)
+	if err != nil && state.NegotiatedProtocol != Protocol {
+		return nil, err // who is there would not understand more
+	}
+	x := &exchange{cfg: c, channel: channel, in: tc, out: newSender(tc)}
 	var peer Peer
 	var asked time.Time
-	if x.channel, err = newChannel(state, &c.Certificate, r); err == nil {
+	if err == nil {
 		peer, asked, err = x.run(ctx)
 	}
 	if err != nil {
-		x.dismiss(tc, err)
+		x.dismiss(ctx, tc, err)
 		return nil, err
 	}
 	if err := x.out.flush(); err != nil {

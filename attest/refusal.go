@@ -79,17 +79,30 @@ func saidByTLS(err error, inTLS bool) bool {
 // farewell is how long a side that refuses waits for the other to take the refusal.
 const farewell = 2 * time.Second
 
-// dismiss tells the peer why it is refused, if it can still be told, and reads what the
-// peer had under way: closed too early, a TCP connection loses the refusal.
-func (x *exchange) dismiss(c *tls.Conn, err error) {
+// dismiss ends an exchange that failed. It tells the peer why it is refused, if it can
+// still be told, and reads what the peer has under way meanwhile: closed too early, a
+// TCP connection loses the refusal.
+func (x *exchange) dismiss(ctx context.Context, c *tls.Conn, err error) {
 	var no *RefusedError
 	var op *net.OpError
-	silent := x.said || errors.As(err, &no) || errors.As(err, &op) || errors.Is(err, io.EOF) || timedOut(err)
-	if !silent {
-		x.out.send(refusal(told(err)))
+	if x.said || errors.As(err, &no) || errors.As(err, &op) || errors.Is(err, io.EOF) || timedOut(err) || ctx.Err() != nil {
+		_ = c.NetConn().Close()
+		_ = x.out.flush() // fails, if anything is left
+		return
 	}
 	_ = c.SetDeadline(time.Now().Add(farewell))
-	if x.out.flush() == nil && !silent {
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
 		_, _ = io.Copy(io.Discard, io.LimitReader(c, 2*int64(x.cfg.MaxBundle)))
+	}()
+	x.out.send(refusal(told(explain(ctx, err, false))))
+	err = x.out.flush()
+	if err == nil {
+		err = c.CloseWrite() // so that two sides that refuse do not wait for each other
 	}
+	if err != nil {
+		_ = c.NetConn().Close()
+	}
+	<-drained
 }

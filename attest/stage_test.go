@@ -253,3 +253,22 @@ func restated(t testing.TB, b evidence.Bundle, binding evidence.Binding) evidenc
 	}
 	return out
 }
+
+func asDeny(t testing.TB, err error) *keystead.DenyError {
+	t.Helper()
+	var deny *keystead.DenyError
+	if !errors.As(err, &deny) {
+		t.Fatalf("want a refusal, got %v", err)
+	}
+	return deny
+}
+
+// lax is a policy that asks for next to nothing.
+func lax(t testing.TB) *policy.Policy {
+	t.Helper()
+	p, err := policy.Compile([]byte("keystead-policy/1\nname lax\nminimum-assurance test\nsoftware every-entry\nboot accepted\nrules none\n"), appraise.Vocabulary())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}

@@ -20,6 +20,9 @@ import (
 	"github.com/keystead/keystead/serve"
 )
 
+// objectTime is how long a client may take to hand in an object.
+const objectTime = 5 * time.Minute
+
 // maxStall is how long a client may take none of an answer.
 const maxStall = 30 * time.Second
 
@@ -56,7 +59,7 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 
 // serve starts answering clients and operators.
 func (n *Node) serve() {
-	api := serve.New(n, n, serve.Options{
+	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
@@ -76,6 +79,7 @@ func (n *Node) serve() {
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
 			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},
 		BaseContext: func(net.Listener) context.Context { return n.running },
+		ConnContext: serve.ConnContext(n.peerAt),
 	}
 	if !n.cfg.API.Plain {
 		server.TLSConfig = n.apiTLS()
@@ -104,13 +108,29 @@ func (n *Node) start(f *front, s *http.Server) {
 
 // patient gives a request's body as long as the request; streams go on.
 func (n *Node) patient(next http.Handler) http.Handler {
-	timeout := time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != apiv1connect.LedgerServicePipelineProcedure && r.URL.Path != apiv1connect.LedgerServiceTailProcedure {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // then the timeout of the request has to do
+		timeout := time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond
+		switch r.URL.Path {
+		case apiv1connect.LedgerServicePipelineProcedure, apiv1connect.LedgerServiceTailProcedure:
+			next.ServeHTTP(w, r)
+			return
+		case apiv1connect.HostServicePutObjectProcedure:
+			timeout = objectTime
 		}
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // then the timeout of the request has to do
 		next.ServeHTTP(w, r)
 	})
+}
+
+// peerAt says who is at the other end of a connection of the API.
+func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
+	if t, ok := c.(*tls.Conn); ok {
+		if shown := t.ConnectionState().PeerCertificates; len(shown) > 0 {
+			p.TLS = keystead.Sum(shown[0].RawSubjectPublicKeyInfo)
+			p.Node = n.nameOf(p.TLS)
+		}
+	}
+	return p
 }
 
 // apiTLS shows the node's pinned key, and asks clients for theirs if the
@@ -118,6 +138,7 @@ func (n *Node) patient(next http.Handler) http.Handler {
 func (n *Node) apiTLS() *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{n.self.TLS}, SessionTicketsDisabled: true}
 	if len(n.cfg.API.Clients) == 0 {
+		c.ClientAuth = tls.RequestClientCert // nodes show theirs
 		return c
 	}
 	c.ClientAuth = tls.RequireAnyClientCert

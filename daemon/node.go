@@ -33,7 +33,7 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	Judges  map[string]Judge // by type of proposal; SettingJudge is always there
+	Judges  map[string]Judge // by type of proposal, beside those that every node has
 }
 
 // Node is a running node.
@@ -55,6 +55,9 @@ type Node struct {
 	left     error // that members removed this node
 	ticks    tickBox
 	court    court
+	objects  *objects
+	evidence box
+	peers    *peers
 	voter    voter
 	metrics  *metrics
 	changed  chan struct{} // the roster has
@@ -79,7 +82,11 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
+	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
+		return nil, err
+	}
 	n.running, n.stop = context.WithCancel(context.Background())
+	n.peers = newPeers(n)
 	n.court.init(n, opts.Judges)
 	n.machine = &machine{domain: cfg.Domain, heard: n.heard}
 	n.metrics = newMetrics(n)
@@ -147,7 +154,7 @@ func (n *Node) loadDomain() error {
 // members returns the founders as raft's first voters, alike on every founder.
 func (n *Node) founders() (out []replica.Member) {
 	for _, f := range n.genesis.Roster.Nodes {
-		if c, ok := n.contacts[f.Name]; ok && c.Key == f.Key {
+		if c, ok := n.contacts[f.Name]; ok && c.Node() == f {
 			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}
@@ -309,14 +316,20 @@ func (n *Node) knownContacts() []client.Contact {
 	return out
 }
 
-// nameOf returns the name of the node that shows a TLS key, or "".
-func (n *Node) nameOf(pin keystead.Digest) string {
+// contactOf returns the contact of the node that shows a TLS key.
+func (n *Node) contactOf(pin keystead.Digest) (client.Contact, bool) {
 	for _, c := range n.knownContacts() {
 		if c.TLS == pin {
-			return c.Name
+			return c, true
 		}
 	}
-	return ""
+	return client.Contact{}, false
+}
+
+// nameOf returns the name of the node that shows a TLS key, or "".
+func (n *Node) nameOf(pin keystead.Digest) string {
+	c, _ := n.contactOf(pin)
+	return c.Name
 }
 
 // Name returns the node's name.
@@ -344,6 +357,7 @@ func (n *Node) Close() error {
 	n.stop()
 	errs := []error{n.closeFronts()}
 	n.tasks.Wait()
+	n.peers.close()
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())
 	}

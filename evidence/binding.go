@@ -21,6 +21,10 @@ const (
 	PurposeAdmission = "admission"
 	// PurposeRenewal is likewise, to keep a lease.
 	PurposeRenewal = "renewal"
+	// PurposeNodeKey is a TPM's certification of a node's key in a roster change.
+	PurposeNodeKey = "node-key"
+	// PurposeShutdown is a TPM's certification of a node's record of a clean shutdown.
+	PurposeShutdown = "shutdown"
 )
 
 // A Binding ties evidence to the question that it answers: what for, which
@@ -28,7 +32,7 @@ const (
 type Binding struct {
 	Purpose    string `cbor:"1,keyasint" json:"purpose"`
 	Nonce      []byte `cbor:"2,keyasint" json:"nonce"`
-	SubjectKey []byte `cbor:"3,keyasint,omitempty" json:"subject_key,omitempty"` // PKIX DER; empty when no key is bound
+	SubjectKey []byte `cbor:"3,keyasint,omitempty" json:"subject_key,omitempty"` // PKIX DER, or as the purpose has it; empty when no key is bound
 }
 
 // QualifyingData returns what the quote must carry in TPMS_ATTEST.extraData:
