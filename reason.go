@@ -110,6 +110,14 @@ const (
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
 )
 
+// What is bound to a machine's TPM.
+const (
+	ReasonSealedStateChanged Reason = "sealed-state-changed" // a register does not hold what it held at the time of sealing
+	ReasonSealedElsewhere    Reason = "sealed-elsewhere"     // bound to another TPM, or to this one before it was cleared
+	ReasonSealedDamaged      Reason = "sealed-damaged"       // not what the TPM sealed
+	ReasonRecordRolledBack   Reason = "record-rolled-back"   // a record that the TPM's counter has left behind
+)
+
 var stages = map[Reason]Stage{
 	ReasonMalformed:           StageSignature,
 	ReasonEvidenceMissing:     StageSignature,
@@ -178,6 +186,10 @@ var stages = map[Reason]Stage{
 	ReasonUnsealed:            StageUnavailable,
 	ReasonStoreCorrupt:        StageInternal,
 	ReasonDiskRolledBack:      StageInternal,
+	ReasonSealedStateChanged:  StagePolicy,
+	ReasonSealedElsewhere:     StageSignature,
+	ReasonSealedDamaged:       StageSignature,
+	ReasonRecordRolledBack:    StageInternal,
 }
 
 // Stage returns where the reason falls; StageInternal for one that is not listed.

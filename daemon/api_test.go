@@ -329,7 +329,7 @@ func TestGovernance(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.changeRoster(ctx, cl, contact, func(r *receipt.Roster) {
-		r.Nodes = append(r.Nodes, receipt.Node{Name: "n4", Key: opened.Key})
+		r.Nodes = append(r.Nodes, opened.Node())
 	})
 	c.enter(c.nodes[3])
 	c.start(3)

@@ -97,14 +97,14 @@ func (c *cluster) seal(settings ...string) {
 	if c.member, err = key.NewMember(rand.Reader, "test.member"); err != nil {
 		c.t.Fatal(err)
 	}
-	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
+	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: append(slices.Clone(settings), "evidence=none"),
 		Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{c.member.Public()}}}
 	for _, contact := range c.file.Contacts {
 		opened, err := client.OpenContact(contact)
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		genesis.Roster.Nodes = append(genesis.Roster.Nodes, receipt.Node{Name: opened.Name, Key: opened.Key})
+		genesis.Roster.Nodes = append(genesis.Roster.Nodes, opened.Node())
 	}
 	text, err := genesis.Text()
 	if err != nil {

@@ -33,8 +33,8 @@ func single(t *testing.T) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := receipt.Genesis{Name: "t", Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: 1,
-		Members: []key.MemberPublic{m.Public()}, Nodes: []receipt.Node{{Name: "n1", Key: c.Key}}}}
+	g := receipt.Genesis{Name: "t", Created: uint64(time.Now().UnixMilli()), Settings: []string{"evidence=none"}, Roster: receipt.Roster{Threshold: 1,
+		Members: []key.MemberPublic{m.Public()}, Nodes: []receipt.Node{c.Node()}}}
 	text, err := g.Text()
 	if err != nil {
 		t.Fatal(err)
