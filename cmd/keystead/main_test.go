@@ -47,6 +47,7 @@ func TestScripts(t *testing.T) {
 			"fields": listFields,
 			"blocks": extractBlocks,
 			"bed":    compareBed,
+			"ports":  claimPorts,
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
 				if neg || err != nil || len(args) < 2 {

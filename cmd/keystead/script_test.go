@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/keystead/keystead/internal/debrepo"
 	"github.com/keystead/keystead/internal/demo"
+	"github.com/keystead/keystead/internal/freeport"
 )
 
 // stages are the hosts of running scripts.
@@ -32,6 +34,17 @@ func startHost(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { ts.Check(s.Stop()) })
 	ts.Value(stageKey{}).(map[string]*demo.Stage)[args[0]] = s
+}
+
+// claimPorts sets a variable to the first of 256 ports in a row that no other test is
+// given: ports NAME.
+func claimPorts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: ports NAME")
+	}
+	base, err := freeport.Block()
+	ts.Check(err)
+	ts.Setenv(args[0], strconv.Itoa(base))
 }
 
 // nextPhase has a host go through its next phase: phase DIR.
