@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
@@ -300,11 +301,15 @@ func TestGovernance(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	propose := func(m key.Member, value uint64) error {
-		note, err := m.Sign(daemon.SettingText(c.digest, "lease-seconds", 0, value))
+		text, err := (&admit.Setting{Domain: c.digest, Name: admit.LeaseSeconds, Value: value}).Text()
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: daemon.SettingType, Subject: "lease-seconds", Content: note}
+		note, err := m.Sign(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: admit.TypeSetting, Subject: admit.LeaseSeconds, Content: note}
 		entry, err := p.Entry()
 		if err != nil {
 			t.Fatal(err)

@@ -160,9 +160,3 @@ func TestSecretsStaySecret(t *testing.T) {
 		t.Error("a key that others can read was taken")
 	}
 }
-
-func FuzzSettingValue(f *testing.F) {
-	f.Add([]byte("value 7\n"))
-	f.Add([]byte("\n"))
-	f.Fuzz(func(t *testing.T, text []byte) { _, _ = settingValue(text) })
-}

@@ -18,6 +18,10 @@ const (
 	PurposeNodeKey = "node-key"
 	// PurposeShutdown is a TPM's certification of a node's record of a clean shutdown.
 	PurposeShutdown = "shutdown"
+	// PurposeAdmission is evidence for the ledger, by a ledger nonce, to be admitted.
+	PurposeAdmission = "admission"
+	// PurposeRenewal is likewise, to keep a lease.
+	PurposeRenewal = "renewal"
 )
 
 // A Binding ties evidence to the question that it answers: what for, which

@@ -136,6 +136,13 @@ func AppendSignature(dst []byte, n Node, sig key.NodeSignature) []byte {
 // "keystead/" and the genesis digest in hex.
 func Origin(domain keystead.Digest) string { return originPrefix + hex.EncodeToString(domain[:]) }
 
+// ParseOrigin reads what Origin writes.
+func ParseOrigin(s string) (keystead.Digest, error) {
+	var l lines
+	d := l.parseOrigin("domain", s)
+	return d, l.err
+}
+
 const originPrefix = "keystead/"
 
 // lines reads a text format of "word value" lines. The first error sticks.
