@@ -11,6 +11,9 @@ import (
 const (
 	// PurposeVerify is evidence for a person or a program that asked for it by a nonce.
 	PurposeVerify = "verify"
+	// PurposeConnection is evidence for the peer of one connection, and for as long as
+	// that connection stands (docs/spec/attest.md).
+	PurposeConnection = "connection"
 	// PurposeRaw is evidence that another tool took: the qualifying data is the nonce
 	// itself. This project judges such evidence on request and never makes it.
 	PurposeRaw = "raw"
