@@ -110,12 +110,12 @@ func (v *verifier) signed(rec *recording.Recording) error {
 }
 
 // activate binds the host's attestation key to its TPM.
-func (v *verifier) activate(ctx context.Context, h *host) error {
-	ekBytes, err := h.tpm.EK(ctx)
+func (v *verifier) activate(ctx context.Context, t *collect.TPM) error {
+	ekBytes, err := t.EK(ctx)
 	if err != nil {
 		return err
 	}
-	akBytes, err := h.tpm.AK(ctx, collect.AKECC)
+	akBytes, err := t.AK(ctx, collect.AKECC)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (v *verifier) activate(ctx context.Context, h *host) error {
 	if err != nil {
 		return err
 	}
-	answer, err := h.tpm.Activate(ctx, collect.AKECC, blob, encrypted)
+	answer, err := t.Activate(ctx, collect.AKECC, blob, encrypted)
 	if err != nil {
 		return err
 	}
