@@ -109,8 +109,14 @@ func (c *Conn) age(most time.Duration) {
 	}
 }
 
-// Peer returns who the other side is; nobody if it showed no evidence.
-func (c *Conn) Peer() Peer { return c.peer }
+// Peer returns who the other side is; nobody if it showed no evidence, or there is
+// no connection.
+func (c *Conn) Peer() Peer {
+	if c == nil {
+		return Peer{}
+	}
+	return c.peer
+}
 
 // Established returns when this side asked for the peer's evidence, which is how old
 // the evidence is at most.
