@@ -54,7 +54,7 @@ func (n *Node) openFronts() error {
 func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 	l := n.fronts[0].listener
 	n.fronts[0].listener = nil // the transport closes it
-	return replica.ListenTLS(replica.TLSOptions{Key: n.self.Peer, Listener: l, Log: n.log})(h)
+	return replica.ListenTLS(replica.TLSOptions{Guard: n.self.Peer, Listener: l, Log: n.log})(h)
 }
 
 // serve starts answering clients and operators.
