@@ -167,6 +167,9 @@ func (c *court) take(entry []byte) {
 			c.mu.Lock()
 			delete(c.open, e.Verdict.Proposal)
 			c.mu.Unlock()
+			if c.node != nil {
+				c.node.tookEffect(&e.Verdict)
+			}
 			select {
 			case <-x.done:
 			default:
@@ -192,12 +195,10 @@ func (c *court) judge(entry []byte) {
 	case <-c.node.running.Done():
 		return
 	}
-	c.node.tasks.Add(1)
-	go func() {
-		defer c.node.tasks.Done()
+	c.node.background(func() {
 		defer func() { <-c.bench }()
 		c.rule(x, entry)
-	}()
+	})
 }
 
 // rule comes to this node's verdict, and endorses it.
@@ -217,7 +218,7 @@ func (c *court) rule(x *inquiry, entry []byte) {
 		return
 	}
 	n.propose1(func() ([]byte, error) {
-		e := ledger.Endorse(n.self.Node, n.name, n.cfg.Domain, verdict)
+		e := ledger.Endorse(n.signer(), n.name, n.cfg.Domain, verdict)
 		return e.Entry(), nil
 	})
 	c.ring()
@@ -251,13 +252,11 @@ func (c *court) conclude() {
 	s := n.replica.Status()
 	roster, _, _ := n.machine.roster()
 	for _, x := range c.due(s.Leader == s.ID, &roster) {
-		n.tasks.Add(1)
-		go func() {
-			defer n.tasks.Done()
+		n.background(func() {
 			n.propose1(func() ([]byte, error) {
 				return ledger.NewEffective(x.verdict, x.endorsements).Entry()
 			})
-		}()
+		})
 	}
 }
 
