@@ -67,27 +67,10 @@ func (n *Node) attestedListener(inner net.Listener) (net.Listener, error) {
 	cfg := n.evidenceConfig()
 	cfg.Plain = n.apiTLS()
 	cfg.Plain.NextProtos = []string{"h2", "http/1.1"}
-	l, err := attest.NewListener(inner, cfg, attest.ListenerOptions{Refused: func(from net.Addr, err error) {
+	return attest.NewListener(inner, cfg, attest.ListenerOptions{Refused: func(from net.Addr, err error) {
 		n.log.Log(n.running, slog.LevelInfo, "connection refused", "from", from, "because", err)
 	}})
-	return attestedListener{l}, err
 }
-
-// attestedListener hides from net/http that its connections are of TLS, so that it
-// speaks HTTP/2 on them by the client's first bytes: what was agreed on in ALPN is
-// the attestation.
-type attestedListener struct{ *attest.Listener }
-
-// Accept implements net.Listener.
-func (l attestedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return attestedConn{c}, nil
-}
-
-type attestedConn struct{ net.Conn }
 
 // dialAttested opens a connection to another node's API, on which both have shown
 // evidence.
@@ -110,12 +93,9 @@ func (n *Node) dialAttested(ctx context.Context, to client.Contact, address stri
 // peerAt says who is at the other end of a connection of the API.
 func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
 	var state tls.ConnectionState
-	if hidden, ok := c.(attestedConn); ok {
-		c = hidden.Conn
-	}
 	switch t := c.(type) {
 	case *attest.Conn:
-		state = t.ConnectionState()
+		state = t.TLS()
 		if peer := t.Peer(); !peer.IsZero() {
 			p.EK = peer.Identity()
 			if !isHostName(peer.Name()) {
