@@ -187,8 +187,10 @@ func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
 type contextKey struct{}
 
 // ConnContext is for http.Server's field of that name: it keeps a *[Conn] for the
-// handlers of its requests. A Conn is not a *tls.Conn, so the server speaks HTTP/2 on
-// it as if it were in the clear: set Protocols to HTTP1 and UnencryptedHTTP2.
+// handlers of its requests, whose Request.TLS is nil. A Conn is not a *tls.Conn, so
+// the server speaks HTTP/2 on it as if it were in the clear: set Protocols to
+// UnencryptedHTTP2, and to HTTP1 for plain clients. An http.Transport likewise has
+// UnencryptedHTTP2 alone, and a DialTLSContext that returns a Conn.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	if conn, ok := c.(*Conn); ok {
 		return context.WithValue(ctx, contextKey{}, conn)

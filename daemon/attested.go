@@ -95,7 +95,7 @@ func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
 	var state tls.ConnectionState
 	switch t := c.(type) {
 	case *attest.Conn:
-		state = t.ConnectionState()
+		state = t.TLS()
 		if peer := t.Peer(); !peer.IsZero() {
 			p.EK = peer.Identity()
 			if !isHostName(peer.Name()) {
