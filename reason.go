@@ -45,6 +45,18 @@ const (
 	ReasonPackageCorrupt    Reason = "package-corrupt"    // a package's bytes do not unpack, or exceed the bounds
 )
 
+// Attested connections.
+const (
+	ReasonChannelUnsuitable Reason = "channel-unsuitable" // not TLS 1.3 with the protocol of attestation and certificates of both sides
+	ReasonChannelResumed    Reason = "channel-resumed"    // a resumed session, which skips what a handshake proves
+	ReasonExporterMissing   Reason = "exporter-missing"   // TLS exports no keying material that evidence could be bound to
+	ReasonPurposeMismatch   Reason = "purpose-mismatch"   // evidence that was made for another purpose
+	ReasonEvidenceRelayed   Reason = "evidence-relayed"   // evidence of another connection: relayed from it, or kept
+	ReasonEvidenceReflected Reason = "evidence-reflected" // this side's own evidence, sent back
+	ReasonAttestationFailed Reason = "attestation-failed" // the other side could not make or judge evidence
+	ReasonConnectionExpired Reason = "connection-expired" // the connection is older than its evidence may be
+)
+
 // The ledger and its receipts.
 const (
 	ReasonVersionUnknown      Reason = "version-unknown"      // an entry of a version that this build does not know: the node stops
@@ -110,6 +122,14 @@ const (
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
 )
 
+// What is bound to a machine's TPM.
+const (
+	ReasonSealedStateChanged Reason = "sealed-state-changed" // a register does not hold what it held at the time of sealing
+	ReasonSealedElsewhere    Reason = "sealed-elsewhere"     // bound to another TPM, or to this one before it was cleared
+	ReasonSealedDamaged      Reason = "sealed-damaged"       // not what the TPM sealed
+	ReasonRecordRolledBack   Reason = "record-rolled-back"   // a record that the TPM's counter has left behind
+)
+
 // Admission: statements of members, hosts and their leases.
 const (
 	ReasonHostUnenrolled  Reason = "host-unenrolled"  // members enrolled no host of that name
@@ -150,6 +170,14 @@ var stages = map[Reason]Stage{
 	ReasonIndexUnsigned:       StageSignature,
 	ReasonIndexMismatch:       StageSignature,
 	ReasonPackageCorrupt:      StageSignature,
+	ReasonChannelUnsuitable:   StageSignature,
+	ReasonChannelResumed:      StageSignature,
+	ReasonExporterMissing:     StageSignature,
+	ReasonPurposeMismatch:     StageSignature,
+	ReasonEvidenceRelayed:     StageSignature,
+	ReasonEvidenceReflected:   StageSignature,
+	ReasonAttestationFailed:   StageUnavailable,
+	ReasonConnectionExpired:   StageUnavailable,
 	ReasonVersionUnknown:      StageSignature,
 	ReasonDomainMismatch:      StageSignature,
 	ReasonThresholdMissing:    StageSignature,
@@ -216,6 +244,10 @@ var stages = map[Reason]Stage{
 	ReasonUnsealed:            StageUnavailable,
 	ReasonStoreCorrupt:        StageInternal,
 	ReasonDiskRolledBack:      StageInternal,
+	ReasonSealedStateChanged:  StagePolicy,
+	ReasonSealedElsewhere:     StageSignature,
+	ReasonSealedDamaged:       StageSignature,
+	ReasonRecordRolledBack:    StageInternal,
 }
 
 // Stage returns where the reason falls; StageInternal for one that is not listed.

@@ -55,7 +55,7 @@ func TestRefusals(t *testing.T) {
 	c := alone(t, "")
 	c.whole(0)
 	cl := c.client("")
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	with := func(change func(*apiv1.Transaction)) *apiv1.Transaction {
 		tx := put("kv/a", []byte("1"))
@@ -133,7 +133,7 @@ func TestOnce(t *testing.T) {
 	c := alone(t, "")
 	c.whole(0)
 	cl := c.client("")
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	tx := put("kv/once", []byte("1"))
 	tx.Operations[0].Compare = &apiv1.Compare{Want: &apiv1.Compare_Absent{Absent: true}}
@@ -174,7 +174,7 @@ func TestPlainJSON(t *testing.T) {
 	}
 	tlsConfig := client.PinnedTLS(own.TLS, nil)
 	tlsConfig.NextProtos = []string{"http/1.1"}
-	h := &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig}, Timeout: 10 * time.Second}
+	h := &http.Client{Transport: &http.Transport{TLSClientConfig: tlsConfig}, Timeout: patience}
 	post := func(method, body string) (int, string) {
 		r, err := h.Post(own.API+"/keystead.v1."+method, "application/json", strings.NewReader(body))
 		if err != nil {
@@ -217,7 +217,7 @@ func TestClientKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := alone(t, fmt.Sprintf("clients = [%q]", id.Pin))
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	listed, err := client.Open(c.file, c.digest, client.Options{Certificate: &id.TLS})
 	if err != nil {
@@ -252,7 +252,7 @@ func TestOverload(t *testing.T) {
 	c := alone(t, "max-in-flight = 4")
 	c.whole(0)
 	cl := c.client("")
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	var txs []*apiv1.Transaction
 	for i := range 256 {
@@ -265,7 +265,7 @@ func TestOverload(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Add(len(txs))
 	var mu sync.Mutex
-	done, refused := 0, 0
+	done, refused := 0, 0 // what a slow disk holds up is neither
 	p := cl.Pipeline(ctx)
 	err := p.Send(txs, func(o *apiv1.Outcome, err error) {
 		defer wg.Done()
@@ -276,7 +276,7 @@ func TestOverload(t *testing.T) {
 			done++
 		case errors.Is(err, keystead.ReasonOverloaded):
 			refused++
-		default:
+		case !errors.Is(err, keystead.ReasonTimeout):
 			t.Errorf("neither done nor overloaded: %v", err)
 		}
 	})
@@ -298,7 +298,7 @@ func TestGovernance(t *testing.T) {
 	c.startAll()
 	c.whole(0, 1, 2)
 	cl := c.client("")
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	propose := func(m key.Member, value uint64) error {
 		text, err := (&admit.Setting{Domain: c.digest, Name: admit.LeaseSeconds, Value: value}).Text()
@@ -334,7 +334,7 @@ func TestGovernance(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.changeRoster(ctx, cl, contact, func(r *receipt.Roster) {
-		r.Nodes = append(r.Nodes, receipt.Node{Name: "n4", Key: opened.Key})
+		r.Nodes = append(r.Nodes, opened.Node())
 	})
 	c.enter(c.nodes[3])
 	c.start(3)
@@ -360,7 +360,7 @@ func TestGovernance(t *testing.T) {
 	select {
 	case <-c.nodes[lead].ended:
 		c.nodes[lead].cmd = nil
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Errorf("%s was removed and goes on", gone)
 	}
 	rest := c.client(c.nodes[left[0]].place.Name)

@@ -22,7 +22,7 @@ func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
 	d.checkpoint("node-1", "node-2")
 	v := judge(p, 100)
 	e := d.endorse("node-3", v)
-	return d, [][]byte{
+	seeds = [][]byte{
 		d.genesis,
 		d.change(without("node-3"), "ada", "ben"),
 		d.run(ledger.Op{Key: "a", Value: []byte("2"), Compare: &ledger.Compare{Value: []byte("1")}}, ledger.Op{Key: "b", Delete: true}),
@@ -38,6 +38,8 @@ func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
 		{1},
 		{2, 3},
 	}
+	rekey, _ := d.rekeyEntry("node-3", []string{"node-1", "node-2"})
+	return d, append(seeds, rekey)
 }
 
 // FuzzEntry gives every parser of entries the same bytes: none may panic, and

@@ -250,14 +250,33 @@ func (d *domain) rekeyEntry(name string, signers []string) ([]byte, bool) {
 	next := d.newNode(name)
 	after := d.keys[name]
 	d.keys[name] = before
+	c := d.nextRekey(next)
+	e := d.signRekey(c, signers...)
+	counts := len(signers) >= 2
+	if counts {
+		d.keys[name] = after
+	}
+	return e, counts
+}
+
+// nextRekey makes a rekey to a node's next key, which the node's TPM certifies.
+func (d *domain) nextRekey(next receipt.Node) *receipt.Change {
+	d.t.Helper()
 	c := d.nextChange(func(r *receipt.Roster) {
 		for i := range r.Nodes {
-			if r.Nodes[i].Name == name {
+			if r.Nodes[i].Name == next.Name {
 				r.Nodes[i] = next
 			}
 		}
 	})
 	c.Rekey = true
+	c.Certificates = []receipt.Certificate{{Node: next.Name, Certification: d.tpms[next.Name].Certify(receipt.KeyBinding(d.id, c.After, next.Name, next.Key))}}
+	return c
+}
+
+// signRekey has nodes sign a rekey with the keys that they have.
+func (d *domain) signRekey(c *receipt.Change, signers ...string) []byte {
+	d.t.Helper()
 	text, err := c.Text()
 	must(d.t, err)
 	signed := append(text, '\n')
@@ -266,11 +285,7 @@ func (d *domain) rekeyEntry(name string, signers []string) ([]byte, bool) {
 	}
 	e, err := receipt.NoteEntry(signed)
 	must(d.t, err)
-	counts := len(signers) >= 2
-	if counts {
-		d.keys[name] = after
-	}
-	return e, counts
+	return e
 }
 
 func TestRandomHistories(t *testing.T) {

@@ -271,7 +271,7 @@ func (m *Machine) applyGenesis(entry []byte, w Writer, res *Result) error {
 
 func (m *Machine) applyRoster(entry []byte, w Writer, res *Result) error {
 	now := &m.rosters[len(m.rosters)-1]
-	c, err := receipt.VerifyChange(entry, m.head.domain, uint64(len(m.rosters)), now.entry, &now.Roster)
+	c, err := m.genesis.VerifyChange(entry, m.head.domain, uint64(len(m.rosters)), now.entry, &now.Roster)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/forger"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -345,20 +347,14 @@ func TestRekeyChangesKeysOnly(t *testing.T) {
 		"threshold": func(r *receipt.Roster) { r.Threshold = 1 },
 		"members":   func(r *receipt.Roster) { r.Members = r.Members[:2] },
 		"a rename":  func(r *receipt.Roster) { r.Nodes[2].Name = "node-9" },
+		"a TPM":     func(r *receipt.Roster) { r.Nodes[2].AK = forger.New(9).AK() },
+		"no TPM":    func(r *receipt.Roster) { r.Nodes[2].AK = key.AKDigest{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := d.nextChange(edit)
 			c.Rekey = true
-			text, err := c.Text()
-			must(t, err)
-			signed := append(text, '\n')
-			for _, n := range []string{"node-1", "node-2", "node-3"} {
-				signed = receipt.AppendSignature(signed, receipt.Node{Name: n, Key: d.keys[n].Public()}, d.keys[n].Sign(text))
-			}
-			e, err := receipt.NoteEntry(signed)
-			must(t, err)
 			d.t = t
-			d.refused(e, keystead.ReasonRosterBroken)
+			d.refused(d.signRekey(c, "node-1", "node-2", "node-3"), keystead.ReasonRosterBroken)
 		})
 	}
 }

@@ -319,7 +319,7 @@ func (s *stage) prove(t *testing.T, leaf uint64) {
 		return
 	}
 	s.say("receipt of %d bytes: entry of %d, %d hashes, a chain of %d roster entries", len(text), len(r.Entry), len(r.Path), len(r.Chain))
-	s.say("verified from the genesis digest: %v %s is leaf %d of %d under roster %d, trust-disks %v", p.Kind, short(p.ID), p.Index, p.Head.Size, p.Head.Roster, p.Genesis.TrustsDisks())
+	s.say("verified from the genesis digest: %v %s is leaf %d of %d under roster %d, trust-disks %v, evidence of nodes %v", p.Kind, short(p.ID), p.Index, p.Head.Size, p.Head.Roster, p.Genesis.TrustsDisks(), p.Genesis.AsksEvidence())
 }
 
 // tick0 lets all nodes tick once a second until ms have passed.
