@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/receipt"
 )
 
 // Application is what a node judges when a host asks to be admitted, or renewed.
@@ -74,6 +75,9 @@ func (d Decision) Ruling() Ruling {
 // the application, so nodes of one build that activated the same key come to the same
 // decision, bit by bit. A refusal has all findings.
 func Decide(s State, a Application) (Decision, error) {
+	if err := a.afresh(s); err != nil {
+		return Decision{host: a.Host}, err
+	}
 	h, d, err := a.judge(s, evidence.PurposeAdmission)
 	if err != nil {
 		return d, err
@@ -87,6 +91,18 @@ func Decide(s State, a Application) (Decision, error) {
 		SubjectKey: a.subjectKey(), Assurance: d.verdict.Assurance(), Verdict: d.verdict.Digest(), Enrolment: h.version, Terms: a.Rules.digest,
 		ResetCount: uint64(claims.Quote.ResetCount), Denials: denials(&claims, h.enrolment.EK)}
 	return d, nil
+}
+
+// afresh refuses evidence from before a suspension.
+func (a *Application) afresh(s State) error {
+	if !receipt.ValidName(a.Host) {
+		return nil // nobody of that name is enrolled, which is said later
+	}
+	x, err := s.Suspension(a.Host)
+	if err == nil && x.ends(0, a.Time) {
+		err = deny(keystead.ReasonLeaseSuspended, "host "+a.Host, "evidence from after "+at(x.Time)+", when "+x.Node+" suspended its lease: "+x.Reason, "evidence of "+at(a.Time))
+	}
+	return err
 }
 
 // Renew judges an application to keep a lease: as for an admission, and the lease is

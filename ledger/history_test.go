@@ -29,16 +29,17 @@ type history struct {
 	tree     *compact.Range
 	results  []ledger.Result
 	leases   map[string]*modelLease
+	ended    map[string]uint64 // host: domain clock of its last suspension
 }
 
 // modelLease is a lease as the model has it.
 type modelLease struct {
-	version, until uint64
-	suspended      bool
+	version, issued, until uint64
+	suspended              bool
 }
 
 func newHistory(t testing.TB, seed uint64, steps int) *history {
-	h := &history{domain: newDomain(t, 3), rnd: rand.New(rand.NewPCG(seed, 1)), kv: map[string]ledger.Value{}, done: map[ledger.RequestID]uint64{}, leases: map[string]*modelLease{}}
+	h := &history{domain: newDomain(t, 3), rnd: rand.New(rand.NewPCG(seed, 1)), kv: map[string]ledger.Value{}, done: map[ledger.RequestID]uint64{}, leases: map[string]*modelLease{}, ended: map[string]uint64{}}
 	h.tree = (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
 	must(t, h.tree.Append(rfc6962.DefaultHasher.HashLeaf(h.genesis), nil))
 	h.results = []ledger.Result{{Index: 1, Kind: receipt.KindGenesis, ID: receipt.LeafHash(h.genesis), Recorded: true}}
@@ -185,18 +186,19 @@ func (h *history) lease() {
 	}
 	switch name := host(); h.rnd.IntN(4) {
 	case 0:
-		until := clock + uint64(h.rnd.IntN(30_000))
-		p, v := h.ruling(admit.TypeLease, name, leaseWrite(name, until, 1))
+		until, issued := clock+uint64(h.rnd.IntN(30_000)), clock-uint64(h.rnd.IntN(5_000))
+		p, v := h.ruling(admit.TypeLease, name, leaseWrite(name, issued, until, 1))
 		h.send(p, false)
 		r := h.send(h.effective(v, "node-1", "node-2"), true)
-		h.leases[name] = &modelLease{version: r.Leaf + 1, until: until}
+		at, ended := h.ended[name]
+		h.leases[name] = &modelLease{version: r.Leaf + 1, issued: issued, until: until, suspended: ended && at >= issued}
 	case 1:
 		v := version(name)
 		l := h.leases[name]
 		counts := l != nil && l.version == v && !l.suspended
 		h.send(h.suspension(fmt.Sprintf("node-%d", 1+h.rnd.IntN(3)), name, v, "x"), counts)
 		if counts {
-			l.suspended = true
+			l.suspended, h.ended[name] = true, clock
 		}
 	default:
 		var items []ledger.RenewalItem
@@ -227,11 +229,11 @@ func (h *history) checkLeases() {
 		must(h.t, err)
 		s, err := v.Suspension(host)
 		must(h.t, err)
-		until := admit.RecordUntil(x.Data)
+		until, issued := admit.RecordTimes(x.Data)
 		if r.Lease == x.Version {
 			until = r.Until
 		}
-		if got := (modelLease{x.Version, until, s.Lease == x.Version}); got != *want {
+		if got := (modelLease{x.Version, issued, until, s.Lease != 0 && (s.Lease == x.Version || s.Time >= issued)}); got != *want {
 			h.t.Errorf("%s is %+v, the model says %+v", host, got, *want)
 		}
 	}

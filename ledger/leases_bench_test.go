@@ -70,7 +70,7 @@ func (d *domain) manyLeases() []uint64 {
 	for at := 0; at < renewedHosts; at += each {
 		var writes []ledger.Write
 		for i := at; i < at+each; i++ {
-			writes = append(writes, leaseWrite(hostName(i), d.machine.Clock()+60_000, 1))
+			writes = append(writes, leaseWrite(hostName(i), d.machine.Clock(), d.machine.Clock()+60_000, 1))
 		}
 		version := d.effect(admit.TypeLease, fmt.Sprint("many-", at), writes...)
 		for i := at; i < at+each; i++ {

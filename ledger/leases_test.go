@@ -43,8 +43,8 @@ func (d *domain) second() string {
 }
 
 // leaseWrite is what the judges of an admission endorse, for these tests.
-func leaseWrite(host string, until, enrolment uint64) ledger.Write {
-	r := admit.Record{Until: until, Role: admit.RoleHost, EK: keystead.Sum([]byte(host)), SubjectKey: []byte("key"), Enrolment: enrolment}
+func leaseWrite(host string, issued, until, enrolment uint64) ledger.Write {
+	r := admit.Record{Issued: issued, Until: until, Role: admit.RoleHost, EK: keystead.Sum([]byte(host)), SubjectKey: []byte("key"), Enrolment: enrolment}
 	return ledger.Write{Key: admit.LeaseKey(host), Value: r.Bytes()}
 }
 
@@ -56,7 +56,7 @@ func (d *domain) enrolled(host string, ms uint64) uint64 {
 	must(d.t, err)
 	version := d.effect(admit.TypeEnrolment, host, ledger.Write{Key: admit.EnrolmentPrefix + host, Value: text},
 		ledger.Write{Key: "enrolment/identity/" + e.EK.String(), Value: []byte(host)})
-	return d.effect(admit.TypeLease, host, leaseWrite(host, d.machine.Clock()+ms, version))
+	return d.effect(admit.TypeLease, host, leaseWrite(host, d.machine.Clock(), d.machine.Clock()+ms, version))
 }
 
 // item prolongs a lease until ms from now.
@@ -201,7 +201,7 @@ func TestRenewalsRefused(t *testing.T) {
 	d.ok(d.suspension("node-1", "a", a, "x"))
 	d.ok(d.tick(1000, "node-1", "node-2", "node-3"))
 	d.refused(item("a", a, 60_000), keystead.ReasonLeaseSuspended)
-	again := d.effect(admit.TypeLease, "a", leaseWrite("a", d.machine.Clock()+60_000, a-1))
+	again := d.effect(admit.TypeLease, "a", leaseWrite("a", d.machine.Clock(), d.machine.Clock()+60_000, a-1))
 	d.refused(d.renewals(pair, d.item("a", a, 70_000)), keystead.ReasonLeaseUnknown) // of the lease before
 	d.ok(item("a", again, 80_000))
 	d.stands("a")
@@ -293,16 +293,27 @@ func TestSuspensions(t *testing.T) {
 	}
 	enrolment, err := ledger.NewView(d.store).Subject(admit.TypeEnrolment, "a")
 	must(t, err)
-	d.effect(admit.TypeLease, "a", leaseWrite("a", d.machine.Clock()+60_000, enrolment))
+	for _, issued := range []uint64{0, d.machine.Clock() - 1, d.machine.Clock()} { // good evidence of before, judged or endorsed late
+		late := d.effect(admit.TypeLease, "a", leaseWrite("a", issued, d.machine.Clock()+60_000, enrolment))
+		d.stands("a", keystead.ReasonLeaseSuspended)
+		d.refused(d.renewals(pair, d.item("a", late, 70_000)), keystead.ReasonLeaseSuspended)
+		reopened, err := ledger.Open(d.store, d.id)
+		must(t, err)
+		d.machine = reopened
+		d.refused(d.renewals(pair, d.item("a", late, 70_000)), keystead.ReasonLeaseSuspended)
+	}
+	d.ok(d.tick(1000, "node-1", "node-2", "node-3"))
+	fresh := d.effect(admit.TypeLease, "a", leaseWrite("a", d.machine.Clock(), d.machine.Clock()+60_000, enrolment))
 	d.stands("a")
 	d.refused(first, keystead.ReasonLeaseUnknown) // replayed upon the new lease
+	d.ok(d.renewals(pair, d.item("a", fresh, 70_000)))
 }
 
 // TestLeasesInOneBatch: what an entry brings counts for the next of the same batch.
 func TestLeasesInOneBatch(t *testing.T) {
 	d := newDomain(t, 3)
 	d.ok(d.tick(1000, "node-1", "node-2", "node-3"))
-	p, v := d.ruling(admit.TypeLease, "a", leaseWrite("a", d.machine.Clock()+60_000, 1))
+	p, v := d.ruling(admit.TypeLease, "a", leaseWrite("a", d.machine.Clock(), d.machine.Clock()+60_000, 1))
 	lease := d.machine.Size() + 1
 	results := d.apply(p, d.effective(v, "node-1", "node-2"), d.renewals(pair, d.item("a", lease, 70_000)), d.renewals(pair, d.item("a", lease, 70_000)),
 		d.suspension("node-1", "a", lease, "x"), d.renewals(pair, d.item("a", lease, 80_000)))
@@ -377,7 +388,7 @@ func TestJudgedKeysInPages(t *testing.T) {
 	d := newDomain(t, 3)
 	d.effect("leasehold", "x", ledger.Write{Key: "leasehold/host/x", Value: []byte("1")})
 	for i := range 7 {
-		d.effect(admit.TypeLease, fmt.Sprint("h", i), leaseWrite(fmt.Sprint("h", i), 1, 1), ledger.Write{Key: fmt.Sprint("lease/verdict/h", i), Value: []byte("v")})
+		d.effect(admit.TypeLease, fmt.Sprint("h", i), leaseWrite(fmt.Sprint("h", i), 1, 1, 1), ledger.Write{Key: fmt.Sprint("lease/verdict/h", i), Value: []byte("v")})
 	}
 	var got []string
 	for after := ""; ; {

@@ -137,7 +137,7 @@ func (s *stage) command(t *testing.T, f []string) {
 		must(t, err)
 		s.say("%q, version %d", v.Data, v.Version)
 	case "admit":
-		version := s.effect(admit.TypeLease, f[1], leaseWrite(f[1], s.machine.Clock()+number(t, f[2])*1000, 0))
+		version := s.effect(admit.TypeLease, f[1], leaseWrite(f[1], s.machine.Clock(), s.machine.Clock()+number(t, f[2])*1000, 0))
 		s.say("a majority endorsed the lease of %s at version %d, for %s s", f[1], version, f[2])
 	case "renew":
 		s.renew(t, f[1], f[2], f[3:])
@@ -269,7 +269,7 @@ func (s *stage) lease(t *testing.T, host string) {
 	v := ledger.NewView(s.store)
 	x, err := v.Judged(admit.LeaseKey(host))
 	must(t, err)
-	until := admit.RecordUntil(x.Data)
+	until, _ := admit.RecordTimes(x.Data)
 	words := ""
 	if r, err := v.Renewal(host); err == nil && r.Lease == x.Version {
 		until = r.Until
