@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -161,8 +162,16 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 }
 
-func FuzzSettingValue(f *testing.F) {
-	f.Add([]byte("value 7\n"))
-	f.Add([]byte("\n"))
-	f.Fuzz(func(t *testing.T, text []byte) { _, _ = settingValue(text) })
+func FuzzParseSetting(f *testing.F) {
+	f.Add(SettingText(keystead.Sum(nil), "lease-seconds", 0, 7))
+	f.Add([]byte("keystead-setting/1\n\n\n\nvalue 07\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := ParseSetting(text)
+		if err != nil {
+			return
+		}
+		if again := fmt.Appendf(nil, "%s\ndomain %s\nname %s\nbase %d\nvalue %d\n", key.KindSetting, s.Origin, s.Name, s.Base, s.Value); !bytes.Equal(again, text) {
+			t.Errorf("%q was read as %+v", text, s)
+		}
+	})
 }

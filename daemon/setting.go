@@ -3,8 +3,10 @@ package daemon
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
@@ -40,10 +42,11 @@ func SettingJudge(_ ledger.View, roster *receipt.Roster, domain keystead.Digest,
 	if len(by) < roster.Threshold {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonThresholdMissing, Where: "setting", Want: fmt.Sprintf("signatures of %d members", roster.Threshold), Got: strconv.Itoa(len(by))})
 	}
-	value, err := settingValue(text)
+	signed, err := ParseSetting(text)
 	if err != nil {
 		return err
 	}
+	value := signed.Value
 	if value < bounds.least || value > bounds.most {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonRuleFailed, Where: "setting " + p.Subject, Want: fmt.Sprintf("%d to %d", bounds.least, bounds.most), Got: strconv.FormatUint(value, 10)})
 	}
@@ -54,19 +57,46 @@ func SettingJudge(_ ledger.View, roster *receipt.Roster, domain keystead.Digest,
 	return nil
 }
 
-// settingValue reads the value from the last line of the text.
-func settingValue(text []byte) (uint64, error) {
-	bad := &keystead.FormatError{Format: "setting", Offset: int64(len(text)), Field: "value", Problem: "wants a last line: value NUMBER"}
-	n := len(text) - 1
-	for n > 0 && text[n-1] != '\n' {
-		n--
+// A Setting is what a text that sets a setting says.
+type Setting struct {
+	Origin string // of the domain, as receipt.Origin spells it
+	Name   string
+	Base   uint64 // version of the setting that the text follows
+	Value  uint64
+}
+
+// ParseSetting reads the text that [SettingText] writes.
+func ParseSetting(text []byte) (s Setting, err error) {
+	lines := strings.Split(string(text), "\n")
+	if len(lines) != 6 || lines[0] != string(key.KindSetting) || lines[5] != "" {
+		return s, &keystead.FormatError{Format: "setting", Field: "kind", Problem: "wants " + string(key.KindSetting) + " and four lines: domain, name, base, value"}
 	}
-	if n < 0 || len(text) == 0 {
-		return 0, bad
+	for i, field := range []struct {
+		word   string
+		text   *string
+		number *uint64
+	}{{word: "domain", text: &s.Origin}, {word: "name", text: &s.Name}, {word: "base", number: &s.Base}, {word: "value", number: &s.Value}} {
+		value, ok := strings.CutPrefix(lines[i+1], field.word+" ")
+		if ok && field.text != nil {
+			*field.text = value
+		} else if ok {
+			*field.number, err = strconv.ParseUint(value, 10, 64)
+			ok = err == nil && strconv.FormatUint(*field.number, 10) == value
+		}
+		if !ok {
+			return Setting{}, &keystead.FormatError{Format: "setting", Field: field.word, Problem: fmt.Sprintf("line %d is %.80q", i+2, lines[i+1])}
+		}
 	}
-	var value uint64
-	if _, err := fmt.Sscanf(string(text[n:]), "value %d\n", &value); err != nil {
-		return 0, bad
+	return s, nil
+}
+
+// SettingProposal returns the proposal, to be handed in, of a note that members
+// signed over a [SettingText]. Whether enough did is for the nodes to judge.
+func SettingProposal(note []byte) (ledger.Proposal, error) {
+	text, _, err := key.Peek(note)
+	if err != nil {
+		return ledger.Proposal{}, err
 	}
-	return value, nil
+	s, err := ParseSetting(text)
+	return ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: SettingType, Subject: s.Name, Base: s.Base, Content: note}, err
 }
