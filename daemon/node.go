@@ -55,6 +55,7 @@ type Node struct {
 	left     error // that members removed this node
 	ticks    tickBox
 	court    court
+	effects  effects
 	voter    voter
 	metrics  *metrics
 	changed  chan struct{} // the roster has
@@ -199,6 +200,7 @@ func (n *Node) heard(h heard) {
 		n.mu.Unlock()
 	}
 	n.voter.hear(h)
+	n.effects.hear(h.effects)
 	n.court.hear(h.judged)
 	if h.roster {
 		select {
