@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -21,6 +22,7 @@ type exchange struct {
 	in      io.Reader
 	out     *sender
 	said    bool // this side has sent its verdict
+	broken  bool // the stream from the peer has failed
 }
 
 // run sends and reads hello, challenge, evidence and verdict, in this order. Peer is
@@ -138,8 +140,13 @@ func same(a, b evidence.Binding) bool {
 // at its time only.
 func (x *exchange) read(want kind) ([]byte, error) {
 	k, payload, err := readFrame(x.in, want, x.cfg.MaxBundle)
-	if err != nil || k != kindVerdict {
-		return payload, err
+	if err != nil {
+		var bad *keystead.FormatError
+		x.broken = !errors.As(err, &bad)
+		return nil, err
+	}
+	if k != kindVerdict {
+		return payload, nil
 	}
 	no, err := parseVerdict(payload)
 	switch {
