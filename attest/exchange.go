@@ -28,11 +28,11 @@ type exchange struct {
 // run sends and reads hello, challenge, evidence and verdict, in this order. Peer is
 // who the other side is, for the evidence that was asked for at that time.
 func (x *exchange) run(ctx context.Context) (peer Peer, asked time.Time, err error) {
+	asked = time.Now() // before the nonce goes out: no evidence for it is older
 	own, err := x.introduce(ctx)
 	if err != nil {
 		return Peer{}, asked, err
 	}
-	asked = time.Now()
 	claim, err := x.challenge(ctx, own)
 	if err != nil {
 		return Peer{}, asked, err
