@@ -122,6 +122,35 @@ const (
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
 )
 
+// What is bound to a machine's TPM.
+const (
+	ReasonSealedStateChanged Reason = "sealed-state-changed" // a register does not hold what it held at the time of sealing
+	ReasonSealedElsewhere    Reason = "sealed-elsewhere"     // bound to another TPM, or to this one before it was cleared
+	ReasonSealedDamaged      Reason = "sealed-damaged"       // not what the TPM sealed
+	ReasonRecordRolledBack   Reason = "record-rolled-back"   // a record that the TPM's counter has left behind
+)
+
+// Admission: statements of members, hosts and their leases.
+const (
+	ReasonHostUnenrolled  Reason = "host-unenrolled"  // members enrolled no host of that name
+	ReasonHostRevoked     Reason = "host-revoked"     // members revoked the host's enrolment
+	ReasonHardwareForeign Reason = "hardware-foreign" // a TPM other than the one that is enrolled under the name
+	ReasonHardwareTaken   Reason = "hardware-taken"   // a hardware identity that is enrolled under another name
+	ReasonHardwareDenied  Reason = "hardware-denied"  // a TPM, its issuer or a firmware version on the domain's deny list
+	ReasonBootChanged     Reason = "boot-changed"     // a renewal with another key, subject key or boot than the admission's
+	ReasonLeaseUnknown    Reason = "lease-unknown"    // no such lease: never admitted, or admitted again since
+	ReasonLeaseSuspended  Reason = "lease-suspended"  // a node suspended the lease
+	ReasonLeaseExpired    Reason = "lease-expired"    // the lease was not renewed in time
+	ReasonLeaseTooLong    Reason = "lease-too-long"   // a renewal beyond what the domain gives
+	ReasonRenewalReplayed Reason = "renewal-replayed" // a renewal that does not prolong its lease
+	ReasonPairMissing     Reason = "pair-missing"     // renewals without the signatures of two different nodes
+	ReasonSubjectMismatch Reason = "subject-mismatch" // a statement of members on another subject
+	ReasonTermsMissing    Reason = "terms-missing"    // no terms say what a role is judged by
+	ReasonObjectUnknown   Reason = "object-unknown"   // terms name an object that is not endorsed as what they take it for
+	ReasonObjectMissing   Reason = "object-missing"   // an object's bytes are not at hand
+	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
+)
+
 var stages = map[Reason]Stage{
 	ReasonMalformed:           StageSignature,
 	ReasonEvidenceMissing:     StageSignature,
@@ -189,6 +218,23 @@ var stages = map[Reason]Stage{
 	ReasonBootUnaccepted:      StagePolicy,
 	ReasonRuleFailed:          StagePolicy,
 	ReasonPolicyUnusable:      StagePolicy,
+	ReasonHostUnenrolled:      StagePolicy,
+	ReasonHostRevoked:         StageRevoked,
+	ReasonHardwareForeign:     StagePolicy,
+	ReasonHardwareTaken:       StagePolicy,
+	ReasonHardwareDenied:      StageRevoked,
+	ReasonBootChanged:         StagePolicy,
+	ReasonLeaseUnknown:        StagePolicy,
+	ReasonLeaseSuspended:      StageRevoked,
+	ReasonLeaseExpired:        StageUnavailable,
+	ReasonLeaseTooLong:        StagePolicy,
+	ReasonRenewalReplayed:     StageSignature,
+	ReasonPairMissing:         StageSignature,
+	ReasonSubjectMismatch:     StageSignature,
+	ReasonTermsMissing:        StagePolicy,
+	ReasonObjectUnknown:       StagePolicy,
+	ReasonObjectMissing:       StageUnavailable,
+	ReasonObjectMismatch:      StageSignature,
 	ReasonNoQuorum:            StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,
@@ -198,6 +244,10 @@ var stages = map[Reason]Stage{
 	ReasonUnsealed:            StageUnavailable,
 	ReasonStoreCorrupt:        StageInternal,
 	ReasonDiskRolledBack:      StageInternal,
+	ReasonSealedStateChanged:  StagePolicy,
+	ReasonSealedElsewhere:     StageSignature,
+	ReasonSealedDamaged:       StageSignature,
+	ReasonRecordRolledBack:    StageInternal,
 }
 
 // Stage returns where the reason falls; StageInternal for one that is not listed.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -67,7 +68,7 @@ const (
 
 func (c *court) init(n *Node, judges map[string]Judge) {
 	c.node, c.wake, c.cases = n, make(chan struct{}, 1), map[keystead.Digest]*inquiry{}
-	c.judges = map[string]Judge{SettingType: SettingJudge}
+	c.judges = map[string]Judge{admit.TypeSetting: SettingJudge}
 	maps.Copy(c.judges, judges)
 }
 
@@ -225,15 +226,22 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 	if err != nil {
 		return serve.Outcome{}, err
 	}
+	if o, ok := n.enrolled(entry); ok {
+		return o, nil // sent again
+	}
 	if kind == receipt.KindRoster && len(contact) > 0 {
 		if err := n.introduce(ctx, entry, contact); err != nil {
 			return serve.Outcome{}, err
 		}
 	}
 	if kind == receipt.KindProposal {
-		return n.court.hearing(ctx, entry)
+		o, err := n.court.hearing(ctx, entry)
+		return n.effects.of(entry, o), err
 	}
 	r, err := n.propose(ctx, entry)
+	if o, ok := n.enrolled(entry); ok && err != nil {
+		return o, nil // an earlier attempt took effect
+	}
 	if err != nil || !r.Recorded && !r.Repeated {
 		return serve.Outcome{Applied: err == nil}, err
 	}

@@ -55,6 +55,7 @@ type Node struct {
 	left     error // that members removed this node
 	ticks    tickBox
 	court    court
+	effects  effects
 	voter    voter
 	metrics  *metrics
 	changed  chan struct{} // the roster has
@@ -147,7 +148,7 @@ func (n *Node) loadDomain() error {
 // members returns the founders as raft's first voters, alike on every founder.
 func (n *Node) founders() (out []replica.Member) {
 	for _, f := range n.genesis.Roster.Nodes {
-		if c, ok := n.contacts[f.Name]; ok && c.Key == f.Key {
+		if c, ok := n.contacts[f.Name]; ok && c.Node() == f {
 			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}
@@ -199,6 +200,7 @@ func (n *Node) heard(h heard) {
 		n.mu.Unlock()
 	}
 	n.voter.hear(h)
+	n.effects.hear(h.effects)
 	n.court.hear(h.judged)
 	if h.roster {
 		select {

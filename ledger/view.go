@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 )
 
 // View reads the state that a store holds. Beside a running [Machine] it sees a
@@ -15,11 +16,9 @@ type View struct{ r Reader }
 // NewView returns a view of the store.
 func NewView(r Reader) View { return View{r} }
 
-// Value is what a key holds.
-type Value struct {
-	Version uint64 // of the transaction or effective entry that wrote it: its leaf plus one; 0 for an absent key
-	Data    []byte
-}
+// Value is what a key holds. Its version is the leaf, plus one, of the transaction or
+// effective entry that wrote it; 0 for an absent key.
+type Value = admit.Value
 
 // Get returns what a contract's key holds, such as "kv/colour".
 func (v View) Get(key string) (Value, error) { return v.value(spaceContract, key) }
@@ -39,20 +38,28 @@ func (v View) value(space byte, key string) (Value, error) {
 		return Value{}, err
 	}
 	version, data, err := splitValue(b)
-	return Value{version, bytes.Clone(data)}, err
+	return Value{Version: version, Data: bytes.Clone(data)}, err
 }
 
 // Keys visits the keys of a contract that start with prefix, in order.
 func (v View) Keys(prefix string, visit func(key string, value Value) bool) error {
-	from := nameKey(spaceContract, prefix)
+	return v.keys(spaceContract, prefix, "", visit)
+}
+
+func (v View) keys(space byte, prefix, after string, visit func(key string, value Value) bool) error {
+	within := nameKey(space, prefix)
+	from := within
+	if after >= prefix {
+		from = append(nameKey(space, after), 0)
+	}
 	var failed error
-	err := v.r.Scan(from, []byte{spaceContract + 1}, func(k, b []byte) bool {
-		if !bytes.HasPrefix(k, from) {
+	err := v.r.Scan(from, []byte{space + 1}, func(k, b []byte) bool {
+		if !bytes.HasPrefix(k, within) {
 			return false
 		}
 		version, data, err := splitValue(b)
 		failed = err
-		return err == nil && visit(string(k[1:]), Value{version, bytes.Clone(data)})
+		return err == nil && visit(string(k[1:]), Value{Version: version, Data: bytes.Clone(data)})
 	})
 	if err == nil {
 		err = failed
@@ -108,15 +115,22 @@ func (v View) Checkpoint() ([]byte, error) {
 // Chain returns the genesis entry and the roster entries up to sequence.
 func (v View) Chain(sequence uint64) (chain [][]byte, err error) {
 	for i := range sequence + 1 {
-		b, found, err := v.r.Get(numberKey(spaceRoster, i))
-		if err != nil || !found || len(b) != 8 {
-			return nil, fmt.Errorf("roster %d: found %v: %w", i, found, err)
-		}
-		e, err := v.Entry(binary.BigEndian.Uint64(b))
+		e, _, err := v.Roster(i)
 		if err != nil {
 			return nil, err
 		}
 		chain = append(chain, e)
 	}
 	return chain, nil
+}
+
+// Roster returns the entry that put the roster of a sequence into force, and its leaf.
+func (v View) Roster(sequence uint64) (entry []byte, leaf uint64, err error) {
+	b, found, err := v.r.Get(numberKey(spaceRoster, sequence))
+	if err != nil || !found || len(b) != 8 {
+		return nil, 0, fmt.Errorf("roster %d: found %v: %w", sequence, found, err)
+	}
+	leaf = binary.BigEndian.Uint64(b)
+	entry, err = v.Entry(leaf)
+	return entry, leaf, err
 }
