@@ -160,9 +160,9 @@ func (a *app) initLocal(name string, o domainInit) error {
 		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
 		p := daemon.Place{Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
 		dirs = append(dirs, filepath.Join(o.dir, p.Name))
-		contact, err := daemon.Prepare(dirs[i], p)
+		contact, err := prepare(dirs[i], p)
 		if err != nil {
-			return misuse(err, "")
+			return err
 		}
 		contacts = append(contacts, contact)
 	}
