@@ -12,8 +12,8 @@ import (
 // machine makes a ledger the state machine of a replica, and tells what happened.
 type machine struct {
 	domain keystead.Digest
-	heard  func(heard) // after each Apply, on its goroutine; must not block
-	opened func(ledger.View) error
+	heard  func(heard)             // after each Apply, on its goroutine; must not block
+	opened func(ledger.View) error // with the state as it is opened; may be nil
 
 	mu sync.Mutex // guards m between Apply and those who ask it
 	m  *ledger.Machine
@@ -39,6 +39,9 @@ func (x *machine) Open(state replica.View, _ uint64) error {
 	var err error
 	if x.m, err = ledger.Open(state, x.domain); err != nil {
 		return err
+	}
+	if x.opened == nil {
+		return nil
 	}
 	return x.opened(ledger.NewView(state))
 }
