@@ -58,6 +58,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.member(),
 		a.domain(),
 		a.node(),
+		a.host(),
 		a.ledger(),
 		a.receipt(),
 		a.demo(),
