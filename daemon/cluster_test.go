@@ -71,6 +71,9 @@ type cluster struct {
 	file   *client.Domain
 	digest keystead.Digest
 	wrap   func(i int) []string // words before the command, such as ip netns exec
+
+	evidence bool   // nodes show some
+	created  uint64 // the genesis entry's time
 }
 
 // process is a node, which may be started many times.
@@ -100,7 +103,10 @@ func (c *cluster) seal(settings ...string) {
 	if c.member, err = key.NewMember(rand.Reader, "test.member"); err != nil {
 		c.t.Fatal(err)
 	}
-	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: append(slices.Clone(settings), "evidence=none"),
+	if !c.evidence {
+		settings = append(slices.Clone(settings), "evidence=none")
+	}
+	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{c.member.Public()}}}
 	for _, contact := range c.file.Contacts {
 		opened, err := client.OpenContact(contact)
@@ -109,6 +115,7 @@ func (c *cluster) seal(settings ...string) {
 		}
 		genesis.Roster.Nodes = append(genesis.Roster.Nodes, opened.Node())
 	}
+	c.created = genesis.Created
 	text, err := genesis.Text()
 	if err != nil {
 		c.t.Fatal(err)
@@ -244,10 +251,12 @@ func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) b
 	cl := c.client(c.nodes[i].place.Name)
 	deadline := time.Now().Add(patience)
 	var last *apiv1.StatusResponse
+	var failed error
 	for time.Now().Before(deadline) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		s, err := cl.Status(ctx)
 		cancel()
+		failed = err
 		if err == nil {
 			if last = s; wanted(s) {
 				return s
@@ -255,7 +264,7 @@ func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) b
 		}
 		time.Sleep(20 * time.Millisecond) // between two questions, for no event
 	}
-	c.t.Fatalf("%s: %s: not within %v; last %v", c.nodes[i].place.Name, what, patience, last)
+	c.t.Fatalf("%s: %s: not within %v; last %v, %v", c.nodes[i].place.Name, what, patience, last, failed)
 	return nil
 }
 
