@@ -29,8 +29,8 @@ const (
 	spaceLatest   = 'c' // the last checkpoint that a majority signed, a note
 	spaceVotes    = 'd' // node name: its last checkpoint signatures
 	spaceEntry    = 'e' // leaf index: the entry
-	spaceJudged   = 'j' // type/key: version and value, written by effective entries
-	spaceContract = 'k' // contract/key: version and value, written by transactions
+	spaceJudged   = 'j' // type/key: stored, written by effective entries
+	spaceContract = 'k' // contract/key: stored, written by transactions
 	spaceTile     = 'm' // tile level, tile index: a full tile of tree hashes
 	spaceLast     = 'l' // node name: time of its last tick
 	spaceProposal = 'p' // digest: proposal record
@@ -62,7 +62,8 @@ type head struct {
 // StateVersion is the version of the layout of the store. It only ever grows.
 //
 //	1  the key spaces of store.go, tiles of height 8
-const StateVersion = 1
+//	2  values that make up half of their entry are stored in it only
+const StateVersion = 2
 
 const headSize = 2 + 6*8 + 32
 
