@@ -132,6 +132,14 @@ const (
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
 )
 
+// What is bound to a machine's TPM.
+const (
+	ReasonSealedStateChanged Reason = "sealed-state-changed" // a register does not hold what it held at the time of sealing
+	ReasonSealedElsewhere    Reason = "sealed-elsewhere"     // bound to another TPM, or to this one before it was cleared
+	ReasonSealedDamaged      Reason = "sealed-damaged"       // not what the TPM sealed
+	ReasonRecordRolledBack   Reason = "record-rolled-back"   // a record that the TPM's counter has left behind
+)
+
 // Admission: statements of members, hosts and their leases.
 const (
 	ReasonHostUnenrolled  Reason = "host-unenrolled"  // members enrolled no host of that name
@@ -151,14 +159,6 @@ const (
 	ReasonObjectUnknown   Reason = "object-unknown"   // terms name an object that is not endorsed as what they take it for
 	ReasonObjectMissing   Reason = "object-missing"   // an object's bytes are not at hand
 	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
-)
-
-// What is bound to a machine's TPM.
-const (
-	ReasonSealedStateChanged Reason = "sealed-state-changed" // a register does not hold what it held at the time of sealing
-	ReasonSealedElsewhere    Reason = "sealed-elsewhere"     // bound to another TPM, or to this one before it was cleared
-	ReasonSealedDamaged      Reason = "sealed-damaged"       // not what the TPM sealed
-	ReasonRecordRolledBack   Reason = "record-rolled-back"   // a record that the TPM's counter has left behind
 )
 
 var stages = map[Reason]Stage{

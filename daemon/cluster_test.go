@@ -5,14 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,10 +20,15 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
+
+// patience is how long a test waits for what must come: long enough for a machine
+// that is busy with other things.
+const patience = time.Minute
 
 // nodeEnv makes the test program run a node instead: the value is its configuration.
 const nodeEnv = "KEYSTEAD_TEST_NODE"
@@ -170,26 +173,14 @@ func (c *cluster) enter(p *process) {
 	}
 }
 
-// nextPort goes up from a number of this process's own.
-var nextPort = func() *atomic.Int64 {
-	n := new(atomic.Int64)
-	n.Store(int64(10000 + os.Getpid()%20000))
-	return n
-}()
-
-// address returns host and a port that is free, on loopback at least.
+// address returns host and a port that no other test is given.
 func address(t *testing.T, host string) string {
 	t.Helper()
-	for range 1000 {
-		port := nextPort.Add(1)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			l.Close()
-			return fmt.Sprintf("%s:%d", host, port)
-		}
+	port, err := freeport.Next()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return fmt.Sprintf("%s:%d", host, port)
 }
 
 // start starts node i; its log goes on in its directory.
@@ -248,7 +239,7 @@ func (c *cluster) end(i int, s syscall.Signal) error {
 	case err := <-c.nodes[i].ended:
 		c.nodes[i].cmd = nil
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		c.t.Fatalf("%s does not end after %v", c.nodes[i].place.Name, s)
 		return nil
 	}
@@ -276,11 +267,11 @@ func (c *cluster) client(only string) *client.Client {
 func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) bool) *apiv1.StatusResponse {
 	c.t.Helper()
 	cl := c.client(c.nodes[i].place.Name)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	var last *apiv1.StatusResponse
 	var failed error
 	for time.Now().Before(deadline) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		s, err := cl.Status(ctx)
 		cancel()
 		failed = err
@@ -291,7 +282,7 @@ func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) b
 		}
 		time.Sleep(20 * time.Millisecond) // between two questions, for no event
 	}
-	c.t.Fatalf("%s: %s: not within 30 s; last %v, %v", c.nodes[i].place.Name, what, last, failed)
+	c.t.Fatalf("%s: %s: not within %v; last %v, %v", c.nodes[i].place.Name, what, patience, last, failed)
 	return nil
 }
 

@@ -58,6 +58,7 @@ type Node struct {
 	left       error // that members removed this node
 	ticks      tickBox
 	court      court
+	effects    effects
 	objects    *objects
 	evidence   box
 	peers      *peers
@@ -236,6 +237,7 @@ func (n *Node) heard(h heard) {
 		n.mu.Unlock()
 	}
 	n.voter.hear(h)
+	n.effects.hear(h.effects)
 	n.court.hear(h.judged)
 	if h.roster {
 		select {

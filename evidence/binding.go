@@ -17,14 +17,14 @@ const (
 	// PurposeRaw is evidence that another tool took: the qualifying data is the nonce
 	// itself. This project judges such evidence on request and never makes it.
 	PurposeRaw = "raw"
-	// PurposeAdmission is evidence for the ledger, by a ledger nonce, to be admitted.
-	PurposeAdmission = "admission"
-	// PurposeRenewal is likewise, to keep a lease.
-	PurposeRenewal = "renewal"
 	// PurposeNodeKey is a TPM's certification of a node's key in a roster change.
 	PurposeNodeKey = "node-key"
 	// PurposeShutdown is a TPM's certification of a node's record of a clean shutdown.
 	PurposeShutdown = "shutdown"
+	// PurposeAdmission is evidence for the ledger, by a ledger nonce, to be admitted.
+	PurposeAdmission = "admission"
+	// PurposeRenewal is likewise, to keep a lease.
+	PurposeRenewal = "renewal"
 )
 
 // A Binding ties evidence to the question that it answers: what for, which

@@ -5,10 +5,12 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -106,8 +108,11 @@ func signWith(text []byte, keys []string) ([]byte, error) {
 	return text, nil
 }
 
-// submit hands in a signed roster change.
+// submit hands in a roster change or a statement that members signed.
 func (a *app) submit(f *clientFlags, signed, contact []byte) error {
+	if !strings.HasPrefix(string(signed), string(key.KindRoster)+"\n") {
+		return a.submitStatement(f, signed)
+	}
 	entry, err := receipt.NoteEntry(signed)
 	if err != nil {
 		return misuse(err, "keystead member sign signs it")
@@ -158,9 +163,6 @@ members have signed it (keystead member sign).`,
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		signed, err := readFile(args[0], 1<<20)
 		if err != nil {
-			return err
-		}
-		if is, err := a.submitStatement(&f, signed); is {
 			return err
 		}
 		var contact []byte

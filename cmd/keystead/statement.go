@@ -9,11 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/admit"
-	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
-	"github.com/keystead/keystead/key"
-	"github.com/keystead/keystead/ledger"
 )
 
 // statementFlags are those of commands by which members decide something: signed and
@@ -33,15 +29,6 @@ func (f *statementFlags) add(c *cobra.Command) {
 	f.clientFlags.add(c)
 	c.Flags().StringArrayVar(&f.members, "member", nil, "`FILE` with a member's private key; may be repeated")
 	c.Flags().StringVar(&f.out, "out", "", "write the statement to a new `FILE` instead of handing it in")
-}
-
-// statementTypes says which judged type a signed text is of.
-var statementTypes = map[key.Kind]string{
-	key.KindSetting:   admit.TypeSetting,
-	key.KindObject:    admit.TypeObject,
-	key.KindTerms:     admit.TypeTerms,
-	key.KindEnrolment: admit.TypeEnrolment,
-	key.KindDenial:    admit.TypeDenial,
 }
 
 // A decided answers a command that made a statement.
@@ -94,52 +81,20 @@ func (f *statementFlags) decide(ctx context.Context, cl *client.Client, kind, su
 	if f.out != "" {
 		return d, createFile(f.out, signed, 0o644)
 	}
-	d.Version, err = propose(ctx, cl, kind, subject, state.GetVersions()[0], signed)
+	d.Version, err = propose(ctx, cl, signed)
 	return d, err
 }
 
 // propose has the nodes judge a signed statement, and returns the subject's new version.
-func propose(ctx context.Context, cl *client.Client, kind, subject string, base uint64, signed []byte) (uint64, error) {
-	p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: kind, Subject: subject, Base: base, Content: signed}
+func propose(ctx context.Context, cl *client.Client, signed []byte) (uint64, error) {
+	p, err := client.Propose(signed)
+	if err != nil {
+		return 0, misuse(err, "")
+	}
 	entry, err := p.Entry()
 	if err != nil {
 		return 0, misuse(err, "")
 	}
-	if _, err := cl.Submit(ctx, entry, nil); err != nil {
-		return 0, err
-	}
-	var state *apiv1.GetStateResponse
-	for version := base; version == base; version = state.GetVersions()[0] {
-		if state, err = cl.State(ctx, nil, []string{kind + "/" + subject}); err != nil {
-			return 0, err
-		}
-	}
-	return state.GetVersions()[0], nil
-}
-
-// submitStatement hands in a statement that members signed; false if it is none.
-func (a *app) submitStatement(f *clientFlags, signed []byte) (bool, error) {
-	text, _, err := key.Peek(signed)
-	if err != nil {
-		return false, nil
-	}
-	for k, kind := range statementTypes {
-		s, err := admit.ParseStatement(k, text)
-		if err != nil {
-			continue
-		}
-		cl, ctx, done, err := f.open()
-		if err != nil {
-			return true, err
-		}
-		defer done()
-		version, err := propose(ctx, cl, kind, s.Subject, s.Base, signed)
-		if err != nil {
-			return true, err
-		}
-		return true, a.answer(decided{Type: kind, Subject: s.Subject, Version: version}, func(w io.Writer) {
-			fmt.Fprintf(w, "%s %s: version %d\n", kind, s.Subject, version)
-		})
-	}
-	return false, nil
+	out, err := cl.Submit(ctx, entry, nil)
+	return out.GetLeaf() + 1, err
 }

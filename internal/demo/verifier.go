@@ -110,12 +110,12 @@ func (v *verifier) signed(rec *recording.Recording) error {
 }
 
 // activate binds the host's attestation key to its TPM.
-func (v *verifier) activate(ctx context.Context, h *host) error {
-	ek, err := h.tpm.EK(ctx)
+func (v *verifier) activate(ctx context.Context, t *collect.TPM) error {
+	ek, err := t.EK(ctx)
 	if err != nil {
 		return err
 	}
-	ak, err := h.tpm.AK(ctx, collect.AKECC)
+	ak, err := t.AK(ctx, collect.AKECC)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (v *verifier) activate(ctx context.Context, h *host) error {
 	if err != nil {
 		return err
 	}
-	answer, err := h.tpm.Activate(ctx, collect.AKECC, asked.Credential.Blob, asked.Credential.Secret)
+	answer, err := t.Activate(ctx, collect.AKECC, asked.Credential.Blob, asked.Credential.Secret)
 	if err != nil {
 		return err
 	}

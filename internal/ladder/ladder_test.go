@@ -39,7 +39,7 @@ var bans = []struct {
 	{5, []string{"net", "net/http", "os/exec", "syscall", "golang.org/x/sys/unix"}, "rooms up to rung 5 return effects as data; rung 6 touches the world"},
 	{5, []string{"os"}, "rooms up to rung 5 take bytes and readers, not paths"},
 	{2, []string{"math/rand", "math/rand/v2", "crypto/rand"}, "appraisal is a pure function: randomness comes as an argument"},
-	{7, []string{module + "/internal/testbed", module + "/internal/demo", module + "/replica/sim"}, "test beds and demos serve tests and the CLI only"},
+	{7, []string{module + "/internal/testbed", module + "/internal/demo", module + "/internal/practice", module + "/replica/sim"}, "test beds and demos serve tests and the CLI only"},
 }
 
 // allowed are single exceptions, each with its reason.
