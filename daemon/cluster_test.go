@@ -16,11 +16,13 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -50,7 +52,7 @@ func runNode(config string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr)})
+	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr), Judges: liar()})
 	if err != nil {
 		return err
 	}
@@ -60,6 +62,21 @@ func runNode(config string) error {
 	case <-n.Done():
 		return errors.Join(n.Err(), n.Close())
 	}
+}
+
+// lieEnv makes such a node one that has every host admitted, whatever it shows.
+const lieEnv = "KEYSTEAD_TEST_LIAR"
+
+// liar returns the judges of a node that lies, or none.
+func liar() map[string]daemon.Judge {
+	if os.Getenv(lieEnv) == "" {
+		return nil
+	}
+	return map[string]daemon.Judge{admit.TypeLease: func(_ context.Context, h *daemon.Hearing, out *ledger.Verdict) error {
+		r := admit.Record{Until: 1 << 60, Role: admit.RoleHost, EK: keystead.Sum([]byte("any"))}
+		out.Writes = []ledger.Write{{Key: admit.LeaseKey(h.Proposal.Subject), Value: r.Bytes()}}
+		return nil
+	}}
 }
 
 // cluster is a domain of real processes on this machine.
@@ -80,6 +97,7 @@ type cluster struct {
 type process struct {
 	place daemon.Place
 	dir   string
+	env   []string
 	cmd   *exec.Cmd
 	ended chan error
 }
@@ -179,7 +197,7 @@ func (c *cluster) start(i int) {
 		words = append(c.wrap(i), words...)
 	}
 	p.cmd = exec.Command(words[0], words[1:]...)
-	p.cmd.Env = append(os.Environ(), nodeEnv+"="+filepath.Join(p.dir, daemon.ConfigFile))
+	p.cmd.Env = append(append(os.Environ(), nodeEnv+"="+filepath.Join(p.dir, daemon.ConfigFile)), p.env...)
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

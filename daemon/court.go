@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -95,6 +96,7 @@ func (c *court) init(n *Node, judges map[string]Judge) {
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
 	c.judges = statementJudges()
+	c.judges[admit.TypeLease] = n.judgeLease
 	maps.Copy(c.judges, judges)
 }
 

@@ -181,6 +181,7 @@ type host struct {
 	tick  uint64 // answered last
 	cert  tls.Certificate
 	api   *client.Host
+	one   map[string]*client.Host // connections to single nodes
 }
 
 // host makes a machine, connected to nobody yet.

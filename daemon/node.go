@@ -22,7 +22,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
@@ -115,7 +114,6 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	n.renewer = newRenewer(n)
 	n.court.init(n, opts.Judges)
-	n.court.judges[admit.TypeLease] = n.judgeLease
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
 		return nil, err
 	}
