@@ -232,6 +232,7 @@ func (n *Node) foundLoop() {
 		return err
 	})
 	n.retry("contact", func(ctx context.Context) error { return n.publish(ctx, n.contact) })
+	n.retry("recovery", n.publishRecovery)
 }
 
 // retry does something until it succeeds or the node stops.
@@ -260,24 +261,7 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 	if err != nil {
 		return err
 	}
-	key := contactContract + "/" + c.Name
-	same := false
-	if err := n.view(func(v ledger.View) error {
-		now, err := v.Get(key)
-		same = string(now.Data) == string(signed)
-		return err
-	}); err != nil || same {
-		return err
-	}
-	_, _, clock := n.machine.roster()
-	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
-		Contract: contactContract, Writes: []ledger.Write{{Key: key, Value: signed}}}
-	entry, err := tx.Entry()
-	if err != nil {
-		return err
-	}
-	_, err = n.propose(ctx, entry)
-	return err
+	return n.record(ctx, contactContract, contactContract+"/"+c.Name, signed)
 }
 
 // readContacts learns the contacts on the ledger.

@@ -24,9 +24,11 @@ const (
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
 	KindSetting Kind = "keystead-setting/1" // docs/spec/ledger.md
+
+	KindRecovery Kind = "keystead-recovery/1" // docs/spec/ledger.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting, KindRecovery}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

@@ -14,7 +14,7 @@ import (
 // after Last, if anything, is lost by it.
 type RecoveryPlan struct {
 	Key     keystead.Digest `cbor:"1,keyasint"` // of the node that is to be the only voter
-	ID      uint64          `cbor:"2,keyasint"` // its new raft id
+	ID      uint64          `cbor:"2,keyasint"` // its new raft id, or a later one if its log has members in it that are not applied
 	Term    uint64          `cbor:"3,keyasint"` // of the last entry that it has
 	Last    uint64          `cbor:"4,keyasint"` // and its index
 	Applied uint64          `cbor:"5,keyasint"`
@@ -53,6 +53,14 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	if err := authorise(plan); err != nil {
 		return fmt.Errorf("recovery not authorised: %w", err)
 	}
+	if err := s.applyRest(seal, last); err != nil {
+		return err
+	}
+	old = s.Membership()
+	if self, ok = old.ByKey(key); !ok {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Got: key.String(), Want: "a member's key at the end of the log", Where: "recovery"})
+	}
+	plan.ID = old.LastID + 1
 	self.ID, self.Voter = plan.ID, true
 	next := &Membership{LastID: plan.ID, Members: []Member{self}, conf: &pb.ConfState{Voters: []uint64{plan.ID}}}
 	for _, m := range old.Members {
@@ -63,7 +71,7 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 			next.conf.Learners = append(next.conf.Learners, m.ID)
 		}
 	}
-	hard, err := proto.Marshal(&pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())})
+	hard, err := proto.Marshal(&pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(last)})
 	if err != nil {
 		return err
 	}
@@ -80,4 +88,26 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 		return err
 	}
 	return seal.Put(s.record())
+}
+
+// applyRest applies what the log has beyond the state: it may have been acknowledged,
+// by nodes that go on as others, and counts as committed from now on. The seal of
+// before is destroyed first, so that a node that does not come to the end of this
+// does not come back in place.
+func (s *Store) applyRest(seal Seal, last uint64) error {
+	if seal != nil {
+		if _, _, err := seal.Take(); err != nil {
+			return err
+		}
+	}
+	for s.Applied() < last {
+		entries, err := s.Entries(s.Applied()+1, last+1, 1<<20)
+		if err != nil {
+			return err
+		}
+		if _, err := s.Apply(&pb.Message{Entries: entries}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
