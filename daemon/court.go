@@ -155,7 +155,7 @@ func (c *court) judge(entry []byte) {
 		n.log.Warn("proposal not endorsed", "proposal", keystead.Sum(entry), "because", err)
 		return
 	}
-	n.propose1(func() ([]byte, error) {
+	n.proposeOwn(func() ([]byte, error) {
 		e := ledger.Endorse(n.self.Node, n.name, n.cfg.Domain, verdict)
 		return e.Entry(), nil
 	})
@@ -188,7 +188,7 @@ func (c *court) conclude() {
 	s := n.replica.Status()
 	roster, _, _ := n.machine.roster()
 	for _, x := range c.due(s.Leader == s.ID, &roster) {
-		n.propose1(func() ([]byte, error) {
+		n.proposeOwn(func() ([]byte, error) {
 			return ledger.NewEffective(x.verdict, x.endorsements).Entry()
 		})
 	}

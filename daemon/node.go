@@ -336,22 +336,29 @@ func (n *Node) Close() error {
 	return errors.Join(errs...)
 }
 
-// handOver asks another voter to lead, and waits a little until one does.
+// transferPatience is how long one voter has to take over.
+const transferPatience = 500 * time.Millisecond
+
+// handOver asks another voter to lead, and waits until this node does not, asking the
+// next one when that takes too long.
 func (n *Node) handOver() {
 	s := n.replica.Status()
-	if s.Leader != s.ID || s.Members == nil {
+	if s.Members == nil {
 		return
 	}
 	for _, id := range s.Members.Voters() {
+		leader, over := n.replica.Led()
+		if leader != s.ID {
+			return
+		}
 		if id == s.ID {
 			continue
 		}
 		n.replica.Transfer(id)
-		for range 20 {
-			time.Sleep(25 * time.Millisecond)
-			if n.replica.Status().Leader != s.ID {
-				return
-			}
+		select {
+		case <-over:
+		case <-n.replica.Done():
+		case <-time.After(transferPatience):
 		}
 	}
 }

@@ -119,7 +119,7 @@ func (n *Node) tickOnce(peers *peers) {
 		n.startWatch()
 		return
 	}
-	n.propose1(func() ([]byte, error) {
+	n.proposeOwn(func() ([]byte, error) {
 		ticks := n.ticks.take(&roster, n.machine.lastTick, time.Now())
 		if ticks == nil {
 			return nil, nil
@@ -129,9 +129,9 @@ func (n *Node) tickOnce(peers *peers) {
 	n.startWatch()
 }
 
-// propose1 proposes an entry of this node's own making, and logs a refusal. It
+// proposeOwn proposes an entry of this node's own making, and logs a refusal. It
 // reports false if the entry may not have reached the log.
-func (n *Node) propose1(entry func() ([]byte, error)) bool {
+func (n *Node) proposeOwn(entry func() ([]byte, error)) bool {
 	ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
 	defer cancel()
 	e, err := entry()

@@ -221,6 +221,7 @@ func (n *Node) turns(tick <-chan time.Time) (err error) {
 			err = fmt.Errorf("raft: %v", p)
 		}
 	}()
+	led := n.core.leader
 	for {
 		select {
 		case <-tick:
@@ -239,6 +240,10 @@ func (n *Node) turns(tick <-chan time.Time) (err error) {
 				break
 			}
 			n.start(w)
+		}
+		if n.core.leader != led {
+			led = n.core.leader
+			n.publish()
 		}
 	}
 }
@@ -348,8 +353,12 @@ func (n *Node) Read(ctx context.Context) error {
 // View reads the state as it stands here, which may lag; see [Node.Read].
 func (n *Node) View(read func(View) error) error { return n.store.View(read) }
 
-// Status returns what the node knows of itself, as of the last tick.
+// Status returns what the node knows of itself, as of the last tick, and of who leads
+// as of now.
 func (n *Node) Status() Status { return n.status.get() }
+
+// Led returns who leads, 0 for nobody, and a channel that is closed once that is over.
+func (n *Node) Led() (leader uint64, over <-chan struct{}) { return n.status.led() }
 
 // Done is closed when the node has stopped.
 func (n *Node) Done() <-chan struct{} { return n.done }
@@ -380,9 +389,28 @@ func (n *Node) Transfer(to uint64) {
 func (n *Node) publish() { n.status.set(n.core.Status()) }
 
 type statusCell struct {
-	mu sync.Mutex
-	s  Status
+	mu   sync.Mutex
+	s    Status
+	over chan struct{} // nil until someone waits for the end of the leader
 }
 
-func (c *statusCell) get() Status  { c.mu.Lock(); defer c.mu.Unlock(); return c.s }
-func (c *statusCell) set(s Status) { c.mu.Lock(); defer c.mu.Unlock(); c.s = s }
+func (c *statusCell) get() Status { c.mu.Lock(); defer c.mu.Unlock(); return c.s }
+
+func (c *statusCell) set(s Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over != nil && s.Leader != c.s.Leader {
+		close(c.over)
+		c.over = nil
+	}
+	c.s = s
+}
+
+func (c *statusCell) led() (uint64, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over == nil {
+		c.over = make(chan struct{})
+	}
+	return c.s.Leader, c.over
+}
