@@ -128,13 +128,20 @@ func (n *Node) identify(ctx context.Context) error {
 // join asks the peers, again and again, for a fresh id. If no majority is there to
 // give one out, the old store stays as it is: see Recover.
 func (n *Node) join(ctx context.Context, peers []Member) error {
-	peers = slices.DeleteFunc(slices.Clone(peers), func(m Member) bool { return m.Key == n.opts.Key })
+	asked := map[Member]bool{}
+	peers = slices.DeleteFunc(slices.Clone(peers), func(m Member) bool {
+		to := Member{Key: m.Key, Address: m.Address}
+		again := asked[to]
+		asked[to] = true
+		return again || m.Key == n.opts.Key
+	})
 	if len(peers) == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Want: "a peer to ask for an id", Got: "none is configured", Where: "join"})
 	}
 	n.transport.Members(peers)
 	retry := time.NewTicker(10 * n.opts.Tick)
 	defer retry.Stop()
+	waits := news{log: n.log}
 	var refusals []error
 	for {
 		if ctx.Err() != nil {
@@ -153,7 +160,7 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 			n.log.Info("joined", "id", reply.ID)
 			return n.store.Rejoin(reply.ID)
 		}
-		n.log.Warn("not joined yet", "refusals", errors.Join(refusals...))
+		waits.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		select {
 		case <-ctx.Done():
 		case <-retry.C:
