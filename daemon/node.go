@@ -50,8 +50,7 @@ type Node struct {
 
 	mu       sync.Mutex
 	contacts map[string]client.Contact // newest known, by name
-	watch    ledger.Watch
-	watched  bool  // watch has been started
+	pace     pace
 	left     error // that members removed this node
 	ticks    tickBox
 	court    court
@@ -196,7 +195,7 @@ func (n *Node) heard(h heard) {
 	n.grown.ring()
 	if h.ticked {
 		n.mu.Lock()
-		n.watch.Observe(h.clock)
+		n.pace.observe(h.clock, bootMillis())
 		n.mu.Unlock()
 	}
 	n.voter.hear(h)

@@ -153,11 +153,11 @@ func bootMillis() uint64 {
 	return uint64(ts.Nano() / int64(time.Millisecond))
 }
 
-// startWatch starts comparing the domain clock with the node's own, once this node
-// has caught up with the log.
+// startWatch has the domain clock compared with the node's own, from the next tick on,
+// once this node has caught up with the log.
 func (n *Node) startWatch() {
 	n.mu.Lock()
-	started := n.watched
+	started := n.pace.caughtUp
 	n.mu.Unlock()
 	if started {
 		return
@@ -167,16 +167,14 @@ func (n *Node) startWatch() {
 	if n.replica.Read(ctx) != nil {
 		return // a later tick tries again
 	}
-	_, _, clock := n.machine.roster()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.watch.Start(clock, bootMillis())
-	n.watched = true
+	n.pace.caughtUp = true
 }
 
 // fresh refuses with clock-stale while this node may not grant anything.
 func (n *Node) fresh() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.watch.Check(bootMillis())
+	return n.pace.watch.Check(bootMillis())
 }
