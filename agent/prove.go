@@ -82,14 +82,11 @@ func (a *Agent) lease(l *apiv1.Lease, asked Moment) (Lease, error) {
 // evidence of late. One is enough to go on; if there is none, the error is what they
 // say most of.
 func (a *Agent) connect(ctx context.Context) error {
-	v, err := a.domain.Show(ctx)
-	switch {
-	case err == nil:
-		a.host.Nodes(v.Contacts)
-		a.setRoster(v)
-	case !a.knowsNodes():
+	contacts, err := a.nodes.learn(ctx)
+	if err != nil {
 		return err
 	}
+	a.host.Nodes(contacts)
 	found := a.host.Connect(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
