@@ -1,9 +1,12 @@
 package attest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"slices"
 	"testing"
@@ -514,5 +517,44 @@ func TestBindings(t *testing.T) {
 		if string(other.QualifyingData()) == string(base.QualifyingData()) {
 			t.Errorf("%s does not count", what)
 		}
+	}
+}
+
+// TestStolenKey: another machine with the TLS key of a known one, or a known machine's
+// hello, is still that other machine.
+func TestStolenKey(t *testing.T) {
+	s := onStage(t)
+	thief := s.config(s.carol, s.bob)
+	thief.Certificate = s.alice.cert
+	_, d := meet(t, thief, s.config(s.bob, s.alice))
+	demand(t, "the key alone", d.err, keystead.ReasonNotMember)
+
+	bob := s.config(s.bob, s.alice)
+	if c, d := meet(t, s.config(s.alice, s.bob), bob); c.err != nil || d.err != nil { // now her key is accepted
+		t.Fatalf("client: %v; server: %v", c.err, d.err)
+	}
+	posing := s.carol.as()
+	posing.introduce = func() (evidence.TPMKeys, error) { return s.alice.keys, nil }
+	thief.Prover = posing
+	_, d = meet(t, thief, bob)
+	demand(t, "the key and the keys' public halves", d.err, keystead.ReasonKeyForeign)
+}
+
+// TestBindingStays: the first version's binding, written out as docs/spec/attest.md
+// has it. It never changes.
+func TestBindingStays(t *testing.T) {
+	fill := func(b byte) (out [32]byte) { return [32]byte(bytes.Repeat([]byte{b}, 32)) }
+	ekm, nonce := fill(1), fill(2)
+	own, peer := side{leaf: fill(3), key: []byte("spki"), ekm: ekm[:]}, side{leaf: fill(4)}
+	want := sha256.Sum256(slices.Concat([]byte("keystead/attest/1\x00server\x00"), ekm[:], nonce[:], own.leaf[:], peer.leaf[:]))
+	got := bind(roleServer, &own, &peer, nonce)
+	if got.Purpose != "connection" || !bytes.Equal(got.Nonce, want[:]) || string(got.SubjectKey) != "spki" {
+		t.Errorf("got %+v, want nonce %x", got, want)
+	}
+	if hex := fmt.Sprintf("%x", got.QualifyingData()); hex != "5ab3e736a46d07e98661f9ce8c6426dc523caace64da29b2d34e935ae468e889" {
+		t.Errorf("qualifying data is %s", hex)
+	}
+	if roleClient.label() != "EXPERIMENTAL keystead-attest/1 client" || roleServer.label() != "EXPERIMENTAL keystead-attest/1 server" || Protocol != "keystead-attest/1" {
+		t.Error("labels or protocol have changed")
 	}
 }

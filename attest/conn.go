@@ -109,15 +109,22 @@ func (c *Conn) age(most time.Duration) {
 	}
 }
 
-// Peer returns who the other side is; nobody if it showed no evidence.
-func (c *Conn) Peer() Peer { return c.peer }
+// Peer returns who the other side is; nobody if it showed no evidence, or there is
+// no connection.
+func (c *Conn) Peer() Peer {
+	if c == nil {
+		return Peer{}
+	}
+	return c.peer
+}
 
 // Established returns when this side asked for the peer's evidence, which is how old
 // the evidence is at most.
 func (c *Conn) Established() time.Time { return c.asked }
 
-// ConnectionState returns that of TLS.
-func (c *Conn) ConnectionState() tls.ConnectionState { return c.tls.ConnectionState() }
+// TLS returns the state of the TLS connection. It is not named ConnectionState, by
+// which net/http would know a TLS connection and keep HTTP/2 off it.
+func (c *Conn) TLS() tls.ConnectionState { return c.tls.ConnectionState() }
 
 // Read implements net.Conn. After Config.MaxAge it gives no more data.
 func (c *Conn) Read(b []byte) (int, error) { return c.fresh(c.tls.Read(b)) }

@@ -65,7 +65,7 @@ func TestConnection(t *testing.T) {
 				if at := e.conn.Established(); at.Before(before) || at.After(time.Now()) {
 					t.Errorf("established at %v", at)
 				}
-				if cs := e.conn.ConnectionState(); cs.NegotiatedProtocol != Protocol || cs.DidResume {
+				if cs := e.conn.TLS(); cs.NegotiatedProtocol != Protocol || cs.DidResume {
 					t.Errorf("TLS state: protocol %q, resumed %t", cs.NegotiatedProtocol, cs.DidResume)
 				}
 			}
