@@ -41,6 +41,9 @@ type Agent struct {
 	tasks sync.WaitGroup
 	wake  chan struct{}
 
+	closing sync.Once
+	closed  error
+
 	mu     sync.Mutex // guards what follows
 	core   *Core
 	held   *held
@@ -243,8 +246,13 @@ func (a *Agent) tell(phase Phase, problem error) {
 	}
 }
 
-// Close ends the agent: socket, SVID, keys, connections.
+// Close ends the agent: socket, SVID, keys, connections. It may be called twice.
 func (a *Agent) Close() error {
+	a.closing.Do(func() { a.closed = a.close() })
+	return a.closed
+}
+
+func (a *Agent) close() error {
 	a.stop()
 	var errs []error
 	if a.front != nil {
