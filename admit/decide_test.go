@@ -273,7 +273,7 @@ func TestRenewal(t *testing.T) {
 
 	subject := m.subject
 	m.subject = start(t, spare).subject
-	d, err = renew()
+	_, err = renew()
 	demand(t, "another subject key", err, keystead.ReasonBootChanged)
 	m.subject = subject
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
@@ -297,13 +297,36 @@ func TestRenewal(t *testing.T) {
 	_, err = renew()
 	must(t, err)
 
-	s.suspensions["web-1"] = admit.Suspension{Lease: s.version, Node: "node-2", Reason: "file-unknown"}
+	s.suspensions["web-1"] = admit.Suspension{Lease: s.version, Node: "node-2", Reason: "file-unknown", Time: s.clock}
 	_, err = renew()
 	demand(t, "a suspended lease", err, keystead.ReasonLeaseSuspended)
+	s.clock++
 	s.admitted(m, "web-1")
 	s.clock += 60_000
 	_, err = renew()
 	demand(t, "a lease that is over", err, keystead.ReasonLeaseExpired)
+}
+
+// TestSuspendedHostShowsOldEvidence lets a host that was suspended hand in the good
+// evidence from just before, whose nonce is still young.
+func TestSuspendedHostShowsOldEvidence(t *testing.T) {
+	s, m := newDomain(t), start(t, web)
+	must(t, s.enrol("web-1", m.id, false))
+	l := s.admitted(m, "web-1")
+	s.clock += 1000
+	kept := s.apply(m, "web-1", evidence.PurposeAdmission)
+	endorsed, err := admit.Decide(s, kept) // by a majority, before they learn of the suspension
+	must(t, err)
+	for _, later := range []uint64{0, 2000} {
+		s.suspensions["web-1"] = admit.Suspension{Lease: l.Version(), Node: "node-2", Reason: "file-unknown: /run/x", Time: s.clock + later}
+		_, err = admit.Decide(s, kept)
+		demand(t, "evidence from before the suspension", err, keystead.ReasonLeaseSuspended)
+	}
+	s.take(admit.TypeLease, "web-1", endorsed.Ruling())
+	_, err = admit.Current(s, "web-1")
+	demand(t, "a lease on evidence from before the suspension", err, keystead.ReasonLeaseSuspended)
+	s.clock += 2001
+	s.admitted(m, "web-1")
 }
 
 // TestKeysElsewhereAreNotAdmitted: a chain that leads to no root of the terms.

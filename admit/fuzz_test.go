@@ -64,17 +64,17 @@ func FuzzStatement(f *testing.F) {
 	})
 }
 
-// FuzzRecord reads lease records: what is accepted has one encoding, and the end that the
-// ledger reads is the record's.
+// FuzzRecord reads lease records: what is accepted has one encoding, and the times that
+// the ledger reads are the record's.
 func FuzzRecord(f *testing.F) {
 	r := admit.Record{Until: 60_000, Issued: 1, Role: admit.RoleHost, SubjectKey: []byte("key"), Denials: []string{admit.DenyFirmware("1")}}
 	f.Add(r.Bytes())
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 7})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		until := admit.RecordUntil(b)
+		until, issued := admit.RecordTimes(b)
 		r, err := admit.ParseRecord(b)
-		if err == nil && (!bytes.Equal(r.Bytes(), b) || until != r.Until) {
-			t.Errorf("%x is read as %x, until %d and %d", b, r.Bytes(), r.Until, until)
+		if err == nil && (!bytes.Equal(r.Bytes(), b) || until != r.Until || issued != r.Issued) {
+			t.Errorf("%x is read as %x, from %d until %d, and %d, %d", b, r.Bytes(), r.Issued, r.Until, issued, until)
 		}
 	})
 }

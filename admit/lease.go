@@ -98,7 +98,7 @@ func (st *Standing) lease(s State) error {
 		st.Until, st.Renewed, st.Verdict = renewal.Until, renewal.Issued, renewal.Verdict
 	}
 	suspension, err := s.Suspension(st.Host)
-	if err == nil && suspension.Lease == st.Version {
+	if err == nil && suspension.ends(st.Version, r.Issued) {
 		st.Suspension = &suspension
 	}
 	return err

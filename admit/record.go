@@ -9,8 +9,8 @@ import (
 	"github.com/keystead/keystead/internal/cursor"
 )
 
-// recordVersion opens a lease record. It only ever grows; every version has the two
-// fields that the ledger reads in the same place, version and until:
+// recordVersion opens a lease record. It only ever grows; every version has the
+// fields that the ledger reads in the same place, version, until and issued:
 //
 //	1  as below
 const recordVersion = 1
@@ -90,13 +90,13 @@ func ParseRecord(b []byte) (Record, error) {
 	return r, nil
 }
 
-// RecordUntil returns the end of a lease from its record, of any version: all that the
-// ledger reads of it. It is 0 for bytes that are no record.
-func RecordUntil(b []byte) uint64 {
-	if len(b) < 9 || b[0] == 0 {
-		return 0
+// RecordTimes returns end and beginning of a lease from its record, of any version: all
+// that the ledger reads of it. Both are 0 for bytes that are no record.
+func RecordTimes(b []byte) (until, issued uint64) {
+	if len(b) < 17 || b[0] == 0 {
+		return 0, 0
 	}
-	return binary.BigEndian.Uint64(b[1:])
+	return binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:])
 }
 
 func at(ms uint64) string { return strconv.FormatUint(ms, 10) + " ms" }

@@ -42,6 +42,13 @@ type Suspension struct {
 	Time    uint64          // domain clock when it took effect
 }
 
+// ends reports whether the suspension ends a lease: the one that it names, and every
+// lease on evidence from before it. Else a machine that was suspended would be admitted
+// again by the good evidence that it showed just before.
+func (x *Suspension) ends(version, issued uint64) bool {
+	return x.Lease != 0 && (x.Lease == version || x.Time >= issued)
+}
+
 // The judged types of this room: they own the judged keys that start with their name
 // and a slash.
 const (

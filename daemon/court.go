@@ -287,15 +287,22 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 	if err != nil {
 		return serve.Outcome{}, err
 	}
+	if o, ok := n.enrolled(entry); ok {
+		return o, nil // sent again
+	}
 	if kind == receipt.KindRoster && len(contact) > 0 {
 		if err := n.introduce(ctx, entry, contact); err != nil {
 			return serve.Outcome{}, err
 		}
 	}
 	if kind == receipt.KindProposal {
-		return n.court.hearing(ctx, entry)
+		o, err := n.court.hearing(ctx, entry)
+		return n.effects.of(entry, o), err
 	}
 	r, err := n.propose(ctx, entry)
+	if o, ok := n.enrolled(entry); ok && err != nil {
+		return o, nil // an earlier attempt took effect
+	}
 	if err != nil || !r.Recorded && !r.Repeated {
 		return serve.Outcome{Applied: err == nil}, err
 	}

@@ -22,6 +22,7 @@ type machine struct {
 type heard struct {
 	voted     *receipt.TreeHead // the newest head that a node signed
 	judged    [][]byte          // proposals, endorsements, effective entries that were not refused
+	effects   []effect          // of the effective ones
 	roster    bool              // changed
 	ticked    bool
 	size      uint64
@@ -66,6 +67,7 @@ func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results []
 		results = append(results, arena[from:len(arena):len(arena)])
 		if r.Err == nil {
 			h.note(r.Kind, commands[i].Data)
+			h.effect(r, commands[i].Data)
 		}
 	}
 	x.heard(h)

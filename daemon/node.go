@@ -58,6 +58,7 @@ type Node struct {
 	objects  *objects
 	evidence box
 	peers    *peers
+	effects  effects
 	voter    voter
 	metrics  *metrics
 	changed  chan struct{} // the roster has
@@ -206,6 +207,7 @@ func (n *Node) heard(h heard) {
 		n.mu.Unlock()
 	}
 	n.voter.hear(h)
+	n.effects.hear(h.effects)
 	n.court.hear(h.judged)
 	if h.roster {
 		select {

@@ -15,6 +15,7 @@ import (
 // are judged; of a record the ledger reads its end and nothing else.
 type leases struct {
 	by     map[string]*lease // by host
+	ended  map[string]uint64 // by host: time of the last suspension, which ends what rests on evidence from before it
 	length time.Duration     // the setting lease-seconds
 }
 
@@ -42,8 +43,17 @@ func (l *leases) note(w writeView, version uint64, g *receipt.Genesis) {
 	case version == 0:
 		delete(l.by, string(host))
 	default:
-		l.by[string(host)] = &lease{version: version, until: admit.RecordUntil(w.value)}
+		l.add(string(host), version, w.value)
 	}
+}
+
+// add takes a lease's record.
+func (l *leases) add(host string, version uint64, record []byte) *lease {
+	until, issued := admit.RecordTimes(record)
+	ended, was := l.ended[host]
+	x := &lease{version: version, until: until, suspended: was && ended >= issued}
+	l.by[host] = x
+	return x
 }
 
 func (m *Machine) loadLeases() error {
@@ -58,30 +68,32 @@ func (m *Machine) loadLeases() error {
 		}
 	}
 	m.leases.set(string(seconds), &m.genesis)
-	from := nameKey(spaceJudged, admit.LeasePrefix)
-	to := nameKey(spaceJudged, admit.LeasePrefix[:len(admit.LeasePrefix)-1]+"0") // "0" follows "/"
-	err = scan(m.store, from, to, func(k string, b []byte) error {
-		version, value, err := splitValue(b)
-		m.leases.by[k[len(admit.LeasePrefix):]] = &lease{version: version, until: admit.RecordUntil(value)}
+	named := map[string]uint64{} // host: lease that the suspension names
+	err = m.each(spaceSuspension, func(host string, b []byte) error {
+		s, err := decodeSuspension(b)
+		m.leases.ended[host], named[host] = s.Time, s.Lease
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = m.each(spaceRenewal, func(host string, b []byte) error {
-		r, err := decodeRenewal(b)
-		if l := m.leases.by[host]; l != nil && l.version == r.Lease {
-			l.until = max(l.until, r.Until)
+	from := nameKey(spaceJudged, admit.LeasePrefix)
+	to := nameKey(spaceJudged, admit.LeasePrefix[:len(admit.LeasePrefix)-1]+"0") // "0" follows "/"
+	err = scan(m.store, from, to, func(k string, b []byte) error {
+		version, value, err := splitValue(b)
+		host := k[len(admit.LeasePrefix):]
+		if l := m.leases.add(host, version, value); named[host] == version {
+			l.suspended = true
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return m.each(spaceSuspension, func(host string, b []byte) error {
-		s, err := decodeSuspension(b)
-		if l := m.leases.by[host]; l != nil && l.version == s.Lease {
-			l.suspended = true
+	return m.each(spaceRenewal, func(host string, b []byte) error {
+		r, err := decodeRenewal(b)
+		if l := m.leases.by[host]; l != nil && l.version == r.Lease {
+			l.until = max(l.until, r.Until)
 		}
 		return err
 	})
@@ -218,7 +230,7 @@ func (m *Machine) applySuspension(entry []byte, w Writer, res *Result) error {
 	if err := m.record(entry, w, res); err != nil {
 		return err
 	}
-	l.suspended = true
+	l.suspended, m.leases.ended[s.Host] = true, m.head.clock
 	x := admit.Suspension{Lease: s.Lease, Node: s.Node, Reason: s.Reason, Verdict: s.Verdict, Time: m.head.clock}
 	return fatal(w.Set(nameKey(spaceSuspension, s.Host), encodeSuspension(&x)))
 }

@@ -90,7 +90,7 @@ func fatal(err error) error {
 // Open reads back the state of a domain from the store; an empty store waits for
 // the genesis entry of that domain.
 func Open(r Reader, domain keystead.Digest) (*Machine, error) {
-	m := &Machine{store: r, lastTick: map[string]uint64{}, proposals: map[keystead.Digest]*proposal{}, votes: map[string][]Vote{}, leases: leases{by: map[string]*lease{}}, requests: requests{buckets: map[uint64]map[[16]byte]uint64{}}}
+	m := &Machine{store: r, lastTick: map[string]uint64{}, proposals: map[keystead.Digest]*proposal{}, votes: map[string][]Vote{}, leases: leases{by: map[string]*lease{}, ended: map[string]uint64{}}, requests: requests{buckets: map[uint64]map[[16]byte]uint64{}}}
 	m.head.domain = domain
 	b, found, err := r.Get([]byte{spaceHead})
 	if err != nil || !found {

@@ -91,6 +91,9 @@ func TestCorruptRecordsStop(t *testing.T) {
 	e := d.endorse("node-1", judge(p, 100))
 	d.ok(e.Entry())
 	d.ok(d.effective(judge(p, 100), "node-1", "node-2"))
+	a := d.enrolled("a", 60_000)
+	d.ok(d.renewals(pair, d.item("a", a, 70_000)))
+	d.ok(d.suspension("node-1", "a", a, "x"))
 	d.checkpoint("node-1", "node-2")
 	stopped := map[byte]bool{}
 	for k, v := range d.store.m {
@@ -108,7 +111,7 @@ func TestCorruptRecordsStop(t *testing.T) {
 			stopped[k[0]] = true
 		}
 	}
-	for _, space := range "acdelprt" { // the spaces that are read at opening
+	for _, space := range "acdelnprst" { // the spaces that are read at opening
 		if !stopped[byte(space)] {
 			t.Errorf("no record of space %c was missed when it was cut short", space)
 		}

@@ -115,15 +115,22 @@ func (v View) Checkpoint() ([]byte, error) {
 // Chain returns the genesis entry and the roster entries up to sequence.
 func (v View) Chain(sequence uint64) (chain [][]byte, err error) {
 	for i := range sequence + 1 {
-		b, found, err := v.r.Get(numberKey(spaceRoster, i))
-		if err != nil || !found || len(b) != 8 {
-			return nil, fmt.Errorf("roster %d: found %v: %w", i, found, err)
-		}
-		e, err := v.Entry(binary.BigEndian.Uint64(b))
+		e, _, err := v.Roster(i)
 		if err != nil {
 			return nil, err
 		}
 		chain = append(chain, e)
 	}
 	return chain, nil
+}
+
+// Roster returns the entry that put the roster of a sequence into force, and its leaf.
+func (v View) Roster(sequence uint64) (entry []byte, leaf uint64, err error) {
+	b, found, err := v.r.Get(numberKey(spaceRoster, sequence))
+	if err != nil || !found || len(b) != 8 {
+		return nil, 0, fmt.Errorf("roster %d: found %v: %w", sequence, found, err)
+	}
+	leaf = binary.BigEndian.Uint64(b)
+	entry, err = v.Entry(leaf)
+	return entry, leaf, err
 }

@@ -25,8 +25,9 @@ type RecoveryPlan struct {
 func (p RecoveryPlan) Digest() keystead.Digest { return keystead.Sum(encode(p)) }
 
 // Recover reopens a closed group from one node's store: this node becomes the only
-// voter under a new id, and every other member a learner that rejoins. It asks
-// authorise, which checks the signatures of those who may decide that. The node
+// voter under a new id, and every other member a learner that rejoins. All ids of
+// before are void: a node that comes back in place, under one of them, takes no part.
+// It asks authorise, which checks the signatures of those who may decide that. The node
 // with the highest (Term, Last) loses least. The seal, if the group does not trust
 // its disks, gets the record by which the node then starts in place.
 func Recover(opts StoreOptions, seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
@@ -52,16 +53,16 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	if err := authorise(plan); err != nil {
 		return fmt.Errorf("recovery not authorised: %w", err)
 	}
-	next := &Membership{LastID: plan.ID, conf: &pb.ConfState{Voters: []uint64{plan.ID}}}
+	self.ID, self.Voter = plan.ID, true
+	next := &Membership{LastID: plan.ID, Members: []Member{self}, conf: &pb.ConfState{Voters: []uint64{plan.ID}}}
 	for _, m := range old.Members {
-		if m.ID != self.ID {
-			m.Boot = [16]byte{} // its id serves no one until it rejoins
+		if m.Key != key { // its id of before is given up: a node that still has it takes no part, since it does not know of this
+			next.LastID++
+			m.ID, m.Boot = next.LastID, [16]byte{} // serves no one until it rejoins
 			next.Members = append(next.Members, m)
 			next.conf.Learners = append(next.conf.Learners, m.ID)
 		}
 	}
-	self.ID, self.Voter = plan.ID, true
-	next.Members = append(next.Members, self)
 	hard, err := proto.Marshal(&pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())})
 	if err != nil {
 		return err
