@@ -28,6 +28,7 @@ type Config struct {
 	Peer    PeerConfig      `toml:"peer"`
 	API     APIConfig       `toml:"api"`
 	Ops     OpsConfig       `toml:"ops"`
+	TPM     TPMConfig       `toml:"tpm"`
 	Store   StoreConfig     `toml:"store"`
 	Objects ObjectsConfig   `toml:"objects"`
 	Log     LogConfig       `toml:"log"`
@@ -51,6 +52,13 @@ type APIConfig struct {
 // OpsConfig is for health checks and metrics.
 type OpsConfig struct {
 	Listen string `toml:"listen"`
+}
+
+// TPMConfig is where this machine's evidence comes from.
+type TPMConfig struct {
+	Path string `toml:"path"`
+	Root string `toml:"root"`
+	Note string `toml:"note"`
 }
 
 // StoreConfig bounds what the store uses.
@@ -77,6 +85,7 @@ func DefaultConfig() Config {
 		Peer:    PeerConfig{Listen: ":7100"},
 		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, MaxInFlight: 16384, TimeoutMS: 10000},
 		Ops:     OpsConfig{Listen: "127.0.0.1:7300"},
+		TPM:     TPMConfig{Root: "/"},
 		Store:   StoreConfig{CacheMiB: 256},
 		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
 		Log:     LogConfig{Level: "info", Format: "text"},

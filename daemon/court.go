@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -95,6 +96,7 @@ func (c *court) init(n *Node, judges map[string]Judge) {
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
 	c.judges = statementJudges()
+	c.judges[admit.TypeLease] = n.judgeLease
 	maps.Copy(c.judges, judges)
 }
 
@@ -167,6 +169,9 @@ func (c *court) take(entry []byte) {
 			c.mu.Lock()
 			delete(c.open, e.Verdict.Proposal)
 			c.mu.Unlock()
+			if c.node != nil {
+				c.node.tookEffect(&e.Verdict)
+			}
 			select {
 			case <-x.done:
 			default:
@@ -192,12 +197,10 @@ func (c *court) judge(entry []byte) {
 	case <-c.node.running.Done():
 		return
 	}
-	c.node.tasks.Add(1)
-	go func() {
-		defer c.node.tasks.Done()
+	c.node.background(func() {
 		defer func() { <-c.bench }()
 		c.rule(x, entry)
-	}()
+	})
 }
 
 // rule comes to this node's verdict, and endorses it.
@@ -217,7 +220,7 @@ func (c *court) rule(x *inquiry, entry []byte) {
 		return
 	}
 	n.propose1(func() ([]byte, error) {
-		e := ledger.Endorse(n.self.Node, n.name, n.cfg.Domain, verdict)
+		e := ledger.Endorse(n.signer(), n.name, n.cfg.Domain, verdict)
 		return e.Entry(), nil
 	})
 	c.ring()
@@ -251,13 +254,11 @@ func (c *court) conclude() {
 	s := n.replica.Status()
 	roster, _, _ := n.machine.roster()
 	for _, x := range c.due(s.Leader == s.ID, &roster) {
-		n.tasks.Add(1)
-		go func() {
-			defer n.tasks.Done()
+		n.background(func() {
 			n.propose1(func() ([]byte, error) {
 				return ledger.NewEffective(x.verdict, x.endorsements).Entry()
 			})
-		}()
+		})
 	}
 }
 

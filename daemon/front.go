@@ -58,8 +58,8 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 }
 
 // serve starts answering clients and operators.
-func (n *Node) serve() {
-	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n}, serve.Options{
+func (n *Node) serve() error {
+	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
@@ -68,7 +68,7 @@ func (n *Node) serve() {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain)
+	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain || n.gate != nil)
 	server := &http.Server{
 		Handler:           steady(maxStall, n.patient(api)),
 		Protocols:         protocols,
@@ -81,12 +81,20 @@ func (n *Node) serve() {
 		BaseContext: func(net.Listener) context.Context { return n.running },
 		ConnContext: serve.ConnContext(n.peerAt),
 	}
-	if !n.cfg.API.Plain {
+	switch {
+	case n.cfg.API.Plain:
+	case n.gate != nil:
+		var err error
+		if n.fronts[1].listener, err = n.attestedListener(n.fronts[1].listener); err != nil {
+			return err
+		}
+	default:
 		server.TLSConfig = n.apiTLS()
 	}
 	n.start(n.fronts[1], server)
 	n.start(n.fronts[2], &http.Server{Handler: n.ops(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10})
+	return nil
 }
 
 func (n *Node) start(f *front, s *http.Server) {
@@ -120,17 +128,6 @@ func (n *Node) patient(next http.Handler) http.Handler {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // then the timeout of the request has to do
 		next.ServeHTTP(w, r)
 	})
-}
-
-// peerAt says who is at the other end of a connection of the API.
-func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
-	if t, ok := c.(*tls.Conn); ok {
-		if shown := t.ConnectionState().PeerCertificates; len(shown) > 0 {
-			p.TLS = keystead.Sum(shown[0].RawSubjectPublicKeyInfo)
-			p.Node = n.nameOf(p.TLS)
-		}
-	}
-	return p
 }
 
 // apiTLS shows the node's pinned key, and asks clients for theirs if the

@@ -11,8 +11,10 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/serve"
 )
 
@@ -94,4 +96,89 @@ func (p *peer) object(ctx context.Context, d keystead.Digest) ([]byte, error) {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonObjectMismatch, Where: "object from node " + p.Name, Want: d.String(), Got: got.String()})
 	}
 	return b, nil
+}
+
+// libraryEvery is how often a node looks for objects that it should have.
+const libraryEvery = 10 * time.Second
+
+// libraryLoop keeps the objects that the ledger and the genesis entry name, fetches
+// those that are not here, and lets go of what nothing has named in time.
+func (n *Node) libraryLoop() {
+	every := time.NewTicker(libraryEvery)
+	defer every.Stop()
+	for {
+		if err := n.collectObjects(); err != nil {
+			n.log.Debug("objects are not all here yet", "because", err)
+		}
+		if err := n.objects.sweep(n.now()); err != nil {
+			n.log.Error("objects not let go", "because", err)
+		}
+		select {
+		case <-every.C:
+		case <-n.running.Done():
+			return
+		}
+	}
+}
+
+// collectObjects fetches and keeps what is named.
+func (n *Node) collectObjects() error {
+	named, err := n.namedObjects()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range named {
+		if n.objects.kept(d) {
+			continue
+		}
+		if _, err := n.object(n.running, d); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, n.objects.keep(d))
+	}
+	return errors.Join(errs...)
+}
+
+// namedObjects lists the objects that entries in effect name: founding terms and
+// what they name, and judged objects.
+func (n *Node) namedObjects() (out []keystead.Digest, err error) {
+	for _, role := range []string{admit.RoleHost, admit.RoleNode} {
+		d, err := keystead.ParseDigest("sha256:" + n.genesis.Setting(admit.FoundingSetting(role)))
+		if err != nil {
+			continue // not founded with terms
+		}
+		out = append(out, d)
+		text, err := n.object(n.running, d)
+		if err != nil {
+			return nil, err
+		}
+		terms, err := admit.ParseTerms(text)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range terms.Objects() {
+			out = append(out, o.Digest)
+		}
+	}
+	err = n.snapshot(func(v ledger.View) error {
+		return v.JudgedKeys(admit.TypeObject+"/", "", func(key string, _ ledger.Value) bool {
+			if d, err := keystead.ParseDigest(key[len(admit.TypeObject)+1:]); err == nil {
+				out = append(out, d)
+			}
+			return true
+		})
+	})
+	return out, err
+}
+
+// tookEffect does what follows from an effective entry. It must not block.
+func (n *Node) tookEffect(v *ledger.Verdict) {
+	if d, err := keystead.ParseDigest(v.Subject); v.Type == admit.TypeObject && err == nil {
+		if err := n.objects.keep(d); err != nil {
+			n.log.Debug("object is not here yet", "because", err)
+		}
+	}
+	n.consequences(v)
 }

@@ -106,7 +106,7 @@ func (n *Node) tickOnce() {
 	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
-	own := ledger.NewTick(n.self.Node, n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
+	own := ledger.NewTick(n.signer(), n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
 	n.ticks.add(own)
 	if s := n.replica.Status(); s.Leader != s.ID {
 		if s.Members != nil {
