@@ -7,7 +7,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/keystead/keystead"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // A RecoveryPlan says what a recovery would go on from. What was acknowledged
@@ -63,21 +62,28 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 			next.conf.Learners = append(next.conf.Learners, m.ID)
 		}
 	}
-	hard, err := proto.Marshal(&pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())})
+	db, dir, err := s.fork(next)
 	if err != nil {
 		return err
 	}
-	b := s.db.NewBatch()
-	for _, kv := range [][2][]byte{{keyIdentity, be64(plan.ID)}, {keyMembership, next.encode()}, {keyHard, hard}} {
-		if err := b.Set(kv[0], kv[1], nil); err != nil {
-			return err
-		}
-	}
-	if err := s.guard(func() error { return b.Commit(pebble.Sync) }); err != nil {
-		return err
-	}
-	if err := s.load(); err != nil || seal == nil {
+	hard := &pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())}
+	if err := s.swap(db, dir, plan.ID, hard, nil); err != nil || seal == nil {
 		return err
 	}
 	return seal.Put(s.record())
+}
+
+// fork opens a copy of the state with another membership.
+func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
+	dir, err := s.nextDir()
+	if err == nil {
+		err = s.flush(s.db)
+	}
+	if err == nil {
+		err = s.guard(func() error { return s.db.Checkpoint(s.path(dir)) })
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return s.beginState(dir, [][2][]byte{{keyMembership, m.encode()}})
 }
