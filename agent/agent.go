@@ -106,16 +106,22 @@ func (a *Agent) openMachine(ctx context.Context) (err error) {
 		return err
 	}
 	a.prover = collect.NewProver(a.tpm, collect.Machine{Root: a.cfg.TPM.Root}, collect.AKECC, a.cfg.TPM.Note)
-	keys, err := a.prover.Introduce(ctx)
+	a.ek, err = Identity(ctx, a.tpm)
+	return err
+}
+
+// Identity returns the hardware identity of a TPM: SHA-256 of its endorsement key's
+// public key (PKIX DER).
+func Identity(ctx context.Context, tpm *collect.TPM) (keystead.Digest, error) {
+	ek, err := tpm.EK(ctx)
 	if err != nil {
-		return err
+		return keystead.Digest{}, err
 	}
-	ek, err := tpm2.ParsePublic(keys.EKPublic)
+	public, err := tpm2.ParsePublic(ek.Public)
 	if err != nil {
-		return err
+		return keystead.Digest{}, err
 	}
-	a.ek = ek.Fingerprint()
-	return nil
+	return public.Fingerprint(), nil
 }
 
 // defaultAge is how old the evidence on a connection may be if no interval is configured.
@@ -161,7 +167,7 @@ func (a *Agent) Enrolment() string { return EnrolmentCommand(a.cfg.Host, a.ek) }
 // EnrolmentCommand is the command by which a member enrols a host of that hardware
 // identity.
 func EnrolmentCommand(host string, ek keystead.Digest) string {
-	return fmt.Sprintf("keystead host enrol %s --ek %s --domain domain.json --key member.key", host, ek)
+	return fmt.Sprintf("keystead host enrol %s --ek %s", host, ek)
 }
 
 // beat is the longest time between two looks at the clock: a timer stands still while

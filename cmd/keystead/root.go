@@ -59,6 +59,8 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.domain(),
 		a.setting(),
 		a.node(),
+		a.agent(),
+		a.key(),
 		a.ledger(),
 		a.receipt(),
 		a.demo(),
