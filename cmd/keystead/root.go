@@ -59,6 +59,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.domain(),
 		a.setting(),
 		a.node(),
+		a.host(),
 		a.agent(),
 		a.key(),
 		a.ledger(),
