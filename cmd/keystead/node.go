@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -33,7 +34,7 @@ func (a *app) node() *cobra.Command {
 
 func (a *app) nodeInit() *cobra.Command {
 	var p daemon.Place
-	var tpm string
+	var tpm, root string
 	c := &cobra.Command{
 		Use:   "init DIR --name NAME --peer HOST:PORT --api HOST:PORT",
 		Short: "Make a node's directory: keys, contact, configuration",
@@ -50,6 +51,7 @@ members pin by signing for the node, and which certifies the node's later keys.`
 	c.Flags().StringVar(&p.API, "api", "", "`HOST:PORT` where clients reach it")
 	c.Flags().StringVar(&p.Ops, "ops", "127.0.0.1:7300", "`HOST:PORT` for health checks and metrics")
 	c.Flags().BoolVar(&p.Plain, "plain", false, "serve clients without TLS, on a loopback address only")
+	c.Flags().StringVar(&root, "machine-root", "/", "with --tpm: `DIR` below which the machine's logs are read")
 	c.Flags().StringVar(&tpm, "tpm", "", "`PATH` of the node's TPM: a device, or the socket of a software TPM")
 	for _, f := range []string{"name", "peer", "api"} {
 		must(c.MarkFlagRequired(f))
@@ -59,6 +61,12 @@ members pin by signing for the node, and which certifies the node's later keys.`
 			var err error
 			if p.AK, err = attestationKey(tpm); err != nil {
 				return aboutMachine(err)
+			}
+			if p.TPM, err = filepath.Abs(tpm); err != nil {
+				return err
+			}
+			if p.Root, err = filepath.Abs(root); err != nil {
+				return err
 			}
 		}
 		contact, err := daemon.Prepare(args[0], p)

@@ -151,16 +151,17 @@ func (a *app) domainSubmit() *cobra.Command {
 	var f clientFlags
 	var contactFile string
 	c := &cobra.Command{
-		Use:     "submit FILE --domain FILE",
-		Short:   "Hand in a roster change or setting that members signed",
-		Long:    `Hands in a roster change or a setting once enough members have signed it (keystead member sign).`,
+		Use:   "submit FILE --domain FILE",
+		Short: "Hand in a roster change or a statement that members signed",
+		Long: `Hands in a roster change, or a statement written by --out of another command, once enough
+members have signed it (keystead member sign).`,
 		Example: `  keystead domain submit roster.txt --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
 	f.add(c)
 	c.Flags().StringVar(&contactFile, "contact", "", "contact `FILE` of a node that the change adds")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		signed, err := readFile(args[0], 64<<10)
+		signed, err := readFile(args[0], 1<<20)
 		if err != nil {
 			return err
 		}
