@@ -21,13 +21,6 @@ import (
 	"github.com/keystead/keystead/evidence/tpm2"
 )
 
-// Options are what an agent needs beside its configuration.
-type Options struct {
-	Log *slog.Logger // nil for none
-	// Dial opens an attested connection to a node; nil for the agent's own way.
-	Dial func(ctx context.Context, to client.Contact) (net.Conn, error)
-}
-
 // An Agent runs until Close.
 type Agent struct {
 	cfg    Config
@@ -39,7 +32,8 @@ type Agent struct {
 	tpm    *collect.TPM
 	prover *collect.Prover
 	domain *client.Client // for what anybody may ask, such as where nodes are
-	host   *client.Host   // on attested connections
+	nodes  *nodes
+	host   *client.Host // on attested connections
 	front  *front
 
 	ctx   context.Context
@@ -47,21 +41,20 @@ type Agent struct {
 	tasks sync.WaitGroup
 	wake  chan struct{}
 
+	closing sync.Once
+	closed  error
+
 	mu     sync.Mutex // guards what follows
 	core   *Core
 	held   *held
 	seen   map[string]error // nodes, as they were found
 	spiffe string           // of the SVID that is written
-	view   *client.View     // the domain as it was shown last; nil before
 }
 
 // Start opens the TPM and the socket and begins to show evidence. That no node can be
 // reached, or the host is not enrolled, is no error: the agent waits.
-func Start(ctx context.Context, cfg Config, opts Options) (_ *Agent, err error) {
-	a := &Agent{cfg: cfg, log: opts.Log, wake: make(chan struct{}, 1), held: newHeld(), seen: map[string]error{}}
-	if a.log == nil {
-		a.log = slog.New(slog.DiscardHandler)
-	}
+func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
+	a := &Agent{cfg: cfg, log: log, wake: make(chan struct{}, 1), held: newHeld(), seen: map[string]error{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -71,7 +64,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Agent, err error) 
 	if err := a.openMachine(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.openDomain(opts); err != nil {
+	if err := a.openDomain(); err != nil {
 		return nil, err
 	}
 	if a.front, err = openFront(cfg.Socket, a.now, a.log); err != nil {
@@ -113,20 +106,29 @@ func (a *Agent) openMachine(ctx context.Context) (err error) {
 		return err
 	}
 	a.prover = collect.NewProver(a.tpm, collect.Machine{Root: a.cfg.TPM.Root}, collect.AKECC, a.cfg.TPM.Note)
-	keys, err := a.prover.Introduce(ctx)
-	if err != nil {
-		return err
-	}
-	ek, err := tpm2.ParsePublic(keys.EKPublic)
-	if err != nil {
-		return err
-	}
-	a.ek = ek.Fingerprint()
-	return nil
+	a.ek, err = Identity(ctx, a.tpm)
+	return err
 }
 
+// Identity returns the hardware identity of a TPM: SHA-256 of its endorsement key's
+// public key (PKIX DER).
+func Identity(ctx context.Context, tpm *collect.TPM) (keystead.Digest, error) {
+	ek, err := tpm.EK(ctx)
+	if err != nil {
+		return keystead.Digest{}, err
+	}
+	public, err := tpm2.ParsePublic(ek.Public)
+	if err != nil {
+		return keystead.Digest{}, err
+	}
+	return public.Fingerprint(), nil
+}
+
+// defaultAge is how old the evidence on a connection may be if no interval is configured.
+const defaultAge = 30 * time.Second
+
 // openDomain reads the domain file, and prepares to talk to nodes.
-func (a *Agent) openDomain(opts Options) error {
+func (a *Agent) openDomain() error {
 	path := filepath.Join(a.cfg.Dir, DomainFile)
 	raw, err := readBounded(path, maxConfig)
 	if err != nil {
@@ -139,11 +141,14 @@ func (a *Agent) openDomain(opts Options) error {
 	if a.domain, err = client.Open(file, a.cfg.Domain, client.Options{Certificate: &a.self.cert}); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if opts.Dial == nil {
-		opts.Dial = a.dial
+	a.nodes = newNodes(a.domain, a.prover, a.self)
+	age := time.Duration(a.cfg.Evidence.IntervalMS) * time.Millisecond // all nodes see evidence as often as the ledger does
+	if age == 0 {
+		age = defaultAge
 	}
-	// Nodes see evidence on their connections as often as it is shown for the lease.
-	a.host = client.NewHost(client.HostOptions{Dial: opts.Dial, MaxAge: time.Duration(a.cfg.Evidence.IntervalMS) * time.Millisecond})
+	a.host = client.NewHost(client.HostOptions{MaxAge: age, Dial: func(ctx context.Context, to client.Contact) (net.Conn, error) {
+		return a.nodes.dial(ctx, to, 2*age) // client.Host takes a new one after age, and lets requests end on the old
+	}})
 	return nil
 }
 
@@ -162,7 +167,7 @@ func (a *Agent) Enrolment() string { return EnrolmentCommand(a.cfg.Host, a.ek) }
 // EnrolmentCommand is the command by which a member enrols a host of that hardware
 // identity.
 func EnrolmentCommand(host string, ek keystead.Digest) string {
-	return fmt.Sprintf("keystead host enrol %s --ek %s --domain domain.json --key member.key", host, ek)
+	return fmt.Sprintf("keystead host enrol %s --ek %s", host, ek)
 }
 
 // beat is the longest time between two looks at the clock: a timer stands still while
@@ -247,8 +252,13 @@ func (a *Agent) tell(phase Phase, problem error) {
 	}
 }
 
-// Close ends the agent: socket, SVID, keys, connections.
+// Close ends the agent: socket, SVID, keys, connections. It may be called twice.
 func (a *Agent) Close() error {
+	a.closing.Do(func() { a.closed = a.close() })
+	return a.closed
+}
+
+func (a *Agent) close() error {
 	a.stop()
 	var errs []error
 	if a.front != nil {

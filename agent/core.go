@@ -39,7 +39,7 @@ type Ready struct {
 	Prove string // purpose of the evidence to show, or ""; answered by Proved or Failed
 	Issue bool   // have an SVID signed and write it; answered by Issued
 	Close bool   // remove the SVID; drop keys, or if Silent those that may not be held on
-	// Silent: the lease ran out because no node could be reached, and none refused.
+	// Silent: the lease ran out because no node answered, and none refused.
 	Silent bool
 }
 
@@ -69,7 +69,7 @@ func NewCore(t Timing, random *rand.Rand) *Core {
 // Step says what is to be done at that time.
 func (c *Core) Step(now Moment) (r Ready) {
 	if c.lease != nil && now >= c.lease.End() {
-		r.Close, r.Silent = true, unreachable(c.problem)
+		r.Close, r.Silent = true, unreachable(c.problem) || c.problem == nil && c.proving
 		c.lease, c.phase, c.reissue = nil, Unavailable, 0
 		c.lost = deny(keystead.ReasonLeaseExpired, "a lease that is not over", "one that was not renewed in time")
 		c.next = min(c.next, now)
@@ -156,7 +156,7 @@ func (c *Core) without(now Moment, err error) Ready {
 		c.phase = Refused
 	}
 	r := c.Step(now)
-	r.Close = r.Close || had
+	r.Close = r.Close || had || !unreachable(err) // what was held on in silence goes, too
 	return r
 }
 

@@ -127,6 +127,18 @@ func TestSleep(t *testing.T) {
 	w.wants(w.Step(w.at), Ready{Close: true, Prove: evidence.PurposeAdmission})
 }
 
+// TestRefusalAfterSilence drops what was held on.
+func TestRefusalAfterSilence(t *testing.T) {
+	w := newWorld(t, 0)
+	w.admit(10 * time.Second)
+	w.wants(w.next(), Ready{Prove: evidence.PurposeRenewal})
+	w.at = w.at.Add(10 * time.Second)
+	w.wants(w.Step(w.at), Ready{Close: true, Silent: true}) // the attempt is under way still
+	w.wants(w.Failed(w.at, refused(keystead.ReasonNoQuorum)), Ready{})
+	w.wants(w.next(), Ready{Prove: evidence.PurposeAdmission})
+	w.wants(w.Failed(w.at, refused(keystead.ReasonFileAltered)), Ready{Close: true})
+}
+
 func TestOwnTroubleIsNotSilence(t *testing.T) {
 	w := newWorld(t, 0)
 	w.admit(10 * time.Second)
@@ -195,7 +207,7 @@ func TestWaitsForEnrolment(t *testing.T) {
 	w.wants(w.Step(w.at), Ready{Prove: evidence.PurposeAdmission})
 	for range 20 {
 		before := w.at
-		w.wants(w.Failed(w.at, refused(keystead.ReasonHostUnenrolled)), Ready{})
+		w.wants(w.Failed(w.at, refused(keystead.ReasonHostUnenrolled)), Ready{Close: true})
 		w.lacks(keystead.ReasonHostUnenrolled, Unenrolled)
 		w.wants(w.next(), Ready{Prove: evidence.PurposeAdmission})
 		if wait := w.at.Sub(before); wait < 4*time.Second || wait > 5*time.Second {
@@ -210,7 +222,7 @@ func TestAttemptsGetRarer(t *testing.T) {
 	last := time.Duration(0)
 	for range 40 {
 		before := w.at
-		w.wants(w.Failed(w.at, refused(keystead.ReasonRuleFailed)), Ready{})
+		w.wants(w.Failed(w.at, refused(keystead.ReasonRuleFailed)), Ready{Close: true})
 		w.wants(w.next(), Ready{Prove: evidence.PurposeAdmission})
 		last = w.at.Sub(before)
 	}

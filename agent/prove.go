@@ -15,6 +15,7 @@ import (
 // Times that an attempt has.
 const (
 	proveTimeout = time.Minute
+	learnTimeout = 5 * time.Second // of what is known already, mostly
 	issueTimeout = 20 * time.Second
 )
 
@@ -82,14 +83,13 @@ func (a *Agent) lease(l *apiv1.Lease, asked Moment) (Lease, error) {
 // evidence of late. One is enough to go on; if there is none, the error is what they
 // say most of.
 func (a *Agent) connect(ctx context.Context) error {
-	v, err := a.domain.Show(ctx)
-	switch {
-	case err == nil:
-		a.host.Nodes(v.Contacts)
-		a.setRoster(v)
-	case !a.knowsNodes():
+	learning, cancel := context.WithTimeout(ctx, learnTimeout)
+	defer cancel()
+	contacts, err := a.nodes.learn(learning)
+	if err != nil {
 		return err
 	}
+	a.host.Nodes(contacts)
 	found := a.host.Connect(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -226,7 +226,7 @@ func (c *court) rule(x *inquiry, entry []byte) {
 // sign proposes this node's endorsement.
 func (c *court) sign(v *ledger.Verdict) {
 	n := c.node
-	n.propose1(func() ([]byte, error) {
+	n.proposeOwn(func() ([]byte, error) {
 		k, err := n.signer()
 		if err != nil {
 			return nil, err
@@ -277,7 +277,7 @@ func (c *court) conclude() {
 	roster, _, _ := n.machine.roster()
 	for _, x := range c.due(s.Leader == s.ID, &roster) {
 		n.background(func() {
-			n.propose1(func() ([]byte, error) {
+			n.proposeOwn(func() ([]byte, error) {
 				return ledger.NewEffective(x.verdict, x.endorsements).Entry()
 			})
 		})

@@ -131,7 +131,7 @@ func (n *Node) publishAuthority(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.write(ctx, svidContract, svidContract+"/"+n.name, signAuthority(k, n.cfg.Domain, n.name, n.authority.cert.Raw))
+	return n.record(ctx, svidContract, svidContract+"/"+n.name, signAuthority(k, n.cfg.Domain, n.name, n.authority.cert.Raw))
 }
 
 // trustBundle returns the authorities of all nodes in the roster, in the order of

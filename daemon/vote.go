@@ -118,7 +118,7 @@ func (n *Node) vote(size uint64) bool {
 		n.log.Warn("checkpoint not signed", "size", size, "because", err)
 	} else if k, err := n.signer(); err == nil && n.machine.signs(head) {
 		vote := ledger.NewVote(k, n.name, head)
-		if !n.propose1(func() ([]byte, error) { return vote.Entry(), nil }) {
+		if !n.proposeOwn(func() ([]byte, error) { return vote.Entry(), nil }) {
 			return false
 		}
 	}

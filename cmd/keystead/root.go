@@ -60,6 +60,8 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.setting(),
 		a.node(),
 		a.host(),
+		a.agent(),
+		a.key(),
 		a.ledger(),
 		a.receipt(),
 		a.demo(),
