@@ -236,7 +236,7 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	}
 	raw, ok := n.evidence.get(a.bundle)
 	if !ok {
-		if raw, err = n.fetch(ctx, a.bundle); err != nil {
+		if raw, err = n.fetch(ctx, a.bundle, (*peer).object); err != nil {
 			return err
 		}
 		if _, err := n.evidence.put(raw, n.now()); err != nil {

@@ -139,15 +139,23 @@ func (r Recovery) String() string {
 func recoverWith(cfg Config, authorise func(Recovery, *receipt.Roster) error) error {
 	n := &Node{cfg: cfg, contacts: map[string]client.Contact{}}
 	var err error
-	if n.self, err = LoadIdentity(cfg.Dir); err != nil {
+	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return err
 	}
 	if err := n.loadDomain(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), tpmPatience)
+	defer cancel()
+	if err := n.openTPM(ctx); err != nil {
+		return err
+	}
+	if n.tpm != nil {
+		defer n.tpm.Close()
+	}
 	n.machine = &machine{domain: cfg.Domain, heard: func(heard) {}}
 	opts := replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(cfg.Dir, storeDir), Machine: n.machine}
-	return replica.Recover(opts, replica.FileSeal{FS: vfs.Default, Path: filepath.Join(cfg.Dir, sealFile)}, n.self.Pin, func(plan replica.RecoveryPlan) error {
+	return replica.Recover(opts, n.seal(), n.self.Pin, func(plan replica.RecoveryPlan) error {
 		roster, sequence, _ := n.machine.roster()
 		if len(roster.Nodes) == 0 {
 			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonRosterUnknown, Where: "store", Want: "a ledger that has begun", Got: "none on this disk"})

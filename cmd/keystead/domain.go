@@ -16,6 +16,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -41,6 +42,7 @@ type domainInit struct {
 	dir, out          string
 	tpms              []string
 	root              string
+	machines          string
 	by                yardstick
 	settings          []string // that name founding terms
 	objects           [][]byte // that founding terms name, and those terms
@@ -65,7 +67,8 @@ shown wherever the domain's receipts are.
 Every node has a TPM that certifies its keys (keystead node init --tpm). --evidence none
 founds a domain of nodes that need none: then nothing says which machines hold the
 nodes' keys, and that is shown wherever the domain's receipts are. The nodes of --local
-have no TPM, so their domain is founded like that, unless --tpm names one for each.
+have no TPM, so their domain is founded like that, unless --tpm names one for each, or
+--machines a directory of practice machines, whose references are then the founding terms.
 
 --policy, --roots, --refs and --codeset make founding terms: by what hosts and nodes are
 judged from the start. They are written as objects beside the domain file, in objects/, from
@@ -86,16 +89,18 @@ where keystead domain join takes them into a node's directory.`,
 	c.Flags().StringVar(&o.out, "out", "", "the domain `FILE` to write")
 	c.Flags().StringArrayVar(&o.tpms, "tpm", nil, "with --local: `PATH` of a node's TPM, one for each node")
 	c.Flags().StringVar(&o.root, "machine-root", "/", "with --local and --tpm: `DIR` below which nodes read their logs")
+	c.Flags().StringVar(&o.machines, "machines", "", "with --local: `DIR` of practice machines n1, n2, …, each with tpm and root, on which the nodes run")
 	o.by.add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if !slices.Contains([]string{"", "required", receipt.EvidenceNone}, o.evidence) {
 			return misuse(fmt.Errorf("--evidence %s is neither required nor none", o.evidence), "")
 		}
+		o.practise()
 		if err := o.found(); err != nil {
 			return err
 		}
 		if o.local > 0 {
-			if len(o.tpms) > 0 {
+			if len(o.tpms) > 0 || o.machines != "" {
 				return a.initLocal(args[0], o)
 			}
 			if o.evidence == "required" {
@@ -134,6 +139,17 @@ where keystead domain join takes them into a node's directory.`,
 		})
 	}
 	return c
+}
+
+// practise has the practice machines' references make the founding terms, as far as
+// nothing else was given.
+func (o *domainInit) practise() {
+	if o.machines == "" || o.by.given() {
+		return
+	}
+	at := func(name string) string { return filepath.Join(o.machines, name) }
+	o.by.policy, o.by.testRoots = "demo", []string{at(practice.EKRoot)}
+	o.by.refs, o.by.codeSets = []string{at(practice.Reference)}, []string{at(practice.CodeSet)}
 }
 
 // found makes founding terms of what was given, and their objects.
@@ -191,6 +207,9 @@ func (a *app) initLocal(name string, o domainInit) error {
 	if o.dir == "" || o.local > 9 {
 		return misuse(fmt.Errorf("--local wants --dir DIR, and at most 9 nodes"), "")
 	}
+	if o.machines != "" && len(o.tpms) > 0 {
+		return misuse(fmt.Errorf("--machines and --tpm both say where the nodes' TPMs are"), "")
+	}
 	if len(o.tpms) > 0 && (len(o.tpms) != o.local || len(o.settings) == 0) {
 		return misuse(fmt.Errorf("--tpm stands once for each node, together with founding terms"), "--policy and --roots say by what nodes judge each other")
 	}
@@ -209,23 +228,17 @@ func (a *app) initLocal(name string, o domainInit) error {
 	for i := range o.local {
 		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
 		p := daemon.Place{Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
-		if len(o.tpms) > 0 {
-			ak, err := attestationKey(o.tpms[i])
-			if err != nil {
-				return aboutMachine(err)
-			}
-			if p.TPM, err = filepath.Abs(o.tpms[i]); err != nil {
-				return err
-			}
-			if p.Root, err = filepath.Abs(o.root); err != nil {
-				return err
-			}
-			p.AK = ak
+		switch {
+		case o.machines != "":
+			machine := filepath.Join(o.machines, p.Name)
+			p.TPM, p.Root, p.Note = filepath.Join(machine, practice.TPM), filepath.Join(machine, practice.Root), "a practice machine"
+		case len(o.tpms) > 0:
+			p.TPM, p.Root = o.tpms[i], o.root
 		}
 		dirs = append(dirs, filepath.Join(o.dir, p.Name))
-		contact, err := daemon.Prepare(dirs[i], p)
+		contact, err := prepare(dirs[i], p)
 		if err != nil {
-			return misuse(err, "")
+			return err
 		}
 		contacts = append(contacts, contact)
 	}
