@@ -24,9 +24,10 @@ const (
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
 	KindSetting Kind = "keystead-setting/1" // docs/spec/ledger.md
+	KindKeyspec Kind = "keystead-key/1"     // docs/spec/keys.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting, KindKeyspec}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (
