@@ -28,6 +28,9 @@ import (
 // nodeEnv makes the test program run a node instead: the value is its configuration.
 const nodeEnv = "KEYSTEAD_TEST_NODE"
 
+// sealerEnv gives the node a Sealer: the value is the file of its state.
+const sealerEnv = "KEYSTEAD_TEST_SEALER"
+
 func TestMain(m *testing.M) {
 	if config := os.Getenv(nodeEnv); config != "" {
 		if err := runNode(config); err != nil {
@@ -47,7 +50,11 @@ func runNode(config string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr)})
+	opts := daemon.Options{Log: cfg.Logger(os.Stderr), Lease: leased}
+	if state := os.Getenv(sealerEnv); state != "" {
+		opts.Sealer = obscured{state}
+	}
+	n, err := daemon.Start(ctx, cfg, opts)
 	if err != nil {
 		return err
 	}
@@ -68,6 +75,7 @@ type cluster struct {
 	file   *client.Domain
 	digest keystead.Digest
 	wrap   func(i int) []string // words before the command, such as ip netns exec
+	env    func(i int) []string // more of its environment
 }
 
 // process is a node, which may be started many times.
@@ -182,6 +190,9 @@ func (c *cluster) start(i int) {
 	}
 	p.cmd = exec.Command(words[0], words[1:]...)
 	p.cmd.Env = append(os.Environ(), nodeEnv+"="+filepath.Join(p.dir, daemon.ConfigFile))
+	if c.env != nil {
+		p.cmd.Env = append(p.cmd.Env, c.env(i)...)
+	}
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

@@ -65,10 +65,12 @@ const (
 	courtLate     = 300 * time.Millisecond // for the leader to join the signatures, before others do
 )
 
-func (c *court) init(n *Node, judges map[string]Judge) {
+func (c *court) init(n *Node, judges ...map[string]Judge) {
 	c.node, c.wake, c.cases = n, make(chan struct{}, 1), map[keystead.Digest]*inquiry{}
 	c.judges = map[string]Judge{SettingType: SettingJudge}
-	maps.Copy(c.judges, judges)
+	for _, more := range judges {
+		maps.Copy(c.judges, more)
+	}
 }
 
 // hear takes applied entries; it must not block.

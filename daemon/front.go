@@ -56,7 +56,7 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 
 // serve starts answering clients and operators.
 func (n *Node) serve() {
-	api := serve.New(n, n, serve.Options{
+	api := serve.New(n, n, n, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },

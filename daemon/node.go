@@ -33,7 +33,11 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	Judges  map[string]Judge // by type of proposal; SettingJudge is always there
+	Judges  map[string]Judge // by type of proposal; SettingJudge and those of keys are always there
+	// Lease finds the lease of the host of that name, if the request's connection shows
+	// that it is the one that asks. Nil: no key is released.
+	Lease  func(ctx context.Context, host string) (LeaseOf, error)
+	Sealer Sealer // for the epoch's secret; nil keeps it in a file of the node's directory, unsealed
 }
 
 // Node is a running node.
@@ -55,6 +59,7 @@ type Node struct {
 	left     error // that members removed this node
 	ticks    tickBox
 	court    court
+	keys     agreement
 	voter    voter
 	metrics  *metrics
 	changed  chan struct{} // the roster has
@@ -80,7 +85,10 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.running, n.stop = context.WithCancel(context.Background())
-	n.court.init(n, opts.Judges)
+	if err := n.keys.init(ctx, n, opts.Sealer); err != nil {
+		return nil, err
+	}
+	n.court.init(n, opts.Judges, n.keys.judges())
 	n.machine = &machine{domain: cfg.Domain, heard: n.heard}
 	n.metrics = newMetrics(n)
 	defer func() {
@@ -95,7 +103,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.serve()
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.foundLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop} {
 		n.tasks.Add(1)
 		go func() {
 			defer n.tasks.Done()
@@ -200,6 +208,9 @@ func (n *Node) heard(h heard) {
 	}
 	n.voter.hear(h)
 	n.court.hear(h.judged)
+	if h.agreement {
+		n.keys.ring()
+	}
 	if h.roster {
 		select {
 		case n.changed <- struct{}{}:
@@ -267,9 +278,14 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 	}); err != nil || same {
 		return err
 	}
+	return n.transact(ctx, contactContract, []ledger.Write{{Key: key, Value: signed}})
+}
+
+// transact writes records of a contract that nodes alone write.
+func (n *Node) transact(ctx context.Context, contract string, writes []ledger.Write, conditions ...ledger.Condition) error {
 	_, _, clock := n.machine.roster()
 	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
-		Contract: contactContract, Writes: []ledger.Write{{Key: key, Value: signed}}}
+		Contract: contract, Conditions: conditions, Writes: writes}
 	entry, err := tx.Entry()
 	if err != nil {
 		return err

@@ -65,6 +65,11 @@ func (g *Ring) judge(st State, at *Standing, round RoundID, p Purpose, older, pr
 	if err := g.admissible(st, at, &o); err != nil {
 		return nil, err
 	}
+	if p.IsEpoch() {
+		if err := g.sealedHere(&o); err != nil {
+			return nil, err
+		}
+	}
 	out, err := g.fresh(st, at, &o, older)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/cursor"
@@ -45,6 +46,18 @@ func (r RoundID) String() string { return hex.EncodeToString(r[:]) }
 // OpenKey is where the opening of a round stands.
 func (r RoundID) OpenKey() string { return RoundPrefix + r.String() + "/open" }
 
+// ParseOpenKey reads what OpenKey returns.
+func ParseOpenKey(key string) (r RoundID, ok bool) {
+	text, ok := strings.CutPrefix(key, RoundPrefix)
+	text, ok2 := strings.CutSuffix(text, "/open")
+	b, err := hex.DecodeString(text)
+	if !ok || !ok2 || err != nil || len(b) != len(r) {
+		return RoundID{}, false
+	}
+	copy(r[:], b)
+	return r, r.OpenKey() == key
+}
+
 // CommitKey is where a node's commitment stands.
 func (r RoundID) CommitKey(node string) string { return RoundPrefix + r.String() + "/commit/" + node }
 
@@ -57,7 +70,7 @@ type Opening struct {
 	Purpose   Purpose
 	Epoch     uint64         // whose secret is in use; 0 before the first
 	Roster    uint64         // sequence of the roster in force
-	Nodes     []Announcement // of those who contribute, by name; for a key, names only
+	Nodes     []Announcement // of those who contribute, by name
 	Proposer  string
 	Signature key.NodeSignature
 }
@@ -109,11 +122,7 @@ func (o *Opening) body() []byte {
 	b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, o.Epoch), o.Roster)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(o.Nodes)))
 	for i := range o.Nodes {
-		if o.Purpose.IsEpoch() {
-			b = cursor.AppendSized16(b, o.Nodes[i].Bytes())
-		} else {
-			b = cursor.AppendSized16(b, o.Nodes[i].Node)
-		}
+		b = cursor.AppendSized16(b, o.Nodes[i].Bytes())
 	}
 	return cursor.AppendSized16(b, o.Proposer)
 }
@@ -147,7 +156,7 @@ func ParseOpening(b []byte) (o Opening, err error) {
 		if c.Err() != nil {
 			break
 		}
-		o.Nodes = append(o.Nodes, readContributor(c, o.Purpose))
+		o.Nodes = append(o.Nodes, readContributor(c))
 	}
 	for i := 1; i < len(o.Nodes); i++ {
 		if o.Nodes[i-1].Node >= o.Nodes[i].Node {
@@ -163,11 +172,7 @@ func ParseOpening(b []byte) (o Opening, err error) {
 	return o, c.Err()
 }
 
-func readContributor(c *cursor.Cursor, p Purpose) (a Announcement) {
-	if !p.IsEpoch() {
-		a.Node = name(c, "node")
-		return a
-	}
+func readContributor(c *cursor.Cursor) (a Announcement) {
 	raw := c.Sized16(2048, "announcement")
 	if c.Err() != nil {
 		return a

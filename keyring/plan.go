@@ -48,8 +48,8 @@ func (g *Ring) Due(st State, at *Standing, plan Plan, random io.Reader) ([]Openi
 	}
 	var nodes []Announcement
 	for _, name := range now.Nodes {
-		if _, in := at.Node(name); in && said[name].Lacks != now.Number && !plan.skips(name) {
-			nodes = append(nodes, Announcement{Node: name})
+		if a, there := said[name]; there && a.Lacks != now.Number && !plan.skips(name) {
+			nodes = append(nodes, a)
 		}
 	}
 	if len(nodes) < at.Majority() {

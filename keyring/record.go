@@ -149,19 +149,24 @@ func epochAt(st State, at string) (Epoch, error) {
 }
 
 // Newest returns the newest version of a key; Number 0 if it has none.
-func Newest(st State, name string) (Version, error) { return versionAt(st, KeyType+"/"+name) }
+func Newest(st State, name string) (Version, error) {
+	v, _, err := versionAt(st, KeyType+"/"+name)
+	return v, err
+}
 
-// At returns a version of a key; Number 0 if there is none.
-func At(st State, name string, number uint64) (Version, error) {
+// At returns a version of a key, and the version of its record on the ledger: its leaf
+// plus one. Both are 0 if there is none.
+func At(st State, name string, number uint64) (v Version, record uint64, err error) {
 	return versionAt(st, versionKey(name, number))
 }
 
-func versionAt(st State, at string) (Version, error) {
-	v, err := st.Judged(at)
-	if err != nil || v.Version == 0 {
-		return Version{}, err
+func versionAt(st State, at string) (v Version, record uint64, err error) {
+	x, err := st.Judged(at)
+	if err != nil || x.Version == 0 {
+		return Version{}, 0, err
 	}
-	return ParseVersion(v.Data)
+	v, err = ParseVersion(x.Data)
+	return v, x.Version, err
 }
 
 func versionKey(name string, number uint64) string {

@@ -128,7 +128,7 @@ func wantedVersion(st State, ask *Ask) (v Version, err error) {
 	if ask.Version == 0 {
 		v, err = Newest(st, ask.Key)
 	} else {
-		v, err = At(st, ask.Key, ask.Version)
+		v, _, err = At(st, ask.Key, ask.Version)
 	}
 	if err == nil && v.Number == 0 {
 		err = deny(keystead.ReasonKeyUnknown, "key "+ask.Key, "a version that was agreed", "version "+strconv.FormatUint(ask.Version, 10))

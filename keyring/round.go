@@ -64,6 +64,9 @@ func (g *Ring) Join(st State, at *Standing, opening []byte, random io.Reader) (*
 	if err := g.admissible(st, at, &o); err != nil {
 		return nil, err
 	}
+	if err := g.sealedHere(&o); err != nil {
+		return nil, err
+	}
 	r := &Round{ring: g, opening: o, id: o.ID(g.domain), seen: map[string]keystead.Digest{}}
 	if o.contributor(g.node) < 0 {
 		return r, nil
@@ -92,18 +95,21 @@ func (g *Ring) admissible(st State, at *Standing, o *Opening) error {
 	if err := fits(st, at, o); err != nil {
 		return err
 	}
-	if !o.Purpose.IsEpoch() {
-		return nil
-	}
 	for i := range o.Nodes {
 		a := &o.Nodes[i]
 		n, _ := at.Node(a.Node) // fits has found it
 		if err := a.Verify(n.Key, g.domain); err != nil {
 			return err
 		}
-		if a.Node == g.node && !bytes.Equal(a.Wrapping, g.wrapping.public()) {
-			return deny(keystead.ReasonRoundForeign, "wrapping key of "+g.node, "the one of this start", "another")
-		}
+	}
+	return nil
+}
+
+// sealedHere refuses an opening that names this node with a wrapping key of another
+// start.
+func (g *Ring) sealedHere(o *Opening) error {
+	if i := o.contributor(g.node); i >= 0 && !bytes.Equal(o.Nodes[i].Wrapping, g.wrapping.public()) {
+		return deny(keystead.ReasonRoundForeign, "wrapping key of "+g.node, "the one of this start", "another")
 	}
 	return nil
 }
@@ -171,7 +177,7 @@ func (r *Round) step(st State, at *Standing, m messages) (Step, error) {
 		return Step{Do: Commit, Write: Write{r.opening.Round.CommitKey(own), r.commit()}}, nil
 	}
 	if missing != nil {
-		return Step{Do: Wait, Missing: missing}, nil
+		return r.wait(st, at, missing)
 	}
 	if err := m.ordered(&r.opening); err != nil {
 		return Step{}, err
@@ -182,13 +188,29 @@ func (r *Round) step(st State, at *Standing, m messages) (Step, error) {
 		return Step{Do: Reveal, Write: Write{r.opening.Round.RevealKey(own), b}}, err
 	}
 	if missing != nil {
-		return Step{Do: Wait, Missing: missing}, nil
+		return r.wait(st, at, missing)
 	}
 	out, err := r.ring.conclude(st, at, &r.opening, r.id, m, nil)
 	if errors.Is(err, keystead.ReasonSecretMissing) {
 		return Step{Do: Propose, Outcome: Outcome{Purpose: r.opening.Purpose}}, nil
 	}
 	return Step{Do: Propose, Outcome: out}, err
+}
+
+// wait is for nodes whose message is due. One that has another wrapping key by now was
+// started again, and will not send it.
+func (r *Round) wait(st State, at *Standing, missing []string) (Step, error) {
+	said, err := r.ring.announcements(st, at)
+	if err != nil {
+		return Step{}, err
+	}
+	for _, node := range missing {
+		then := r.opening.Nodes[r.opening.contributor(node)]
+		if now, there := said[node]; there && !bytes.Equal(now.Wrapping, then.Wrapping) {
+			return Step{}, &blame{node, deny(keystead.ReasonContributionLost, r.opening.Purpose.String(), node+" as it was when the round began", "one that was started again")}
+		}
+	}
+	return Step{Do: Wait, Missing: missing}, nil
 }
 
 // compare refuses commitments that changed while this node watched, its own among them:

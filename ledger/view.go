@@ -44,9 +44,18 @@ func (v View) value(space byte, key string) (Value, error) {
 
 // Keys visits the keys of a contract that start with prefix, in order.
 func (v View) Keys(prefix string, visit func(key string, value Value) bool) error {
-	from := nameKey(spaceContract, prefix)
+	return v.keys(spaceContract, prefix, visit)
+}
+
+// JudgedKeys visits the judged keys that start with prefix, in order.
+func (v View) JudgedKeys(prefix string, visit func(key string, value Value) bool) error {
+	return v.keys(spaceJudged, prefix, visit)
+}
+
+func (v View) keys(space byte, prefix string, visit func(key string, value Value) bool) error {
+	from := nameKey(space, prefix)
 	var failed error
-	err := v.r.Scan(from, []byte{spaceContract + 1}, func(k, b []byte) bool {
+	err := v.r.Scan(from, []byte{space + 1}, func(k, b []byte) bool {
 		if !bytes.HasPrefix(k, from) {
 			return false
 		}

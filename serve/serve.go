@@ -66,19 +66,22 @@ type Options struct {
 
 // server holds what the handlers share.
 type server struct {
-	opts     Options
-	ledger   Ledger
-	domain   Domain
-	inFlight atomic.Int64
+	apiv1connect.UnimplementedHostServiceHandler // what has no method here is not answered
+	opts                                         Options
+	ledger                                       Ledger
+	domain                                       Domain
+	keys                                         Keys
+	inFlight                                     atomic.Int64
 }
 
-// New returns the handler of a node's API.
-func New(l Ledger, d Domain, opts Options) http.Handler {
-	s := &server{opts: opts, ledger: l, domain: d}
+// New returns the handler of a node's API. Keys may be nil.
+func New(l Ledger, d Domain, k Keys, opts Options) http.Handler {
+	s := &server{opts: opts, ledger: l, domain: d, keys: k}
 	o := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, o...))
 	mux.Handle(apiv1connect.NewDomainServiceHandler(s, o...))
+	mux.Handle(apiv1connect.NewHostServiceHandler(s, o...))
 	return mux
 }
 

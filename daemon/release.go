@@ -1,0 +1,121 @@
+package daemon
+
+import (
+	"context"
+	"strings"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/keyring"
+	"github.com/keystead/keystead/ledger"
+)
+
+// LeaseOf returns the lease of the host that asks and the claims of the verdict on it, as
+// of a state and its domain clock in Unix milliseconds.
+type LeaseOf func(v ledger.View, clock uint64) (keyring.Lease, evidence.Claims, error)
+
+// ReleaseKey gives a version of an agreed key, 0 for the newest, to whom its lease and the
+// key's specification allow it. The caller has established which host asks, by its
+// attested connection; lease looks that one up. Nothing is granted without a majority's
+// word that the state is the one of now (ReadIndex), nor while the clock is stale.
+func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app keyring.Application, lease LeaseOf) (keyring.Grant, error) {
+	if err := n.replica.Read(ctx); err != nil {
+		return keyring.Grant{}, gone(err)
+	}
+	if err := n.fresh(); err != nil {
+		return keyring.Grant{}, err
+	}
+	at := n.keys.standing()
+	if !named(&at.Roster, n.name, n.self.Node.Public()) {
+		return keyring.Grant{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "release", Want: "a node of the roster", Got: n.name})
+	}
+	var grant keyring.Grant
+	err := n.replica.Snapshot(func(r replicaView) error {
+		v := ledger.NewView(r)
+		s, err := v.Status()
+		if err != nil {
+			return err
+		}
+		ask := keyring.Ask{Key: key, Version: version, Application: app}
+		if ask.Lease, ask.Claims, err = lease(v, s.Clock); err != nil {
+			return err
+		}
+		grant, err = n.keys.keyring.Release(state{v}, &ask, s.Clock)
+		return err
+	})
+	return grant, err
+}
+
+// Release implements serve.Keys.
+func (n *Node) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
+	if n.opts.Lease == nil {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "connection", Want: "one that shows which host asks", Got: "none"})
+	}
+	lease, err := n.opts.Lease(ctx, r.GetHost())
+	if err != nil {
+		return nil, err
+	}
+	a := r.GetApplication()
+	app := keyring.Application{Level: a.GetLevel(), Path: a.GetPath(), Digest: a.GetDigest(), UID: int64(a.GetUid())}
+	g, err := n.ReleaseKey(ctx, r.GetKey(), r.GetVersion(), app, lease)
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.ReleaseResponse{Secret: g.Secret().Encode(), Version: g.Version(), HoldMs: uint64(g.Hold().Milliseconds())}, nil
+}
+
+// maxVersions is how many versions of a key a list shows, the newest.
+const maxVersions = 64
+
+// ListKeys implements serve.Keys: what is known of agreed keys, never their content.
+func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResponse, error) {
+	out := &apiv1.ListKeysResponse{}
+	err := n.View(ctx, true, func(v ledger.View) error {
+		st := state{v}
+		now, err := keyring.Current(st)
+		if err != nil {
+			return err
+		}
+		out.Epoch, out.EpochNodes = now.Number, now.Nodes
+		var failed error
+		err = v.JudgedKeys(keyring.KeyspecType+"/"+prefix, func(key string, value ledger.Value) bool {
+			var k *apiv1.Key
+			if k, failed = listKey(st, strings.TrimPrefix(key, keyring.KeyspecType+"/"), value.Version); failed == nil {
+				out.Keys = append(out.Keys, k)
+			}
+			return failed == nil
+		})
+		if err == nil {
+			err = failed
+		}
+		return err
+	})
+	return out, err
+}
+
+func listKey(st state, name string, specVersion uint64) (*apiv1.Key, error) {
+	spec, err := keyring.SpecOf(st, name)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := keyring.Newest(st, name)
+	if err != nil {
+		return nil, err
+	}
+	k := &apiv1.Key{Name: name, Version: newest.Number, Wanted: spec.Version, SpecVersion: specVersion, Policy: string(spec.Policy)}
+	first := uint64(1)
+	if newest.Number > maxVersions {
+		first = newest.Number - maxVersions + 1
+	}
+	for i := first; i <= newest.Number; i++ {
+		v, at, err := keyring.At(st, name, i)
+		if err != nil {
+			return nil, err
+		}
+		if at > 0 {
+			k.Versions = append(k.Versions, &apiv1.KeyVersion{Version: i, Epoch: v.Epoch, Confirm: v.Confirm.String(), Leaf: at - 1})
+		}
+	}
+	return k, nil
+}
