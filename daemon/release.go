@@ -81,7 +81,7 @@ func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResp
 		var failed error
 		err = v.JudgedKeys(keyring.KeyspecType+"/"+prefix, func(key string, value ledger.Value) bool {
 			var k *apiv1.Key
-			if k, failed = listKey(st, strings.TrimPrefix(key, keyring.KeyspecType+"/"), value.Version); failed == nil {
+			if k, failed = listKey(st, strings.TrimPrefix(key, keyring.KeyspecType+"/"), value); failed == nil {
 				out.Keys = append(out.Keys, k)
 			}
 			return failed == nil
@@ -94,8 +94,8 @@ func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResp
 	return out, err
 }
 
-func listKey(st state, name string, specVersion uint64) (*apiv1.Key, error) {
-	spec, err := keyring.SpecOf(st, name)
+func listKey(st state, name string, text ledger.Value) (*apiv1.Key, error) {
+	spec, err := keyring.ParseSpec(text.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func listKey(st state, name string, specVersion uint64) (*apiv1.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &apiv1.Key{Name: name, Version: newest.Number, Wanted: spec.Version, SpecVersion: specVersion, Policy: string(spec.Policy)}
+	k := &apiv1.Key{Name: name, Version: newest.Number, Wanted: spec.Version, SpecVersion: text.Version, Policy: string(spec.Policy), Specification: string(text.Data)}
 	first := uint64(1)
 	if newest.Number > maxVersions {
 		first = newest.Number - maxVersions + 1

@@ -59,6 +59,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.domain(),
 		a.node(),
 		a.ledger(),
+		a.key(),
 		a.receipt(),
 		a.demo(),
 		a.version(),
