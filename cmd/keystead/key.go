@@ -223,9 +223,9 @@ the version that it wants.`,
 func (a *app) keyList() *cobra.Command {
 	var f clientFlags
 	c := &cobra.Command{
-		Use:     "list [PREFIX] --domain FILE",
-		Short:   "List keys, without their content",
-		Long:    `Lists keys with the version that there is and the one that members want, and the epoch
+		Use:   "list [PREFIX] --domain FILE",
+		Short: "List keys, without their content",
+		Long: `Lists keys with the version that there is and the one that members want, and the epoch
 of now.`,
 		Example: `  keystead key list --domain demo/domain.json`,
 		Args:    cobra.MaximumNArgs(1),
@@ -254,9 +254,9 @@ of now.`,
 func (a *app) keyShow() *cobra.Command {
 	var f clientFlags
 	c := &cobra.Command{
-		Use:     "show NAME --domain FILE",
-		Short:   "Show a key's versions and whom it is released to",
-		Long:    `Shows a key's specification and versions. A version's leaf is what to ask a receipt for
+		Use:   "show NAME --domain FILE",
+		Short: "Show a key's versions and whom it is released to",
+		Long: `Shows a key's specification and versions. A version's leaf is what to ask a receipt for
 (keystead receipt get).`,
 		Example: `  keystead key show storage --domain demo/domain.json`,
 		Args:    arguments("NAME"),
