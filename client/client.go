@@ -123,7 +123,7 @@ func (c *Client) connect(contacts [][]byte, roster *receipt.Roster) {
 			continue
 		}
 		n, ok := roster.Node(contact.Name)
-		if !ok || n.Key != contact.Key || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.Contact == contact }) {
+		if !ok || n != contact.Node() || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.Contact == contact }) {
 			continue
 		}
 		c.nodes = append(c.nodes, c.dial(contact))

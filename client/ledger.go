@@ -17,8 +17,13 @@ import (
 const KV = "kv"
 
 // patience is how far ahead a transaction's deadline lies: the ledger keeps
-// request ids for 30 s of the domain clock.
-const patience = 25 * time.Second
+// request ids for 30 s of the domain clock. That clock stands still while there is
+// no majority, so what is known of it serves for clockAge only: a deadline is never
+// more than the sum of both ahead.
+const (
+	patience = 25 * time.Second
+	clockAge = 4 * time.Second
+)
 
 // clock is what a node said of the domain clock, in Unix milliseconds, and when.
 // From there on this machine's monotonic clock counts, so that setting its time of
@@ -35,7 +40,7 @@ func (c *Client) Deadline(ctx context.Context) (uint64, error) {
 	c.mu.Lock()
 	k := c.clock
 	c.mu.Unlock()
-	if time.Since(k.known) > time.Minute {
+	if time.Since(k.known) > clockAge {
 		err := c.each(ctx, func(ctx context.Context, n *node) error {
 			s, err := n.domain.Status(ctx, connect.NewRequest(&apiv1.StatusRequest{}))
 			if err == nil && s.Msg.GetDomainClockMs() == 0 {
@@ -114,6 +119,26 @@ func (c *Client) Read(ctx context.Context, stale bool, keys ...string) (out *api
 		return err
 	})
 	return out, err
+}
+
+// Size returns how many leaves the tree has, with all that were acknowledged to
+// anyone before the call: a node says so that has asked a majority.
+func (c *Client) Size(ctx context.Context) (leaves uint64, err error) {
+	err = c.each(ctx, func(ctx context.Context, n *node) error {
+		read := &apiv1.ReadRequest{Keys: []string{KV + "/-"}, Consistency: apiv1.Consistency_CONSISTENCY_LINEARIZABLE}
+		if _, err := n.ledger.Read(ctx, connect.NewRequest(read)); err != nil { // it has caught up after this
+			return err
+		}
+		s, err := n.domain.Status(ctx, connect.NewRequest(&apiv1.StatusRequest{}))
+		if err == nil && s.Msg.GetTreeSize() == 0 {
+			err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.Name, Want: "a ledger that has begun", Got: "none yet"})
+		}
+		if err == nil {
+			leaves = s.Msg.GetTreeSize()
+		}
+		return err
+	})
+	return leaves, err
 }
 
 // Tail calls yield with every leaf from one on, in order, until yield returns

@@ -67,19 +67,17 @@ func (a *agreement) ring() {
 	})
 }
 
-// state is the ledger as rounds see it.
-type state struct{ ledger.View }
+// onLedger is the ledger as rounds see it.
+type onLedger struct{ ledger.View }
 
 // Judged implements keyring.State.
-func (s state) Judged(key string) (keyring.Value, error) {
-	v, err := s.View.Judged(key)
-	return keyring.Value(v), err
+func (s onLedger) Judged(key string) (keyring.Value, error) {
+	return s.View.Judged(key)
 }
 
 // Record implements keyring.State.
-func (s state) Record(key string) (keyring.Value, error) {
-	v, err := s.View.Get(key)
-	return keyring.Value(v), err
+func (s onLedger) Record(key string) (keyring.Value, error) {
+	return s.View.Get(key)
 }
 
 func (a *agreement) standing() keyring.Standing {
@@ -90,10 +88,10 @@ func (a *agreement) standing() keyring.Standing {
 // judges are this node's judging functions: they compute what others propose by
 // this node's own secrets.
 func (a *agreement) judges() map[string]Judge {
-	with := func(judge func(st state, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error)) Judge {
+	with := func(judge func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error)) Judge {
 		return func(v ledger.View, _ *receipt.Roster, _ keystead.Digest, p *ledger.Proposal, out *ledger.Verdict) error {
 			at := a.standing()
-			writes, err := judge(state{v}, &at, p)
+			writes, err := judge(onLedger{v}, &at, p)
 			for _, w := range writes {
 				out.Writes = append(out.Writes, ledger.Write{Key: w.Key, Value: w.Data})
 			}
@@ -101,13 +99,13 @@ func (a *agreement) judges() map[string]Judge {
 		}
 	}
 	return map[string]Judge{
-		keyring.EpochType: with(func(st state, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		keyring.EpochType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return a.keyring.JudgeEpoch(st, at, p.Subject, p.Content)
 		}),
-		keyring.KeyType: with(func(st state, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		keyring.KeyType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return a.keyring.JudgeKey(st, at, p.Subject, p.Content)
 		}),
-		keyring.KeyspecType: with(func(st state, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		keyring.KeyspecType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return keyring.JudgeSpec(st, &at.Roster, a.node.cfg.Domain, p.Subject, p.Base, p.Content)
 		}),
 	}
@@ -145,7 +143,7 @@ func (a *agreement) turn(at *keyring.Standing) error {
 	}
 	var todo todo
 	err := a.node.replica.Snapshot(func(v replicaView) error {
-		return a.look(state{ledger.NewView(v)}, at, leads, &todo)
+		return a.look(onLedger{ledger.NewView(v)}, at, leads, &todo)
 	})
 	if todo.fresh {
 		if err := a.vault.keep(a.node.running, a.keyring.Held()); err != nil {
@@ -175,7 +173,7 @@ func (t *todo) put(w keyring.Write, once bool) {
 }
 
 // look goes through the state of one moment.
-func (a *agreement) look(st state, at *keyring.Standing, leads bool, out *todo) (err error) {
+func (a *agreement) look(st onLedger, at *keyring.Standing, leads bool, out *todo) (err error) {
 	if out.fresh, err = a.keyring.Settle(st); err != nil && !errors.Is(err, keystead.ReasonSecretMissing) {
 		a.node.log.Debug("the epoch's secret could not be had", "because", err)
 	}
@@ -205,7 +203,7 @@ func (a *agreement) look(st state, at *keyring.Standing, leads bool, out *todo) 
 }
 
 // list returns the openings on the ledger and the names of the specified keys.
-func (a *agreement) list(st state) (open map[keyring.RoundID][]byte, keys []string, err error) {
+func (a *agreement) list(st onLedger) (open map[keyring.RoundID][]byte, keys []string, err error) {
 	open = map[keyring.RoundID][]byte{}
 	err = st.Keys(keyring.RoundPrefix, func(key string, v ledger.Value) bool {
 		if id, ok := keyring.ParseOpenKey(key); ok {
@@ -216,7 +214,7 @@ func (a *agreement) list(st state) (open map[keyring.RoundID][]byte, keys []stri
 	if err != nil {
 		return nil, nil, err
 	}
-	err = st.JudgedKeys(keyring.KeyspecType+"/", func(key string, _ ledger.Value) bool {
+	err = st.JudgedKeys(keyring.KeyspecType+"/", "", func(key string, _ ledger.Value) bool {
 		keys = append(keys, strings.TrimPrefix(key, keyring.KeyspecType+"/"))
 		return true
 	})

@@ -5,14 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,9 +19,14 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
+
+// patience is how long a test waits for what must come: long enough for a machine
+// that is busy with other things.
+const patience = time.Minute
 
 // nodeEnv makes the test program run a node instead: the value is its configuration.
 const nodeEnv = "KEYSTEAD_TEST_NODE"
@@ -105,14 +108,14 @@ func (c *cluster) seal(settings ...string) {
 	if c.member, err = key.NewMember(rand.Reader, "test.member"); err != nil {
 		c.t.Fatal(err)
 	}
-	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
+	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: append(slices.Clone(settings), "evidence=none"),
 		Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{c.member.Public()}}}
 	for _, contact := range c.file.Contacts {
 		opened, err := client.OpenContact(contact)
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		genesis.Roster.Nodes = append(genesis.Roster.Nodes, receipt.Node{Name: opened.Name, Key: opened.Key})
+		genesis.Roster.Nodes = append(genesis.Roster.Nodes, opened.Node())
 	}
 	text, err := genesis.Text()
 	if err != nil {
@@ -153,26 +156,14 @@ func (c *cluster) enter(p *process) {
 	}
 }
 
-// nextPort goes up from a number of this process's own.
-var nextPort = func() *atomic.Int64 {
-	n := new(atomic.Int64)
-	n.Store(int64(10000 + os.Getpid()%20000))
-	return n
-}()
-
-// address returns host and a port that is free, on loopback at least.
+// address returns host and a port that no other test is given.
 func address(t *testing.T, host string) string {
 	t.Helper()
-	for range 1000 {
-		port := nextPort.Add(1)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			l.Close()
-			return fmt.Sprintf("%s:%d", host, port)
-		}
+	port, err := freeport.Next()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return fmt.Sprintf("%s:%d", host, port)
 }
 
 // start starts node i; its log goes on in its directory.
@@ -234,7 +225,7 @@ func (c *cluster) end(i int, s syscall.Signal) error {
 	case err := <-c.nodes[i].ended:
 		c.nodes[i].cmd = nil
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		c.t.Fatalf("%s does not end after %v", c.nodes[i].place.Name, s)
 		return nil
 	}
@@ -262,10 +253,10 @@ func (c *cluster) client(only string) *client.Client {
 func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) bool) *apiv1.StatusResponse {
 	c.t.Helper()
 	cl := c.client(c.nodes[i].place.Name)
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	var last *apiv1.StatusResponse
 	for time.Now().Before(deadline) {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		s, err := cl.Status(ctx)
 		cancel()
 		if err == nil {
@@ -275,7 +266,7 @@ func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) b
 		}
 		time.Sleep(20 * time.Millisecond) // between two questions, for no event
 	}
-	c.t.Fatalf("%s: %s: not within 30 s; last %v", c.nodes[i].place.Name, what, last)
+	c.t.Fatalf("%s: %s: not within %v; last %v", c.nodes[i].place.Name, what, patience, last)
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -67,7 +68,7 @@ const (
 
 func (c *court) init(n *Node, judges ...map[string]Judge) {
 	c.node, c.wake, c.cases = n, make(chan struct{}, 1), map[keystead.Digest]*inquiry{}
-	c.judges = map[string]Judge{SettingType: SettingJudge}
+	c.judges = map[string]Judge{admit.TypeSetting: SettingJudge}
 	for _, more := range judges {
 		maps.Copy(c.judges, more)
 	}

@@ -31,7 +31,7 @@ func TestCrowd(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			t.Fatal(err)
 		}
 		return c
@@ -49,7 +49,7 @@ func TestCrowd(t *testing.T) {
 	dial()
 	select {
 	case <-accepted:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("there is room, and nobody is let in")
 	}
 }

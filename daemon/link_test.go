@@ -104,7 +104,7 @@ func TestFullDisk(t *testing.T) {
 	h := c.load(4, 3, 3)
 
 	cl := c.client(c.nodes[0].place.Name)
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	value := []byte(strings.Repeat("x", 200<<10))
 	stopped := false

@@ -29,15 +29,15 @@ func (n *Node) introduce(ctx context.Context, entry, contact []byte) error {
 	if err != nil {
 		return err
 	}
-	if added, ok := change.Roster.Node(c.Name); !ok || added.Key != c.Key {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "contact", Want: "the name and key of a node in the roster handed in", Got: fmt.Sprintf("%s %s", c.Name, c.Key)})
+	if added, ok := change.Roster.Node(c.Name); !ok || added != c.Node() {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "contact", Want: "name, key and attestation key of a node in the roster handed in", Got: fmt.Sprintf("%s %s %s", c.Name, c.Key, c.AK)})
 	}
 	chain, err := n.chain()
 	if err != nil {
 		return err
 	}
 	roster, sequence, _ := n.machine.roster()
-	if _, err := receipt.VerifyChange(entry, n.cfg.Domain, sequence+1, keystead.Sum(chain[len(chain)-1]), &roster); err != nil {
+	if _, err := n.genesis.VerifyChange(entry, n.cfg.Domain, sequence+1, keystead.Sum(chain[len(chain)-1]), &roster); err != nil {
 		return err
 	}
 	return n.publish(ctx, contact)
@@ -68,12 +68,17 @@ func (n *Node) Chain(context.Context) (entries, contacts [][]byte, err error) {
 // leaveAfter is how long a node that members removed stays, to hand over.
 const leaveAfter = 2 * time.Second
 
+// askAfter is how long a node is without a leader before it asks the others whether
+// members removed it: who is removed is not told the end of it.
+const askAfter = 3 * time.Second
+
 // memberLoop lets the replica's members follow the roster, as leader, and stops the
 // node once it has left the roster that it was in.
 func (n *Node) memberLoop() {
 	every := time.NewTicker(memberEvery)
 	defer every.Stop()
 	var lastIn time.Time
+	lastLed := time.Now()
 	for {
 		select {
 		case <-every.C:
@@ -89,13 +94,50 @@ func (n *Node) memberLoop() {
 			n.leave(sequence)
 			return
 		}
-		if s := n.replica.Status(); s.Leader != s.ID || s.Members == nil || s.Members.Joint() {
+		s := n.replica.Status()
+		if s.Leader != 0 {
+			lastLed = time.Now()
+		} else if time.Since(lastLed) > askAfter {
+			if newer, out := n.askAround(sequence); out {
+				n.leave(newer)
+				return
+			}
+			lastLed = time.Now()
+		}
+		if s.Leader != s.ID || s.Members == nil || s.Members.Joint() {
 			continue
 		}
 		if err := n.followRoster(); err != nil {
 			n.log.Warn("members do not follow the roster yet", "because", err)
 		}
 	}
+}
+
+// askAround fetches the chain of rosters from another node, verifies it, and reports
+// whether a roster after that sequence is without this node.
+func (n *Node) askAround(sequence uint64) (newer uint64, out bool) {
+	ctx, cancel := context.WithTimeout(n.running, askAfter)
+	defer cancel()
+	signed, err := n.readContacts()
+	if err != nil {
+		return 0, false
+	}
+	file := &client.Domain{Genesis: n.file.Genesis}
+	for _, s := range slices.Concat(n.file.Contacts, signed) {
+		if c, err := client.OpenContact(s); err == nil && c.Name != n.name {
+			file.Contacts = append(file.Contacts, s)
+		}
+	}
+	cl, err := client.Open(file, n.cfg.Domain, client.Options{Certificate: &n.self.TLS, Attempt: time.Second})
+	if err != nil {
+		return 0, false
+	}
+	defer cl.Close()
+	v, err := cl.Show(ctx)
+	if err != nil {
+		return 0, false
+	}
+	return v.Sequence, v.Sequence > sequence && !named(&v.Roster, n.name, n.self.Node.Public())
 }
 
 // leave stops the replica of a node that is in the roster no more.
@@ -128,7 +170,7 @@ func (n *Node) followRoster() error {
 	}
 	for _, c := range n.knownContacts() {
 		node, in := roster.Node(c.Name)
-		if _, member := members.ByKey(c.TLS); in && node.Key == c.Key && !member {
+		if _, member := members.ByKey(c.TLS); in && node == c.Node() && !member {
 			change.Add = append(change.Add, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}

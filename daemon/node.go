@@ -155,7 +155,7 @@ func (n *Node) loadDomain() error {
 // members returns the founders as raft's first voters, alike on every founder.
 func (n *Node) founders() (out []replica.Member) {
 	for _, f := range n.genesis.Roster.Nodes {
-		if c, ok := n.contacts[f.Name]; ok && c.Key == f.Key {
+		if c, ok := n.contacts[f.Name]; ok && c.Node() == f {
 			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}

@@ -41,7 +41,7 @@ func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app k
 		if ask.Lease, ask.Claims, err = lease(v, s.Clock); err != nil {
 			return err
 		}
-		grant, err = n.keys.keyring.Release(state{v}, &ask, s.Clock)
+		grant, err = n.keys.keyring.Release(onLedger{v}, &ask, s.Clock)
 		return err
 	})
 	return grant, err
@@ -72,14 +72,14 @@ const maxVersions = 64
 func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResponse, error) {
 	out := &apiv1.ListKeysResponse{}
 	err := n.View(ctx, true, func(v ledger.View) error {
-		st := state{v}
+		st := onLedger{v}
 		now, err := keyring.Current(st)
 		if err != nil {
 			return err
 		}
-		out.Epoch, out.EpochNodes = now.Number, now.Nodes
+		out.Epoch, out.EpochNodes = now.Number, now.Nodes()
 		var failed error
-		err = v.JudgedKeys(keyring.KeyspecType+"/"+prefix, func(key string, value ledger.Value) bool {
+		err = v.JudgedKeys(keyring.KeyspecType+"/"+prefix, "", func(key string, value ledger.Value) bool {
 			var k *apiv1.Key
 			if k, failed = listKey(st, strings.TrimPrefix(key, keyring.KeyspecType+"/"), value); failed == nil {
 				out.Keys = append(out.Keys, k)
@@ -94,7 +94,7 @@ func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResp
 	return out, err
 }
 
-func listKey(st state, name string, text ledger.Value) (*apiv1.Key, error) {
+func listKey(st onLedger, name string, text ledger.Value) (*apiv1.Key, error) {
 	spec, err := keyring.ParseSpec(text.Data)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ type run struct {
 }
 
 // run returns the run of an opening, and joins it if it is new.
-func (a *agreement) run(st state, at *keyring.Standing, id keyring.RoundID, opening []byte) *run {
+func (a *agreement) run(st onLedger, at *keyring.Standing, id keyring.RoundID, opening []byte) *run {
 	if r := a.runs[id]; r != nil {
 		return r
 	}
@@ -43,7 +43,7 @@ func (a *agreement) run(st state, at *keyring.Standing, id keyring.RoundID, open
 }
 
 // advance does what a round asks for next.
-func (a *agreement) advance(st state, at *keyring.Standing, r *run, leads bool, out *todo) {
+func (a *agreement) advance(st onLedger, at *keyring.Standing, r *run, leads bool, out *todo) {
 	now := time.Now()
 	if r.round == nil || r.failed {
 		if leads && now.Sub(r.seen) > keepRecords {
@@ -89,7 +89,7 @@ func (a *agreement) advance(st state, at *keyring.Standing, r *run, leads bool, 
 }
 
 // conclude proposes the outcome, as leader at once, else when the leader is late.
-func (a *agreement) conclude(st state, r *run, o keyring.Outcome, leads bool, out *todo) {
+func (a *agreement) conclude(st onLedger, r *run, o keyring.Outcome, leads bool, out *todo) {
 	if o.Content == nil || !leads && time.Since(r.since) < proposeLate || time.Since(r.sent) < proposeAgain {
 		return
 	}
@@ -108,7 +108,7 @@ func (a *agreement) conclude(st state, r *run, o keyring.Outcome, leads bool, ou
 
 // fail names who let a round fail. The leader leaves them out for a while, save who
 // only was started again, and closes the round, so that another is opened.
-func (a *agreement) fail(st state, r *run, who []string, why error, leads bool, out *todo) {
+func (a *agreement) fail(st onLedger, r *run, who []string, why error, leads bool, out *todo) {
 	r.failed = true
 	a.node.log.Warn("round failed", "round", r.id, "purpose", r.purpose, "nodes", who, "because", why)
 	if !leads {
@@ -123,7 +123,7 @@ func (a *agreement) fail(st state, r *run, who []string, why error, leads bool, 
 }
 
 // close deletes the records of a round.
-func (a *agreement) close(st state, r *run, out *todo) {
+func (a *agreement) close(st onLedger, r *run, out *todo) {
 	err := st.Keys(keyring.RoundPrefix+r.id.String()+"/", func(key string, _ ledger.Value) bool {
 		out.writes = append(out.writes, record{ledger.Write{Key: key, Delete: true}, false})
 		return true
@@ -134,7 +134,7 @@ func (a *agreement) close(st state, r *run, out *todo) {
 }
 
 // open opens the rounds that are due and not under way.
-func (a *agreement) open(st state, at *keyring.Standing, keys []string, out *todo) error {
+func (a *agreement) open(st onLedger, at *keyring.Standing, keys []string, out *todo) error {
 	now := time.Now()
 	skip := func(name string) bool {
 		heard := name == a.node.name || now.Sub(a.begun) < silentAfter || now.Sub(a.node.ticks.arrived(name)) < silentAfter

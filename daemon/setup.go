@@ -9,6 +9,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -23,6 +24,8 @@ type Place struct {
 	API   string // host:port for clients
 	Ops   string // host:port for health and metrics
 	Plain bool   // API without TLS, on loopback
+
+	AK key.AKDigest // attestation key of the node's TPM, or none
 }
 
 // Prepare makes a node's directory: keys, signed contact, and a configuration that
@@ -36,7 +39,7 @@ func Prepare(dir string, p Place) ([]byte, error) {
 	if p.Plain {
 		scheme = "http://"
 	}
-	c := client.Contact{Name: p.Name, Key: id.Node.Public(), TLS: id.Pin, Peer: p.Peer, API: scheme + p.API}
+	c := client.Contact{Name: p.Name, Key: id.Node.Public(), AK: p.AK, TLS: id.Pin, Peer: p.Peer, API: scheme + p.API}
 	signed := c.Sign(id.Node)
 	if _, err := client.OpenContact(signed); err != nil {
 		return nil, err

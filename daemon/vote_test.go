@@ -7,6 +7,10 @@ import "testing"
 func TestLostVoteIsSentAgain(t *testing.T) {
 	n := single(t)
 	n.stop() // so that nothing more is proposed
+	if err := n.closeFronts(); err != nil {
+		t.Fatal(err)
+	}
+	n.tasks.Wait() // the loop that votes may be at it still
 	n.voter.mu.Lock()
 	n.voter.signed = 0
 	n.voter.mu.Unlock()

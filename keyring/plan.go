@@ -47,7 +47,7 @@ func (g *Ring) Due(st State, at *Standing, plan Plan, random io.Reader) ([]Openi
 		}
 	}
 	var nodes []Announcement
-	for _, name := range now.Nodes {
+	for _, name := range now.Nodes() {
 		if a, there := said[name]; there && a.Lacks != now.Number && !plan.skips(name) {
 			nodes = append(nodes, a)
 		}
@@ -89,7 +89,7 @@ func epochDue(now *Epoch, at *Standing, said map[string]Announcement, plan Plan)
 		}
 		if a.Lacks == now.Number && now.Number > 0 {
 			is = true
-		} else if now.Number == 0 || slices.Contains(now.Nodes, n.Name) {
+		} else if now.Number == 0 || slices.Contains(now.Nodes(), n.Name) {
 			holders++
 		}
 		nodes = append(nodes, a)

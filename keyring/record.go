@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/internal/cursor"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -23,10 +25,7 @@ const (
 const CurrentEpoch = "current"
 
 // A Value is what a key of the ledger holds; Version is 0 for an absent one.
-type Value struct {
-	Version uint64
-	Data    []byte
-}
+type Value = admit.Value
 
 // State is the ledger as a node sees it at one moment.
 type State interface {
@@ -54,17 +53,17 @@ type Epoch struct {
 	Round   RoundID
 	Opening keystead.Digest // of the round (Opening.ID)
 	Tainted uint64          // keys of this epoch and older ones were readable for a node that has left
-	Nodes   []string        // who contributed, and so holds the secret
-	Apart   []Apart         // who did not, but is of the roster and held an older one
+	Holders []Holder        // by name; all were in the roster
 	Confirm keystead.Digest
 	Older   []byte // the secret of the epoch before, wrapped under this one's; nil in the first
 }
 
-// Apart is a node that was silent when an epoch began: should it leave the roster, keys up
-// to Epoch were readable for it.
-type Apart struct {
-	Node  string
-	Epoch uint64 // the newest that it held
+// Holder is a node that holds an epoch's secret. One that was silent when the next
+// began holds an older one.
+type Holder struct {
+	Node    string
+	Machine key.AKDigest // of its TPM, if the domain asks for evidence: a name may go to another
+	Epoch   uint64       // the newest that it holds
 }
 
 // Bytes returns the one encoding.
@@ -72,13 +71,10 @@ func (e *Epoch) Bytes() []byte {
 	b := binary.BigEndian.AppendUint64(header(kindEpoch), e.Number)
 	b = append(append(b, e.Round[:]...), e.Opening[:]...)
 	b = binary.BigEndian.AppendUint64(b, e.Tainted)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(e.Nodes)))
-	for _, n := range e.Nodes {
-		b = cursor.AppendSized16(b, n)
-	}
-	b = binary.BigEndian.AppendUint16(b, uint16(len(e.Apart)))
-	for _, a := range e.Apart {
-		b = binary.BigEndian.AppendUint64(cursor.AppendSized16(b, a.Node), a.Epoch)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(e.Holders)))
+	for _, h := range e.Holders {
+		b = append(cursor.AppendSized16(b, h.Node), h.Machine[:]...)
+		b = binary.BigEndian.AppendUint64(b, h.Epoch)
 	}
 	return cursor.AppendSized16(append(b, e.Confirm[:]...), e.Older)
 }
@@ -89,14 +85,9 @@ func ParseEpoch(b []byte) (e Epoch, err error) {
 	e.Number = c.U64("number")
 	copy(e.Round[:], c.Bytes(len(e.Round), "round"))
 	e.Opening, e.Tainted = digest(c, "opening"), c.U64("tainted")
-	for range count(c, "nodes") {
+	for range count(c, "holders") {
 		if c.Err() == nil {
-			e.Nodes = append(e.Nodes, name(c, "node"))
-		}
-	}
-	for range count(c, "apart") {
-		if c.Err() == nil {
-			e.Apart = append(e.Apart, Apart{name(c, "apart"), c.U64("apart epoch")})
+			e.Holders = append(e.Holders, Holder{name(c, "node"), key.AKDigest(digest(c, "machine")), c.U64("holds")})
 		}
 	}
 	e.Confirm = digest(c, "confirm")
@@ -182,38 +173,48 @@ func SpecOf(st State, name string) (Spec, error) {
 	return ParseSpec(v.Data)
 }
 
-// gone returns who could read keys of the epoch or older ones and is not in the roster.
-func (e *Epoch) gone(r *receipt.Roster) (out []string) {
-	for _, h := range e.holders() {
-		if _, in := r.Node(h.Node); !in {
+// Nodes returns who contributed, and so holds the epoch's own secret, by name.
+func (e *Epoch) Nodes() (out []string) {
+	for _, h := range e.Holders {
+		if h.Epoch == e.Number {
 			out = append(out, h.Node)
 		}
 	}
 	return out
 }
 
-// holders returns every node that holds this epoch's secret or an older one, save
-// those who have left before.
-func (e *Epoch) holders() []Apart {
-	out := slices.Clone(e.Apart)
-	for _, n := range e.Nodes {
-		out = append(out, Apart{n, e.Number})
+// in reports whether the holder is in the roster, as the machine that it was.
+func (h *Holder) in(r *receipt.Roster) bool {
+	n, in := r.Node(h.Node)
+	return in && n.AK == h.Machine
+}
+
+// gone returns the holders that are not in the roster.
+func (e *Epoch) gone(r *receipt.Roster) (out []string) {
+	for _, h := range e.Holders {
+		if !h.in(r) {
+			out = append(out, h.Node)
+		}
 	}
-	slices.SortFunc(out, func(a, b Apart) int { return strings.Compare(a.Node, b.Node) })
 	return out
 }
 
 // follows returns the epoch after e as far as it follows from the state: without its
 // confirmation and what is wrapped.
 func (e *Epoch) follows(o *Opening, id keystead.Digest, r *receipt.Roster) Epoch {
-	next := Epoch{Number: e.Number + 1, Round: o.Round, Opening: id, Nodes: o.names(), Tainted: e.Tainted}
-	for _, h := range e.holders() {
-		if _, in := r.Node(h.Node); !in {
+	next := Epoch{Number: e.Number + 1, Round: o.Round, Opening: id, Tainted: e.Tainted}
+	for _, h := range e.Holders {
+		if !h.in(r) {
 			next.Tainted = max(next.Tainted, h.Epoch)
 		} else if o.contributor(h.Node) < 0 {
-			next.Apart = append(next.Apart, h)
+			next.Holders = append(next.Holders, h)
 		}
 	}
+	for _, name := range o.names() {
+		n, _ := r.Node(name) // fits has found it
+		next.Holders = append(next.Holders, Holder{name, n.AK, next.Number})
+	}
+	slices.SortFunc(next.Holders, func(a, b Holder) int { return strings.Compare(a.Node, b.Node) })
 	return next
 }
 
@@ -269,7 +270,7 @@ func fitsKey(st State, at *Standing, o *Opening, now *Epoch) error {
 		return deny(keystead.ReasonRoundUnfit, o.Purpose.String(), "an epoch of nodes of the roster", fmt.Sprintf("epoch %d, of which %v have left", now.Number, gone))
 	}
 	for _, n := range o.Nodes {
-		if !slices.Contains(now.Nodes, n.Node) {
+		if !slices.Contains(now.Nodes(), n.Node) {
 			return deny(keystead.ReasonNotMember, o.Purpose.String(), fmt.Sprintf("nodes of epoch %d", now.Number), n.Node)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/policy"
@@ -63,6 +64,8 @@ type Lease interface {
 	// domain clock in Unix milliseconds.
 	Evidence() uint64
 }
+
+var _ Lease = admit.Lease{}
 
 // Ask is a request for a key.
 type Ask struct {

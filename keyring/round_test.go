@@ -363,7 +363,7 @@ func TestEpochChange(t *testing.T) {
 	w.remove("n3")
 	w.add("n4")
 	w.agree()
-	if now, err := keyring.Current(w.board); err != nil || now.Number != 2 || now.Tainted != 1 || !slices.Equal(now.Nodes, []string{"n1", "n2", "n4"}) {
+	if now, err := keyring.Current(w.board); err != nil || now.Number != 2 || now.Tainted != 1 || !slices.Equal(now.Nodes(), []string{"n1", "n2", "n4"}) {
 		t.Fatalf("epoch %+v, %v", now, err)
 	}
 	for _, name := range []string{"storage", "backup"} {
@@ -398,7 +398,7 @@ func TestSilentThenEvicted(t *testing.T) {
 	w.nodes["n4"].down = true
 	w.add("n5")
 	w.agree("n4")
-	if now, _ := keyring.Current(w.board); len(now.Apart) != 1 || now.Tainted != 0 {
+	if now, _ := keyring.Current(w.board); len(now.Holders) != 5 || len(now.Nodes()) != 4 || now.Tainted != 0 {
 		t.Fatalf("epoch %+v", now)
 	}
 	w.remove("n4")
@@ -407,6 +407,36 @@ func TestSilentThenEvicted(t *testing.T) {
 		t.Errorf("storage was not rotated: %+v", v)
 	}
 	w.same("storage", 2, "n1", "n2", "n3", "n5")
+}
+
+// TestAnotherMachineUnderTheName replaces a node by another machine of the same name in
+// one change of the roster: what the first could read is rotated. A new signing key of
+// the same machine rotates nothing.
+func TestAnotherMachineUnderTheName(t *testing.T) {
+	w := newWorld(t, 45, 3)
+	for i := range w.at.Nodes {
+		w.at.Nodes[i].AK[0] = byte(i + 1)
+	}
+	w.agree()
+	w.demand("storage", 1, nil)
+	w.agree()
+	ak := w.at.Nodes[2].AK
+	w.nodes["n3"].disk = nil
+	w.remove("n3")
+	w.add("n3")
+	w.at.Nodes[2].AK = ak
+	w.agree()
+	if v, _ := keyring.Newest(w.board, "storage"); v.Number != 1 {
+		t.Errorf("the same machine, and storage was rotated: %+v", v)
+	}
+	w.remove("n3")
+	w.add("n3")
+	w.at.Nodes[2].AK[0] = 9
+	w.agree()
+	if v, _ := keyring.Newest(w.board, "storage"); v.Number != 2 || v.Epoch != 3 {
+		t.Errorf("another machine, and storage was not rotated: %+v", v)
+	}
+	w.same("storage", 2, "n1", "n2", "n3")
 }
 
 // TestLostSecret has a node lose what its TPM kept: it says so, the next epoch includes

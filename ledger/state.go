@@ -59,6 +59,9 @@ func (m *Machine) write(space byte, writes writeList, version uint64, w Writer) 
 			}
 		}
 		m.written = append(m.written, written{space, x.key, v})
+		if space == spaceJudged {
+			m.leases.note(x, v, &m.genesis)
+		}
 	}
 	return nil
 }

@@ -24,19 +24,21 @@ type Writer interface {
 
 // The key spaces of the store, by first byte. Numbers in keys are big-endian.
 const (
-	spaceHead     = 'a' // the one head record
-	spaceSubject  = 'b' // type/subject: version of the judged subject
-	spaceLatest   = 'c' // the last checkpoint that a majority signed, a note
-	spaceVotes    = 'd' // node name: its last checkpoint signatures
-	spaceEntry    = 'e' // leaf index: the entry
-	spaceJudged   = 'j' // type/key: version and value, written by effective entries
-	spaceContract = 'k' // contract/key: version and value, written by transactions
-	spaceTile     = 'm' // tile level, tile index: a full tile of tree hashes
-	spaceLast     = 'l' // node name: time of its last tick
-	spaceProposal = 'p' // digest: proposal record
-	spaceRoster   = 'r' // sequence: leaf index of the entry that made the roster
-	spaceTick     = 't' // log index and offset of a tick: clock, tree size, nonce
-	spaceAlarm    = 'x' // number: alarm record
+	spaceHead       = 'a' // the one head record
+	spaceSubject    = 'b' // type/subject: version of the judged subject
+	spaceLatest     = 'c' // the last checkpoint that a majority signed, a note
+	spaceVotes      = 'd' // node name: its last checkpoint signatures
+	spaceEntry      = 'e' // leaf index: the entry
+	spaceJudged     = 'j' // type/key: version and value, written by effective entries
+	spaceContract   = 'k' // contract/key: version and value, written by transactions
+	spaceTile       = 'm' // tile level, tile index: a full tile of tree hashes
+	spaceLast       = 'l' // node name: time of its last tick
+	spaceRenewal    = 'n' // host name: the last renewal of its lease
+	spaceProposal   = 'p' // digest: proposal record
+	spaceRoster     = 'r' // sequence: leaf index of the entry that made the roster
+	spaceSuspension = 's' // host name: the last suspension of its lease
+	spaceTick       = 't' // log index and offset of a tick: clock, tree size, nonce
+	spaceAlarm      = 'x' // number: alarm record
 )
 
 func numberKey(space byte, n uint64) []byte {
@@ -61,8 +63,9 @@ type head struct {
 
 // StateVersion is the version of the layout of the store. It only ever grows.
 //
-//	1  the key spaces of store.go, tiles of height 8
-const StateVersion = 1
+//	1  the key spaces of store.go but n and s, tiles of height 8
+//	2  n and s: renewals and suspensions
+const StateVersion = 2
 
 const headSize = 2 + 6*8 + 32
 
@@ -76,8 +79,8 @@ func (h *head) encode() []byte {
 
 func decodeHead(b []byte) (head, error) {
 	c := record("head", b)
-	if v := c.U16("version"); v != StateVersion {
-		c.Fail("version", "state version %d; this build knows %d", v, StateVersion)
+	if v := c.U16("version"); v < 1 || v > StateVersion { // a state of version 1 is one of version 2 without leases
+		c.Fail("version", "state version %d; this build knows 1 to %d", v, StateVersion)
 	}
 	h := head{applied: c.U64("applied"), offset: c.U64("offset"), term: c.U64("term"), size: c.U64("size"), clock: c.U64("clock"), alarms: c.U64("alarms")}
 	copy(h.domain[:], c.Bytes(32, "domain"))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 )
 
 // View reads the state that a store holds. Beside a running [Machine] it sees a
@@ -15,11 +16,9 @@ type View struct{ r Reader }
 // NewView returns a view of the store.
 func NewView(r Reader) View { return View{r} }
 
-// Value is what a key holds.
-type Value struct {
-	Version uint64 // of the transaction or effective entry that wrote it: its leaf plus one; 0 for an absent key
-	Data    []byte
-}
+// Value is what a key holds. Its version is the leaf, plus one, of the transaction or
+// effective entry that wrote it; 0 for an absent key.
+type Value = admit.Value
 
 // Get returns what a contract's key holds, such as "kv/colour".
 func (v View) Get(key string) (Value, error) { return v.value(spaceContract, key) }
@@ -39,29 +38,28 @@ func (v View) value(space byte, key string) (Value, error) {
 		return Value{}, err
 	}
 	version, data, err := splitValue(b)
-	return Value{version, bytes.Clone(data)}, err
+	return Value{Version: version, Data: bytes.Clone(data)}, err
 }
 
 // Keys visits the keys of a contract that start with prefix, in order.
 func (v View) Keys(prefix string, visit func(key string, value Value) bool) error {
-	return v.keys(spaceContract, prefix, visit)
+	return v.keys(spaceContract, prefix, "", visit)
 }
 
-// JudgedKeys visits the judged keys that start with prefix, in order.
-func (v View) JudgedKeys(prefix string, visit func(key string, value Value) bool) error {
-	return v.keys(spaceJudged, prefix, visit)
-}
-
-func (v View) keys(space byte, prefix string, visit func(key string, value Value) bool) error {
-	from := nameKey(space, prefix)
+func (v View) keys(space byte, prefix, after string, visit func(key string, value Value) bool) error {
+	within := nameKey(space, prefix)
+	from := within
+	if after >= prefix {
+		from = append(nameKey(space, after), 0)
+	}
 	var failed error
 	err := v.r.Scan(from, []byte{space + 1}, func(k, b []byte) bool {
-		if !bytes.HasPrefix(k, from) {
+		if !bytes.HasPrefix(k, within) {
 			return false
 		}
 		version, data, err := splitValue(b)
 		failed = err
-		return err == nil && visit(string(k[1:]), Value{version, bytes.Clone(data)})
+		return err == nil && visit(string(k[1:]), Value{Version: version, Data: bytes.Clone(data)})
 	})
 	if err == nil {
 		err = failed

@@ -156,7 +156,7 @@ rule cheap
 	}
 	start := time.Now()
 	results := p.Eval(claims)
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("evaluation took %v", took)
 	}
 	if r := results[0]; r.OK || r.Err == nil || r.Finding().Reason != keystead.ReasonPolicyUnusable {

@@ -106,7 +106,7 @@ func benchGroup(b *testing.B, sm func() replica.StateMachine) []*machine {
 	for _, m := range ms {
 		o := m.options(founders, nil)
 		o.Store.Machine, o.Tick = sm(), 50*time.Millisecond
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		n, err := replica.Start(ctx, o)
 		if err != nil {

@@ -135,8 +135,12 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 	n.transport.Members(peers)
 	retry := time.NewTicker(10 * n.opts.Tick)
 	defer retry.Stop()
+	var refusals []error
 	for {
-		var refusals []error
+		if ctx.Err() != nil {
+			return errors.Join(append(refusals, ctx.Err())...)
+		}
+		refusals = refusals[:0]
 		for _, p := range peers {
 			attempt, cancel := context.WithTimeout(ctx, 100*n.opts.Tick)
 			reply, err := n.transport.Join(attempt, p, JoinRequest{Boot: n.boot, Address: n.opts.Address})
@@ -152,7 +156,6 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 		n.log.Warn("not joined yet", "refusals", errors.Join(refusals...))
 		select {
 		case <-ctx.Done():
-			return errors.Join(refusals...)
 		case <-retry.C:
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/replica/sim"
 )
@@ -31,12 +33,17 @@ type machine struct {
 }
 
 func newMachine(t testing.TB, trust bool) *machine {
+	t.Helper()
 	key, err := replica.GenerateNodeKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := &machine{t: t, key: key, dir: t.TempDir(), trust: trust}
-	m.listen("127.0.0.1:0")
+	port, err := freeport.Next() // which is free again when the node is restarted
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.listen(fmt.Sprintf("127.0.0.1:%d", port))
 	t.Cleanup(func() {
 		if m.node != nil {
 			m.node.Close()
@@ -67,13 +74,17 @@ func (m *machine) options(founders, peers []replica.Member) replica.Options {
 		Connect:    replica.ListenTLS(replica.TLSOptions{Key: m.key, Listener: m.listener}),
 		Seal:       replica.FileSeal{FS: fs, Path: m.dir + "/sealed"},
 		TrustDisks: m.trust,
-		Tick:       10 * time.Millisecond,
+		Tick:       20 * time.Millisecond,
 	}
 }
 
+// patience is how long a test waits for what must come: long enough for a machine
+// that is busy with other things.
+const patience = time.Minute
+
 func (m *machine) start(founders, peers []replica.Member) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	n, err := replica.Start(ctx, m.options(founders, peers))
 	if err != nil {
@@ -96,10 +107,10 @@ func group(t testing.TB, n int, trust bool) []*machine {
 	return ms
 }
 
-// eventually tries again, at each tick of the node, what depends on an election.
+// eventually tries again and again what depends on an election.
 func eventually(t testing.TB, try func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	retry := time.NewTicker(10 * time.Millisecond)
 	defer retry.Stop()
 	for {
@@ -115,20 +126,34 @@ func eventually(t testing.TB, try func() error) {
 }
 
 func put(m *machine, id uint64, key, value string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	_, err := m.node.Propose(ctx, sim.Command{ID: id, Op: sim.Put, Key: key, New: value}.Encode())
 	return err
 }
 
 func get(m *machine, key string) (value string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := m.node.Read(ctx); err != nil {
 		return "", err
 	}
 	err = m.node.View(func(v replica.View) (err error) { value, err = sim.Value(v, key); return })
 	return value, err
+}
+
+// unavailable reports whether the error may pass by itself, as an election does.
+func unavailable(err error) bool {
+	return errors.Is(err, keystead.ReasonTimeout) || errors.Is(err, keystead.ReasonNoQuorum)
+}
+
+// settled does something until it has an outcome that no election has a part in.
+func settled(do func() error) error {
+	for deadline := time.Now().Add(patience); ; {
+		if err := do(); !unavailable(err) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // TestThreeNodes runs a group over loopback: every member takes writes and reads,
@@ -142,11 +167,11 @@ func TestThreeNodes(t *testing.T) {
 		for j := range 20 {
 			wg.Go(func() {
 				key := fmt.Sprintf("%d-%d", i, j)
-				if err := put(m, uint64(100*i+j+1), key, "v"+key); err != nil {
+				if err := settled(func() error { return put(m, uint64(100*i+j+1), key, "v"+key) }); err != nil {
 					t.Errorf("put %s: %v", key, err)
 				}
-				if v, err := get(ms[(i+1)%3], key); err != nil || v != "v"+key {
-					t.Errorf("get %s elsewhere: %q, %v", key, v, err)
+				if err := settled(func() error { return expect(ms[(i+1)%3], key, "v"+key) }); err != nil {
+					t.Errorf("get %s elsewhere: %v", key, err)
 				}
 			})
 		}
@@ -159,8 +184,8 @@ func TestThreeNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, func() error { return put(others[0], 1000, "after", "leader") })
-	if v, err := get(others[1], "0-0"); err != nil || v != "v0-0" {
-		t.Fatalf("after the leader's end: %q, %v", v, err)
+	if err := settled(func() error { return expect(others[1], "0-0", "v0-0") }); err != nil {
+		t.Fatalf("after the leader's end: %v", err)
 	}
 
 	leader.listen(leader.address)
@@ -243,9 +268,12 @@ func TestMinorityRefuses(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := get(ms[0], "k"); !errors.Is(err, keystead.ReasonNoQuorum) {
-		t.Fatalf("read: want no-quorum, got %v", err)
-	}
+	eventually(t, func() error {
+		if _, err := get(ms[0], "k"); !errors.Is(err, keystead.ReasonNoQuorum) {
+			return fmt.Errorf("read: want no-quorum, got %v", err)
+		}
+		return nil
+	})
 	ms[1].listen(ms[1].address)
 	ms[1].start(nil, nil)
 	eventually(t, func() error { return put(ms[0], 3, "k", "x") })
@@ -257,9 +285,7 @@ func TestStrangers(t *testing.T) {
 	eventually(t, func() error { return put(ms[0], 1, "k", "v") })
 	stranger := newMachine(t, true)
 	options := stranger.options(nil, []replica.Member{ms[0].member()})
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-	defer cancel()
-	if n, err := replica.Start(ctx, options); err == nil {
+	if n, err := turnedAway(options); err == nil {
 		n.Close()
 		t.Fatal("a stranger joined")
 	}
@@ -269,12 +295,33 @@ func TestStrangers(t *testing.T) {
 	wrong.Key = posing.key.Digest() // not the key that answers there
 	options = posing.options(nil, []replica.Member{wrong})
 	options.Key = keystead.Digest{}
-	ctx, cancel = context.WithTimeout(context.Background(), 300*time.Millisecond)
-	defer cancel()
-	_, err := replica.Start(ctx, options)
+	_, err := turnedAway(options)
 	if !errors.Is(err, keystead.ReasonKeyForeign) {
 		t.Fatalf("a server with another key: want key-foreign, got %v", err)
 	}
+}
+
+// turnedAway starts a node and gives up once it says that it could not join.
+func turnedAway(o replica.Options) (*replica.Node, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	o.Log = slog.New(said{slog.DiscardHandler, "not joined yet", cancel})
+	return replica.Start(ctx, o)
+}
+
+// said is a log that calls then when it hears the words.
+type said struct {
+	slog.Handler
+	words string
+	then  func()
+}
+
+func (s said) Enabled(context.Context, slog.Level) bool { return true }
+func (s said) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == s.words {
+		s.then()
+	}
+	return nil
 }
 
 // TestFullDisk stops the node, says why, and leaves no proposal without an outcome;
@@ -334,7 +381,7 @@ func TestFullDisk(t *testing.T) {
 func TestReplace(t *testing.T) {
 	ms := group(t, 3, false)
 	leader := leaderOf(t, ms)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	load, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -342,7 +389,7 @@ func TestReplace(t *testing.T) {
 		wg.Go(func() {
 			for n := uint64(0); load.Err() == nil; n++ {
 				id := n*2 + uint64(i) + 1
-				if err := put(m, id, "load", fmt.Sprint(id)); err != nil && !errors.Is(err, keystead.ReasonTimeout) && !errors.Is(err, keystead.ReasonNoQuorum) {
+				if err := put(m, id, "load", fmt.Sprint(id)); err != nil && !unavailable(err) {
 					t.Errorf("under load: %v", err)
 					return
 				}
@@ -350,9 +397,10 @@ func TestReplace(t *testing.T) {
 		})
 	}
 	fresh := newMachine(t, false)
-	if _, err := leader.node.Change(ctx, replica.Change{Add: []replica.Member{fresh.member()}}); err != nil {
-		t.Fatal(err)
-	}
+	change(ctx, t, leader, replica.Change{Add: []replica.Member{fresh.member()}}, func(m *replica.Membership) bool {
+		_, ok := m.ByKey(fresh.key.Digest())
+		return ok
+	})
 	fresh.start(nil, []replica.Member{ms[0].member(), ms[1].member(), ms[2].member()})
 	eventually(t, func() error {
 		if v := fresh.node.Status().Members.Voters(); len(v) != 4 {
@@ -361,9 +409,10 @@ func TestReplace(t *testing.T) {
 		return nil
 	})
 	gone := leader.node.Status().ID
-	if _, err := fresh.node.Change(ctx, replica.Change{Remove: []uint64{gone}}); err != nil {
-		t.Fatal(err)
-	}
+	change(ctx, t, fresh, replica.Change{Remove: []uint64{gone}}, func(m *replica.Membership) bool {
+		_, ok := m.ByID(gone)
+		return !ok
+	})
 	eventually(t, func() error { return put(fresh, 1<<40, "replaced", "yes") })
 	stop()
 	wg.Wait()
@@ -371,8 +420,22 @@ func TestReplace(t *testing.T) {
 		t.Fatalf("id %d is a member still", gone)
 	}
 	for _, refused := range []replica.Change{{Remove: []uint64{gone}}, {Promote: []uint64{99}}, {Add: []replica.Member{fresh.member()}}} {
-		if _, err := fresh.node.Change(ctx, refused); !errors.Is(err, keystead.ReasonChangeRefused) {
+		err := settled(func() error { _, err := fresh.node.Change(ctx, refused); return err })
+		if !errors.Is(err, keystead.ReasonChangeRefused) {
 			t.Errorf("%+v: want change-refused, got %v", refused, err)
 		}
 	}
+}
+
+// change changes the membership, over elections: when the outcome of an attempt is
+// not known, the membership tells.
+func change(ctx context.Context, t *testing.T, m *machine, c replica.Change, done func(*replica.Membership) bool) {
+	t.Helper()
+	eventually(t, func() error {
+		if done(m.node.Status().Members) {
+			return nil
+		}
+		_, err := m.node.Change(ctx, c)
+		return err
+	})
 }

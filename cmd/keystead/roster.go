@@ -30,7 +30,7 @@ for other members to sign (keystead member sign, then keystead domain submit).`,
 		if err != nil {
 			return nil, misuse(fmt.Errorf("%s: %w", arg, err), "")
 		}
-		r.Nodes = append(r.Nodes, receipt.Node{Name: contact.Name, Key: contact.Key})
+		r.Nodes = append(r.Nodes, contact.Node())
 		return signed, nil
 	})
 }

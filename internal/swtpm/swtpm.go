@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// patience bounds the start and the end of a process.
-const patience = 10 * time.Second
+// patience bounds the start and the end of a process, on a machine that is busy.
+const patience = time.Minute
 
 // TPM is a software TPM of its own process. Its methods are not for concurrent use.
 type TPM struct {

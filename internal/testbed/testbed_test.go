@@ -72,7 +72,7 @@ func TestStopped(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("the program ended well though it was stopped")
 	}
-	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(-cmd.Process.Pid, 0) != syscall.ESRCH; {
+	for deadline := time.Now().Add(time.Minute); syscall.Kill(-cmd.Process.Pid, 0) != syscall.ESRCH; {
 		if time.Now().After(deadline) {
 			t.Fatal("a process of the group is left")
 		}

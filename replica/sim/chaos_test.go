@@ -476,7 +476,7 @@ func (x *chaos) check() {
 			return
 		}
 	}
-	if res := porcupine.CheckOperationsTimeout(model, x.history, 20*time.Second); res != porcupine.Ok {
+	if res := porcupine.CheckOperationsTimeout(model, x.history, 5*time.Minute); res != porcupine.Ok {
 		x.c.Fail("the history of %d operations is not linearizable: %v", len(x.history), res)
 	}
 }
