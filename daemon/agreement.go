@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -23,8 +24,9 @@ type agreement struct {
 
 	// of the loop alone
 	runs   map[keyring.RoundID]*run
-	spared map[string]time.Time // nodes to be left out of rounds, until then
-	begun  time.Time            // when this node began to lead; zero while it does not
+	spared map[string]time.Time          // nodes to be left out of rounds, until then
+	opened map[keyring.Purpose]time.Time // rounds that this node opened and has not seen yet
+	begun  time.Time                     // when this node began to lead; zero while it does not
 }
 
 // How rounds are driven.
@@ -36,6 +38,7 @@ const (
 	roundEvery    = 500 * time.Millisecond // at least so often rounds are looked at
 	proposeLate   = 2 * time.Second        // for the leader to propose, before others do
 	proposeAgain  = 3 * time.Second
+	openAgain     = 2 * time.Second      // a round that was opened and is not to be seen
 	shownDelay    = 2 * time.Millisecond // what is applied shows in the state a little later
 	maxRound      = 400 << 10            // bytes of values in one transaction
 )
@@ -43,7 +46,7 @@ const (
 // init makes the ring, with what the vault has of the epoch's secret.
 func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 	a.node, a.wake, a.vault = n, make(chan struct{}, 1), vault{n.cfg.Dir, s}
-	a.runs, a.spared = map[keyring.RoundID]*run{}, map[string]time.Time{}
+	a.runs, a.spared, a.opened = map[keyring.RoundID]*run{}, map[string]time.Time{}, map[keyring.Purpose]time.Time{}
 	if a.keyring, err = keyring.NewRing(n.cfg.Domain, n.name, n.self.Node, rand.Reader); err != nil {
 		return err
 	}
@@ -196,7 +199,7 @@ func (a *agreement) look(st onLedger, at *keyring.Standing, leads bool, out *tod
 	for id, opening := range open {
 		a.advance(st, at, a.run(st, at, id, opening), leads, out)
 	}
-	if leads && out.writes == nil {
+	if leads {
 		return a.open(st, at, keys, out)
 	}
 	return nil
@@ -244,20 +247,24 @@ func (a *agreement) write(records []record) error {
 	return nil
 }
 
-// propose hands in what rounds came to; the courts do the rest.
+// propose hands in what rounds came to, all at once; the courts do the rest.
 func (a *agreement) propose(proposals []*ledger.Proposal) error {
-	var errs []error
-	for _, p := range proposals {
-		_, _ = rand.Read(p.ID[:]) // never fails
-		entry, err := p.Entry()
-		if err == nil {
-			ctx, cancel := context.WithTimeout(a.node.running, 5*time.Second)
-			_, err = a.node.propose(ctx, entry)
-			cancel()
-		}
-		if !errors.Is(err, keystead.ReasonSubjectChanged) { // another's took effect
-			errs = append(errs, err)
-		}
+	errs := make([]error, len(proposals))
+	var wg sync.WaitGroup
+	for i, p := range proposals {
+		wg.Go(func() {
+			_, _ = rand.Read(p.ID[:]) // never fails
+			entry, err := p.Entry()
+			if err == nil {
+				ctx, cancel := context.WithTimeout(a.node.running, 5*time.Second)
+				_, err = a.node.propose(ctx, entry)
+				cancel()
+			}
+			if !errors.Is(err, keystead.ReasonSubjectChanged) { // another's took effect
+				errs[i] = err
+			}
+		})
 	}
+	wg.Wait()
 	return errors.Join(errs...)
 }

@@ -39,6 +39,7 @@ func (a *agreement) run(st onLedger, at *keyring.Standing, id keyring.RoundID, o
 		return r
 	}
 	r.round, r.purpose = round, round.Purpose()
+	delete(a.opened, r.purpose)
 	return r
 }
 
@@ -47,6 +48,12 @@ func (a *agreement) advance(st onLedger, at *keyring.Standing, r *run, leads boo
 	now := time.Now()
 	if r.round == nil || r.failed {
 		if leads && now.Sub(r.seen) > keepRecords {
+			a.close(st, r, out)
+		}
+		return
+	}
+	if !r.over.IsZero() { // only an epoch's records may still be of use, to nodes that are late
+		if leads && (!r.purpose.IsEpoch() || now.Sub(r.over) > keepRecords) {
 			a.close(st, r, out)
 		}
 		return
@@ -79,10 +86,8 @@ func (a *agreement) advance(st onLedger, at *keyring.Standing, r *run, leads boo
 		}
 		a.conclude(st, r, step.Outcome, leads, out)
 	case keyring.Over:
-		if r.over.IsZero() {
-			r.over = now
-		}
-		if leads && now.Sub(r.over) > keepRecords {
+		r.over = now
+		if leads && !r.purpose.IsEpoch() {
 			a.close(st, r, out)
 		}
 	}
@@ -145,9 +150,11 @@ func (a *agreement) open(st onLedger, at *keyring.Standing, keys []string, out *
 		return err
 	}
 	for i := range due {
-		if a.underWay(due[i].Purpose) {
+		p := due[i].Purpose
+		if a.underWay(p) || now.Sub(a.opened[p]) < openAgain {
 			continue
 		}
+		a.opened[p] = now
 		out.put(keyring.Write{Key: due[i].Round.OpenKey(), Data: due[i].Bytes()}, true)
 		a.node.log.Info("round opened", "round", due[i].Round, "purpose", due[i].Purpose)
 	}

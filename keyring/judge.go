@@ -85,7 +85,7 @@ func (g *Ring) fresh(st State, at *Standing, o *Opening, older []byte) (Outcome,
 	id := o.ID(g.domain)
 	m, err := readMessages(st, o)
 	if err == nil {
-		err = m.verify(at, o, id, g.domain)
+		err = m.verify(at, o, id, g.domain, nil)
 	}
 	var out Outcome
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
 )
 
 // blame is an error that one node is at fault for.
@@ -57,9 +58,26 @@ func readMessages(st State, o *Opening) (messages, error) {
 	return m, nil
 }
 
+// signatures remembers which messages were checked, for a round that is looked at often;
+// nil remembers nothing.
+type signatures map[key.NodeSignature]keystead.Digest
+
+// check verifies a node's signature over a message, once.
+func (s signatures) check(k key.NodePublic, message []byte, by key.NodeSignature, what, node string) error {
+	sum := keystead.Sum(append(k[:], message...))
+	if known, ok := s[by]; ok && known == sum {
+		return nil
+	}
+	err := verify(k, message, by, what, node)
+	if err == nil && s != nil {
+		s[by] = sum
+	}
+	return err
+}
+
 // verify checks that each message is of this round, of the node in whose place it
 // stands, and signed by it.
-func (m messages) verify(at *Standing, o *Opening, id, domain keystead.Digest) error {
+func (m messages) verify(at *Standing, o *Opening, id, domain keystead.Digest, known signatures) error {
 	for i := range o.Nodes {
 		node := o.Nodes[i].Node
 		n, in := at.Node(node)
@@ -69,7 +87,7 @@ func (m messages) verify(at *Standing, o *Opening, id, domain keystead.Digest) e
 		if c, there := m.commits[node]; there {
 			err := belongs("commit", node, id, c.node, c.round)
 			if err == nil {
-				err = verify(n.Key, append(label("round-commit", domain), c.body()...), c.signature, "commit", node)
+				err = known.check(n.Key, append(label("round-commit", domain), c.body()...), c.signature, "commit", node)
 			}
 			if err != nil {
 				return &blame{node, err}
@@ -78,7 +96,7 @@ func (m messages) verify(at *Standing, o *Opening, id, domain keystead.Digest) e
 		if r, there := m.reveals[node]; there {
 			err := belongs("reveal", node, id, r.node, r.round)
 			if err == nil {
-				err = verify(n.Key, append(label("round-reveal", domain), r.body()...), r.signature, "reveal", node)
+				err = known.check(n.Key, append(label("round-reveal", domain), r.body()...), r.signature, "reveal", node)
 			}
 			if err != nil {
 				return &blame{node, err}

@@ -170,7 +170,7 @@ func SpecOf(st State, name string) (Spec, error) {
 	if err != nil || v.Version == 0 {
 		return Spec{}, err
 	}
-	return ParseSpec(v.Data)
+	return readSpec(v.Data)
 }
 
 // Nodes returns who contributed, and so holds the epoch's own secret, by name.

@@ -228,7 +228,7 @@ func (p *policyCache) spec(st State, name string) (*compiled, error) {
 	if c != nil && c.version == v.Version {
 		return c, nil
 	}
-	s, err := ParseSpec(v.Data)
+	s, err := readSpec(v.Data)
 	if err != nil {
 		return nil, err
 	}

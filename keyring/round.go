@@ -48,8 +48,9 @@ type Round struct {
 	ring         *Ring
 	opening      Opening
 	id           keystead.Digest
-	contribution []byte // nil when this node does not contribute
-	seen         map[string]keystead.Digest
+	contribution []byte                     // nil when this node does not contribute
+	seen         map[string]keystead.Digest // first commitment, by node
+	known        signatures
 }
 
 // Join checks an opening on the ledger against the state, and takes part: it draws this
@@ -67,7 +68,7 @@ func (g *Ring) Join(st State, at *Standing, opening []byte, random io.Reader) (*
 	if err := g.sealedHere(&o); err != nil {
 		return nil, err
 	}
-	r := &Round{ring: g, opening: o, id: o.ID(g.domain), seen: map[string]keystead.Digest{}}
+	r := &Round{ring: g, opening: o, id: o.ID(g.domain), seen: map[string]keystead.Digest{}, known: signatures{}}
 	if o.contributor(g.node) < 0 {
 		return r, nil
 	}
@@ -163,7 +164,7 @@ func failed(who string, err error) Step { return Step{Do: Failed, Blame: who, Er
 
 // step goes through the phases in order.
 func (r *Round) step(st State, at *Standing, m messages) (Step, error) {
-	if err := m.verify(at, &r.opening, r.id, r.ring.domain); err != nil {
+	if err := m.verify(at, &r.opening, r.id, r.ring.domain, r.known); err != nil {
 		return Step{}, err
 	}
 	if err := r.compare(m); err != nil {
