@@ -149,7 +149,7 @@ func (a *agreement) turn(at *keyring.Standing) error {
 		return a.look(onLedger{ledger.NewView(v)}, at, leads, &todo)
 	})
 	if todo.fresh {
-		if err := a.vault.keep(a.node.running, a.keyring.Held()); err != nil {
+		if err := a.vault.keep(context.WithoutCancel(a.node.running), a.keyring.Held()); err != nil {
 			a.node.log.Warn("the epoch's secret is in memory only", "because", err)
 		}
 		a.node.log.Info("holds the secret of a new epoch")

@@ -18,6 +18,7 @@ import (
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/key"
@@ -31,8 +32,8 @@ const patience = time.Minute
 // nodeEnv makes the test program run a node instead: the value is its configuration.
 const nodeEnv = "KEYSTEAD_TEST_NODE"
 
-// sealerEnv gives the node a Sealer: the value is the file of its state.
-const sealerEnv = "KEYSTEAD_TEST_SEALER"
+// tpmEnv gives the node a TPM to seal its secret: the value is its socket.
+const tpmEnv = "KEYSTEAD_TEST_TPM"
 
 func TestMain(m *testing.M) {
 	if config := os.Getenv(nodeEnv); config != "" {
@@ -54,8 +55,13 @@ func runNode(config string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	opts := daemon.Options{Log: cfg.Logger(os.Stderr), Lease: leased}
-	if state := os.Getenv(sealerEnv); state != "" {
-		opts.Sealer = obscured{state}
+	if socket := os.Getenv(tpmEnv); socket != "" {
+		tpm, err := collect.OpenTPM(socket)
+		if err != nil {
+			return err
+		}
+		defer tpm.Close()
+		opts.Sealer = daemon.TPMSealer{TPM: tpm}
 	}
 	n, err := daemon.Start(ctx, cfg, opts)
 	if err != nil {

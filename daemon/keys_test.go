@@ -2,9 +2,7 @@ package daemon_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,8 +14,10 @@ import (
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/swtpm"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
@@ -38,26 +38,6 @@ func leased(_ context.Context, host string) (daemon.LeaseOf, error) {
 		return testLease{host}, evidence.Claims{Assurance: evidence.AssuranceTest.String()}, nil
 	}, nil
 }
-
-// obscured is a Sealer that keeps what it is given from plain sight, as a TPM would.
-// A file beside it stands for the TPM's state: without that nothing opens.
-type obscured struct{ state string }
-
-func (o obscured) mask(b []byte) ([]byte, error) {
-	state, err := os.ReadFile(o.state)
-	if err != nil {
-		return nil, err
-	}
-	out := slices.Clone(b)
-	for i := range out {
-		pad := sha256.Sum256(append(slices.Clone(state), byte(i)))
-		out[i] ^= pad[0]
-	}
-	return out, nil
-}
-
-func (o obscured) Seal(_ context.Context, secret []byte) ([]byte, error) { return o.mask(secret) }
-func (o obscured) Unseal(_ context.Context, blob []byte) ([]byte, error) { return o.mask(blob) }
 
 const anyHost = "keystead-policy/1\nname any\nminimum-assurance test\nrules none\n"
 
@@ -174,7 +154,8 @@ func TestKeysAgreed(t *testing.T) {
 }
 
 // TestKeysWithoutANode has a node stay down: the others, a majority, rotate without it,
-// and it reads all once it is back.
+// and it reads all once it is back. A node that is cut off from the others releases
+// nothing.
 func TestKeysWithoutANode(t *testing.T) {
 	t.Parallel()
 	c := found(t, 3, loopback)
@@ -186,6 +167,14 @@ func TestKeysWithoutANode(t *testing.T) {
 	_ = c.end(2, syscall.SIGKILL)
 	c.specify(ctx, cl, "storage", 2, anyHost)
 	c.awaitKey(ctx, cl, "storage", 2)
+	c.signal(1, syscall.SIGSTOP)
+	short, cancel := context.WithTimeout(ctx, 3*time.Second)
+	r, err := c.client("n1").ReleaseKey(short, &apiv1.ReleaseRequest{Host: "web", Key: "storage"})
+	cancel()
+	if err == nil || r.GetSecret() != nil {
+		t.Errorf("n1 released a key without a majority's word: %v", err)
+	}
+	c.signal(1, syscall.SIGCONT)
 	c.start(2)
 	c.same("storage", 2, 0, 1, 2)
 }
@@ -245,17 +234,26 @@ func TestEvictionRotates(t *testing.T) {
 	}
 }
 
-// TestSealedSecret restarts a node that keeps its secret sealed: with the TPM's state it
-// goes on, without it it asks for another epoch. The secret is in no file.
+// TestSealedSecret restarts a node whose secret its TPM seals: in the same state it goes
+// on; once a boot register has changed, or the disk is in another machine, it asks for
+// another epoch.
 func TestSealedSecret(t *testing.T) {
 	t.Parallel()
-	c := found(t, 3, loopback)
-	c.env = func(i int) []string { return []string{sealerEnv + "=" + filepath.Join(c.dir, fmt.Sprintf("tpm%d", i))} }
-	for i := range 3 {
-		if err := os.WriteFile(filepath.Join(c.dir, fmt.Sprintf("tpm%d", i)), fmt.Appendf(nil, "state of %d", i), 0o600); err != nil {
+	ca, err := swtpm.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var machines []*swtpm.TPM
+	for range 4 {
+		m, err := ca.Start(context.Background())
+		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { m.Stop() })
+		machines = append(machines, m)
 	}
+	c := found(t, 3, loopback)
+	c.env = func(i int) []string { return []string{tpmEnv + "=" + machines[i].Socket} }
 	c.startAll()
 	c.whole(0, 1, 2)
 	ctx, cl := minute(t), c.client("")
@@ -265,36 +263,38 @@ func TestSealedSecret(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(c.nodes[1].dir, "epoch.unsealed")); err == nil {
 		t.Error("a node with a TPM keeps its secret unsealed")
 	}
-	restart := func() {
+	restart := func(what string, change func(), epoch uint64) {
+		t.Helper()
 		if err := c.end(1, syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
+		change()
 		c.start(1)
-	}
-	restart()
-	if c.release(1, "storage", 1) != first {
-		t.Error("another secret after a restart")
-	}
-	epoch := func() uint64 {
+		if c.release(1, "storage", 1) != first {
+			t.Errorf("%s: another secret", what)
+		}
 		list, err := cl.ListKeys(ctx, "")
+		if err != nil || list.GetEpoch() != epoch {
+			t.Errorf("%s: epoch %d, want %d: %v", what, list.GetEpoch(), epoch, err)
+		}
+	}
+	restart("the TPM as it was", func() {}, 1)
+	restart("another boot register", func() {
+		tpm, err := collect.OpenTPM(machines[1].Socket)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return list.GetEpoch()
-	}
-	if e := epoch(); e != 1 {
-		t.Errorf("epoch %d after a restart with the TPM as it was", e)
-	}
-	if err := os.WriteFile(filepath.Join(c.dir, "tpm1"), []byte("another state"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	restart()
-	if c.release(1, "storage", 1) != first || epoch() != 2 {
-		t.Errorf("epoch %d after the TPM's state changed", epoch())
-	}
+		defer tpm.Close()
+		if err := tpm.Extend(ctx, 4, map[evidence.Bank][]byte{evidence.SHA256: make([]byte, 32)}); err != nil {
+			t.Fatal(err)
+		}
+	}, 2)
+	restart("another machine", func() { machines[1] = machines[3] }, 3)
 	log, err := os.ReadFile(c.nodes[1].dir + ".log")
-	if err != nil || !strings.Contains(string(log), "the epoch's secret is lost here") {
-		t.Errorf("the log does not say that the secret was lost: %v", err)
+	for _, want := range []keystead.Reason{keystead.ReasonSealedStateChanged, keystead.ReasonSealedElsewhere} {
+		if err != nil || !strings.Contains(string(log), string(want)) {
+			t.Errorf("the log does not say %s: %v", want, err)
+		}
 	}
 }
 

@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence"
 )
 
 // A Sealer encrypts what only this machine, as it booted, may open again: a TPM.
@@ -84,4 +87,31 @@ func (v *vault) keep(ctx context.Context, secret []byte) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// TPMSealer is a TPM as a Sealer: what it sealed opens on this machine alone, and while
+// the boot registers hold what they hold (docs/spec/sealed.md).
+type TPMSealer struct {
+	TPM  *collect.TPM
+	Bank evidence.Bank // 0: sha256
+	PCRs []int         // none: collect.BootPCRs
+}
+
+var _ Sealer = TPMSealer{}
+
+// Seal implements Sealer.
+func (s TPMSealer) Seal(ctx context.Context, secret []byte) ([]byte, error) {
+	bank, registers := s.Bank, s.PCRs
+	if bank == 0 {
+		bank = evidence.SHA256
+	}
+	if len(registers) == 0 {
+		registers = collect.BootPCRs()
+	}
+	return s.TPM.Seal(ctx, secret, bank, registers)
+}
+
+// Unseal implements Sealer. Its refusals are those of [collect.TPM.Unseal].
+func (s TPMSealer) Unseal(ctx context.Context, blob []byte) ([]byte, error) {
+	return s.TPM.Unseal(ctx, blob)
 }
