@@ -55,6 +55,7 @@ type Node struct {
 	mu       sync.Mutex
 	contacts map[string]client.Contact // newest known, by name
 	watch    ledger.Watch
+	caughtUp bool  // with the log, so that the next tick starts watch
 	watched  bool  // watch has been started
 	left     error // that members removed this node
 	ticks    tickBox
@@ -202,9 +203,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 func (n *Node) heard(h heard) {
 	n.grown.ring()
 	if h.ticked {
-		n.mu.Lock()
-		n.watch.Observe(h.clock)
-		n.mu.Unlock()
+		n.observe(h.clock)
 	}
 	n.voter.hear(h)
 	n.court.hear(h.judged)

@@ -160,11 +160,12 @@ func bootMillis() uint64 {
 	return uint64(ts.Nano() / int64(time.Millisecond))
 }
 
-// startWatch starts comparing the domain clock with the node's own, once this node
-// has caught up with the log.
+// startWatch has the next tick start the comparison of the domain clock with the node's
+// own, once this node has caught up with the log. The clock of a tick that was applied
+// before may be old: the domain may have stood still.
 func (n *Node) startWatch() {
 	n.mu.Lock()
-	started := n.watched
+	started := n.caughtUp
 	n.mu.Unlock()
 	if started {
 		return
@@ -174,11 +175,20 @@ func (n *Node) startWatch() {
 	if n.replica.Read(ctx) != nil {
 		return // a later tick tries again
 	}
-	_, _, clock := n.machine.roster()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.watch.Start(clock, bootMillis())
-	n.watched = true
+	n.caughtUp = true
+}
+
+// observe takes the domain clock of an applied tick.
+func (n *Node) observe(clock uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.caughtUp && !n.watched {
+		n.watch.Start(clock, bootMillis())
+		n.watched = true
+	}
+	n.watch.Observe(clock)
 }
 
 // fresh refuses with clock-stale while this node may not grant anything.
