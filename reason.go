@@ -127,6 +127,16 @@ const (
 	ReasonLevelLow          Reason = "level-low"          // less is known of the application than the key's specification asks
 )
 
+// Local applications.
+const (
+	ReasonReportReplayed  Reason = "report-replayed"  // an application's report that answers another challenge
+	ReasonReportForeign   Reason = "report-foreign"   // an application's report of another machine, or another boot
+	ReasonProcessGone     Reason = "process-gone"     // the process at the other end has ended
+	ReasonProcessChanged  Reason = "process-changed"  // its executable, user or content changed since it was asked
+	ReasonProcessTraced   Reason = "process-traced"   // a debugger is attached to it
+	ReasonExecutableMoved Reason = "executable-moved" // the path does not lead to the file that runs
+)
+
 // The ledger's engine.
 const (
 	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
@@ -236,6 +246,12 @@ var stages = map[Reason]Stage{
 	ReasonBootUnaccepted:      StagePolicy,
 	ReasonRuleFailed:          StagePolicy,
 	ReasonPolicyUnusable:      StagePolicy,
+	ReasonReportReplayed:      StageSignature,
+	ReasonReportForeign:       StageSignature,
+	ReasonProcessGone:         StageSignature,
+	ReasonProcessChanged:      StageSignature,
+	ReasonProcessTraced:       StageSignature,
+	ReasonExecutableMoved:     StageSignature,
 	ReasonHostUnenrolled:      StagePolicy,
 	ReasonHostRevoked:         StageRevoked,
 	ReasonHardwareForeign:     StagePolicy,

@@ -1,18 +1,12 @@
 package admit
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
-	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -68,7 +62,7 @@ func (d Decision) Ruling() Ruling {
 		return Ruling{}
 	}
 	return Ruling{Content: []byte(d.record.Verdict.String() + "\n"), Writes: []Write{
-		{Key: LeaseKey(d.host), Value: d.record.Bytes()}, {Key: verdictKey(d.host), Value: d.verdict.Bytes()}}}
+		{Key: LeaseKey(d.host), Value: d.record.Bytes()}, {Key: VerdictKey(d.host), Value: d.verdict.Bytes()}}}
 }
 
 // Decide judges an application to be admitted. It is a pure function of the state and
@@ -103,42 +97,6 @@ func (a *Application) afresh(s State) error {
 		err = deny(keystead.ReasonLeaseSuspended, "host "+a.Host, "evidence from after "+at(x.Time)+", when "+x.Node+" suspended its lease: "+x.Reason, "evidence of "+at(a.Time))
 	}
 	return err
-}
-
-// Renew judges an application to keep a lease: as for an admission, and the lease is
-// current, and key, subject key and boot are those of the admission (boot-changed).
-func Renew(s State, a Application) (Decision, error) {
-	lease, err := Current(s, a.Host)
-	if err != nil {
-		return Decision{host: a.Host, against: errors.Is(err, keystead.ReasonHostRevoked) || errors.Is(err, keystead.ReasonHardwareDenied)}, err
-	}
-	_, d, err := a.judge(s, evidence.PurposeRenewal)
-	if err != nil {
-		return d, err
-	}
-	if findings := a.sameBoot(lease, d.verdict.Claims()); findings != nil {
-		d.against = true
-		return d, keystead.Deny(findings...)
-	}
-	last, err := LeaseDuration(s)
-	if err != nil {
-		return d, err
-	}
-	d.renewal = &Renewal{Lease: lease.Version(), Issued: a.Time, Until: a.Time + uint64(last.Milliseconds()), Verdict: d.verdict.Digest()}
-	return d, nil
-}
-
-// sameBoot holds an application against the admission.
-func (a *Application) sameBoot(l Lease, c evidence.Claims) (out []keystead.Finding) {
-	find := func(where, want, got string) {
-		if want != got {
-			out = append(out, keystead.Finding{Reason: keystead.ReasonBootChanged, Where: where, Want: want, Got: got})
-		}
-	}
-	find("attestation key", l.AK().String(), keystead.Sum(a.Key.Name).String())
-	find("subject key", keystead.Sum(l.SubjectKey()).String(), keystead.Sum(a.subjectKey()).String())
-	find("TPM reset count", fmt.Sprint(l.ResetCount()), fmt.Sprint(c.Quote.ResetCount))
-	return out
 }
 
 // host is an enrolled host.
@@ -212,77 +170,4 @@ func (a *Application) ready(s State, h host) error {
 		return deny(keystead.ReasonAKUnbound, "host "+a.Host, "a key that this node activated", "none")
 	}
 	return nil
-}
-
-// hardware holds the endorsement key in the bundle against the activated one and the
-// enrolled one.
-func (a *Application) hardware(h host) []keystead.Finding {
-	tpm := a.Bundle.Parts().TPM
-	if tpm == nil || tpm.EKPublic == nil || len(tpm.EKCertificate) == 0 {
-		return []keystead.Finding{{Reason: keystead.ReasonEvidenceMissing, Where: "tpm", Want: "a quote, the endorsement key and its certificate", Got: "not all of them"}}
-	}
-	var findings []keystead.Finding
-	for _, k := range []struct {
-		where  string
-		public []byte
-	}{{"endorsement key of the evidence", tpm.EKPublic}, {"activated endorsement key", a.Key.EKPublic}} {
-		ek, err := tpm2.ParsePublic(k.public)
-		if err != nil {
-			findings = append(findings, keystead.Finding{Reason: keystead.ReasonMalformed, Where: k.where, Want: "a public area", Got: err.Error()})
-		} else if got := ek.Fingerprint(); got != h.enrolment.EK {
-			findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: k.where, Want: fmt.Sprintf("%v, as %s is enrolled", h.enrolment.EK, a.Host), Got: got.String()})
-		}
-	}
-	if findings == nil && !publicKey(a.subjectKey()) {
-		findings = append(findings, keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "binding", Want: "a subject key: ECDSA or Ed25519, PKIX DER", Got: fmt.Sprintf("%d bytes %.64x", len(a.subjectKey()), a.subjectKey())})
-	}
-	return findings
-}
-
-func (a *Application) subjectKey() []byte { return a.Bundle.Parts().Binding.SubjectKey }
-
-// publicKey reports whether der is the one encoding of a key that can sign.
-func publicKey(der []byte) bool {
-	k, err := x509.ParsePKIXPublicKey(der)
-	if err != nil || len(der) > maxSubjectKey {
-		return false
-	}
-	switch k.(type) {
-	case *ecdsa.PublicKey, ed25519.PublicKey:
-		again, err := x509.MarshalPKIXPublicKey(k)
-		return err == nil && bytes.Equal(again, der)
-	}
-	return false
-}
-
-// appraise judges the evidence by the terms. Of the accepted key only its name is this
-// node's own: all else is in the bundle, or the time of the tick, so that verdicts are
-// equal bit by bit.
-func (a *Application) appraise(purpose string) appraise.Verdict {
-	tpm, now := a.Bundle.Parts().TPM, time.UnixMilli(int64(a.Time)).UTC()
-	return appraise.Appraise(appraise.Input{
-		Bundle:  a.Bundle,
-		Expect:  evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()},
-		Key:     appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now},
-		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Time: now,
-	})
-}
-
-// claimed wants an allowed verdict to be of the enrolled hardware, by a key whose quotes
-// tell one boot from another.
-func (a *Application) claimed(h host, v appraise.Verdict) (out []keystead.Finding) {
-	if !v.Allowed() {
-		if len(v.Findings()) == 0 {
-			out = append(out, keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "verdict", Want: "a verdict", Got: "none"})
-		}
-		return out
-	}
-	c := v.Claims()
-	if c.Key.Binding != appraise.BindingActivated || c.Key.EK != h.enrolment.EK.String() {
-		out = append(out, keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: "verdict", Want: h.enrolment.EK.String(), Got: c.Key.EK + ", bound by " + c.Key.Binding})
-	}
-	if c.Quote.Firmware == "" {
-		out = append(out, keystead.Finding{Reason: keystead.ReasonKeyUnsuitable, Where: "attestation key", Want: "a primary key of the endorsement hierarchy, whose quotes show the reset count", Got: "another"})
-	}
-	return out
 }

@@ -273,7 +273,7 @@ func TestRenewal(t *testing.T) {
 
 	subject := m.subject
 	m.subject = start(t, spare).subject
-	d, err = renew()
+	_, err = renew()
 	demand(t, "another subject key", err, keystead.ReasonBootChanged)
 	m.subject = subject
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)

@@ -38,9 +38,10 @@ const (
 	IngredientIndex   = "index"   // Packages, as the release names it
 	IngredientPackage = "package" // .deb
 	IngredientList    = "list"    // the package list (dpkg status) that says which packages
+	IngredientRecipe  = "recipe"  // docs/spec/refset.md, which names all of these
 )
 
-var ingredients = []string{IngredientKeyring, IngredientRelease, IngredientIndex, IngredientPackage, IngredientList}
+var ingredients = []string{IngredientKeyring, IngredientRelease, IngredientIndex, IngredientPackage, IngredientList, IngredientRecipe}
 
 const maxRecipe = 4096
 

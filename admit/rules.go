@@ -109,3 +109,9 @@ func (r *Rules) Role() string { return r.role }
 
 // Roots returns the endorsement roots, for credential activation.
 func (r *Rules) Roots() tpm2.Roots { return r.roots }
+
+// Input returns what appraisal takes from the rules: all but bundle, expected binding,
+// key and time.
+func (r *Rules) Input() appraise.Input {
+	return appraise.Input{EKRoots: r.roots, References: r.references, CodeSets: r.codeSets, Policy: r.policy}
+}

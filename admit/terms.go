@@ -85,10 +85,11 @@ func (t *Terms) Objects() []Named {
 // the terms of a role.
 func FoundingTerms(role string, text []byte) string {
 	d := keystead.Sum(text)
-	return foundingTerms(role) + "=" + hex.EncodeToString(d[:])
+	return FoundingSetting(role) + "=" + hex.EncodeToString(d[:])
 }
 
-func foundingTerms(role string) string { return TypeTerms + "-" + role }
+// FoundingSetting is the name of the genesis entry's setting that names a role's terms.
+func FoundingSetting(role string) string { return TypeTerms + "-" + role }
 
 // JudgeTerms endorses terms whose every object is endorsed as what the terms take it
 // for, or was named by founding terms. It writes terms/ROLE, the statement's text.
@@ -160,7 +161,7 @@ func foundingObjects(s State, objects Objects) (map[keystead.Digest]string, erro
 
 // foundingDigest returns the digest of a role's founding terms; zero if there are none.
 func foundingDigest(s State, role string) (keystead.Digest, error) {
-	v, err := s.Founding(foundingTerms(role))
+	v, err := s.Founding(FoundingSetting(role))
 	if err != nil || v == "" {
 		return keystead.Digest{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -21,16 +22,17 @@ type exchange struct {
 	in      io.Reader
 	out     *sender
 	said    bool // this side has sent its verdict
+	broken  bool // the stream from the peer has failed
 }
 
 // run sends and reads hello, challenge, evidence and verdict, in this order. Peer is
 // who the other side is, for the evidence that was asked for at that time.
 func (x *exchange) run(ctx context.Context) (peer Peer, asked time.Time, err error) {
+	asked = time.Now() // before the nonce goes out: no evidence for it is older
 	own, err := x.introduce(ctx)
 	if err != nil {
 		return Peer{}, asked, err
 	}
-	asked = time.Now()
 	claim, err := x.challenge(ctx, own)
 	if err != nil {
 		return Peer{}, asked, err
@@ -138,8 +140,13 @@ func same(a, b evidence.Binding) bool {
 // at its time only.
 func (x *exchange) read(want kind) ([]byte, error) {
 	k, payload, err := readFrame(x.in, want, x.cfg.MaxBundle)
-	if err != nil || k != kindVerdict {
-		return payload, err
+	if err != nil {
+		var bad *keystead.FormatError
+		x.broken = !errors.As(err, &bad)
+		return nil, err
+	}
+	if k != kindVerdict {
+		return payload, nil
 	}
 	no, err := parseVerdict(payload)
 	switch {

@@ -271,14 +271,13 @@ func TestStall(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			cfg := long
-			cfg.Timeout = 2 * time.Second // TLS must be done by then
+			cfg.Timeout = 2 * time.Second // TLS is done by then, if the machine is not very busy
 			a, b := net.Pipe()
 			victim := begin(t, roleServer, a, cfg)
 			m := newMallory(t, b, roleClient)
-			if err := m.Handshake(); err != nil {
-				t.Fatal(err)
+			if m.Handshake() == nil {
+				m.Write(say)
 			}
-			m.Write(say)
 			demand(t, what, (<-victim).err, keystead.ReasonTimeout)
 		})
 	}

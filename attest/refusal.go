@@ -84,8 +84,7 @@ const farewell = 2 * time.Second
 // TCP connection loses the refusal.
 func (x *exchange) dismiss(ctx context.Context, c *tls.Conn, err error) {
 	var no *RefusedError
-	var op *net.OpError
-	if x.said || errors.As(err, &no) || errors.As(err, &op) || errors.Is(err, io.EOF) || timedOut(err) || ctx.Err() != nil {
+	if x.said || x.broken || errors.As(err, &no) || ctx.Err() != nil {
 		_ = c.NetConn().Close()
 		_ = x.out.flush() // fails, if anything is left
 		return

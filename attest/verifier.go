@@ -100,6 +100,9 @@ func (a *Appraiser) accept(id keystead.Digest, c Claim, t Terms) (appraise.Accep
 		}
 		return appraise.AcceptedKey{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonAKUnbound, Where: "attestation key", Want: "an activated key", Got: "one that was forgotten meanwhile: connect again"})
 	}
+	if !sameKeys(c.Activation.Keys, c.Keys) { // the identity and the terms are of the claim's
+		return appraise.AcceptedKey{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonAKUnbound, Where: "attestation key", Want: "an activation of the keys introduced", Got: "one of other keys"})
+	}
 	key, err := c.Activation.Accept(c.Answer, t.Input.Time)
 	if err != nil {
 		return key, err

@@ -145,7 +145,8 @@ func (c *Client) dial(to Contact) *node {
 	}
 	h := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	o := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithHTTPGet()}
-	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...), apiv1connect.NewHostServiceClient(h, to.API, o...), t.CloseIdleConnections}
+	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...),
+		apiv1connect.NewHostServiceClient(h, to.API, o...), t.CloseIdleConnections}
 }
 
 // PinnedTLS returns the configuration of a connection to the one holder of the

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
-	"github.com/keystead/keystead/receipt"
 )
 
 // agreement takes part in the rounds by which nodes agree on secrets: every node
@@ -47,7 +47,7 @@ const (
 func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 	a.node, a.wake, a.vault = n, make(chan struct{}, 1), vault{n.cfg.Dir, s}
 	a.runs, a.spared, a.opened = map[keyring.RoundID]*run{}, map[string]time.Time{}, map[keyring.Purpose]time.Time{}
-	if a.keyring, err = keyring.NewRing(n.cfg.Domain, n.name, n.self.Node, rand.Reader); err != nil {
+	if a.keyring, err = keyring.NewRing(n.cfg.Domain, n.name, signerOf{n}, rand.Reader); err != nil {
 		return err
 	}
 	held, err := a.vault.load(ctx)
@@ -59,6 +59,12 @@ func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 	}
 	return nil
 }
+
+// signerOf signs by the key that a node has now.
+type signerOf struct{ *Node }
+
+// Sign implements keyring.Signer.
+func (s signerOf) Sign(message []byte) key.NodeSignature { return s.signer().Sign(message) }
 
 // ring has the loop look at the rounds, soon.
 func (a *agreement) ring() {
@@ -92,13 +98,15 @@ func (a *agreement) standing() keyring.Standing {
 // this node's own secrets.
 func (a *agreement) judges() map[string]Judge {
 	with := func(judge func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error)) Judge {
-		return func(v ledger.View, _ *receipt.Roster, _ keystead.Digest, p *ledger.Proposal, out *ledger.Verdict) error {
-			at := a.standing()
-			writes, err := judge(onLedger{v}, &at, p)
-			for _, w := range writes {
-				out.Writes = append(out.Writes, ledger.Write{Key: w.Key, Value: w.Data})
-			}
-			return err
+		return func(_ context.Context, h *Hearing, out *ledger.Verdict) error {
+			return h.Read(func(v ledger.View) error {
+				at := a.standing()
+				writes, err := judge(onLedger{v}, &at, h.Proposal)
+				for _, w := range writes {
+					out.Writes = append(out.Writes, ledger.Write{Key: w.Key, Value: w.Data})
+				}
+				return err
+			})
 		}
 	}
 	return map[string]Judge{
@@ -125,7 +133,7 @@ func (a *agreement) loop() {
 			return
 		}
 		at := a.standing()
-		if !named(&at.Roster, a.node.name, a.node.self.Node.Public()) {
+		if !named(&at.Roster, a.node.name, a.node.signer().Public()) {
 			continue // not founded yet, or this node has left
 		}
 		if err := a.turn(&at); err != nil && a.node.running.Err() == nil {
@@ -145,9 +153,7 @@ func (a *agreement) turn(at *keyring.Standing) error {
 		a.begun = time.Now()
 	}
 	var todo todo
-	err := a.node.replica.Snapshot(func(v replicaView) error {
-		return a.look(onLedger{ledger.NewView(v)}, at, leads, &todo)
-	})
+	err := a.node.snapshot(func(v ledger.View) error { return a.look(onLedger{v}, at, leads, &todo) })
 	if todo.fresh {
 		if err := a.vault.keep(context.WithoutCancel(a.node.running), a.keyring.Held()); err != nil {
 			a.node.log.Warn("the epoch's secret is in memory only", "because", err)

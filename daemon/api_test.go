@@ -300,7 +300,7 @@ func TestGovernance(t *testing.T) {
 	cl := c.client("")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
-	propose := func(m key.Member, value uint64) error {
+	proposal := func(m key.Member, value uint64) []byte {
 		text, err := (&admit.Setting{Domain: c.digest, Name: admit.LeaseSeconds, Value: value}).Text()
 		if err != nil {
 			t.Fatal(err)
@@ -309,12 +309,18 @@ func TestGovernance(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: admit.TypeSetting, Subject: admit.LeaseSeconds, Content: note}
+		p, err := client.Propose(note)
+		if err != nil {
+			t.Fatal(err)
+		}
 		entry, err := p.Entry()
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = cl.Submit(ctx, entry, nil)
+		return entry
+	}
+	propose := func(m key.Member, value uint64) error {
+		_, err := cl.Submit(ctx, proposal(m, value), nil)
 		return err
 	}
 	stranger, err := key.NewMember(strings.NewReader(strings.Repeat("s", 32)), "stranger")
@@ -323,8 +329,20 @@ func TestGovernance(t *testing.T) {
 	}
 	demand(t, "a setting signed by a stranger", propose(stranger, 60), keystead.ReasonNoteUnsigned)
 	demand(t, "a setting out of bounds", propose(c.member, 1), keystead.ReasonRuleFailed)
-	if err := propose(c.member, 60); err != nil {
-		t.Errorf("a good setting: %v", err)
+	good := proposal(c.member, 60)
+	for range 2 { // the second time, as if the first answer had been lost
+		out, err := cl.Submit(ctx, good, nil)
+		if err != nil {
+			t.Fatalf("a good setting: %v", err)
+		}
+		_, p, err := cl.Receipt(ctx, out.GetLeaf())
+		if err != nil || p.Kind != receipt.KindEffective || !bytes.Equal(p.ID[:], out.GetTransactionId()) {
+			t.Errorf("the receipt of a setting is of %s %s, not of %x: %v", p.Kind, p.ID, out.GetTransactionId(), err)
+		}
+	}
+	now, err := cl.Judged(ctx, "setting/lease-seconds")
+	if err != nil || string(now.GetValues()[0].GetValue()) != "60" {
+		t.Errorf("lease-seconds is %v, %v", now, err)
 	}
 	demand(t, "a setting upon an old version", propose(c.member, 70), keystead.ReasonSubjectChanged)
 
@@ -400,7 +418,12 @@ func (c *cluster) changeRoster(ctx context.Context, cl *client.Client, contact [
 	}
 	_, err = cl.Submit(ctx, append(receipt.Header(receipt.KindRoster), text...), contact)
 	demand(c.t, "a roster change that nobody signed", err, keystead.ReasonMalformed)
-	if _, err := cl.Submit(ctx, entry, contact); err != nil {
+	first, err := cl.Submit(ctx, entry, contact)
+	if err != nil {
 		c.t.Fatal(err)
+	}
+	again, err := cl.Submit(ctx, entry, contact) // as if the first answer had been lost
+	if err != nil || again.GetLeaf() != first.GetLeaf() || !bytes.Equal(again.GetTransactionId(), first.GetTransactionId()) {
+		c.t.Errorf("the same change again: %v, %v; at first %v", again, err, first)
 	}
 }

@@ -30,6 +30,7 @@ const (
 	storeDir    = "store"       // log and state
 	sealFile    = "shutdown"    // record of a clean shutdown
 	startedFile = "started"     // the node has had a store
+	objectsDir  = "objects"     // what is named by its digest
 )
 
 // Identity is a node's own keys: one signs for the domain, one is what its

@@ -33,10 +33,10 @@ func (l testLease) At(uint64) error  { return nil }
 func (l testLease) Evidence() uint64 { return 0 }
 
 // leased gives every host a lease on evidence of a software TPM.
-func leased(_ context.Context, host string) (daemon.LeaseOf, error) {
+func leased(host string) daemon.LeaseOf {
 	return func(ledger.View, uint64) (keyring.Lease, evidence.Claims, error) {
 		return testLease{host}, evidence.Claims{Assurance: evidence.AssuranceTest.String()}, nil
-	}, nil
+	}
 }
 
 const anyHost = "keystead-policy/1\nname any\nminimum-assurance test\nrules none\n"
@@ -253,7 +253,9 @@ func TestSealedSecret(t *testing.T) {
 		machines = append(machines, m)
 	}
 	c := found(t, 3, loopback)
-	c.env = func(i int) []string { return []string{tpmEnv + "=" + machines[i].Socket} }
+	for i := range c.nodes {
+		c.nodes[i].env = []string{tpmEnv + "=" + machines[i].Socket}
+	}
 	c.startAll()
 	c.whole(0, 1, 2)
 	ctx, cl := minute(t), c.client("")
@@ -289,7 +291,7 @@ func TestSealedSecret(t *testing.T) {
 			t.Fatal(err)
 		}
 	}, 2)
-	restart("another machine", func() { machines[1] = machines[3] }, 3)
+	restart("another machine", func() { c.nodes[1].env = []string{tpmEnv + "=" + machines[3].Socket} }, 3)
 	log, err := os.ReadFile(c.nodes[1].dir + ".log")
 	for _, want := range []keystead.Reason{keystead.ReasonSealedStateChanged, keystead.ReasonSealedElsewhere} {
 		if err != nil || !strings.Contains(string(log), string(want)) {

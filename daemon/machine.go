@@ -23,6 +23,7 @@ type machine struct {
 type heard struct {
 	voted     *receipt.TreeHead // the newest head that a node signed
 	judged    [][]byte          // proposals, endorsements, effective entries that were not refused
+	effects   []effect          // of the effective ones
 	roster    bool              // changed
 	agreement bool              // something that rounds are made of
 	ticked    bool
@@ -68,6 +69,7 @@ func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results []
 		results = append(results, arena[from:len(arena):len(arena)])
 		if r.Err == nil {
 			h.note(r.Kind, commands[i].Data)
+			h.effect(r, commands[i].Data)
 		}
 	}
 	x.heard(h)

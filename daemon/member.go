@@ -88,7 +88,7 @@ func (n *Node) memberLoop() {
 		}
 		roster, sequence, _ := n.machine.roster()
 		switch {
-		case named(&roster, n.name, n.self.Node.Public()):
+		case named(&roster, n.name, n.signer().Public()):
 			lastIn = time.Now()
 		case !lastIn.IsZero() && time.Since(lastIn) > leaveAfter:
 			n.leave(sequence)

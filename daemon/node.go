@@ -23,7 +23,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -33,11 +36,11 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	Judges  map[string]Judge // by type of proposal; SettingJudge and those of keys are always there
-	// Lease finds the lease of the host of that name, if the request's connection shows
-	// that it is the one that asks. Nil: no key is released.
-	Lease  func(ctx context.Context, host string) (LeaseOf, error)
-	Sealer Sealer // for the epoch's secret; nil keeps it in a file of the node's directory, unsealed
+	Judges  map[string]Judge // by type of proposal, beside those that every node has
+	Sealer  Sealer           // for the epoch's secret; nil: the node's TPM, or without one a file of its directory
+	// Lease gives the lease of a host that asks for a key. Nil, as it should be where
+	// keys matter: that of the host which the request's connection shows.
+	Lease func(host string) LeaseOf
 }
 
 // Node is a running node.
@@ -52,18 +55,29 @@ type Node struct {
 	genesis receipt.Genesis
 	contact []byte // own, signed
 
-	mu       sync.Mutex
-	contacts map[string]client.Contact // newest known, by name
-	watch    ledger.Watch
-	caughtUp bool  // with the log, so that the next tick starts watch
-	watched  bool  // watch has been started
-	left     error // that members removed this node
-	ticks    tickBox
-	court    court
-	keys     agreement
-	voter    voter
-	metrics  *metrics
-	changed  chan struct{} // the roster has
+	mu         sync.Mutex
+	contacts   map[string]client.Contact // newest known, by name
+	watch      ledger.Watch
+	caughtUp   bool  // with the log, so that the next tick starts watch
+	watched    bool  // watch has been started
+	left       error // that members removed this node
+	ticks      tickBox
+	court      court
+	effects    effects
+	keys       agreement
+	objects    *objects
+	evidence   box
+	peers      *peers
+	rulebook   rulebook
+	renewer    *renewer
+	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
+	prover     attest.Prover
+	gate       *gatekeeper
+	authority  *authority
+	suspending suspending
+	voter      voter
+	metrics    *metrics
+	changed    chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context
@@ -85,11 +99,16 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
-	n.running, n.stop = context.WithCancel(context.Background())
-	if err := n.keys.init(ctx, n, opts.Sealer); err != nil {
+	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
 		return nil, err
 	}
-	n.court.init(n, opts.Judges, n.keys.judges())
+	n.running, n.stop = context.WithCancel(context.Background())
+	n.peers = newPeers(n)
+	n.renewer = newRenewer(n)
+	n.court.init(n, n.keys.judges(), opts.Judges)
+	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
+		return nil, err
+	}
 	n.machine = &machine{domain: cfg.Domain, heard: n.heard}
 	n.metrics = newMetrics(n)
 	defer func() {
@@ -97,22 +116,45 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	if err := n.openTPM(ctx); err != nil {
+		return nil, err
+	}
+	sealer := opts.Sealer
+	if sealer == nil && n.tpm != nil {
+		sealer = TPMSealer{TPM: n.tpm}
+	}
+	if err := n.keys.init(ctx, n, sealer); err != nil {
+		return nil, err
+	}
 	if err := n.openFronts(); err != nil {
 		return nil, err
 	}
 	if n.replica, err = n.startReplica(ctx); err != nil {
 		return nil, err
 	}
-	n.serve()
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop} {
-		n.tasks.Add(1)
-		go func() {
-			defer n.tasks.Done()
-			task()
-		}()
+	if err := n.serve(); err != nil {
+		return nil, err
+	}
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.renewer.loop, n.libraryLoop} {
+		n.background(task)
 	}
 	return n, nil
 }
+
+// background runs a task that Close waits for. It is called by Start and by tasks.
+func (n *Node) background(task func()) {
+	n.tasks.Add(1)
+	go func() {
+		defer n.tasks.Done()
+		task()
+	}()
+}
+
+// now is the time of day by this node's clock.
+func (n *Node) now() time.Time { return time.Now() }
+
+// signer is the key by which this node signs.
+func (n *Node) signer() *key.Node { return n.self.Node }
 
 // loadDomain reads the domain file in the directory and checks it by the digest.
 func (n *Node) loadDomain() error {
@@ -206,6 +248,7 @@ func (n *Node) heard(h heard) {
 		n.observe(h.clock)
 	}
 	n.voter.hear(h)
+	n.effects.hear(h.effects)
 	n.court.hear(h.judged)
 	if h.agreement {
 		n.keys.ring()
@@ -240,6 +283,7 @@ func (n *Node) foundLoop() {
 		return err
 	})
 	n.retry("contact", func(ctx context.Context) error { return n.publish(ctx, n.contact) })
+	n.retry("authority", n.publishAuthority)
 }
 
 // retry does something until it succeeds or the node stops.
@@ -268,16 +312,20 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 	if err != nil {
 		return err
 	}
-	key := contactContract + "/" + c.Name
+	return n.write(ctx, contactContract, contactContract+"/"+c.Name, signed)
+}
+
+// write writes a value under a key of a contract of the nodes' own, unless it is there.
+func (n *Node) write(ctx context.Context, contract, key string, value []byte) error {
 	same := false
 	if err := n.view(func(v ledger.View) error {
 		now, err := v.Get(key)
-		same = string(now.Data) == string(signed)
+		same = string(now.Data) == string(value)
 		return err
 	}); err != nil || same {
 		return err
 	}
-	return n.transact(ctx, contactContract, []ledger.Write{{Key: key, Value: signed}})
+	return n.transact(ctx, contract, []ledger.Write{{Key: key, Value: value}})
 }
 
 // transact writes records of a contract that nodes alone write.
@@ -324,14 +372,20 @@ func (n *Node) knownContacts() []client.Contact {
 	return out
 }
 
-// nameOf returns the name of the node that shows a TLS key, or "".
-func (n *Node) nameOf(pin keystead.Digest) string {
+// contactOf returns the contact of the node that shows a TLS key.
+func (n *Node) contactOf(pin keystead.Digest) (client.Contact, bool) {
 	for _, c := range n.knownContacts() {
 		if c.TLS == pin {
-			return c.Name
+			return c, true
 		}
 	}
-	return ""
+	return client.Contact{}, false
+}
+
+// nameOf returns the name of the node that shows a TLS key, or "".
+func (n *Node) nameOf(pin keystead.Digest) string {
+	c, _ := n.contactOf(pin)
+	return c.Name
 }
 
 // Name returns the node's name.
@@ -359,8 +413,12 @@ func (n *Node) Close() error {
 	n.stop()
 	errs := []error{n.closeFronts()}
 	n.tasks.Wait()
+	n.peers.close()
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())
+	}
+	if n.tpm != nil {
+		errs = append(errs, n.tpm.Close())
 	}
 	return errors.Join(errs...)
 }

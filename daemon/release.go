@@ -2,46 +2,71 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/serve"
 )
 
 // LeaseOf returns the lease of the host that asks and the claims of the verdict on it, as
 // of a state and its domain clock in Unix milliseconds.
 type LeaseOf func(v ledger.View, clock uint64) (keyring.Lease, evidence.Claims, error)
 
-// ReleaseKey gives a version of an agreed key, 0 for the newest, to whom its lease and the
-// key's specification allow it. The caller has established which host asks, by its
-// attested connection; lease looks that one up. Nothing is granted without a majority's
-// word that the state is the one of now (ReadIndex), nor while the clock is stale.
-func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app keyring.Application, lease LeaseOf) (keyring.Grant, error) {
-	if err := n.replica.Read(ctx); err != nil {
-		return keyring.Grant{}, gone(err)
+// leaseOf finds the lease of a host that speaks over a connection, and the claims of the
+// verdict by which it was admitted.
+func leaseOf(from serve.Peer, host string) LeaseOf {
+	return func(v ledger.View, _ uint64) (keyring.Lease, evidence.Claims, error) {
+		var verdict struct {
+			Claims evidence.Claims `json:"claims"`
+		}
+		if err := speaksFor(v, from, host); err != nil {
+			return nil, verdict.Claims, err
+		}
+		lease, err := admit.Current(v, host)
+		if err != nil {
+			return nil, verdict.Claims, err
+		}
+		x, err := v.Judged(admit.VerdictKey(host))
+		if err == nil && x.Version != lease.Version() {
+			err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseUnknown, Where: "verdict on " + host, Want: fmt.Sprintf("version %d, of the lease", lease.Version()), Got: fmt.Sprint(x.Version)})
+		}
+		if err == nil {
+			err = json.Unmarshal(x.Data, &verdict)
+		}
+		return lease, verdict.Claims, err
 	}
-	if err := n.fresh(); err != nil {
+}
+
+// ReleaseKey gives a version of an agreed key, 0 for the newest, to whom its lease and the
+// key's specification allow it. Lease looks up the lease of who asks. Nothing is granted
+// without a majority's word that the state is the one of now (ReadIndex), nor while the
+// clock is stale.
+func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app keyring.Application, lease LeaseOf) (keyring.Grant, error) {
+	if err := n.mayGrant(ctx); err != nil {
 		return keyring.Grant{}, err
 	}
 	at := n.keys.standing()
-	if !named(&at.Roster, n.name, n.self.Node.Public()) {
+	if !named(&at.Roster, n.name, n.signer().Public()) {
 		return keyring.Grant{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "release", Want: "a node of the roster", Got: n.name})
 	}
 	var grant keyring.Grant
-	err := n.replica.Snapshot(func(r replicaView) error {
-		v := ledger.NewView(r)
-		s, err := v.Status()
+	err := n.snapshot(func(v ledger.View) error {
+		clock, err := v.Clock()
 		if err != nil {
 			return err
 		}
 		ask := keyring.Ask{Key: key, Version: version, Application: app}
-		if ask.Lease, ask.Claims, err = lease(v, s.Clock); err != nil {
+		if ask.Lease, ask.Claims, err = lease(v, clock); err != nil {
 			return err
 		}
-		grant, err = n.keys.keyring.Release(onLedger{v}, &ask, s.Clock)
+		grant, err = n.keys.keyring.Release(onLedger{v}, &ask, clock)
 		return err
 	})
 	return grant, err
@@ -49,12 +74,9 @@ func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app k
 
 // Release implements serve.Keys.
 func (n *Node) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
-	if n.opts.Lease == nil {
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "connection", Want: "one that shows which host asks", Got: "none"})
-	}
-	lease, err := n.opts.Lease(ctx, r.GetHost())
-	if err != nil {
-		return nil, err
+	lease := leaseOf(serve.PeerOf(ctx), r.GetHost())
+	if n.opts.Lease != nil {
+		lease = n.opts.Lease(r.GetHost())
 	}
 	a := r.GetApplication()
 	app := keyring.Application{Level: a.GetLevel(), Path: a.GetPath(), Digest: a.GetDigest(), UID: int64(a.GetUid())}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +26,10 @@ type Place struct {
 	Ops   string // host:port for health and metrics
 	Plain bool   // API without TLS, on loopback
 
-	AK key.AKDigest // attestation key of the node's TPM, or none
+	AK   key.AKDigest // attestation key of the node's TPM, or none
+	TPM  string       // path of the TPM; "" for none
+	Root string       // below which logs are read; "" for /
+	Note string       // what its evidence says of itself
 }
 
 // Prepare makes a node's directory: keys, signed contact, and a configuration that
@@ -49,6 +53,9 @@ func Prepare(dir string, p Place) ([]byte, error) {
 	}
 	text := fmt.Sprintf("# Node %s. keystead node run --example-config explains every field.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n\n[ops]\nlisten = %q\n",
 		p.Name, p.Peer, p.API, p.Plain, p.Ops)
+	if p.TPM != "" {
+		text += fmt.Sprintf("\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
+	}
 	return signed, writeNew(filepath.Join(dir, ConfigFile), []byte(text))
 }
 

@@ -131,7 +131,7 @@ func (o *Opening) body() []byte {
 func (o *Opening) Bytes() []byte { return append(o.body(), o.Signature[:]...) }
 
 // Sign signs the opening as its proposer.
-func (o *Opening) Sign(k *key.Node, domain keystead.Digest) {
+func (o *Opening) Sign(k Signer, domain keystead.Digest) {
 	o.Signature = k.Sign(append(label("round-open", domain), o.body()...))
 }
 

@@ -18,7 +18,7 @@ type Ring struct {
 	_        [0]func()
 	domain   keystead.Digest
 	node     string
-	signer   *key.Node
+	signer   Signer
 	wrapping *Wrapping
 
 	mu       sync.Mutex
@@ -27,12 +27,17 @@ type Ring struct {
 	policies policyCache
 }
 
+// A Signer signs as the node: a *key.Node, or whatever has the one of now.
+type Signer interface {
+	Sign(message []byte) key.NodeSignature
+}
+
 // maxAgreed bounds the secrets of proposed epochs that are kept.
 const maxAgreed = 64
 
 // NewRing returns the ring of the node of that name, with a wrapping key of the next
 // bytes of random.
-func NewRing(domain keystead.Digest, node string, signer *key.Node, random io.Reader) (*Ring, error) {
+func NewRing(domain keystead.Digest, node string, signer Signer, random io.Reader) (*Ring, error) {
 	w, err := NewWrapping(random)
 	if err != nil {
 		return nil, err

@@ -128,7 +128,7 @@ func (h *history) transaction() {
 		tx.Conditions = append(tx.Conditions, ledger.Condition{Key: k, Version: version})
 	}
 	for range 1 + h.rnd.IntN(3) {
-		tx.Writes = append(tx.Writes, ledger.Write{Key: h.key(), Delete: h.rnd.IntN(4) == 0, Value: fmt.Append(nil, h.rnd.Uint64())})
+		tx.Writes = append(tx.Writes, ledger.Write{Key: h.key(), Delete: h.rnd.IntN(4) == 0, Value: bytes.Repeat(fmt.Append(nil, h.rnd.Uint64()), 1+h.rnd.IntN(2)*h.rnd.IntN(30))})
 	}
 	if h.rnd.IntN(20) == 0 {
 		good = false

@@ -61,13 +61,14 @@ func (m *Machine) loadLeases() error {
 	if err != nil {
 		return err
 	}
-	var seconds []byte
+	state := View{m.store}
+	var seconds Value
 	if found {
-		if _, seconds, err = splitValue(b); err != nil {
+		if seconds, err = state.resolve(b); err != nil {
 			return err
 		}
 	}
-	m.leases.set(string(seconds), &m.genesis)
+	m.leases.set(string(seconds.Data), &m.genesis)
 	named := map[string]uint64{} // host: lease that the suspension names
 	err = m.each(spaceSuspension, func(host string, b []byte) error {
 		s, err := decodeSuspension(b)
@@ -80,9 +81,9 @@ func (m *Machine) loadLeases() error {
 	from := nameKey(spaceJudged, admit.LeasePrefix)
 	to := nameKey(spaceJudged, admit.LeasePrefix[:len(admit.LeasePrefix)-1]+"0") // "0" follows "/"
 	err = scan(m.store, from, to, func(k string, b []byte) error {
-		version, value, err := splitValue(b)
+		value, err := state.resolve(b)
 		host := k[len(admit.LeasePrefix):]
-		if l := m.leases.add(host, version, value); named[host] == version {
+		if l := m.leases.add(host, value.Version, value.Data); named[host] == value.Version {
 			l.suspended = true
 		}
 		return err

@@ -29,8 +29,8 @@ const (
 	spaceLatest     = 'c' // the last checkpoint that a majority signed, a note
 	spaceVotes      = 'd' // node name: its last checkpoint signatures
 	spaceEntry      = 'e' // leaf index: the entry
-	spaceJudged     = 'j' // type/key: version and value, written by effective entries
-	spaceContract   = 'k' // contract/key: version and value, written by transactions
+	spaceJudged     = 'j' // type/key: stored, written by effective entries
+	spaceContract   = 'k' // contract/key: stored, written by transactions
 	spaceTile       = 'm' // tile level, tile index: a full tile of tree hashes
 	spaceLast       = 'l' // node name: time of its last tick
 	spaceRenewal    = 'n' // host name: the last renewal of its lease
@@ -64,7 +64,7 @@ type head struct {
 // StateVersion is the version of the layout of the store. It only ever grows.
 //
 //	1  the key spaces of store.go but n and s, tiles of height 8
-//	2  n and s: renewals and suspensions
+//	2  n and s: renewals and suspensions; values that make up half of their entry are stored in it only
 const StateVersion = 2
 
 const headSize = 2 + 6*8 + 32
@@ -79,8 +79,8 @@ func (h *head) encode() []byte {
 
 func decodeHead(b []byte) (head, error) {
 	c := record("head", b)
-	if v := c.U16("version"); v < 1 || v > StateVersion { // a state of version 1 is one of version 2 without leases
-		c.Fail("version", "state version %d; this build knows 1 to %d", v, StateVersion)
+	if v := c.U16("version"); v != StateVersion {
+		c.Fail("version", "state version %d; this build knows %d", v, StateVersion)
 	}
 	h := head{applied: c.U64("applied"), offset: c.U64("offset"), term: c.U64("term"), size: c.U64("size"), clock: c.U64("clock"), alarms: c.U64("alarms")}
 	copy(h.domain[:], c.Bytes(32, "domain"))

@@ -37,8 +37,24 @@ func (v View) value(space byte, key string) (Value, error) {
 	if err != nil || !found {
 		return Value{}, err
 	}
-	version, data, err := splitValue(b)
-	return Value{Version: version, Data: bytes.Clone(data)}, err
+	return v.resolve(b)
+}
+
+// resolve returns the value of a key's record.
+func (v View) resolve(b []byte) (Value, error) {
+	s, err := parseStored(b)
+	if err != nil || !s.inEntry {
+		return Value{Version: s.version, Data: bytes.Clone(s.inline)}, err
+	}
+	entry, found, err := v.r.Get(numberKey(spaceEntry, s.version-1))
+	if err != nil {
+		return Value{}, err
+	}
+	end := uint64(s.at) + uint64(s.size)
+	if !found || end > uint64(len(entry)) {
+		return Value{}, &keystead.FormatError{Format: "value", Field: "offset", Problem: fmt.Sprintf("is of %d bytes at %d of leaf %d, which has %d", s.size, s.at, s.version-1, len(entry))}
+	}
+	return Value{Version: s.version, Data: bytes.Clone(entry[s.at:end])}, nil
 }
 
 // Keys visits the keys of a contract that start with prefix, in order.
@@ -57,9 +73,9 @@ func (v View) keys(space byte, prefix, after string, visit func(key string, valu
 		if !bytes.HasPrefix(k, within) {
 			return false
 		}
-		version, data, err := splitValue(b)
+		value, err := v.resolve(b)
 		failed = err
-		return err == nil && visit(string(k[1:]), Value{Version: version, Data: bytes.Clone(data)})
+		return err == nil && visit(string(k[1:]), value)
 	})
 	if err == nil {
 		err = failed
@@ -115,15 +131,22 @@ func (v View) Checkpoint() ([]byte, error) {
 // Chain returns the genesis entry and the roster entries up to sequence.
 func (v View) Chain(sequence uint64) (chain [][]byte, err error) {
 	for i := range sequence + 1 {
-		b, found, err := v.r.Get(numberKey(spaceRoster, i))
-		if err != nil || !found || len(b) != 8 {
-			return nil, fmt.Errorf("roster %d: found %v: %w", i, found, err)
-		}
-		e, err := v.Entry(binary.BigEndian.Uint64(b))
+		e, _, err := v.Roster(i)
 		if err != nil {
 			return nil, err
 		}
 		chain = append(chain, e)
 	}
 	return chain, nil
+}
+
+// Roster returns the entry that put the roster of a sequence into force, and its leaf.
+func (v View) Roster(sequence uint64) (entry []byte, leaf uint64, err error) {
+	b, found, err := v.r.Get(numberKey(spaceRoster, sequence))
+	if err != nil || !found || len(b) != 8 {
+		return nil, 0, fmt.Errorf("roster %d: found %v: %w", sequence, found, err)
+	}
+	leaf = binary.BigEndian.Uint64(b)
+	entry, err = v.Entry(leaf)
+	return entry, leaf, err
 }

@@ -191,32 +191,60 @@ func ParseChange(entry []byte) (Change, error) {
 // evidence; or it is a rekey: a majority of the old nodes signed it, and of each node
 // whose key changes the TPM that old names certified the new key.
 func (g *Genesis) VerifyChange(entry []byte, domain keystead.Digest, sequence uint64, after keystead.Digest, old *Roster) (Change, error) {
+	c, err := follows(entry, domain, sequence, after)
+	if err != nil {
+		return Change{}, err
+	}
+	if !c.Rekey {
+		if err := verifyMembers(entry, KindRoster, old, c.where()); err != nil {
+			return Change{}, err
+		}
+		return c, g.checkMachines(&c.Roster, c.where())
+	}
+	if !sameButKeys(*old, c.Roster) {
+		return Change{}, c.beyondKeys()
+	}
+	if err := verifyNodes(entry[HeaderSize:], old, c.where()); err != nil {
+		return Change{}, err
+	}
+	return c, c.verifyCertificates(old, c.where())
+}
+
+// CheckRekey checks all of a rekey but the nodes' signatures, as a node does before it
+// adds its own. Text is the rekey's text.
+func CheckRekey(text []byte, domain keystead.Digest, sequence uint64, after keystead.Digest, old *Roster) (Change, error) {
+	c, err := follows(append(append(Header(KindRoster), text...), '\n'), domain, sequence, after)
+	switch {
+	case err != nil:
+		return Change{}, err
+	case !c.Rekey || !sameButKeys(*old, c.Roster):
+		return Change{}, c.beyondKeys()
+	}
+	return c, c.verifyCertificates(old, c.where())
+}
+
+func (c *Change) where() string { return "roster " + strconv.FormatUint(c.Sequence, 10) }
+
+func (c *Change) beyondKeys() error {
+	return deny(keystead.ReasonRosterBroken, c.where(), "a rekey changes node keys only", "a change of members, nodes or attestation keys that members did not sign")
+}
+
+// follows reads a change of the domain that has its place after the entry of digest
+// after. It checks no signature.
+func follows(entry []byte, domain keystead.Digest, sequence uint64, after keystead.Digest) (Change, error) {
 	c, err := ParseChange(entry)
 	if err != nil {
 		return Change{}, err
 	}
-	where := "roster " + strconv.FormatUint(c.Sequence, 10)
 	switch {
 	case c.Domain != domain:
-		return Change{}, deny(keystead.ReasonDomainMismatch, where, Origin(domain), Origin(c.Domain))
+		return Change{}, deny(keystead.ReasonDomainMismatch, c.where(), Origin(domain), Origin(c.Domain))
 	case c.Sequence != sequence:
-		return Change{}, deny(keystead.ReasonRosterBroken, where, "sequence "+strconv.FormatUint(sequence, 10), strconv.FormatUint(c.Sequence, 10))
+		return Change{}, deny(keystead.ReasonRosterBroken, c.where(), "sequence "+strconv.FormatUint(sequence, 10), strconv.FormatUint(c.Sequence, 10))
 	case c.After != after:
-		return Change{}, deny(keystead.ReasonRosterBroken, where, "a change after entry "+after.String(), c.After.String())
+		return Change{}, deny(keystead.ReasonRosterBroken, c.where(), "a change after entry "+after.String(), c.After.String())
 	}
-	if !c.Rekey {
-		if err := verifyMembers(entry, KindRoster, old, where); err != nil {
-			return Change{}, err
-		}
-		return c, g.checkMachines(&c.Roster, where)
-	}
-	if !sameButKeys(*old, c.Roster) {
-		return Change{}, deny(keystead.ReasonRosterBroken, where, "a rekey changes node keys only", "a change of members, nodes or attestation keys that members did not sign")
-	}
-	if err := verifyNodes(entry[HeaderSize:], old, where); err != nil {
-		return Change{}, err
-	}
-	return c, c.verifyCertificates(old, where)
+	return c, nil
 }
 
 func sameButKeys(a, b Roster) bool {

@@ -7,7 +7,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/keystead/keystead"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // A RecoveryPlan says what a recovery would go on from. What was acknowledged
@@ -25,8 +24,9 @@ type RecoveryPlan struct {
 func (p RecoveryPlan) Digest() keystead.Digest { return keystead.Sum(encode(p)) }
 
 // Recover reopens a closed group from one node's store: this node becomes the only
-// voter under a new id, and every other member a learner that rejoins. It asks
-// authorise, which checks the signatures of those who may decide that. The node
+// voter under a new id, and every other member a learner that rejoins. All ids of
+// before are void: a node that comes back in place, under one of them, takes no part.
+// It asks authorise, which checks the signatures of those who may decide that. The node
 // with the highest (Term, Last) loses least. The seal, if the group does not trust
 // its disks, gets the record by which the node then starts in place.
 func Recover(opts StoreOptions, seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
@@ -52,31 +52,38 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	if err := authorise(plan); err != nil {
 		return fmt.Errorf("recovery not authorised: %w", err)
 	}
-	next := &Membership{LastID: plan.ID, conf: &pb.ConfState{Voters: []uint64{plan.ID}}}
+	self.ID, self.Voter = plan.ID, true
+	next := &Membership{LastID: plan.ID, Members: []Member{self}, conf: &pb.ConfState{Voters: []uint64{plan.ID}}}
 	for _, m := range old.Members {
-		if m.ID != self.ID {
-			m.Boot = [16]byte{} // its id serves no one until it rejoins
+		if m.Key != key { // its id of before is given up: a node that still has it takes no part, since it does not know of this
+			next.LastID++
+			m.ID, m.Boot = next.LastID, [16]byte{} // serves no one until it rejoins
 			next.Members = append(next.Members, m)
 			next.conf.Learners = append(next.conf.Learners, m.ID)
 		}
 	}
-	self.ID, self.Voter = plan.ID, true
-	next.Members = append(next.Members, self)
-	hard, err := proto.Marshal(&pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())})
+	db, dir, err := s.fork(next)
 	if err != nil {
 		return err
 	}
-	b := s.db.NewBatch()
-	for _, kv := range [][2][]byte{{keyIdentity, be64(plan.ID)}, {keyMembership, next.encode()}, {keyHard, hard}} {
-		if err := b.Set(kv[0], kv[1], nil); err != nil {
-			return err
-		}
-	}
-	if err := s.guard(func() error { return b.Commit(pebble.Sync) }); err != nil {
-		return err
-	}
-	if err := s.load(); err != nil || seal == nil {
+	hard := &pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())}
+	if err := s.swap(db, dir, plan.ID, hard, nil); err != nil || seal == nil {
 		return err
 	}
 	return seal.Put(s.record())
+}
+
+// fork opens a copy of the state with another membership.
+func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
+	dir, err := s.nextDir()
+	if err == nil {
+		err = s.flush(s.db)
+	}
+	if err == nil {
+		err = s.guard(func() error { return s.db.Checkpoint(s.path(dir)) })
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return s.beginState(dir, [][2][]byte{{keyMembership, m.encode()}})
 }

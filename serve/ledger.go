@@ -280,7 +280,11 @@ func (s *server) Read(ctx context.Context, r *connect.Request[apiv1.ReadRequest]
 		out.Index = status.Applied
 		size := 0
 		for _, k := range r.Msg.GetKeys() {
-			x, err := v.Get(k)
+			get := v.Get
+			if r.Msg.GetJudged() {
+				get = v.Judged
+			}
+			x, err := get(k)
 			if err != nil {
 				return err
 			}

@@ -1588,7 +1588,9 @@ func (x *GetObjectResponse) GetChunk() []byte {
 type WitnessRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// renewals as they will stand in the batch, at most 1,024.
-	Renewals      []*Renewal `protobuf:"bytes,1,rep,name=renewals,proto3" json:"renewals,omitempty"`
+	Renewals []*Renewal `protobuf:"bytes,1,rep,name=renewals,proto3" json:"renewals,omitempty"`
+	// time_ms that the batch will state: the domain clock.
+	TimeMs        uint64 `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1628,6 +1630,13 @@ func (x *WitnessRequest) GetRenewals() []*Renewal {
 		return x.Renewals
 	}
 	return nil
+}
+
+func (x *WitnessRequest) GetTimeMs() uint64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
 }
 
 // Renewal of a lease: what is judged, and what is to be recorded.
@@ -1988,9 +1997,10 @@ const file_v1_host_proto_rawDesc = "" +
 	"\x10GetObjectRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\")\n" +
 	"\x11GetObjectResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"B\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"[\n" +
 	"\x0eWitnessRequest\x120\n" +
-	"\brenewals\x18\x01 \x03(\v2\x14.keystead.v1.RenewalR\brenewals\"\xa3\x01\n" +
+	"\brenewals\x18\x01 \x03(\v2\x14.keystead.v1.RenewalR\brenewals\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x04R\x06timeMs\"\xa3\x01\n" +
 	"\aRenewal\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12#\n" +
 	"\rlease_version\x18\x02 \x01(\x04R\fleaseVersion\x12\x16\n" +

@@ -180,7 +180,7 @@ func (a *app) ledgerTail() *cobra.Command {
 		Use:   "tail --domain FILE",
 		Short: "Print the entries of the tree, in order",
 		Long: `Prints one line for each leaf of the tree: number, kind, transaction id, what it wrote.
-With --follow it goes on as more commit.`,
+All that was acknowledged before is there. With --follow it goes on as more commit.`,
 		Example: `  keystead ledger tail --domain demo/domain.json --from 0 --follow`,
 		Args:    cobra.NoArgs,
 	}
@@ -197,11 +197,9 @@ With --follow it goes on as more commit.`,
 		if follow {
 			ctx = c.Context()
 		} else if to == 0 {
-			s, err := cl.Status(ctx)
-			if err != nil {
+			if to, err = cl.Size(ctx); err != nil {
 				return err
 			}
-			to = s.GetTreeSize()
 		}
 		a.answered = true
 		return cl.Tail(ctx, from, to, func(e *apiv1.Entry) bool { return a.printEntry(e) == nil })

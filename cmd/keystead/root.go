@@ -57,6 +57,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.policy(),
 		a.member(),
 		a.domain(),
+		a.setting(),
 		a.node(),
 		a.ledger(),
 		a.key(),

@@ -5,10 +5,12 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -106,8 +108,11 @@ func signWith(text []byte, keys []string) ([]byte, error) {
 	return text, nil
 }
 
-// submit hands in a signed roster change.
+// submit hands in a roster change or a statement that members signed.
 func (a *app) submit(f *clientFlags, signed, contact []byte) error {
+	if !strings.HasPrefix(string(signed), string(key.KindRoster)+"\n") {
+		return a.submitStatement(f, signed)
+	}
 	entry, err := receipt.NoteEntry(signed)
 	if err != nil {
 		return misuse(err, "keystead member sign signs it")
@@ -147,8 +152,8 @@ func (a *app) domainSubmit() *cobra.Command {
 	var contactFile string
 	c := &cobra.Command{
 		Use:     "submit FILE --domain FILE",
-		Short:   "Hand in a roster change that members signed",
-		Long:    `Hands in a roster change once enough members have signed it (keystead member sign).`,
+		Short:   "Hand in a roster change or setting that members signed",
+		Long:    `Hands in a roster change or a setting once enough members have signed it (keystead member sign).`,
 		Example: `  keystead domain submit roster.txt --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
