@@ -254,7 +254,7 @@ func TestSealedSecret(t *testing.T) {
 	}
 	c := found(t, 3, loopback)
 	for i := range c.nodes {
-		c.nodes[i].env = []string{tpmEnv + "=" + machines[i].Socket}
+		c.nodes[i].env = []string{leasedEnv + "=1", tpmEnv + "=" + machines[i].Socket}
 	}
 	c.startAll()
 	c.whole(0, 1, 2)
@@ -291,7 +291,7 @@ func TestSealedSecret(t *testing.T) {
 			t.Fatal(err)
 		}
 	}, 2)
-	restart("another machine", func() { c.nodes[1].env = []string{tpmEnv + "=" + machines[3].Socket} }, 3)
+	restart("another machine", func() { c.nodes[1].env = []string{leasedEnv + "=1", tpmEnv + "=" + machines[3].Socket} }, 3)
 	log, err := os.ReadFile(c.nodes[1].dir + ".log")
 	for _, want := range []keystead.Reason{keystead.ReasonSealedStateChanged, keystead.ReasonSealedElsewhere} {
 		if err != nil || !strings.Contains(string(log), string(want)) {
@@ -327,5 +327,66 @@ func TestClientsDoNotWriteRounds(t *testing.T) {
 	var deny *keystead.DenyError
 	if _, err := cl.Specify(ctx, []byte("keystead-key/1\n")); !errors.As(err, &deny) {
 		t.Errorf("a specification without signatures: %v", err)
+	}
+}
+
+// TestReleaseToHosts releases a key to a host that three nodes admitted, over its attested
+// connections, and to nobody else; and no more once the host has gone bad.
+func TestReleaseToHosts(t *testing.T) {
+	f := newField(t, 3, "trust-disks=true")
+	web, _ := f.admitted("web")
+	other, _ := f.admitted("other")
+	cl := f.client("")
+	f.specify(f.ctx, cl, "storage", 1, `keystead-policy/1
+name web
+minimum-assurance test
+rule web
+  require release.host == "web" && release.role == "host" && key.ek == "`+web.ek.String()+`" && release.age_seconds < 600
+  otherwise only the host web has this key
+`)
+	f.awaitKey(f.ctx, cl, "storage", 1)
+	q := &apiv1.ReleaseRequest{Host: "web", Key: "storage"}
+	var first string
+	web.everywhere()
+	for name, contact := range f.contacts() {
+		r, err := web.at(name, contact).Release(f.ctx, q)
+		if err != nil || len(r.GetSecret()) != keyring.SecretSize || r.GetVersion() != 1 {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if first == "" {
+			first = string(r.GetSecret())
+		}
+		if string(r.GetSecret()) != first {
+			t.Errorf("%s releases another key", name)
+		}
+		if _, err := os.Stat(filepath.Join(f.dir, name, "epoch.sealed")); err != nil {
+			t.Errorf("%s does not seal its secret to its TPM: %v", name, err)
+		}
+	}
+	_, err := cl.ReleaseKey(f.ctx, q)
+	demand(t, "a connection without evidence", err, keystead.ReasonEvidenceMissing)
+	_, err = other.api.Release(f.ctx, q)
+	demand(t, "another host in its name", err, keystead.ReasonHardwareForeign)
+	_, err = other.api.Release(f.ctx, &apiv1.ReleaseRequest{Host: "other", Key: "storage"})
+	demand(t, "a host that the policy does not name", err, keystead.ReasonRuleFailed)
+	_, err = other.api.Release(f.ctx, &apiv1.ReleaseRequest{Host: "nobody", Key: "storage"})
+	demand(t, "a host that nobody enrolled", err, keystead.ReasonHostUnenrolled)
+
+	web.goBad()
+	bad := f.hostOn("web", web.rig)
+	bad.phase = web.phase
+	demand(t, "a host that went bad", bad.connect(), keystead.ReasonFileAltered)
+	deadline := time.Now().Add(30 * time.Second)
+	for name, contact := range f.contacts() {
+		for {
+			_, err := web.at(name, contact).Release(f.ctx, q)
+			if errors.Is(err, keystead.ReasonLeaseSuspended) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s answers %v, want %s", name, err, keystead.ReasonLeaseSuspended)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 	}
 }
