@@ -46,10 +46,23 @@ func (n *Node) grant(ctx context.Context, from serve.Peer, host string) (lease a
 	return lease, err
 }
 
-// snapshot calls read with the state of one moment.
+// snapshot calls read with the state of one moment; with an empty one before the
+// replica runs.
 func (n *Node) snapshot(read func(ledger.View) error) error {
+	select {
+	case <-n.ready:
+	default:
+		return read(ledger.NewView(emptyState{}))
+	}
 	return n.replica.Snapshot(func(s replicaView) error { return read(ledger.NewView(s)) })
 }
+
+// emptyState is a store with nothing in it.
+type emptyState struct{}
+
+func (emptyState) Get([]byte) ([]byte, bool, error) { return nil, false, nil }
+
+func (emptyState) Scan([]byte, []byte, func(key, value []byte) bool) error { return nil }
 
 // speaksFor refuses who is not the host that it asks for: who showed no hardware, or
 // other hardware than is enrolled under the name.

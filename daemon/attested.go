@@ -90,6 +90,46 @@ func (n *Node) dialAttested(ctx context.Context, to client.Contact, address stri
 	return conn, nil
 }
 
+// attestedPeers secures the connections of the replica: members are still known by
+// their TLS keys, and show evidence on top that this is the node whose key it is.
+type attestedPeers struct{ node *Node }
+
+// Client implements replica.Security.
+func (s attestedPeers) Client(ctx context.Context, raw net.Conn, want keystead.Digest) (net.Conn, error) {
+	conn, err := attest.Client(ctx, raw, s.node.evidenceConfig())
+	if err != nil {
+		return nil, err
+	}
+	if got := shownKey(conn); got != want {
+		_ = conn.Close()
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: raw.RemoteAddr().String(), Want: want.String(), Got: got.String()})
+	}
+	return conn, nil
+}
+
+// Server implements replica.Security.
+func (s attestedPeers) Server(ctx context.Context, raw net.Conn, accept func(keystead.Digest) error) (net.Conn, error) {
+	conn, err := attest.Server(ctx, raw, s.node.evidenceConfig())
+	if err != nil {
+		return nil, err
+	}
+	if isHostName(conn.Peer().Name()) {
+		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "connection", Want: "a node of the domain", Got: conn.Peer().Name()})
+	} else {
+		err = accept(shownKey(conn))
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// shownKey is the digest of the TLS key at the other end.
+func shownKey(c *attest.Conn) keystead.Digest {
+	return keystead.Sum(c.TLS().PeerCertificates[0].RawSubjectPublicKeyInfo) // both sides show one
+}
+
 // peerAt says who is at the other end of a connection of the API.
 func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
 	var state tls.ConnectionState

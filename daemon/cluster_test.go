@@ -89,8 +89,9 @@ type cluster struct {
 	digest keystead.Digest
 	wrap   func(i int) []string // words before the command, such as ip netns exec
 
-	evidence bool   // nodes show some
-	created  uint64 // the genesis entry's time
+	ago      time.Duration // since the genesis entry was made
+	evidence bool          // nodes show some
+	created  uint64        // the genesis entry's time
 }
 
 // process is a node, which may be started many times.
@@ -114,6 +115,8 @@ func found(t *testing.T, n int, host func(int) string, settings ...string) *clus
 	return c
 }
 
+func newFile() *client.Domain { return &client.Domain{} }
+
 // seal signs the genesis entry and tells all nodes their domain.
 func (c *cluster) seal(settings ...string) {
 	c.t.Helper()
@@ -124,7 +127,7 @@ func (c *cluster) seal(settings ...string) {
 	if !c.evidence {
 		settings = append(slices.Clone(settings), "evidence=none")
 	}
-	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
+	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().Add(-c.ago).UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{c.member.Public()}}}
 	for _, contact := range c.file.Contacts {
 		opened, err := client.OpenContact(contact)

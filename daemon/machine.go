@@ -96,6 +96,9 @@ func (x *machine) headAt(size uint64) (receipt.TreeHead, error) {
 func (x *machine) roster() (receipt.Roster, uint64, uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.m == nil { // the store is not open yet
+		return receipt.Roster{}, 0, 0
+	}
 	r, sequence := x.m.Roster()
 	return r, sequence, x.m.Clock()
 }

@@ -75,6 +75,7 @@ type Node struct {
 
 	stop    context.CancelFunc
 	running context.Context
+	ready   chan struct{} // closed once the replica runs
 	tasks   sync.WaitGroup
 	fronts  []*front
 }
@@ -83,7 +84,7 @@ type Node struct {
 // returns once the node has its place among the others, which for one that joins
 // takes a majority of them; ctx bounds that.
 func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
-	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}, changed: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}, changed: make(chan struct{}, 1), ready: make(chan struct{})}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -119,6 +120,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.replica, err = n.startReplica(ctx); err != nil {
 		return nil, err
 	}
+	close(n.ready)
 	if err := n.serve(); err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ type openRules struct {
 // here other nodes hand over.
 func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
 	var f admit.InForce
-	err := n.view(func(v ledger.View) (err error) {
+	err := n.snapshot(func(v ledger.View) (err error) {
 		f, err = admit.TermsOf(founded{v, n}, role)
 		return err
 	})

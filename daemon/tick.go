@@ -167,6 +167,9 @@ func (n *Node) startWatch() {
 		return // a later tick tries again
 	}
 	_, _, clock := n.machine.roster()
+	if clock <= n.genesis.Created {
+		return // no tick yet: the first one takes the clock from the founding, long ago perhaps, to now
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.watch.Start(clock, bootMillis())

@@ -2,7 +2,7 @@ package replica
 
 import (
 	"context"
-	"crypto/tls"
+	"net"
 	"sync"
 	"time"
 
@@ -73,7 +73,7 @@ func (p *peer) run() {
 	}
 }
 
-func (p *peer) stream(conn *tls.Conn) error {
+func (p *peer) stream(conn net.Conn) error {
 	defer context.AfterFunc(p.ctx, func() { conn.Close() })()
 	gone := make(chan error, 1)
 	go func() { // the other side sends nothing: a read ends when it goes

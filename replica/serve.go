@@ -3,7 +3,6 @@ package replica
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -57,13 +56,13 @@ const maxConns = 4 * maxMembers // at a time, from anyone
 // serve reads one connection to its end.
 func (t *TLSTransport) serve(raw net.Conn) error {
 	var from Member
-	conn := tls.Server(raw, t.opts.Key.config(func(key keystead.Digest) (err error) {
+	ctx, cancel := context.WithTimeout(t.ctx, greetTimeout)
+	defer cancel()
+	conn, err := t.opts.Security.Server(ctx, raw, func(key keystead.Digest) (err error) {
 		from, err = t.member(key)
 		return err
-	}))
-	ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
-	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	p := &patient{Conn: conn}

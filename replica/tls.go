@@ -17,15 +17,46 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// Security secures connections between members. It is used by many at once.
+type Security interface {
+	// Client takes raw over, and demands the member that is known by that key at the
+	// other end. On an error raw is the caller's to close.
+	Client(ctx context.Context, raw net.Conn, key keystead.Digest) (net.Conn, error)
+	// Server takes raw over, and asks accept whether whoever is known by a key may
+	// speak here.
+	Server(ctx context.Context, raw net.Conn, accept func(key keystead.Digest) error) (net.Conn, error)
+}
+
+// PinnedTLS is mutual TLS 1.3 in which members are known by their keys alone.
+type PinnedTLS struct{ Key *NodeKey }
+
+// Client implements Security.
+func (s PinnedTLS) Client(ctx context.Context, raw net.Conn, key keystead.Digest) (net.Conn, error) {
+	conn := tls.Client(raw, s.Key.config(func(got keystead.Digest) error {
+		if got == key {
+			return nil
+		}
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Want: key.String(), Got: got.String(), Where: raw.RemoteAddr().String()})
+	}))
+	return conn, conn.HandshakeContext(ctx)
+}
+
+// Server implements Security.
+func (s PinnedTLS) Server(ctx context.Context, raw net.Conn, accept func(key keystead.Digest) error) (net.Conn, error) {
+	conn := tls.Server(raw, s.Key.config(accept))
+	return conn, conn.HandshakeContext(ctx)
+}
+
 // TLSOptions say how a [TLSTransport] listens and dials.
 type TLSOptions struct {
 	Key        *NodeKey
+	Security   Security // PinnedTLS of Key if nil
 	Listener   net.Listener
 	QueueBytes int // messages to one member that wait; 16 MiB if 0
 	Log        *slog.Logger
 }
 
-// A TLSTransport carries messages over mutual TLS 1.3 with pinned keys: one stream
+// A TLSTransport carries messages over connections that its Security makes: one stream
 // to each member, snapshots and joins on connections of their own.
 type TLSTransport struct {
 	opts    TLSOptions
@@ -48,6 +79,9 @@ func ListenTLS(opts TLSOptions) func(Handler) (Transport, error) {
 		}
 		if opts.Log == nil {
 			opts.Log = slog.New(slog.DiscardHandler)
+		}
+		if opts.Security == nil {
+			opts.Security = PinnedTLS{opts.Key}
 		}
 		t := &TLSTransport{opts: opts, handler: h, members: map[keystead.Digest]Member{}, peers: map[uint64]*peer{}, conns: map[net.Conn]bool{}}
 		t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -109,25 +143,20 @@ func (t *TLSTransport) Send(ms []*pb.Message) {
 }
 
 const (
-	dialTimeout  = 5 * time.Second
+	dialTimeout  = 5 * time.Second  // of TCP
+	greetTimeout = 15 * time.Second // of what makes a connection secure, where both sides may have to ask a TPM
 	writeTimeout = 30 * time.Second // of a batch or chunk; a peer that takes longer is cut off
 )
 
 // dial connects to the address and demands that key there.
-func (t *TLSTransport) dial(ctx context.Context, address string, key keystead.Digest, kind frameKind) (*tls.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+func (t *TLSTransport) dial(ctx context.Context, address string, key keystead.Digest, kind frameKind) (net.Conn, error) {
+	raw, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, t.opts.Key.config(func(got keystead.Digest) error {
-		if got == key {
-			return nil
-		}
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Want: key.String(), Got: got.String(), Where: address})
-	}))
-	err = conn.HandshakeContext(ctx)
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	conn, err := t.opts.Security.Client(ctx, raw, key)
 	if err == nil {
 		_, err = conn.Write([]byte{byte(kind)})
 	}
