@@ -24,6 +24,7 @@ import (
 // Names of a node's files in its directory.
 const (
 	seedFile    = "node.seed"   // 32 bytes: the node's signing key
+	sealedFile  = "node.sealed" // the same, sealed to the TPM
 	tlsFile     = "tls.pem"     // the node's TLS key, PKCS #8
 	domainFile  = "domain.json" // genesis entry and contacts of the founders
 	contactFile = "contact"     // where this node is found, signed by its key
@@ -33,11 +34,10 @@ const (
 	objectsDir  = "objects"     // what is named by its digest
 )
 
-// Identity is a node's own keys: one signs for the domain, one is what its
-// connections show. Until nodes attest themselves both last as long as the
-// directory does.
+// Identity is a node's own keys as its directory has them: one signs for the domain,
+// one is what its connections show.
 type Identity struct {
-	Node *key.Node
+	Node *key.Node // nil if it is sealed
 	Peer *replica.NodeKey
 	TLS  tls.Certificate // of Peer, for the API
 	Pin  keystead.Digest // of Peer
@@ -84,17 +84,16 @@ func writeNew(path string, content []byte) error {
 	return err
 }
 
-// LoadIdentity reads the keys in dir. Files that others can read are refused.
+// LoadIdentity reads the keys in dir. Files that others can read are refused. A
+// signing key that is sealed to the TPM is left out.
 func LoadIdentity(dir string) (*Identity, error) {
+	var node *key.Node
 	seed, err := readSecret(filepath.Join(dir, seedFile))
-	if err != nil {
-		return nil, err
-	}
-	if len(seed) != key.NodeSeedSize {
-		return nil, fmt.Errorf("%s: has %d bytes, not %d", filepath.Join(dir, seedFile), len(seed), key.NodeSeedSize)
-	}
-	node, err := key.NewNode(bytes.NewReader(seed))
-	if err != nil {
+	if err == nil {
+		if node, err = nodeOf(seed); err != nil {
+			return nil, fmt.Errorf("%s: %w", filepath.Join(dir, seedFile), err)
+		}
+	} else if _, serr := os.Stat(filepath.Join(dir, sealedFile)); serr != nil {
 		return nil, err
 	}
 	text, err := readSecret(filepath.Join(dir, tlsFile))
@@ -111,6 +110,14 @@ func LoadIdentity(dir string) (*Identity, error) {
 	}
 	cert, err := certificate(block.Bytes)
 	return &Identity{Node: node, Peer: peer, TLS: cert, Pin: peer.Digest()}, err
+}
+
+// nodeOf makes a signing key of its seed.
+func nodeOf(seed []byte) (*key.Node, error) {
+	if len(seed) != key.NodeSeedSize {
+		return nil, fmt.Errorf("has %d bytes, not %d", len(seed), key.NodeSeedSize)
+	}
+	return key.NewNode(bytes.NewReader(seed))
 }
 
 func readSecret(path string) ([]byte, error) {

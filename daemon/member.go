@@ -88,7 +88,7 @@ func (n *Node) memberLoop() {
 		}
 		roster, sequence, _ := n.machine.roster()
 		switch {
-		case named(&roster, n.name, n.signer().Public()):
+		case n.in(&roster):
 			lastIn = time.Now()
 		case !lastIn.IsZero() && time.Since(lastIn) > leaveAfter:
 			n.leave(sequence)
@@ -137,7 +137,17 @@ func (n *Node) askAround(sequence uint64) (newer uint64, out bool) {
 	if err != nil {
 		return 0, false
 	}
-	return v.Sequence, v.Sequence > sequence && !named(&v.Roster, n.name, n.self.Node.Public())
+	return v.Sequence, v.Sequence > sequence && !n.in(&v.Roster)
+}
+
+// in reports whether the roster has this node: by its key, or where keys change with
+// each run, by its TPM.
+func (n *Node) in(r *receipt.Roster) bool {
+	if n.boot == nil {
+		return named(r, n.name, n.self.Node.Public())
+	}
+	m, ok := r.Node(n.name)
+	return ok && m.AK == n.contactNow().AK
 }
 
 // leave stops the replica of a node that is in the roster no more.

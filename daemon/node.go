@@ -67,6 +67,7 @@ type Node struct {
 	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
 	prover     attest.Prover
 	gate       *gatekeeper
+	boot       *key.Node // signing key of this run, in a domain that does not trust disks; else nil
 	authority  *authority
 	suspending suspending
 	voter      voter
@@ -114,6 +115,9 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.openTPM(ctx); err != nil {
 		return nil, err
 	}
+	if err := n.newKeys(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.openFronts(); err != nil {
 		return nil, err
 	}
@@ -124,7 +128,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.foundLoop, n.renewer.loop, n.libraryLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.foundLoop, n.renewer.loop, n.libraryLoop, n.rekeyLoop} {
 		n.background(task)
 	}
 	return n, nil
@@ -141,9 +145,6 @@ func (n *Node) background(task func()) {
 
 // now is the time of day by this node's clock.
 func (n *Node) now() time.Time { return time.Now() }
-
-// signer is the key by which this node signs.
-func (n *Node) signer() *key.Node { return n.self.Node }
 
 // loadDomain reads the domain file in the directory and checks it by the digest.
 func (n *Node) loadDomain() error {
@@ -176,7 +177,7 @@ func (n *Node) loadDomain() error {
 	if err != nil {
 		return err
 	}
-	if own.Key != n.self.Node.Public() || own.TLS != n.self.Pin {
+	if own.TLS != n.self.Pin {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: filepath.Join(n.cfg.Dir, contactFile), Want: "the keys in " + n.cfg.Dir, Got: "others"})
 	}
 	n.name = own.Name
@@ -217,7 +218,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 			Logf: func(s string) { n.log.Warn("store", "says", s) }},
 		Key: n.self.Pin, Address: own.Peer, Founders: founders, Peers: peers,
 		Connect:    n.connectPeers,
-		Seal:       replica.FileSeal{FS: vfs.Default, Path: filepath.Join(n.cfg.Dir, sealFile)},
+		Seal:       n.shutdownSeal(),
 		TrustDisks: n.genesis.TrustsDisks(),
 		Log:        n.log,
 	})
@@ -228,6 +229,16 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
+}
+
+// shutdownSeal keeps the record of a clean shutdown: with a TPM, so that no copy of
+// the disk from before can show it.
+func (n *Node) shutdownSeal() replica.Seal {
+	path := filepath.Join(n.cfg.Dir, sealFile)
+	if n.tpm == nil || n.genesis.TrustsDisks() {
+		return replica.FileSeal{FS: vfs.Default, Path: path}
+	}
+	return TPMSeal{TPM: n.tpm, AK: collect.AKECC, FS: vfs.Default, Path: path}
 }
 
 // heard takes note of applied entries. It runs between two batches and only hands on.

@@ -73,3 +73,93 @@ func TestClonedNode(t *testing.T) {
 		demand(t, "a node's keys with another TPM", err, keystead.ReasonKeyForeign)
 	}
 }
+
+// TestKeysOfARun founds a domain that does not trust its disks: each node signs with a
+// key that its TPM certified and no disk has, and after a restart with another.
+func TestKeysOfARun(t *testing.T) {
+	f := newField(t, 3)
+	keys := f.rekeyed(map[string]string{})
+	for i := range f.nodes {
+		identity, err := daemon.LoadIdentity(f.nodes[i].dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keys[f.nodes[i].place.Name] == identity.Node.Public().String() {
+			t.Errorf("%s still signs with the key on its disk", f.nodes[i].place.Name)
+		}
+	}
+	h, a := f.admitted("web-1")
+	if _, err := f.prove(a.GetLeaf()); err != nil {
+		t.Error(err)
+	}
+	if err := f.end(2, syscall.SIGKILL); err != nil && !strings.Contains(err.Error(), "killed") {
+		t.Fatal(err)
+	}
+	f.start(2)
+	f.rekeyed(map[string]string{"n3": keys["n3"]})
+	f.whole(0, 1, 2)
+	if _, err := h.renew(); err != nil {
+		t.Error(err)
+	}
+}
+
+// rekeyed waits until every node has another key than at the founding and than was
+// given, and returns the keys.
+func (f *field) rekeyed(old map[string]string) map[string]string {
+	f.t.Helper()
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		v, err := f.client("").Show(f.ctx)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		keys, done := map[string]string{}, true
+		for _, n := range v.Roster.Nodes {
+			first, _ := v.Genesis.Roster.Node(n.Name)
+			keys[n.Name] = n.Key.String()
+			_, contact := v.Contacts[n.Name]
+			done = done && contact && n.Key != first.Key && keys[n.Name] != old[n.Name]
+		}
+		if done {
+			return keys
+		}
+		if time.Now().After(deadline) {
+			f.t.Fatalf("the nodes have not all new keys: %v", keys)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// TestSealedKey starts nodes that trust their disks: the signing key lies there no more,
+// but sealed to the TPM, and a restarted node has it again.
+func TestSealedKey(t *testing.T) {
+	f := newField(t, 3, "trust-disks=true")
+	if _, err := os.Stat(filepath.Join(f.nodes[0].dir, "node.seed")); !os.IsNotExist(err) {
+		t.Errorf("the signing key lies open: %v", err)
+	}
+	if err := f.end(0, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	f.start(0)
+	f.whole(0, 1, 2)
+	moved := filepath.Join(f.nodes[0].dir, "node.sealed")
+	blob, err := os.ReadFile(filepath.Join(f.nodes[1].dir, "node.sealed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.end(0, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(moved, blob, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := daemon.ReadConfig(filepath.Join(f.nodes[0].dir, daemon.ConfigFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := daemon.Start(f.ctx, cfg, daemon.Options{})
+	if err == nil {
+		n.Close()
+	}
+	demand(t, "another node's sealed key", err, keystead.ReasonSealedElsewhere)
+}
