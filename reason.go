@@ -130,6 +130,8 @@ const (
 	ReasonUnsealed       Reason = "unsealed"         // restarted without a valid record of a clean shutdown
 	ReasonStoreCorrupt   Reason = "store-corrupt"    // a record of the store that is not what was written
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
+
+	ReasonRecoveryMismatch Reason = "recovery-mismatch" // members signed another recovery than from this disk as it is
 )
 
 // What is bound to a machine's TPM.
@@ -258,6 +260,7 @@ var stages = map[Reason]Stage{
 	ReasonNotMember:           StagePolicy,
 	ReasonChangeRefused:       StageMisuse,
 	ReasonUnsealed:            StageUnavailable,
+	ReasonRecoveryMismatch:    StagePolicy,
 	ReasonStoreCorrupt:        StageInternal,
 	ReasonDiskRolledBack:      StageInternal,
 	ReasonSealedStateChanged:  StagePolicy,

@@ -219,7 +219,7 @@ func (c *court) rule(x *inquiry, entry []byte) {
 		n.log.Warn("proposal not endorsed", "proposal", keystead.Sum(entry), "because", err)
 		return
 	}
-	n.propose1(func() ([]byte, error) {
+	n.proposeOwn(func() ([]byte, error) {
 		e := ledger.Endorse(n.signer(), n.name, n.cfg.Domain, verdict)
 		return e.Entry(), nil
 	})
@@ -255,7 +255,7 @@ func (c *court) conclude() {
 	roster, _, _ := n.machine.roster()
 	for _, x := range c.due(s.Leader == s.ID, &roster) {
 		n.background(func() {
-			n.propose1(func() ([]byte, error) {
+			n.proposeOwn(func() ([]byte, error) {
 				return ledger.NewEffective(x.verdict, x.endorsements).Entry()
 			})
 		})

@@ -31,6 +31,8 @@ const (
 	sealFile    = "shutdown"    // record of a clean shutdown
 	startedFile = "started"     // the node has had a store
 	objectsDir  = "objects"     // what is named by its digest
+
+	recoveryFile = "recovery" // by which members reopened the domain from this node's disk, until it is on the ledger
 )
 
 // Identity is a node's own keys: one signs for the domain, one is what its

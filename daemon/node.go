@@ -53,8 +53,7 @@ type Node struct {
 
 	mu         sync.Mutex
 	contacts   map[string]client.Contact // newest known, by name
-	watch      ledger.Watch
-	watched    bool  // watch has been started
+	pace       pace
 	left       error // that members removed this node
 	ticks      tickBox
 	court      court
@@ -233,7 +232,7 @@ func (n *Node) heard(h heard) {
 	n.grown.ring()
 	if h.ticked {
 		n.mu.Lock()
-		n.watch.Observe(h.clock)
+		n.pace.observe(h.clock, bootMillis())
 		n.mu.Unlock()
 	}
 	n.voter.hear(h)
@@ -270,6 +269,7 @@ func (n *Node) foundLoop() {
 	})
 	n.retry("contact", func(ctx context.Context) error { return n.publish(ctx, n.contact) })
 	n.retry("authority", n.publishAuthority)
+	n.retry("recovery", n.publishRecovery)
 }
 
 // retry does something until it succeeds or the node stops.
@@ -298,28 +298,7 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 	if err != nil {
 		return err
 	}
-	return n.write(ctx, contactContract, contactContract+"/"+c.Name, signed)
-}
-
-// write writes a value under a key of a contract of the nodes' own, unless it is there.
-func (n *Node) write(ctx context.Context, contract, key string, value []byte) error {
-	same := false
-	if err := n.view(func(v ledger.View) error {
-		now, err := v.Get(key)
-		same = string(now.Data) == string(value)
-		return err
-	}); err != nil || same {
-		return err
-	}
-	_, _, clock := n.machine.roster()
-	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
-		Contract: contract, Writes: []ledger.Write{{Key: key, Value: value}}}
-	entry, err := tx.Entry()
-	if err != nil {
-		return err
-	}
-	_, err = n.propose(ctx, entry)
-	return err
+	return n.record(ctx, contactContract, contactContract+"/"+c.Name, signed)
 }
 
 // readContacts learns the contacts on the ledger.
@@ -404,22 +383,29 @@ func (n *Node) Close() error {
 	return errors.Join(errs...)
 }
 
-// handOver asks another voter to lead, and waits a little until one does.
+// transferPatience is how long one voter has to take over.
+const transferPatience = 500 * time.Millisecond
+
+// handOver asks another voter to lead, and waits until this node does not, asking the
+// next one when that takes too long.
 func (n *Node) handOver() {
 	s := n.replica.Status()
-	if s.Leader != s.ID || s.Members == nil {
+	if s.Members == nil {
 		return
 	}
 	for _, id := range s.Members.Voters() {
+		leader, over := n.replica.Led()
+		if leader != s.ID {
+			return
+		}
 		if id == s.ID {
 			continue
 		}
 		n.replica.Transfer(id)
-		for range 20 {
-			time.Sleep(25 * time.Millisecond)
-			if n.replica.Status().Leader != s.ID {
-				return
-			}
+		select {
+		case <-over:
+		case <-n.replica.Done():
+		case <-time.After(transferPatience):
 		}
 	}
 }

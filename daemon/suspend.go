@@ -75,7 +75,7 @@ func (n *Node) suspend(host string, because error, verdict keystead.Digest) {
 
 // retry1 proposes an entry until the log took it or refused it, or the node stops.
 func (n *Node) retry1(entry func() ([]byte, error)) {
-	for n.running.Err() == nil && !n.propose1(entry) {
+	for n.running.Err() == nil && !n.proposeOwn(entry) {
 		select {
 		case <-n.running.Done():
 		case <-time.After(100 * time.Millisecond):

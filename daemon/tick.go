@@ -118,7 +118,7 @@ func (n *Node) tickOnce() {
 		n.startWatch()
 		return
 	}
-	n.propose1(func() ([]byte, error) {
+	n.proposeOwn(func() ([]byte, error) {
 		ticks := n.ticks.take(&roster, n.machine.lastTick, time.Now())
 		if ticks == nil {
 			return nil, nil
@@ -128,9 +128,9 @@ func (n *Node) tickOnce() {
 	n.startWatch()
 }
 
-// propose1 proposes an entry of this node's own making, and logs a refusal. It
+// proposeOwn proposes an entry of this node's own making, and logs a refusal. It
 // reports false if the entry may not have reached the log.
-func (n *Node) propose1(entry func() ([]byte, error)) bool {
+func (n *Node) proposeOwn(entry func() ([]byte, error)) bool {
 	ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
 	defer cancel()
 	e, err := entry()
@@ -152,11 +152,11 @@ func bootMillis() uint64 {
 	return uint64(ts.Nano() / int64(time.Millisecond))
 }
 
-// startWatch starts comparing the domain clock with the node's own, once this node
-// has caught up with the log.
+// startWatch has the domain clock compared with the node's own, from the next tick on,
+// once this node has caught up with the log.
 func (n *Node) startWatch() {
 	n.mu.Lock()
-	started := n.watched
+	started := n.pace.caughtUp
 	n.mu.Unlock()
 	if started {
 		return
@@ -166,16 +166,14 @@ func (n *Node) startWatch() {
 	if n.replica.Read(ctx) != nil {
 		return // a later tick tries again
 	}
-	_, _, clock := n.machine.roster()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.watch.Start(clock, bootMillis())
-	n.watched = true
+	n.pace.caughtUp = true
 }
 
 // fresh refuses with clock-stale while this node may not grant anything.
 func (n *Node) fresh() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.watch.Check(bootMillis())
+	return n.pace.watch.Check(bootMillis())
 }

@@ -119,7 +119,7 @@ func (n *Node) vote(size uint64) bool {
 		n.log.Warn("checkpoint not signed", "size", size, "because", err)
 	} else if roster, _, _ := n.machine.roster(); named(&roster, n.name, n.signer().Public()) {
 		vote := ledger.NewVote(n.signer(), n.name, head)
-		if !n.propose1(func() ([]byte, error) { return vote.Entry(), nil }) {
+		if !n.proposeOwn(func() ([]byte, error) { return vote.Entry(), nil }) {
 			return false
 		}
 	}

@@ -24,6 +24,8 @@ const (
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
 
+	KindRecovery Kind = "keystead-recovery/1" // docs/spec/ledger.md
+
 	// Statements, docs/spec/statements.md.
 	KindSetting   Kind = "keystead-setting/1"
 	KindObject    Kind = "keystead-object/1"
@@ -32,7 +34,7 @@ const (
 	KindDenial    Kind = "keystead-denial/1"
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

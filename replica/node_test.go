@@ -439,3 +439,25 @@ func change(ctx context.Context, t *testing.T, m *machine, c replica.Change, don
 		return err
 	})
 }
+
+// TestLed waits for the end of a leader that hands over.
+func TestLed(t *testing.T) {
+	ms := group(t, 3, true)
+	eventually(t, func() error {
+		leader := leaderOf(t, ms)
+		id, over := leader.node.Led()
+		if id != leader.node.Status().ID {
+			return errors.New("an election came between")
+		}
+		leader.node.Transfer(without(ms, leader)[0].node.Status().ID)
+		select {
+		case <-over:
+		case <-time.After(5 * time.Second):
+			return errors.New("nobody took over")
+		}
+		if now, _ := leader.node.Led(); now == id {
+			return fmt.Errorf("%d leads still, or again", now)
+		}
+		return nil
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"time"
 
@@ -42,7 +43,8 @@ func (t *TLSTransport) accept() {
 		go func() {
 			defer t.tasks.Done()
 			if err := t.serve(raw); err != nil && t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
-				t.opts.Log.Info("connection ended", "from", raw.RemoteAddr(), "because", err)
+				host, _, _ := net.SplitHostPort(raw.RemoteAddr().String()) // its port is another each time
+				t.news.tell(slog.LevelInfo, host, "connection ended", err, "from", raw.RemoteAddr())
 			}
 			raw.Close()
 			t.mu.Lock()

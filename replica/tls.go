@@ -33,6 +33,7 @@ type TLSTransport struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
+	news    news // of connections, by the host at the other end
 
 	mu      sync.RWMutex
 	members map[keystead.Digest]Member
@@ -50,6 +51,7 @@ func ListenTLS(opts TLSOptions) func(Handler) (Transport, error) {
 			opts.Log = slog.New(slog.DiscardHandler)
 		}
 		t := &TLSTransport{opts: opts, handler: h, members: map[keystead.Digest]Member{}, peers: map[uint64]*peer{}, conns: map[net.Conn]bool{}}
+		t.news.log = opts.Log
 		t.ctx, t.cancel = context.WithCancel(context.Background())
 		t.tasks.Add(1)
 		go t.accept()

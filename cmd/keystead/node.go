@@ -28,7 +28,7 @@ func (a *app) node() *cobra.Command {
   keystead node add n4/contact --domain demo/domain.json --key demo/member.key
   keystead node run --config n4/keystead.toml
   keystead node remove n4 --domain demo/domain.json --key demo/member.key`,
-		a.nodeInit(), a.nodeRun(), a.nodeStatus(), a.nodeAdd(), a.nodeRemove(),
+		a.nodeInit(), a.nodeRun(), a.nodeStatus(), a.nodeAdd(), a.nodeRemove(), a.nodeRecover(),
 	)
 }
 
