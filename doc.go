@@ -22,7 +22,7 @@
 //	2  appraise, receipt
 //	3  admit
 //	4  keyring
-//	5  ledger, channel, relay, interchange, recorder
+//	5  ledger, attest, channel, relay, interchange, recorder
 //	6  replica, collect, fetch, serve, client, console
 //	7  daemon
 //	8  cmd/keystead

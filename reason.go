@@ -45,6 +45,18 @@ const (
 	ReasonPackageCorrupt    Reason = "package-corrupt"    // a package's bytes do not unpack, or exceed the bounds
 )
 
+// Attested connections.
+const (
+	ReasonChannelUnsuitable Reason = "channel-unsuitable" // not TLS 1.3 with the protocol of attestation and certificates of both sides
+	ReasonChannelResumed    Reason = "channel-resumed"    // a resumed session, which skips what a handshake proves
+	ReasonExporterMissing   Reason = "exporter-missing"   // TLS exports no keying material that evidence could be bound to
+	ReasonPurposeMismatch   Reason = "purpose-mismatch"   // evidence that was made for another purpose
+	ReasonEvidenceRelayed   Reason = "evidence-relayed"   // evidence of another connection: relayed from it, or kept
+	ReasonEvidenceReflected Reason = "evidence-reflected" // this side's own evidence, sent back
+	ReasonAttestationFailed Reason = "attestation-failed" // the other side could not make or judge evidence
+	ReasonConnectionExpired Reason = "connection-expired" // the connection is older than its evidence may be
+)
+
 // The ledger and its receipts.
 const (
 	ReasonVersionUnknown      Reason = "version-unknown"      // an entry of a version that this build does not know: the node stops
@@ -97,6 +109,16 @@ const (
 	ReasonPolicyUnusable  Reason = "policy-unusable"       // a rule could not be evaluated
 )
 
+// Local applications.
+const (
+	ReasonReportReplayed  Reason = "report-replayed"  // an application's report that answers another challenge
+	ReasonReportForeign   Reason = "report-foreign"   // an application's report of another machine, or another boot
+	ReasonProcessGone     Reason = "process-gone"     // the process at the other end has ended
+	ReasonProcessChanged  Reason = "process-changed"  // its executable, user or content changed since it was asked
+	ReasonProcessTraced   Reason = "process-traced"   // a debugger is attached to it
+	ReasonExecutableMoved Reason = "executable-moved" // the path does not lead to the file that runs
+)
+
 // The ledger's engine.
 const (
 	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
@@ -110,6 +132,35 @@ const (
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
 
 	ReasonRecoveryMismatch Reason = "recovery-mismatch" // members signed another recovery than from this disk as it is
+)
+
+// What is bound to a machine's TPM.
+const (
+	ReasonSealedStateChanged Reason = "sealed-state-changed" // a register does not hold what it held at the time of sealing
+	ReasonSealedElsewhere    Reason = "sealed-elsewhere"     // bound to another TPM, or to this one before it was cleared
+	ReasonSealedDamaged      Reason = "sealed-damaged"       // not what the TPM sealed
+	ReasonRecordRolledBack   Reason = "record-rolled-back"   // a record that the TPM's counter has left behind
+)
+
+// Admission: statements of members, hosts and their leases.
+const (
+	ReasonHostUnenrolled  Reason = "host-unenrolled"  // members enrolled no host of that name
+	ReasonHostRevoked     Reason = "host-revoked"     // members revoked the host's enrolment
+	ReasonHardwareForeign Reason = "hardware-foreign" // a TPM other than the one that is enrolled under the name
+	ReasonHardwareTaken   Reason = "hardware-taken"   // a hardware identity that is enrolled under another name
+	ReasonHardwareDenied  Reason = "hardware-denied"  // a TPM, its issuer or a firmware version on the domain's deny list
+	ReasonBootChanged     Reason = "boot-changed"     // a renewal with another key, subject key or boot than the admission's
+	ReasonLeaseUnknown    Reason = "lease-unknown"    // no such lease: never admitted, or admitted again since
+	ReasonLeaseSuspended  Reason = "lease-suspended"  // a node suspended the lease
+	ReasonLeaseExpired    Reason = "lease-expired"    // the lease was not renewed in time
+	ReasonLeaseTooLong    Reason = "lease-too-long"   // a renewal beyond what the domain gives
+	ReasonRenewalReplayed Reason = "renewal-replayed" // a renewal that does not prolong its lease
+	ReasonPairMissing     Reason = "pair-missing"     // renewals without the signatures of two different nodes
+	ReasonSubjectMismatch Reason = "subject-mismatch" // a statement of members on another subject
+	ReasonTermsMissing    Reason = "terms-missing"    // no terms say what a role is judged by
+	ReasonObjectUnknown   Reason = "object-unknown"   // terms name an object that is not endorsed as what they take it for
+	ReasonObjectMissing   Reason = "object-missing"   // an object's bytes are not at hand
+	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
 )
 
 var stages = map[Reason]Stage{
@@ -131,6 +182,14 @@ var stages = map[Reason]Stage{
 	ReasonIndexUnsigned:       StageSignature,
 	ReasonIndexMismatch:       StageSignature,
 	ReasonPackageCorrupt:      StageSignature,
+	ReasonChannelUnsuitable:   StageSignature,
+	ReasonChannelResumed:      StageSignature,
+	ReasonExporterMissing:     StageSignature,
+	ReasonPurposeMismatch:     StageSignature,
+	ReasonEvidenceRelayed:     StageSignature,
+	ReasonEvidenceReflected:   StageSignature,
+	ReasonAttestationFailed:   StageUnavailable,
+	ReasonConnectionExpired:   StageUnavailable,
 	ReasonVersionUnknown:      StageSignature,
 	ReasonDomainMismatch:      StageSignature,
 	ReasonThresholdMissing:    StageSignature,
@@ -171,6 +230,29 @@ var stages = map[Reason]Stage{
 	ReasonBootUnaccepted:      StagePolicy,
 	ReasonRuleFailed:          StagePolicy,
 	ReasonPolicyUnusable:      StagePolicy,
+	ReasonReportReplayed:      StageSignature,
+	ReasonReportForeign:       StageSignature,
+	ReasonProcessGone:         StageSignature,
+	ReasonProcessChanged:      StageSignature,
+	ReasonProcessTraced:       StageSignature,
+	ReasonExecutableMoved:     StageSignature,
+	ReasonHostUnenrolled:      StagePolicy,
+	ReasonHostRevoked:         StageRevoked,
+	ReasonHardwareForeign:     StagePolicy,
+	ReasonHardwareTaken:       StagePolicy,
+	ReasonHardwareDenied:      StageRevoked,
+	ReasonBootChanged:         StagePolicy,
+	ReasonLeaseUnknown:        StagePolicy,
+	ReasonLeaseSuspended:      StageRevoked,
+	ReasonLeaseExpired:        StageUnavailable,
+	ReasonLeaseTooLong:        StagePolicy,
+	ReasonRenewalReplayed:     StageSignature,
+	ReasonPairMissing:         StageSignature,
+	ReasonSubjectMismatch:     StageSignature,
+	ReasonTermsMissing:        StagePolicy,
+	ReasonObjectUnknown:       StagePolicy,
+	ReasonObjectMissing:       StageUnavailable,
+	ReasonObjectMismatch:      StageSignature,
 	ReasonNoQuorum:            StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,
@@ -181,6 +263,10 @@ var stages = map[Reason]Stage{
 	ReasonRecoveryMismatch:    StagePolicy,
 	ReasonStoreCorrupt:        StageInternal,
 	ReasonDiskRolledBack:      StageInternal,
+	ReasonSealedStateChanged:  StagePolicy,
+	ReasonSealedElsewhere:     StageSignature,
+	ReasonSealedDamaged:       StageSignature,
+	ReasonRecordRolledBack:    StageInternal,
 }
 
 // Stage returns where the reason falls; StageInternal for one that is not listed.

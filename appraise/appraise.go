@@ -165,7 +165,8 @@ func (a *appraisal) key(ak *tpm2.Public) {
 		a.fail("accepted key: ek_certificate", err)
 		return
 	}
-	a.claims.Key.EK, a.claims.Key.Issuer, a.claims.Key.Software = id.Key.String(), id.Issuer, id.Software
+	k := &a.claims.Key
+	k.EK, k.Issuer, k.IssuerKey, k.Software = id.Key.String(), id.Issuer, id.IssuerKey.String(), id.Software
 	if !id.Software {
 		a.assurance = evidence.AssuranceMeasuredOSWeak
 	}

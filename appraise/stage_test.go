@@ -141,25 +141,17 @@ func (s *stage) activate(ctx context.Context, tpm *collect.TPM) error {
 	if err != nil {
 		return err
 	}
-	ekKey, err := tpm2.ParsePublic(ek.Public)
+	keys := evidence.TPMKeys{AKPublic: ak, EKPublic: ek.Public, EKCertificate: ek.Chain}
+	asked, err := appraise.Challenge(rand.Reader, keys, tpm2.Roots{Test: []*x509.Certificate{s.ca.Root}}, time.Now())
 	if err != nil {
 		return err
 	}
-	akKey, err := tpm2.ParsePublic(ak)
+	answer, err := tpm.Activate(ctx, collect.AKECC, asked.Credential.Blob, asked.Credential.Secret)
 	if err != nil {
 		return err
 	}
-	secret := []byte("thirty-two bytes of test secret.")
-	blob, encrypted, err := tpm2.MakeCredential(rand.Reader, ekKey, akKey.Name(), secret)
-	if err != nil {
-		return err
-	}
-	answer, err := tpm.Activate(ctx, collect.AKECC, blob, encrypted)
-	if err != nil {
-		return err
-	}
-	s.key = appraise.AcceptedKey{Name: akKey.Name(), EKPublic: ek.Public, EKCertificate: ek.Chain, Activated: time.Now().UTC().Truncate(time.Second)}
-	return tpm2.CheckCredential(secret, answer)
+	s.key, err = asked.Accept(answer, time.Now())
+	return err
 }
 
 // unrestricted makes a key in the same TPM that signs whatever it is given.

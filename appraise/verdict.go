@@ -59,7 +59,7 @@ func (v Verdict) Err() error {
 	case v.Allowed():
 		return nil
 	case v.raw == nil:
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Want: "a verdict", Got: "none"})
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "verdict", Want: "a verdict", Got: "none"})
 	}
 	return keystead.Deny(v.body.Findings...)
 }

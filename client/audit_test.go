@@ -62,7 +62,7 @@ func lie(t *testing.T) (*liar, *client.Client, receipt.TreeHead, *key.Node) {
 		t.Fatal(err)
 	}
 	own := signer(t, "1")
-	g := receipt.Genesis{Name: "lied-to", Created: 1, Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{m.Public()},
+	g := receipt.Genesis{Name: "lied-to", Created: 1, Settings: []string{receipt.Evidence + "=" + receipt.EvidenceNone}, Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{m.Public()},
 		Nodes: []receipt.Node{{Name: "n1", Key: own.Public()}, {Name: "n2", Key: signer(t, "2").Public()}, {Name: "n3", Key: signer(t, "3").Public()}}}}
 	text, err := g.Text()
 	if err != nil {

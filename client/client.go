@@ -55,6 +55,7 @@ type node struct {
 	Contact
 	ledger apiv1connect.LedgerServiceClient
 	domain apiv1connect.DomainServiceClient
+	host   apiv1connect.HostServiceClient
 	close  func()
 }
 
@@ -122,7 +123,7 @@ func (c *Client) connect(contacts [][]byte, roster *receipt.Roster) {
 			continue
 		}
 		n, ok := roster.Node(contact.Name)
-		if !ok || n.Key != contact.Key || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.Contact == contact }) {
+		if !ok || n != contact.Node() || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.Contact == contact }) {
 			continue
 		}
 		c.nodes = append(c.nodes, c.dial(contact))
@@ -144,7 +145,8 @@ func (c *Client) dial(to Contact) *node {
 	}
 	h := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	o := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithHTTPGet()}
-	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...), t.CloseIdleConnections}
+	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...),
+		apiv1connect.NewHostServiceClient(h, to.API, o...), t.CloseIdleConnections}
 }
 
 // PinnedTLS returns the configuration of a connection to the one holder of the

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/receipt"
 )
 
 const (
@@ -25,16 +26,20 @@ const (
 type Contact struct {
 	Name string
 	Key  key.NodePublic
+	AK   key.AKDigest    // of its TPM, or none
 	TLS  keystead.Digest // of the SubjectPublicKeyInfo of the node's TLS key
 	Peer string          // host:port for nodes
 	API  string          // URL for clients
 }
 
 func (c *Contact) text() []byte {
-	return fmt.Appendf(nil, "%s\nname %s\nkey %s\ntls %s\npeer %s\napi %s\n", contactKind, c.Name, c.Key, c.TLS, c.Peer, c.API)
+	return fmt.Appendf(nil, "%s\nname %s\nkey %s\nattestation %s\ntls %s\npeer %s\napi %s\n", contactKind, c.Name, c.Key, c.AK, c.TLS, c.Peer, c.API)
 }
 
-// Sign returns the contact as signed text: six lines, a blank one, and the
+// Node returns the node as a roster that names it has it.
+func (c *Contact) Node() receipt.Node { return receipt.Node{Name: c.Name, Key: c.Key, AK: c.AK} }
+
+// Sign returns the contact as signed text: seven lines, a blank one, and the
 // signature in base64.
 func (c *Contact) Sign(k *key.Node) []byte {
 	sig := k.Sign(c.text())
@@ -57,22 +62,25 @@ func OpenContact(signed []byte) (Contact, error) {
 		return bad(len(text), "signature", "wants a blank line and then: signature, 64 bytes in base64")
 	}
 	lines := strings.Split(string(text), "\n")
-	var value [6]string
+	var value [7]string
 	if len(lines) != len(value) || lines[0] != contactKind {
-		return bad(0, "kind", "wants "+contactKind+" and five fields")
+		return bad(0, "kind", "wants "+contactKind+" and six fields")
 	}
-	for i, field := range []string{"", "name", "key", "tls", "peer", "api"} {
+	for i, field := range []string{"", "name", "key", "attestation", "tls", "peer", "api"} {
 		if i > 0 {
 			if value[i], ok = strings.CutPrefix(lines[i], field+" "); !ok {
 				return bad(0, field, fmt.Sprintf("is not on line %d", i+1))
 			}
 		}
 	}
-	c := Contact{Name: value[1], Peer: value[4], API: value[5]}
+	c := Contact{Name: value[1], Peer: value[5], API: value[6]}
 	if c.Key, err = key.ParseNodePublic(value[2]); err != nil {
 		return bad(0, "key", err.Error())
 	}
-	if c.TLS, err = keystead.ParseDigest(value[3]); err != nil {
+	if c.AK, err = key.ParseAKDigest(value[3]); err != nil {
+		return bad(0, "attestation", err.Error())
+	}
+	if c.TLS, err = keystead.ParseDigest(value[4]); err != nil {
 		return bad(0, "tls", err.Error())
 	}
 	if _, _, err := net.SplitHostPort(c.Peer); err != nil {

@@ -52,7 +52,7 @@ func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) 
 	}
 	v := &View{Domain: domain, Genesis: genesis, Entry: domain, Roster: genesis.Roster, Contacts: map[string]Contact{}}
 	for _, e := range msg.GetRosters() {
-		change, err := receipt.VerifyChange(e, domain, v.Sequence+1, v.Entry, &v.Roster)
+		change, err := genesis.VerifyChange(e, domain, v.Sequence+1, v.Entry, &v.Roster)
 		if err != nil {
 			return nil, err
 		}
@@ -64,7 +64,7 @@ func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) 
 		if err != nil {
 			continue // a node can not be blamed for what others hand it
 		}
-		if n, ok := v.Roster.Node(contact.Name); ok && n.Key == contact.Key {
+		if n, ok := v.Roster.Node(contact.Name); ok && n == contact.Node() {
 			v.Contacts[contact.Name] = contact
 			v.File.Contacts = append(v.File.Contacts, signed)
 		}

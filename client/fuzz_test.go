@@ -21,7 +21,7 @@ func signer(t testing.TB, seed string) *key.Node {
 
 func contact(t testing.TB) (client.Contact, []byte) {
 	k := signer(t, "a")
-	c := client.Contact{Name: "n1", Key: k.Public(), TLS: keystead.Sum([]byte("tls")), Peer: "127.0.0.1:7101", API: "https://127.0.0.1:7201"}
+	c := client.Contact{Name: "n1", Key: k.Public(), AK: key.DigestAK([]byte("ak")), TLS: keystead.Sum([]byte("tls")), Peer: "127.0.0.1:7101", API: "https://127.0.0.1:7201"}
 	return c, c.Sign(k)
 }
 
@@ -32,7 +32,7 @@ func TestContact(t *testing.T) {
 	if err != nil || got != want {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	for from, to := range map[string]string{"name n1": "name n2", "7101": "7102", "https:": "http:", "tls sha256:": "tls sha256:0"} {
+	for from, to := range map[string]string{"name n1": "name n2", "7101": "7102", "https:": "http:", "tls sha256:": "tls sha256:0", "attestation ak:": "attestation ak:0", want.AK.String(): "ak:none"} {
 		if _, err := client.OpenContact(bytes.Replace(signed, []byte(from), []byte(to), 1)); err == nil {
 			t.Errorf("%s as %s was accepted", from, to)
 		}

@@ -110,6 +110,18 @@ const commandPCRRead = 0x17E // TPM_CC_PCR_Read
 // proxy passes commands on to socket after telling before of each one's code.
 func proxy(t *testing.T, socket string, before func(command uint32)) (path string) {
 	t.Helper()
+	asked := true // commands and responses take turns
+	return listen(t, socket, func(b []byte) {
+		if asked {
+			before(binary.BigEndian.Uint32(b[6:]))
+		}
+		asked = !asked
+	})
+}
+
+// listen passes commands on to socket, and responses back, after telling of each.
+func listen(t *testing.T, socket string, hear func([]byte)) (path string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "t-")
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +140,7 @@ func proxy(t *testing.T, socket string, before func(command uint32)) (path strin
 			if err != nil {
 				return
 			}
-			pass(t, conn, socket, before)
+			pass(t, conn, socket, hear)
 			conn.Close()
 		}
 	}()
@@ -136,14 +148,14 @@ func proxy(t *testing.T, socket string, before func(command uint32)) (path strin
 	return path
 }
 
-func pass(t *testing.T, conn net.Conn, socket string, before func(uint32)) {
+func pass(t *testing.T, conn net.Conn, socket string, hear func([]byte)) {
 	command := make([]byte, 4096)
 	n, err := conn.Read(command)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	before(binary.BigEndian.Uint32(command[6:]))
+	hear(command[:n])
 	to, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Error(err)
@@ -160,5 +172,6 @@ func pass(t *testing.T, conn net.Conn, socket string, before func(uint32)) {
 	if _, err := io.ReadFull(to, rest); err != nil {
 		t.Error(err)
 	}
+	hear(append(header, rest...))
 	conn.Write(append(header, rest...))
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
@@ -368,11 +369,15 @@ func TestGovernance(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	proposal := func(m key.Member, value uint64) []byte {
-		note, err := m.Sign(daemon.SettingText(c.digest, "lease-seconds", 0, value))
+		text, err := (&admit.Setting{Domain: c.digest, Name: admit.LeaseSeconds, Value: value}).Text()
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := daemon.SettingProposal(note)
+		note, err := m.Sign(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := client.Propose(note)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -415,7 +420,7 @@ func TestGovernance(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.changeRoster(ctx, cl, contact, func(r *receipt.Roster) {
-		r.Nodes = append(r.Nodes, receipt.Node{Name: "n4", Key: opened.Key})
+		r.Nodes = append(r.Nodes, opened.Node())
 	})
 	c.enter(c.nodes[3])
 	c.start(3)

@@ -16,11 +16,13 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -50,7 +52,7 @@ func runNode(config string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr)})
+	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr), Judges: liar()})
 	if err != nil {
 		return err
 	}
@@ -60,6 +62,21 @@ func runNode(config string) error {
 	case <-n.Done():
 		return errors.Join(n.Err(), n.Close())
 	}
+}
+
+// lieEnv makes such a node one that has every host admitted, whatever it shows.
+const lieEnv = "KEYSTEAD_TEST_LIAR"
+
+// liar returns the judges of a node that lies, or none.
+func liar() map[string]daemon.Judge {
+	if os.Getenv(lieEnv) == "" {
+		return nil
+	}
+	return map[string]daemon.Judge{admit.TypeLease: func(_ context.Context, h *daemon.Hearing, out *ledger.Verdict) error {
+		r := admit.Record{Until: 1 << 60, Role: admit.RoleHost, EK: keystead.Sum([]byte("any"))}
+		out.Writes = []ledger.Write{{Key: admit.LeaseKey(h.Proposal.Subject), Value: r.Bytes()}}
+		return nil
+	}}
 }
 
 // cluster is a domain of real processes on this machine.
@@ -72,12 +89,16 @@ type cluster struct {
 	file   *client.Domain
 	digest keystead.Digest
 	wrap   func(i int) []string // words before the command, such as ip netns exec
+
+	evidence bool   // nodes show some
+	created  uint64 // the genesis entry's time
 }
 
 // process is a node, which may be started many times.
 type process struct {
 	place daemon.Place
 	dir   string
+	env   []string
 	cmd   *exec.Cmd
 	ended chan error
 }
@@ -101,6 +122,9 @@ func (c *cluster) seal(settings ...string) {
 	if c.member, err = key.NewMember(rand.Reader, "test.member"); err != nil {
 		c.t.Fatal(err)
 	}
+	if !c.evidence {
+		settings = append(slices.Clone(settings), "evidence=none")
+	}
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1 + len(c.others), Members: []key.MemberPublic{c.member.Public()}}}
 	for _, m := range c.others {
@@ -111,8 +135,9 @@ func (c *cluster) seal(settings ...string) {
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		genesis.Roster.Nodes = append(genesis.Roster.Nodes, receipt.Node{Name: opened.Name, Key: opened.Key})
+		genesis.Roster.Nodes = append(genesis.Roster.Nodes, opened.Node())
 	}
+	c.created = genesis.Created
 	text, err := genesis.Text()
 	if err != nil {
 		c.t.Fatal(err)
@@ -181,7 +206,7 @@ func (c *cluster) start(i int) {
 		words = append(c.wrap(i), words...)
 	}
 	p.cmd = exec.Command(words[0], words[1:]...)
-	p.cmd.Env = append(os.Environ(), nodeEnv+"="+filepath.Join(p.dir, daemon.ConfigFile))
+	p.cmd.Env = append(append(os.Environ(), nodeEnv+"="+filepath.Join(p.dir, daemon.ConfigFile)), p.env...)
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
@@ -253,10 +278,12 @@ func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) b
 	cl := c.client(c.nodes[i].place.Name)
 	deadline := time.Now().Add(patience)
 	var last *apiv1.StatusResponse
+	var failed error
 	for time.Now().Before(deadline) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		s, err := cl.Status(ctx)
 		cancel()
+		failed = err
 		if err == nil {
 			if last = s; wanted(s) {
 				return s
@@ -264,7 +291,7 @@ func (c *cluster) until(i int, what string, wanted func(*apiv1.StatusResponse) b
 		}
 		time.Sleep(20 * time.Millisecond) // between two questions, for no event
 	}
-	c.t.Fatalf("%s: %s: not within %v; last %v", c.nodes[i].place.Name, what, patience, last)
+	c.t.Fatalf("%s: %s: not within %v; last %v, %v", c.nodes[i].place.Name, what, patience, last, failed)
 	return nil
 }
 

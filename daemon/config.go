@@ -23,13 +23,15 @@ var ExampleConfig string
 
 // Config is a node's configuration file. ExampleConfig explains each field.
 type Config struct {
-	Dir    string          `toml:"dir"`
-	Domain keystead.Digest `toml:"domain"`
-	Peer   PeerConfig      `toml:"peer"`
-	API    APIConfig       `toml:"api"`
-	Ops    OpsConfig       `toml:"ops"`
-	Store  StoreConfig     `toml:"store"`
-	Log    LogConfig       `toml:"log"`
+	Dir     string          `toml:"dir"`
+	Domain  keystead.Digest `toml:"domain"`
+	Peer    PeerConfig      `toml:"peer"`
+	API     APIConfig       `toml:"api"`
+	Ops     OpsConfig       `toml:"ops"`
+	TPM     TPMConfig       `toml:"tpm"`
+	Store   StoreConfig     `toml:"store"`
+	Objects ObjectsConfig   `toml:"objects"`
+	Log     LogConfig       `toml:"log"`
 }
 
 // PeerConfig is for the traffic between nodes.
@@ -54,9 +56,22 @@ type OpsConfig struct {
 	Listen string `toml:"listen"`
 }
 
+// TPMConfig is where this machine's evidence comes from.
+type TPMConfig struct {
+	Path string `toml:"path"`
+	Root string `toml:"root"`
+	Note string `toml:"note"`
+}
+
 // StoreConfig bounds what the store uses.
 type StoreConfig struct {
 	CacheMiB int `toml:"cache-mib"`
+}
+
+// ObjectsConfig bounds the objects that no entry of the ledger names yet.
+type ObjectsConfig struct {
+	PendingMiB     int `toml:"pending-mib"`
+	PendingMinutes int `toml:"pending-minutes"`
 }
 
 // LogConfig says what is logged, on standard error.
@@ -68,12 +83,14 @@ type LogConfig struct {
 // DefaultConfig is what an empty file means, save for the fields that it must set.
 func DefaultConfig() Config {
 	return Config{
-		Dir:   "/var/lib/keystead",
-		Peer:  PeerConfig{Listen: ":7100"},
-		API:   APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
-		Ops:   OpsConfig{Listen: "127.0.0.1:7300"},
-		Store: StoreConfig{CacheMiB: 256},
-		Log:   LogConfig{Level: "info", Format: "text"},
+		Dir:     "/var/lib/keystead",
+		Peer:    PeerConfig{Listen: ":7100"},
+		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
+		Ops:     OpsConfig{Listen: "127.0.0.1:7300"},
+		TPM:     TPMConfig{Root: "/"},
+		Store:   StoreConfig{CacheMiB: 256},
+		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
+		Log:     LogConfig{Level: "info", Format: "text"},
 	}
 }
 
@@ -178,6 +195,10 @@ func (c *Config) check() error {
 		return bad("api.timeout-ms must be 100 to 600000, and is %d", c.API.TimeoutMS)
 	case c.Store.CacheMiB < 128 || c.Store.CacheMiB > 1<<20:
 		return bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
+	case c.Objects.PendingMiB < 64 || c.Objects.PendingMiB > 1<<20:
+		return bad("objects.pending-mib must be 64 to %d, and is %d", 1<<20, c.Objects.PendingMiB)
+	case c.Objects.PendingMinutes < 1 || c.Objects.PendingMinutes > 10_000:
+		return bad("objects.pending-minutes must be 1 to 10000, and is %d", c.Objects.PendingMinutes)
 	case !slices.Contains([]string{"text", "json"}, c.Log.Format):
 		return bad("log.format must be text or json, and is %q", c.Log.Format)
 	}

@@ -10,15 +10,36 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
 )
 
 // A Judge appraises a proposal: it fills in the verdict's content and writes, or
-// refuses. It is a pure function of the view and the proposal, so that all nodes of
-// a build come to the same verdict; it runs outside of Apply.
-type Judge func(v ledger.View, roster *receipt.Roster, domain keystead.Digest, p *ledger.Proposal, out *ledger.Verdict) error
+// refuses. What it concludes follows from the view, the roster, the proposal and the
+// objects that the proposal names, so that all nodes of a build come to the same
+// verdict; it runs outside of Apply, and several at a time.
+type Judge func(ctx context.Context, h *Hearing, out *ledger.Verdict) error
+
+// A Hearing is what a judge is given.
+type Hearing struct {
+	Roster   *receipt.Roster
+	Domain   keystead.Digest
+	Proposal *ledger.Proposal
+
+	read    func(func(ledger.View) error) error
+	objects func(context.Context, keystead.Digest) ([]byte, error)
+}
+
+// Read calls read with the state of one moment, not before the proposal. It must not
+// wait for others in there.
+func (h *Hearing) Read(read func(ledger.View) error) error { return h.read(read) }
+
+// Object returns an object by its digest, from another node if it is not here.
+func (h *Hearing) Object(ctx context.Context, d keystead.Digest) ([]byte, error) {
+	return h.objects(ctx, d)
+}
 
 // court judges what is proposed: every node signs its own verdict, and whoever sees
 // that a majority signed the same joins the signatures into an effective entry.
@@ -26,19 +47,24 @@ type court struct {
 	node   *Node
 	judges map[string]Judge
 	wake   chan struct{}
+	bench  chan struct{} // a place for each judge at work
 
 	mu    sync.Mutex
 	heard [][]byte
-	cases map[keystead.Digest]*inquiry
+	cases map[keystead.Digest]*inquiry // open, and of late
+	open  map[keystead.Digest]*inquiry // not effective yet
+	order []keystead.Digest            // of cases, the oldest first
 }
 
 // inquiry is an open proposal as this node knows it.
 type inquiry struct {
 	opened       time.Time
-	verdict      *ledger.Verdict // this node's; nil if it refused
+	judged       bool            // this node has begun to judge it
+	verdict      *ledger.Verdict // this node's; nil if it refused, or has not concluded
 	refusal      error
 	endorsements []ledger.Endorsement
 	done         chan struct{} // closed once it took effect
+	refused      chan struct{} // closed once this node refused
 	sent         time.Time     // the effective entry, by this node
 }
 
@@ -63,11 +89,14 @@ func (x *inquiry) matching(r *receipt.Roster) (out []ledger.Endorsement) {
 const (
 	courtPatience = ledger.Window * time.Millisecond
 	courtLate     = 300 * time.Millisecond // for the leader to join the signatures, before others do
+	maxJudges     = 64                     // at work at a time; most of them wait for the log or another node
 )
 
 func (c *court) init(n *Node, judges map[string]Judge) {
-	c.node, c.wake, c.cases = n, make(chan struct{}, 1), map[keystead.Digest]*inquiry{}
-	c.judges = map[string]Judge{SettingType: SettingJudge}
+	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
+	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
+	c.judges = statementJudges()
+	c.judges[admit.TypeLease] = n.judgeLease
 	maps.Copy(c.judges, judges)
 }
 
@@ -79,6 +108,10 @@ func (c *court) hear(entries [][]byte) {
 	c.mu.Lock()
 	c.heard = append(c.heard, entries...)
 	c.mu.Unlock()
+	c.ring()
+}
+
+func (c *court) ring() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -111,7 +144,9 @@ func (c *court) of(id keystead.Digest) *inquiry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cases[id] == nil {
-		c.cases[id] = &inquiry{opened: time.Now(), done: make(chan struct{})}
+		x := &inquiry{opened: time.Now(), done: make(chan struct{}), refused: make(chan struct{})}
+		c.cases[id], c.open[id] = x, x
+		c.order = append(c.order, id)
 	}
 	return c.cases[id]
 }
@@ -131,6 +166,12 @@ func (c *court) take(entry []byte) {
 	case receipt.KindEffective:
 		if e, err := ledger.ParseEffective(entry); err == nil {
 			x := c.of(e.Verdict.Proposal)
+			c.mu.Lock()
+			delete(c.open, e.Verdict.Proposal)
+			c.mu.Unlock()
+			if c.node != nil {
+				c.node.tookEffect(&e.Verdict)
+			}
 			select {
 			case <-x.done:
 			default:
@@ -140,28 +181,52 @@ func (c *court) take(entry []byte) {
 	}
 }
 
-// judge comes to this node's verdict and endorses it.
+// judge has this node come to its verdict and endorse it, beside other work.
 func (c *court) judge(entry []byte) {
-	n := c.node
-	x := c.of(keystead.Sum(entry))
-	if x.verdict != nil || x.refusal != nil {
+	id := keystead.Sum(entry)
+	x := c.of(id)
+	c.mu.Lock()
+	begun := x.judged
+	x.judged = true
+	c.mu.Unlock()
+	if begun {
 		return
 	}
-	verdict, err := c.appraise(entry)
+	select {
+	case c.bench <- struct{}{}:
+	case <-c.node.running.Done():
+		return
+	}
+	c.node.background(func() {
+		defer func() { <-c.bench }()
+		c.rule(x, entry)
+	})
+}
+
+// rule comes to this node's verdict, and endorses it.
+func (c *court) rule(x *inquiry, entry []byte) {
+	n := c.node
+	ctx, cancel := context.WithTimeout(n.running, courtPatience)
+	defer cancel()
+	verdict, err := c.appraise(ctx, entry)
 	c.mu.Lock()
-	x.verdict, x.refusal = verdict, err
+	if x.refusal = err; err == nil {
+		x.verdict = verdict
+	}
 	c.mu.Unlock()
 	if err != nil {
+		close(x.refused)
 		n.log.Warn("proposal not endorsed", "proposal", keystead.Sum(entry), "because", err)
 		return
 	}
 	n.proposeOwn(func() ([]byte, error) {
-		e := ledger.Endorse(n.self.Node, n.name, n.cfg.Domain, verdict)
+		e := ledger.Endorse(n.signer(), n.name, n.cfg.Domain, verdict)
 		return e.Entry(), nil
 	})
+	c.ring()
 }
 
-func (c *court) appraise(entry []byte) (*ledger.Verdict, error) {
+func (c *court) appraise(ctx context.Context, entry []byte) (*ledger.Verdict, error) {
 	p, err := ledger.ParseProposal(entry)
 	if err != nil {
 		return nil, err
@@ -175,10 +240,11 @@ func (c *court) appraise(entry []byte) (*ledger.Verdict, error) {
 		return nil, err
 	}
 	roster, _, _ := c.node.machine.roster()
-	err = c.node.replica.Snapshot(func(s replicaView) error {
-		return judge(ledger.NewView(s), &roster, c.node.cfg.Domain, &p, &v)
-	})
-	return &v, err
+	read := func(read func(ledger.View) error) error {
+		return c.node.replica.Snapshot(func(s replicaView) error { return read(ledger.NewView(s)) })
+	}
+	h := &Hearing{Roster: &roster, Domain: c.node.cfg.Domain, Proposal: &p, read: read, objects: c.node.object}
+	return &v, judge(ctx, h, &v)
 }
 
 // conclude proposes the effective entries that a majority's signatures allow, as
@@ -188,8 +254,10 @@ func (c *court) conclude() {
 	s := n.replica.Status()
 	roster, _, _ := n.machine.roster()
 	for _, x := range c.due(s.Leader == s.ID, &roster) {
-		n.proposeOwn(func() ([]byte, error) {
-			return ledger.NewEffective(x.verdict, x.endorsements).Entry()
+		n.background(func() {
+			n.proposeOwn(func() ([]byte, error) {
+				return ledger.NewEffective(x.verdict, x.endorsements).Entry()
+			})
 		})
 	}
 }
@@ -197,23 +265,18 @@ func (c *court) conclude() {
 func (c *court) due(leads bool, r *receipt.Roster) (out []inquiry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id, x := range c.cases {
-		closed := false
-		select {
-		case <-x.done:
-			closed = true
-		default:
+	for len(c.order) > 0 && time.Since(c.cases[c.order[0]].opened) > 2*courtPatience {
+		delete(c.cases, c.order[0])
+		delete(c.open, c.order[0])
+		c.order = c.order[1:]
+	}
+	for _, x := range c.open {
+		if x.verdict == nil || !leads && time.Since(x.opened) < courtLate || time.Since(x.sent) < courtLate {
+			continue
 		}
-		age := time.Since(x.opened)
-		switch {
-		case age > 2*courtPatience:
-			delete(c.cases, id)
-		case closed || x.verdict == nil || !leads && age < courtLate || time.Since(x.sent) < courtLate:
-		default:
-			if signed := x.matching(r); len(signed) >= r.Majority() {
-				x.sent = time.Now()
-				out = append(out, inquiry{verdict: x.verdict, endorsements: signed})
-			}
+		if signed := x.matching(r); len(signed) >= r.Majority() {
+			x.sent = time.Now()
+			out = append(out, inquiry{verdict: x.verdict, endorsements: signed})
 		}
 	}
 	return out
@@ -255,25 +318,17 @@ func (c *court) hearing(ctx context.Context, entry []byte) (serve.Outcome, error
 	if _, err := n.propose(ctx, entry); err != nil {
 		return serve.Outcome{}, err
 	}
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		select {
-		case <-x.done:
-			return serve.Outcome{Applied: true}, nil
-		case <-poll.C:
-			c.mu.Lock()
-			refusal := x.refusal
-			c.mu.Unlock()
-			if refusal != nil {
-				return serve.Outcome{}, refusal
-			}
-		case <-ctx.Done():
-			c.mu.Lock()
-			got := len(x.endorsements)
-			c.mu.Unlock()
-			return serve.Outcome{}, errors.Join(keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Where: "proposal " + id.String(),
-				Want: "matching endorsements of a majority", Got: fmt.Sprintf("%d endorsements", got)}), ctx.Err())
-		}
+	select {
+	case <-x.done:
+		return serve.Outcome{Applied: true}, nil
+	case <-x.refused:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return serve.Outcome{}, x.refusal
+	case <-ctx.Done():
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return serve.Outcome{}, errors.Join(keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Where: "proposal " + id.String(),
+			Want: "matching endorsements of a majority", Got: fmt.Sprintf("%d endorsements", len(x.endorsements))}), ctx.Err())
 	}
 }

@@ -20,6 +20,9 @@ import (
 	"github.com/keystead/keystead/serve"
 )
 
+// objectTime is how long a client may take to hand in an object.
+const objectTime = 5 * time.Minute
+
 // maxStall is how long a client may take none of an answer.
 const maxStall = 30 * time.Second
 
@@ -59,12 +62,12 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 }
 
 // serve starts answering clients and operators.
-func (n *Node) serve() {
+func (n *Node) serve() error {
 	rate := n.cfg.API.MaxRate
 	if len(n.cfg.API.Clients) > 0 {
 		rate = 0 // they are known
 	}
-	api := serve.New(n, n, serve.Options{
+	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
 		Rate:     rate,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
@@ -74,7 +77,7 @@ func (n *Node) serve() {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain)
+	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain || n.gate != nil)
 	server := &http.Server{
 		Handler:           steady(maxStall, n.patient(api)),
 		Protocols:         protocols,
@@ -85,13 +88,22 @@ func (n *Node) serve() {
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
 			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},
 		BaseContext: func(net.Listener) context.Context { return n.running },
+		ConnContext: serve.ConnContext(n.peerAt),
 	}
-	if !n.cfg.API.Plain {
+	switch {
+	case n.cfg.API.Plain:
+	case n.gate != nil:
+		var err error
+		if n.fronts[1].listener, err = n.attestedListener(n.fronts[1].listener); err != nil {
+			return err
+		}
+	default:
 		server.TLSConfig = n.apiTLS()
 	}
 	n.start(n.fronts[1], server)
 	n.start(n.fronts[2], &http.Server{Handler: n.ops(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10})
+	return nil
 }
 
 func (n *Node) start(f *front, s *http.Server) {
@@ -113,11 +125,16 @@ func (n *Node) start(f *front, s *http.Server) {
 
 // patient gives a request's body as long as the request; streams go on.
 func (n *Node) patient(next http.Handler) http.Handler {
-	timeout := time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != apiv1connect.LedgerServicePipelineProcedure && r.URL.Path != apiv1connect.LedgerServiceTailProcedure {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // then the timeout of the request has to do
+		timeout := time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond
+		switch r.URL.Path {
+		case apiv1connect.LedgerServicePipelineProcedure, apiv1connect.LedgerServiceTailProcedure:
+			next.ServeHTTP(w, r)
+			return
+		case apiv1connect.HostServicePutObjectProcedure:
+			timeout = objectTime
 		}
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // then the timeout of the request has to do
 		next.ServeHTTP(w, r)
 	})
 }
@@ -127,6 +144,7 @@ func (n *Node) patient(next http.Handler) http.Handler {
 func (n *Node) apiTLS() *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{n.self.TLS}, SessionTicketsDisabled: true}
 	if len(n.cfg.API.Clients) == 0 {
+		c.ClientAuth = tls.RequestClientCert // nodes show theirs
 		return c
 	}
 	c.ClientAuth = tls.RequireAnyClientCert

@@ -30,6 +30,7 @@ const (
 	storeDir    = "store"       // log and state
 	sealFile    = "shutdown"    // record of a clean shutdown
 	startedFile = "started"     // the node has had a store
+	objectsDir  = "objects"     // what is named by its digest
 
 	recoveryFile = "recovery" // by which members reopened the domain from this node's disk, until it is on the ledger
 )

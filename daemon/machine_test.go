@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,8 +33,8 @@ func single(t *testing.T) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := receipt.Genesis{Name: "t", Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: 1,
-		Members: []key.MemberPublic{m.Public()}, Nodes: []receipt.Node{{Name: "n1", Key: c.Key}}}}
+	g := receipt.Genesis{Name: "t", Created: uint64(time.Now().UnixMilli()), Settings: []string{"evidence=none"}, Roster: receipt.Roster{Threshold: 1,
+		Members: []key.MemberPublic{m.Public()}, Nodes: []receipt.Node{c.Node()}}}
 	text, err := g.Text()
 	if err != nil {
 		t.Fatal(err)
@@ -160,18 +159,4 @@ func TestSecretsStaySecret(t *testing.T) {
 	if _, err := LoadIdentity(dir); err == nil {
 		t.Error("a key that others can read was taken")
 	}
-}
-
-func FuzzParseSetting(f *testing.F) {
-	f.Add(SettingText(keystead.Sum(nil), "lease-seconds", 0, 7))
-	f.Add([]byte("keystead-setting/1\n\n\n\nvalue 07\n"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		s, err := ParseSetting(text)
-		if err != nil {
-			return
-		}
-		if again := fmt.Appendf(nil, "%s\ndomain %s\nname %s\nbase %d\nvalue %d\n", key.KindSetting, s.Origin, s.Name, s.Base, s.Value); !bytes.Equal(again, text) {
-			t.Errorf("%q was read as %+v", text, s)
-		}
-	})
 }

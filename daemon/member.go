@@ -29,15 +29,15 @@ func (n *Node) introduce(ctx context.Context, entry, contact []byte) error {
 	if err != nil {
 		return err
 	}
-	if added, ok := change.Roster.Node(c.Name); !ok || added.Key != c.Key {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "contact", Want: "the name and key of a node in the roster handed in", Got: fmt.Sprintf("%s %s", c.Name, c.Key)})
+	if added, ok := change.Roster.Node(c.Name); !ok || added != c.Node() {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "contact", Want: "name, key and attestation key of a node in the roster handed in", Got: fmt.Sprintf("%s %s %s", c.Name, c.Key, c.AK)})
 	}
 	chain, err := n.chain()
 	if err != nil {
 		return err
 	}
 	roster, sequence, _ := n.machine.roster()
-	if _, err := receipt.VerifyChange(entry, n.cfg.Domain, sequence+1, keystead.Sum(chain[len(chain)-1]), &roster); err != nil {
+	if _, err := n.genesis.VerifyChange(entry, n.cfg.Domain, sequence+1, keystead.Sum(chain[len(chain)-1]), &roster); err != nil {
 		return err
 	}
 	return n.publish(ctx, contact)
@@ -88,7 +88,7 @@ func (n *Node) memberLoop() {
 		}
 		roster, sequence, _ := n.machine.roster()
 		switch {
-		case named(&roster, n.name, n.self.Node.Public()):
+		case named(&roster, n.name, n.signer().Public()):
 			lastIn = time.Now()
 		case !lastIn.IsZero() && time.Since(lastIn) > leaveAfter:
 			n.leave(sequence)
@@ -175,7 +175,7 @@ func (n *Node) followRoster() error {
 	}
 	for _, c := range n.knownContacts() {
 		node, in := roster.Node(c.Name)
-		if _, member := members.ByKey(c.TLS); in && node.Key == c.Key && !member {
+		if _, member := members.ByKey(c.TLS); in && node == c.Node() && !member {
 			change.Add = append(change.Add, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}

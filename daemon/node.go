@@ -23,7 +23,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -33,7 +36,7 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	Judges  map[string]Judge // by type of proposal; SettingJudge is always there
+	Judges  map[string]Judge // by type of proposal, beside those that every node has
 }
 
 // Node is a running node.
@@ -48,16 +51,26 @@ type Node struct {
 	genesis receipt.Genesis
 	contact []byte // own, signed
 
-	mu       sync.Mutex
-	contacts map[string]client.Contact // newest known, by name
-	pace     pace
-	left     error // that members removed this node
-	ticks    tickBox
-	court    court
-	effects  effects
-	voter    voter
-	metrics  *metrics
-	changed  chan struct{} // the roster has
+	mu         sync.Mutex
+	contacts   map[string]client.Contact // newest known, by name
+	pace       pace
+	left       error // that members removed this node
+	ticks      tickBox
+	court      court
+	effects    effects
+	objects    *objects
+	evidence   box
+	peers      *peers
+	rulebook   rulebook
+	renewer    *renewer
+	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
+	prover     attest.Prover
+	gate       *gatekeeper
+	authority  *authority
+	suspending suspending
+	voter      voter
+	metrics    *metrics
+	changed    chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context
@@ -79,8 +92,16 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
+	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
+		return nil, err
+	}
 	n.running, n.stop = context.WithCancel(context.Background())
+	n.peers = newPeers(n)
+	n.renewer = newRenewer(n)
 	n.court.init(n, opts.Judges)
+	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
+		return nil, err
+	}
 	n.machine = &machine{domain: cfg.Domain, heard: n.heard}
 	n.metrics = newMetrics(n)
 	defer func() {
@@ -88,22 +109,38 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	if err := n.openTPM(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.openFronts(); err != nil {
 		return nil, err
 	}
 	if n.replica, err = n.startReplica(ctx); err != nil {
 		return nil, err
 	}
-	n.serve()
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.foundLoop} {
-		n.tasks.Add(1)
-		go func() {
-			defer n.tasks.Done()
-			task()
-		}()
+	if err := n.serve(); err != nil {
+		return nil, err
+	}
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.foundLoop, n.renewer.loop, n.libraryLoop} {
+		n.background(task)
 	}
 	return n, nil
 }
+
+// background runs a task that Close waits for. It is called by Start and by tasks.
+func (n *Node) background(task func()) {
+	n.tasks.Add(1)
+	go func() {
+		defer n.tasks.Done()
+		task()
+	}()
+}
+
+// now is the time of day by this node's clock.
+func (n *Node) now() time.Time { return time.Now() }
+
+// signer is the key by which this node signs.
+func (n *Node) signer() *key.Node { return n.self.Node }
 
 // loadDomain reads the domain file in the directory and checks it by the digest.
 func (n *Node) loadDomain() error {
@@ -147,7 +184,7 @@ func (n *Node) loadDomain() error {
 // members returns the founders as raft's first voters, alike on every founder.
 func (n *Node) founders() (out []replica.Member) {
 	for _, f := range n.genesis.Roster.Nodes {
-		if c, ok := n.contacts[f.Name]; ok && c.Key == f.Key {
+		if c, ok := n.contacts[f.Name]; ok && c.Node() == f {
 			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}
@@ -232,6 +269,7 @@ func (n *Node) foundLoop() {
 	})
 	n.retry("contact", func(ctx context.Context) error { return n.publish(ctx, n.contact) })
 	n.retry("recovery", n.publishRecovery)
+	n.retry("authority", n.publishAuthority)
 }
 
 // retry does something until it succeeds or the node stops.
@@ -260,7 +298,28 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 	if err != nil {
 		return err
 	}
-	return n.record(ctx, contactContract, contactContract+"/"+c.Name, signed)
+	return n.write(ctx, contactContract, contactContract+"/"+c.Name, signed)
+}
+
+// write writes a value under a key of a contract of the nodes' own, unless it is there.
+func (n *Node) write(ctx context.Context, contract, key string, value []byte) error {
+	same := false
+	if err := n.view(func(v ledger.View) error {
+		now, err := v.Get(key)
+		same = string(now.Data) == string(value)
+		return err
+	}); err != nil || same {
+		return err
+	}
+	_, _, clock := n.machine.roster()
+	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
+		Contract: contract, Writes: []ledger.Write{{Key: key, Value: value}}}
+	entry, err := tx.Entry()
+	if err != nil {
+		return err
+	}
+	_, err = n.propose(ctx, entry)
+	return err
 }
 
 // readContacts learns the contacts on the ledger.
@@ -294,14 +353,20 @@ func (n *Node) knownContacts() []client.Contact {
 	return out
 }
 
-// nameOf returns the name of the node that shows a TLS key, or "".
-func (n *Node) nameOf(pin keystead.Digest) string {
+// contactOf returns the contact of the node that shows a TLS key.
+func (n *Node) contactOf(pin keystead.Digest) (client.Contact, bool) {
 	for _, c := range n.knownContacts() {
 		if c.TLS == pin {
-			return c.Name
+			return c, true
 		}
 	}
-	return ""
+	return client.Contact{}, false
+}
+
+// nameOf returns the name of the node that shows a TLS key, or "".
+func (n *Node) nameOf(pin keystead.Digest) string {
+	c, _ := n.contactOf(pin)
+	return c.Name
 }
 
 // Name returns the node's name.
@@ -329,8 +394,12 @@ func (n *Node) Close() error {
 	n.stop()
 	errs := []error{n.closeFronts()}
 	n.tasks.Wait()
+	n.peers.close()
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())
+	}
+	if n.tpm != nil {
+		errs = append(errs, n.tpm.Close())
 	}
 	return errors.Join(errs...)
 }

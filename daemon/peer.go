@@ -2,20 +2,20 @@ package daemon
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
 )
 
-// peers hands this node's ticks to others, over their API.
+// peers are the other nodes' APIs, as this node reaches them.
 type peers struct {
 	node *Node
 	mu   sync.Mutex
@@ -23,9 +23,13 @@ type peers struct {
 }
 
 type peer struct {
-	api       apiv1connect.DomainServiceClient
+	client.Contact
+	domain    apiv1connect.DomainServiceClient
+	host      apiv1connect.HostServiceClient
+	nodes     apiv1connect.NodeServiceClient
 	transport *http.Transport
-	busy      bool
+	since     time.Time
+	ticking   *sync.Mutex // held while a tick is on its way
 }
 
 func newPeers(n *Node) *peers { return &peers{node: n, open: map[client.Contact]*peer{}} }
@@ -38,57 +42,78 @@ func (p *peers) close() {
 	}
 }
 
-// tick sends a tick to the node that shows the TLS key, unless the last one is
-// still on its way. A tick that is lost is followed by the next.
-func (p *peers) tick(pin keystead.Digest, t ledger.SignedTick) {
-	to, ok := p.node.contactOf(pin)
-	if !ok {
-		return
+// at returns the node that a contact leads to.
+func (p *peers) at(to client.Contact) *peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x := p.open[to]
+	switch {
+	case x == nil:
+		x = p.dial(to)
+		x.ticking = new(sync.Mutex)
+	case p.node.gate != nil && time.Since(x.since) > showEvery: // a new connection, with new evidence
+		old := x
+		x = p.dial(to)
+		x.ticking = old.ticking
+		old.transport.CloseIdleConnections() // requests under way end on the old one
 	}
+	p.open[to] = x
+	return x
+}
+
+// others returns the other nodes of the roster, as far as contacts of them are known.
+func (p *peers) others() (out []*peer) {
+	roster, _, _ := p.node.machine.roster()
+	for _, c := range p.node.knownContacts() {
+		if _, in := roster.Node(c.Name); in && c.Name != p.node.name {
+			out = append(out, p.at(c))
+		}
+	}
+	return out
+}
+
+// tick sends a tick to another node, unless the last one is still on its way. A tick
+// that is lost is followed by the next.
+func (p *peers) tick(to client.Contact, t ledger.SignedTick) {
 	entry, err := ledger.TickEntry([]ledger.SignedTick{t})
 	if err != nil {
 		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	x := p.open[to]
-	if x == nil {
-		x = p.dial(to)
-		p.open[to] = x
-	}
-	if x.busy {
+	x := p.at(to)
+	if !x.ticking.TryLock() {
 		return
 	}
-	x.busy = true
 	p.node.tasks.Add(1)
 	go func() {
 		defer p.node.tasks.Done()
+		defer x.ticking.Unlock()
 		ctx, cancel := context.WithTimeout(p.node.running, tickMax)
 		defer cancel()
-		if _, err := x.api.Tick(ctx, connect.NewRequest(&apiv1.TickRequest{Tick: entry})); err != nil {
+		if _, err := x.domain.Tick(ctx, connect.NewRequest(&apiv1.TickRequest{Tick: entry})); err != nil {
 			p.node.log.Debug("tick not delivered", "to", to.Name, "because", err)
 		}
-		p.mu.Lock()
-		x.busy = false
-		p.mu.Unlock()
 	}()
 }
+
+// maxPeerAnswer bounds what another node may answer at once, in bytes.
+const maxPeerAnswer = 16 << 20
 
 func (p *peers) dial(to client.Contact) *peer {
 	protocols := new(http.Protocols)
 	plain := strings.HasPrefix(to.API, "http://")
 	protocols.SetHTTP2(!plain)
 	protocols.SetUnencryptedHTTP2(plain)
-	t := &http.Transport{Protocols: protocols, TLSClientConfig: client.PinnedTLS(to.TLS, &p.node.self.TLS), IdleConnTimeout: time.Minute}
-	return &peer{api: apiv1connect.NewDomainServiceClient(&http.Client{Transport: t}, to.API), transport: t}
-}
-
-// contactOf returns the contact of the node that shows a TLS key.
-func (n *Node) contactOf(pin keystead.Digest) (client.Contact, bool) {
-	for _, c := range n.knownContacts() {
-		if c.TLS == pin {
-			return c, true
-		}
+	t := &http.Transport{Protocols: protocols, TLSClientConfig: client.PinnedTLS(to.TLS, &p.node.self.TLS), IdleConnTimeout: showEvery}
+	base := to.API
+	if p.node.gate != nil && !plain {
+		base = "http://" + to.Name + ".node.invalid" // who is there, evidence tells; encryption is below
+		address := strings.TrimPrefix(to.API, "https://")
+		protocols.SetHTTP2(false)
+		protocols.SetUnencryptedHTTP2(true)
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return p.node.dialAttested(ctx, to, address) }
 	}
-	return client.Contact{}, false
+	h := &http.Client{Transport: t}
+	most := connect.WithReadMaxBytes(maxPeerAnswer)
+	return &peer{Contact: to, transport: t, since: time.Now(), domain: apiv1connect.NewDomainServiceClient(h, base, most),
+		host: apiv1connect.NewHostServiceClient(h, base, most), nodes: apiv1connect.NewNodeServiceClient(h, base, most)}
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/key"
-	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -178,30 +177,9 @@ func (n *Node) publishRecovery(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.record(ctx, recoveryContract, recoveryContract+"/"+hex.EncodeToString(r.Disk[:]), signed); err != nil {
+	if err := n.write(ctx, recoveryContract, recoveryContract+"/"+hex.EncodeToString(r.Disk[:]), signed); err != nil {
 		return err
 	}
 	n.log.Warn("the domain was reopened by members from this node's disk", "recovery", r)
 	return os.Remove(path)
-}
-
-// record writes a value of a contract of the nodes' own, unless it is there.
-func (n *Node) record(ctx context.Context, contract, key string, value []byte) error {
-	same := false
-	if err := n.view(func(v ledger.View) error {
-		now, err := v.Get(key)
-		same = now.Version > 0 && string(now.Data) == string(value)
-		return err
-	}); err != nil || same {
-		return err
-	}
-	_, _, clock := n.machine.roster()
-	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
-		Contract: contract, Writes: []ledger.Write{{Key: key, Value: value}}}
-	entry, err := tx.Entry()
-	if err != nil {
-		return err
-	}
-	_, err = n.propose(ctx, entry)
-	return err
 }

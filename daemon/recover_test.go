@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/key"
@@ -111,6 +112,10 @@ func (c *cluster) refuses(best int, plan daemon.Recovery, second key.Member) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	setting, err := (&admit.Setting{Domain: c.digest, Name: admit.LeaseSeconds, Value: 60}).Text()
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	change := func(edit func(*daemon.Recovery)) []byte {
 		other := plan
 		edit(&other)
@@ -126,7 +131,7 @@ func (c *cluster) refuses(best int, plan daemon.Recovery, second key.Member) {
 		"signed by strangers":      {c.signs(plan.Text(), stranger), keystead.ReasonNoteUnsigned},
 		"by one and a stranger":    {c.signs(plan.Text(), c.member, stranger), keystead.ReasonThresholdMissing},
 		"altered after":            {[]byte(strings.Replace(string(c.signs(plan.Text(), c.member, second)), "last ", "last 1", 1)), keystead.ReasonNoteUnsigned},
-		"another kind of text":     {c.signs(daemon.SettingText(c.digest, "lease-seconds", 0, 60), c.member, second), keystead.ReasonNoteUnsigned},
+		"another kind of text":     {c.signs(setting, c.member, second), keystead.ReasonNoteUnsigned},
 		"of another domain":        {c.signs(change(func(r *daemon.Recovery) { r.Domain[0] ^= 1 }), c.member, second), keystead.ReasonDomainMismatch},
 		"under another roster":     {c.signs(change(func(r *daemon.Recovery) { r.Roster++ }), c.member, second), keystead.ReasonRecoveryMismatch},
 		"from another node's disk": {c.signs(change(func(r *daemon.Recovery) { r.Node = "n9" }), c.member, second), keystead.ReasonRecoveryMismatch},

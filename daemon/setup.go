@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -23,6 +25,11 @@ type Place struct {
 	API   string // host:port for clients
 	Ops   string // host:port for health and metrics
 	Plain bool   // API without TLS, on loopback
+
+	AK   key.AKDigest // attestation key of the node's TPM, or none
+	TPM  string       // path of the TPM; "" for none
+	Root string       // below which logs are read; "" for /
+	Note string       // what its evidence says of itself
 }
 
 // Prepare makes a node's directory: keys, signed contact, and a configuration that
@@ -36,7 +43,7 @@ func Prepare(dir string, p Place) ([]byte, error) {
 	if p.Plain {
 		scheme = "http://"
 	}
-	c := client.Contact{Name: p.Name, Key: id.Node.Public(), TLS: id.Pin, Peer: p.Peer, API: scheme + p.API}
+	c := client.Contact{Name: p.Name, Key: id.Node.Public(), AK: p.AK, TLS: id.Pin, Peer: p.Peer, API: scheme + p.API}
 	signed := c.Sign(id.Node)
 	if _, err := client.OpenContact(signed); err != nil {
 		return nil, err
@@ -46,6 +53,9 @@ func Prepare(dir string, p Place) ([]byte, error) {
 	}
 	text := fmt.Sprintf("# Node %s. keystead node run --example-config explains every field.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n\n[ops]\nlisten = %q\n",
 		p.Name, p.Peer, p.API, p.Plain, p.Ops)
+	if p.TPM != "" {
+		text += fmt.Sprintf("\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
+	}
 	return signed, writeNew(filepath.Join(dir, ConfigFile), []byte(text))
 }
 

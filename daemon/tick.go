@@ -89,10 +89,8 @@ func (n *Node) Tick(entry []byte) error {
 func (n *Node) tickLoop() {
 	every := time.NewTicker(tickEvery)
 	defer every.Stop()
-	peers := newPeers(n)
-	defer peers.close()
 	for {
-		n.tickOnce(peers)
+		n.tickOnce()
 		select {
 		case <-every.C:
 		case <-n.running.Done():
@@ -101,19 +99,20 @@ func (n *Node) tickLoop() {
 	}
 }
 
-func (n *Node) tickOnce(peers *peers) {
+func (n *Node) tickOnce() {
 	roster, _, _ := n.machine.roster()
 	if len(roster.Nodes) == 0 {
 		return // not founded yet
 	}
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
-	own := ledger.NewTick(n.self.Node, n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
+	own := ledger.NewTick(n.signer(), n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
 	n.ticks.add(own)
 	if s := n.replica.Status(); s.Leader != s.ID {
 		if s.Members != nil {
-			if m, ok := s.Members.ByID(s.Leader); ok {
-				peers.tick(m.Key, own)
+			m, _ := s.Members.ByID(s.Leader)
+			if to, ok := n.contactOf(m.Key); ok {
+				n.peers.tick(to, own)
 			}
 		}
 		n.startWatch()

@@ -117,8 +117,8 @@ func (n *Node) vote(size uint64) bool {
 	head, err := n.machine.headAt(size)
 	if err != nil {
 		n.log.Warn("checkpoint not signed", "size", size, "because", err)
-	} else if roster, _, _ := n.machine.roster(); named(&roster, n.name, n.self.Node.Public()) {
-		vote := ledger.NewVote(n.self.Node, n.name, head)
+	} else if roster, _, _ := n.machine.roster(); named(&roster, n.name, n.signer().Public()) {
+		vote := ledger.NewVote(n.signer(), n.name, head)
 		if !n.proposeOwn(func() ([]byte, error) { return vote.Entry(), nil }) {
 			return false
 		}

@@ -11,9 +11,20 @@ import (
 const (
 	// PurposeVerify is evidence for a person or a program that asked for it by a nonce.
 	PurposeVerify = "verify"
+	// PurposeConnection is evidence for the peer of one connection, and for as long as
+	// that connection stands (docs/spec/attest.md).
+	PurposeConnection = "connection"
 	// PurposeRaw is evidence that another tool took: the qualifying data is the nonce
 	// itself. This project judges such evidence on request and never makes it.
 	PurposeRaw = "raw"
+	// PurposeNodeKey is a TPM's certification of a node's key in a roster change.
+	PurposeNodeKey = "node-key"
+	// PurposeShutdown is a TPM's certification of a node's record of a clean shutdown.
+	PurposeShutdown = "shutdown"
+	// PurposeAdmission is evidence for the ledger, by a ledger nonce, to be admitted.
+	PurposeAdmission = "admission"
+	// PurposeRenewal is likewise, to keep a lease.
+	PurposeRenewal = "renewal"
 )
 
 // A Binding ties evidence to the question that it answers: what for, which
@@ -21,7 +32,7 @@ const (
 type Binding struct {
 	Purpose    string `cbor:"1,keyasint" json:"purpose"`
 	Nonce      []byte `cbor:"2,keyasint" json:"nonce"`
-	SubjectKey []byte `cbor:"3,keyasint,omitempty" json:"subject_key,omitempty"` // PKIX DER; empty when no key is bound
+	SubjectKey []byte `cbor:"3,keyasint,omitempty" json:"subject_key,omitempty"` // PKIX DER, or as the purpose has it; empty when no key is bound
 }
 
 // QualifyingData returns what the quote must carry in TPMS_ATTEST.extraData:

@@ -15,12 +15,13 @@ type Claims struct {
 
 // KeyClaims are about the attestation key and the TPM that holds it.
 type KeyClaims struct {
-	Binding   string `cel:"binding" json:"binding"`     // none, named (by --ak), activated (by credential activation)
-	Name      string `cel:"name" json:"name"`           // TPM name, hex
-	Algorithm string `cel:"algorithm" json:"algorithm"` // ecdsa-p256, rsassa-2048, …
-	EK        string `cel:"ek" json:"ek"`               // digest of the EK public key (PKIX), when bound
-	Issuer    string `cel:"issuer" json:"issuer"`       // issuer of the EK certificate, when it chains to a configured root
-	Software  bool   `cel:"software" json:"software"`   // the root is one configured for software TPMs
+	Binding   string `cel:"binding" json:"binding"`       // none, named (by --ak), activated (by credential activation)
+	Name      string `cel:"name" json:"name"`             // TPM name, hex
+	Algorithm string `cel:"algorithm" json:"algorithm"`   // ecdsa-p256, rsassa-2048, …
+	EK        string `cel:"ek" json:"ek"`                 // digest of the EK public key (PKIX), when bound
+	Issuer    string `cel:"issuer" json:"issuer"`         // issuer of the EK certificate, when it chains to a configured root
+	IssuerKey string `cel:"issuer_key" json:"issuer_key"` // digest of that issuer's public key (PKIX)
+	Software  bool   `cel:"software" json:"software"`     // the root is one configured for software TPMs
 }
 
 // QuoteClaims are what the TPM signed about itself.

@@ -42,11 +42,16 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	set, err := f.build(ctx, repositories)
+	offers := offers(repositories)
+	set, err := f.build(ctx, repositories, offers)
 	if err != nil {
 		return nil, err
 	}
-	return &Result{set, skipped}, nil
+	out := &Result{Set: set, Skipped: skipped}
+	if f.Keep != nil {
+		out.Recipe = f.recipe(repositories, offers)
+	}
+	return out, nil
 }
 
 // maxDeb bounds a package file, in bytes; it is held in memory.
@@ -118,6 +123,7 @@ type offer struct {
 	deb.Package
 	from    []*repository
 	files   []deb.File
+	pieces  deb.Pieces // of the file, if it is kept
 	problem error
 }
 
@@ -146,8 +152,7 @@ func offers(repositories []*repository) (out []*offer) {
 	return out
 }
 
-func (f *fetcher) build(ctx context.Context, repositories []*repository) (*refval.Set, error) {
-	offers := offers(repositories)
+func (f *fetcher) build(ctx context.Context, repositories []*repository, offers []*offer) (*refval.Set, error) {
 	f.each(len(offers), func(i int) {
 		if offers[i].problem = ctx.Err(); offers[i].problem != nil {
 			return
@@ -173,6 +178,8 @@ func (f *fetcher) build(ctx context.Context, repositories []*repository) (*refva
 		switch {
 		case errors.As(o.problem, &deny):
 			denied = append(denied, deny.Findings...)
+		case o.problem != nil && f.Keep != nil:
+			return nil, o.problem
 		case o.problem != nil:
 			// The reason differs from one attempt to the next: keep it out of the set's bytes.
 			b.AddMissing(missing(o.Name, "its file could not be had"))
@@ -215,8 +222,10 @@ func (f *fetcher) selected(files []deb.File) (out []refval.File) {
 // files returns the digests of a package's files: from the cache, else from the
 // .deb in apt's archives or in a repository that offers it.
 func (f *fetcher) files(ctx context.Context, o *offer) ([]deb.File, error) {
-	if files, err := f.cache.files(o.Digest); err == nil {
-		return files, nil
+	if f.Keep == nil { // else the file itself is wanted
+		if files, err := f.cache.files(o.Digest); err == nil {
+			return files, nil
+		}
 	}
 	archive := fmt.Sprintf("%s_%s_%s.deb", o.Name.Package, strings.ReplaceAll(o.Version, ":", "%3a"), o.Architecture)
 	if raw, err := readFile(filepath.Join(f.Root, "/var/cache/apt/archives", archive), min(o.Size, maxDeb)); err == nil {
@@ -245,6 +254,9 @@ func (f *fetcher) files(ctx context.Context, o *offer) ([]deb.File, error) {
 func (f *fetcher) unpack(raw []byte, o *offer) ([]deb.File, error) {
 	files, err := deb.Unpack(raw, o.Package, deb.DefaultLimits)
 	if err != nil {
+		return nil, err
+	}
+	if o.pieces, err = f.keep(raw); err != nil {
 		return nil, err
 	}
 	return files, f.cache.writeFiles(o.Digest, files)

@@ -36,6 +36,11 @@ type Options struct {
 	Fresh    bool           // pass apt's lists over
 	Workers  int            // packages at once; 0: by the number of processors
 	Progress func(Progress) // told of each step, one call at a time; may be nil
+
+	// Keep is handed the bytes of all that goes in, in pieces of at most 64 MiB, one
+	// call at a time, and Result.Recipe then names them; may be nil. With it, a
+	// package's file that can not be had is an error.
+	Keep func(piece []byte) error
 }
 
 // Progress is a step of Build.
@@ -49,7 +54,8 @@ type Progress struct {
 // Result is a set and what was not used for it.
 type Result struct {
 	Set     *refval.Set
-	Skipped []Skipped // in order of the sources
+	Skipped []Skipped   // in order of the sources
+	Recipe  *deb.Recipe // of the set, if Options.Keep was given
 }
 
 // Skipped is a source that could not be verified or reached. Packages that only it

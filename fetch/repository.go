@@ -17,6 +17,7 @@ type repository struct {
 	source   Source
 	release  *deb.Release
 	packages []deb.Package
+	recipe   deb.RecipeRepository // what of it was used, if that is kept
 }
 
 // open verifies the source's release and the indexes of the architectures.
@@ -26,7 +27,11 @@ func (f *fetcher) open(ctx context.Context, s Source, architectures []string, wa
 		return nil, err
 	}
 	r := &repository{source: s}
-	if r.release, err = f.openRelease(ctx, s, keyring); err != nil {
+	var raw []byte
+	if r.release, raw, err = f.openRelease(ctx, s, keyring); err != nil {
+		return nil, err
+	}
+	if err := f.keepRelease(r, keyring, raw); err != nil {
 		return nil, err
 	}
 	for _, name := range s.indexes(architectures) {
@@ -37,6 +42,11 @@ func (f *fetcher) open(ctx context.Context, s Source, architectures []string, wa
 		if err != nil {
 			return nil, err
 		}
+		pieces, err := f.keep(x.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		r.recipe.Indexes = append(r.recipe.Indexes, deb.RecipeIndex{Name: name, Pieces: pieces})
 		for p, err := range x.Packages() {
 			if err != nil {
 				return nil, err
@@ -51,10 +61,11 @@ func (f *fetcher) open(ctx context.Context, s Source, architectures []string, wa
 
 // openRelease takes the first of apt's copy, the network's and the cache's that
 // verifies; the error is what spoke against each.
-func (f *fetcher) openRelease(ctx context.Context, s Source, keyring deb.Keyring) (*deb.Release, error) {
+func (f *fetcher) openRelease(ctx context.Context, s Source, keyring deb.Keyring) (*deb.Release, []byte, error) {
 	name := keystead.Sum([]byte(s.base()))
 	id := fmt.Sprintf("%x", name[:])
 	var problems []error
+	var verified []byte
 	try := func(raw []byte, err error) *deb.Release {
 		var r *deb.Release
 		if err == nil {
@@ -69,26 +80,27 @@ func (f *fetcher) openRelease(ctx context.Context, s Source, keyring deb.Keyring
 		if err != nil {
 			return nil
 		}
+		verified = raw
 		return r
 	}
 	if !f.Fresh {
 		if r := try(readFile(f.list(s, "InRelease"), deb.MaxRelease)); r != nil {
-			return r, nil
+			return r, verified, nil
 		}
 	}
 	if !f.Offline {
 		raw, err := f.net.get(ctx, s.base()+"InRelease", deb.MaxRelease)
 		if r := try(raw, err); r != nil {
-			return r, f.cache.write("release", id, raw)
+			return r, raw, f.cache.write("release", id, raw)
 		}
 	}
 	if r := try(f.cache.read("release", id)); r != nil {
-		return r, nil
+		return r, verified, nil
 	}
 	if problems == nil {
 		problems = []error{fmt.Errorf("%s: InRelease is neither in apt's lists nor in the cache, and the network is not to be used", s)}
 	}
-	return nil, errors.Join(problems...)
+	return nil, nil, errors.Join(problems...)
 }
 
 func (f *fetcher) list(s Source, name string) string {

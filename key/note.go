@@ -23,12 +23,18 @@ const (
 	KindCodeSet Kind = "keystead-codeset/1" // docs/spec/codeset.md
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
-	KindSetting Kind = "keystead-setting/1" // docs/spec/ledger.md
 
 	KindRecovery Kind = "keystead-recovery/1" // docs/spec/ledger.md
+
+	// Statements, docs/spec/statements.md.
+	KindSetting   Kind = "keystead-setting/1"
+	KindObject    Kind = "keystead-object/1"
+	KindTerms     Kind = "keystead-terms/1"
+	KindEnrolment Kind = "keystead-enrolment/1"
+	KindDenial    Kind = "keystead-denial/1"
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting, KindRecovery}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindRecovery}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/forger"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
@@ -85,6 +86,7 @@ type domain struct {
 	genesis []byte
 	members map[string]key.Member
 	keys    map[string]*key.Node
+	tpms    map[string]*forger.Forger
 	roster  receipt.Roster
 	store   *store
 	machine *ledger.Machine
@@ -99,7 +101,7 @@ type domain struct {
 const epoch = 1_790_000_000_000 // Unix milliseconds
 
 func newDomain(t testing.TB, nodes int, settings ...string) *domain {
-	d := &domain{t: t, members: map[string]key.Member{}, keys: map[string]*key.Node{}, random: fixed("requests"), now: epoch, perLog: 3}
+	d := &domain{t: t, members: map[string]key.Member{}, keys: map[string]*key.Node{}, tpms: map[string]*forger.Forger{}, random: fixed("requests"), now: epoch, perLog: 3}
 	for _, name := range []string{"ada", "ben", "cleo"} {
 		m, err := key.NewMember(fixed(name), name)
 		must(t, err)
@@ -122,12 +124,16 @@ func newDomain(t testing.TB, nodes int, settings ...string) *domain {
 	return d
 }
 
-// newNode makes a node key; each one is another.
+// newNode makes a node key; each one is another. The node's TPM, which is made up,
+// stays.
 func (d *domain) newNode(name string) receipt.Node {
 	k, err := key.NewNode(fixed(fmt.Sprint(name, len(d.log))))
 	must(d.t, err)
 	d.keys[name] = k
-	return receipt.Node{Name: name, Key: k.Public()}
+	if d.tpms[name] == nil {
+		d.tpms[name] = forger.New(name[len(name)-1])
+	}
+	return receipt.Node{Name: name, Key: k.Public(), AK: d.tpms[name].AK()}
 }
 
 func (d *domain) sign(text []byte, members ...string) []byte {

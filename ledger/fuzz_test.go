@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 )
 
@@ -14,10 +15,14 @@ func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
 	d.ok(d.run(put("a", "1")))
 	p := proposal(1, "setting", "x-seconds", 0, "5")
 	d.ok(p)
+	a := d.enrolled("a", 60_000)
+	d.ok(d.renewals(pair, d.item("a", a, 61_000)))
+	b := d.enrolled("b", 60_000)
+	d.ok(d.suspension("node-1", "b", b, "x"))
 	d.checkpoint("node-1", "node-2")
 	v := judge(p, 100)
 	e := d.endorse("node-3", v)
-	return d, [][]byte{
+	seeds = [][]byte{
 		d.genesis,
 		d.change(without("node-3"), "ada", "ben"),
 		d.run(ledger.Op{Key: "a", Value: []byte("2"), Compare: &ledger.Compare{Value: []byte("1")}}, ledger.Op{Key: "b", Delete: true}),
@@ -26,11 +31,15 @@ func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
 		e.Entry(),
 		d.tick(1000, "node-1", "node-2", "node-3"),
 		d.vote("node-3", 2),
+		d.renewals(pair, d.item("a", a, 62_000), d.item("b", b, 62_000)),
+		d.suspension("node-3", "a", a, "file-unknown"),
 		v.Bytes(),
 		nil,
 		{1},
 		{2, 3},
 	}
+	rekey, _ := d.rekeyEntry("node-3", []string{"node-1", "node-2"})
+	return d, append(seeds, rekey)
 }
 
 // FuzzEntry gives every parser of entries the same bytes: none may panic, and
@@ -71,6 +80,14 @@ func FuzzEntry(f *testing.F) {
 		ledger.ParseResult(b)
 		if x, err := ledger.ParseVote(b); err == nil {
 			same("vote", x.Entry(), nil)
+		}
+		if x, err := ledger.ParseRenewals(b); err == nil {
+			again, err := x.Entry()
+			same("batch of renewals", again, err)
+		}
+		if x, err := ledger.ParseSuspension(b); err == nil {
+			again, err := x.Entry()
+			same("suspension", again, err)
 		}
 	})
 }
@@ -124,6 +141,11 @@ func FuzzOpen(f *testing.F) {
 		view.Status()
 		view.Alarms()
 		view.Get(string(k[1:]))
+		view.Clock()
+		view.Founding("lease-seconds")
+		view.Renewal(string(k[1:]))
+		view.Suspension(string(k[1:]))
+		admit.Look(view, "a")
 		if p, err := ledger.NewProver(s); err == nil && p.Head().Size > 0 {
 			p.Receipt(p.Head().Size - 1)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -27,10 +28,18 @@ type history struct {
 	requests [][]byte
 	tree     *compact.Range
 	results  []ledger.Result
+	leases   map[string]*modelLease
+	ended    map[string]uint64 // host: domain clock of its last suspension
+}
+
+// modelLease is a lease as the model has it.
+type modelLease struct {
+	version, issued, until uint64
+	suspended              bool
 }
 
 func newHistory(t testing.TB, seed uint64, steps int) *history {
-	h := &history{domain: newDomain(t, 3), rnd: rand.New(rand.NewPCG(seed, 1)), kv: map[string]ledger.Value{}, done: map[ledger.RequestID]uint64{}}
+	h := &history{domain: newDomain(t, 3), rnd: rand.New(rand.NewPCG(seed, 1)), kv: map[string]ledger.Value{}, done: map[ledger.RequestID]uint64{}, leases: map[string]*modelLease{}, ended: map[string]uint64{}}
 	h.tree = (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
 	must(t, h.tree.Append(rfc6962.DefaultHasher.HashLeaf(h.genesis), nil))
 	h.results = []ledger.Result{{Index: 1, Kind: receipt.KindGenesis, ID: receipt.LeafHash(h.genesis), Recorded: true}}
@@ -85,8 +94,10 @@ func (h *history) step() {
 		all := []string{"node-1", "node-2", "node-3"}
 		h.rnd.Shuffle(3, func(i, j int) { all[i], all[j] = all[j], all[i] })
 		h.send(h.tick(uint64(h.rnd.IntN(3000)+1), all[:2+h.rnd.IntN(2)]...), false)
-	case n < 85:
+	case n < 80:
 		h.judged()
+	case n < 87:
+		h.lease()
 	case n < 95:
 		size := h.machine.Size() - uint64(h.rnd.IntN(int(min(h.machine.Size(), 3))))
 		h.send(h.vote(fmt.Sprintf("node-%d", 1+h.rnd.IntN(3)), size), false)
@@ -117,7 +128,7 @@ func (h *history) transaction() {
 		tx.Conditions = append(tx.Conditions, ledger.Condition{Key: k, Version: version})
 	}
 	for range 1 + h.rnd.IntN(3) {
-		tx.Writes = append(tx.Writes, ledger.Write{Key: h.key(), Delete: h.rnd.IntN(4) == 0, Value: fmt.Append(nil, h.rnd.Uint64())})
+		tx.Writes = append(tx.Writes, ledger.Write{Key: h.key(), Delete: h.rnd.IntN(4) == 0, Value: bytes.Repeat(fmt.Append(nil, h.rnd.Uint64()), 1+h.rnd.IntN(2)*h.rnd.IntN(30))})
 	}
 	if h.rnd.IntN(20) == 0 {
 		good = false
@@ -162,6 +173,72 @@ func (h *history) judged() {
 	h.send(h.effective(v, nodes...), len(nodes) >= 2 && len(v.Writes) > 0)
 }
 
+// lease admits a host, renews leases, or suspends one, rightly or not.
+func (h *history) lease() {
+	clock := h.machine.Clock()
+	host := func() string { return fmt.Sprintf("host-%d", h.rnd.IntN(4)) }
+	version := func(name string) uint64 {
+		v := uint64(h.rnd.IntN(50))
+		if l := h.leases[name]; l != nil && h.rnd.IntN(5) > 0 {
+			v = l.version
+		}
+		return v
+	}
+	switch name := host(); h.rnd.IntN(4) {
+	case 0:
+		until, issued := clock+uint64(h.rnd.IntN(30_000)), clock-uint64(h.rnd.IntN(5_000))
+		p, v := h.ruling(admit.TypeLease, name, leaseWrite(name, issued, until, 1))
+		h.send(p, false)
+		r := h.send(h.effective(v, "node-1", "node-2"), true)
+		at, ended := h.ended[name]
+		h.leases[name] = &modelLease{version: r.Leaf + 1, issued: issued, until: until, suspended: ended && at >= issued}
+	case 1:
+		v := version(name)
+		l := h.leases[name]
+		counts := l != nil && l.version == v && !l.suspended
+		h.send(h.suspension(fmt.Sprintf("node-%d", 1+h.rnd.IntN(3)), name, v, "x"), counts)
+		if counts {
+			l.suspended, h.ended[name] = true, clock
+		}
+	default:
+		var items []ledger.RenewalItem
+		counts := false
+		for i := range 4 {
+			x := h.item(fmt.Sprintf("host-%d", i), version(fmt.Sprintf("host-%d", i)), uint64(h.rnd.IntN(100_000)))
+			if h.rnd.IntN(4) == 0 {
+				continue
+			}
+			items = append(items, x)
+			if l := h.leases[x.Host]; l != nil && l.version == x.Lease && !l.suspended && l.until > clock && x.Until > l.until && x.Until <= clock+90_000 {
+				l.until, counts = x.Until, true
+			}
+		}
+		if len(items) > 0 {
+			h.send(h.renewals([]string{"node-1", fmt.Sprintf("node-%d", 2+h.rnd.IntN(2))}, items...), counts)
+		}
+	}
+}
+
+// checkLeases compares the leases with the model's.
+func (h *history) checkLeases() {
+	v := ledger.NewView(h.store)
+	for host, want := range h.leases {
+		x, err := v.Judged(admit.LeaseKey(host))
+		must(h.t, err)
+		r, err := v.Renewal(host)
+		must(h.t, err)
+		s, err := v.Suspension(host)
+		must(h.t, err)
+		until, issued := admit.RecordTimes(x.Data)
+		if r.Lease == x.Version {
+			until = r.Until
+		}
+		if got := (modelLease{x.Version, issued, until, s.Lease != 0 && (s.Lease == x.Version || s.Time >= issued)}); got != *want {
+			h.t.Errorf("%s is %+v, the model says %+v", host, got, *want)
+		}
+	}
+}
+
 func (h *history) rekey() {
 	name := fmt.Sprintf("node-%d", 1+h.rnd.IntN(3))
 	signers := []string{"node-1", "node-2", "node-3"}
@@ -175,14 +252,33 @@ func (d *domain) rekeyEntry(name string, signers []string) ([]byte, bool) {
 	next := d.newNode(name)
 	after := d.keys[name]
 	d.keys[name] = before
+	c := d.nextRekey(next)
+	e := d.signRekey(c, signers...)
+	counts := len(signers) >= 2
+	if counts {
+		d.keys[name] = after
+	}
+	return e, counts
+}
+
+// nextRekey makes a rekey to a node's next key, which the node's TPM certifies.
+func (d *domain) nextRekey(next receipt.Node) *receipt.Change {
+	d.t.Helper()
 	c := d.nextChange(func(r *receipt.Roster) {
 		for i := range r.Nodes {
-			if r.Nodes[i].Name == name {
+			if r.Nodes[i].Name == next.Name {
 				r.Nodes[i] = next
 			}
 		}
 	})
 	c.Rekey = true
+	c.Certificates = []receipt.Certificate{{Node: next.Name, Certification: d.tpms[next.Name].Certify(receipt.KeyBinding(d.id, c.After, next.Name, next.Key))}}
+	return c
+}
+
+// signRekey has nodes sign a rekey with the keys that they have.
+func (d *domain) signRekey(c *receipt.Change, signers ...string) []byte {
+	d.t.Helper()
 	text, err := c.Text()
 	must(d.t, err)
 	signed := append(text, '\n')
@@ -191,11 +287,7 @@ func (d *domain) rekeyEntry(name string, signers []string) ([]byte, bool) {
 	}
 	e, err := receipt.NoteEntry(signed)
 	must(d.t, err)
-	counts := len(signers) >= 2
-	if counts {
-		d.keys[name] = after
-	}
-	return e, counts
+	return e
 }
 
 func TestRandomHistories(t *testing.T) {
@@ -210,6 +302,7 @@ func TestRandomHistories(t *testing.T) {
 
 // checkModel compares the state with the model.
 func (h *history) checkModel() {
+	h.checkLeases()
 	n := 0
 	err := ledger.NewView(h.store).Keys("kv/", func(k string, v ledger.Value) bool {
 		if want := h.kv[k]; want.Version != v.Version || string(want.Data) != string(v.Data) {

@@ -170,6 +170,7 @@ func (m *Machine) applyEffective(entry []byte, w Writer, res *Result) error {
 	if err != nil {
 		return err
 	}
+	writes.at += verdictAt
 	p, err := m.open(v.Proposal)
 	if err != nil {
 		return err
@@ -215,7 +216,7 @@ func (m *Machine) applyEffective(entry []byte, w Writer, res *Result) error {
 		return fatal(err)
 	}
 	m.written = append(m.written, written{spaceSubject, subject, version})
-	return m.write(spaceJudged, writes, version, w)
+	return m.write(spaceJudged, writes, entry, version, w)
 }
 
 // endorsed checks that a majority of the nodes of now signed the verdict.

@@ -193,6 +193,9 @@ func ParseEffective(entry []byte) (e Effective, err error) {
 	return Effective{v, signed}, err
 }
 
+// verdictAt is where the verdict is in an effective entry.
+const verdictAt = receipt.HeaderSize + 4
+
 func splitEffective(entry []byte) (verdict []byte, signed []Signed, err error) {
 	b, err := body(entry, receipt.KindEffective)
 	if err != nil {

@@ -60,6 +60,9 @@ func (m *Machine) load() (err error) {
 			return err
 		}
 	}
+	if err := m.loadLeases(); err != nil {
+		return err
+	}
 	return m.loadRequests()
 }
 

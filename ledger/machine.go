@@ -26,6 +26,7 @@ type Machine struct {
 	proposals map[keystead.Digest]*proposal
 	votes     map[string][]Vote // node: its last signatures, oldest first
 	latest    checkpoint
+	leases    leases
 
 	written  []written         // by the batch that is being applied, which the store does not have yet
 	versions map[string]uint64 // index of written[:indexed], made when first needed
@@ -89,7 +90,7 @@ func fatal(err error) error {
 // Open reads back the state of a domain from the store; an empty store waits for
 // the genesis entry of that domain.
 func Open(r Reader, domain keystead.Digest) (*Machine, error) {
-	m := &Machine{store: r, lastTick: map[string]uint64{}, proposals: map[keystead.Digest]*proposal{}, votes: map[string][]Vote{}, requests: requests{buckets: map[uint64]map[[16]byte]uint64{}}}
+	m := &Machine{store: r, lastTick: map[string]uint64{}, proposals: map[keystead.Digest]*proposal{}, votes: map[string][]Vote{}, leases: leases{by: map[string]*lease{}, ended: map[string]uint64{}}, requests: requests{buckets: map[uint64]map[[16]byte]uint64{}}}
 	m.head.domain = domain
 	b, found, err := r.Get([]byte{spaceHead})
 	if err != nil || !found {
@@ -171,7 +172,7 @@ func (m *Machine) Apply(entries []Committed, w Writer) (Applied, error) {
 
 func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 	for _, e := range entries {
-		if m.ahead(e) && len(e.Data) > 0 && e.Data[0] != receipt.Version {
+		if m.ahead(e) && len(e.Data) > 0 && !receipt.KnownVersion(e.Data[0]) {
 			_, _, err := receipt.Split(append(e.Data[:1:1], 0))
 			return nil, &StopError{e.Index, err}
 		}
@@ -236,6 +237,10 @@ func (m *Machine) one(e Committed, w Writer, res *Result) error {
 		return m.applyEffective(e.Data, w, res)
 	case receipt.KindTick:
 		return m.applyTick(e, w)
+	case receipt.KindRenewals:
+		return m.applyRenewals(e.Data, w, res)
+	case receipt.KindSuspension:
+		return m.applySuspension(e.Data, w, res)
 	default:
 		return m.applyVote(e.Data, w)
 	}
@@ -260,12 +265,13 @@ func (m *Machine) applyGenesis(entry []byte, w Writer, res *Result) error {
 		return err
 	}
 	m.genesis, m.head.clock = g, g.Created
+	m.leases.set("", &m.genesis)
 	return m.enter(entry, g.Roster, w, res)
 }
 
 func (m *Machine) applyRoster(entry []byte, w Writer, res *Result) error {
 	now := &m.rosters[len(m.rosters)-1]
-	c, err := receipt.VerifyChange(entry, m.head.domain, uint64(len(m.rosters)), now.entry, &now.Roster)
+	c, err := m.genesis.VerifyChange(entry, m.head.domain, uint64(len(m.rosters)), now.entry, &now.Roster)
 	if err != nil {
 		return err
 	}

@@ -23,11 +23,16 @@ func TestRecordedReceipts(t *testing.T) {
 	must(t, err)
 	c, err := p.Consistency(old)
 	must(t, err)
-	for file, is := range map[string][]byte{
+	recorded := map[string][]byte{
 		"put.tlog-proof":    d.receipt(1),
 		"roster.tlog-proof": d.receipt(2),
 		"consistency.txt":   c.Bytes(),
-	} {
+	}
+	rekey, _ := d.rekeyEntry("node-3", []string{"node-1", "node-2"})
+	d.ok(rekey)
+	d.checkpoint("node-2", "node-3")
+	recorded["rekey.tlog-proof"] = d.receipt(4)
+	for file, is := range recorded {
 		file = "../receipt/testdata/" + file
 		if *rewrite {
 			must(t, os.WriteFile(file, is, 0o644))

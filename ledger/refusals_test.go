@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/forger"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -89,6 +91,9 @@ func TestCorruptRecordsStop(t *testing.T) {
 	e := d.endorse("node-1", judge(p, 100))
 	d.ok(e.Entry())
 	d.ok(d.effective(judge(p, 100), "node-1", "node-2"))
+	a := d.enrolled("a", 60_000)
+	d.ok(d.renewals(pair, d.item("a", a, 70_000)))
+	d.ok(d.suspension("node-1", "a", a, "x"))
 	d.checkpoint("node-1", "node-2")
 	stopped := map[byte]bool{}
 	for k, v := range d.store.m {
@@ -106,7 +111,7 @@ func TestCorruptRecordsStop(t *testing.T) {
 			stopped[k[0]] = true
 		}
 	}
-	for _, space := range "acdelprt" { // the spaces that are read at opening
+	for _, space := range "acdelnprst" { // the spaces that are read at opening
 		if !stopped[byte(space)] {
 			t.Errorf("no record of space %c was missed when it was cut short", space)
 		}
@@ -342,20 +347,14 @@ func TestRekeyChangesKeysOnly(t *testing.T) {
 		"threshold": func(r *receipt.Roster) { r.Threshold = 1 },
 		"members":   func(r *receipt.Roster) { r.Members = r.Members[:2] },
 		"a rename":  func(r *receipt.Roster) { r.Nodes[2].Name = "node-9" },
+		"a TPM":     func(r *receipt.Roster) { r.Nodes[2].AK = forger.New(9).AK() },
+		"no TPM":    func(r *receipt.Roster) { r.Nodes[2].AK = key.AKDigest{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := d.nextChange(edit)
 			c.Rekey = true
-			text, err := c.Text()
-			must(t, err)
-			signed := append(text, '\n')
-			for _, n := range []string{"node-1", "node-2", "node-3"} {
-				signed = receipt.AppendSignature(signed, receipt.Node{Name: n, Key: d.keys[n].Public()}, d.keys[n].Sign(text))
-			}
-			e, err := receipt.NoteEntry(signed)
-			must(t, err)
 			d.t = t
-			d.refused(e, keystead.ReasonRosterBroken)
+			d.refused(d.signRekey(c, "node-1", "node-2", "node-3"), keystead.ReasonRosterBroken)
 		})
 	}
 }

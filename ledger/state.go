@@ -31,19 +31,60 @@ func (m *Machine) version(space byte, key []byte) (uint64, error) {
 	if err != nil || !found {
 		return 0, fatal(err)
 	}
-	v, _, err := splitValue(b)
-	return v, fatal(err)
+	v, err := parseStored(b)
+	return v.version, fatal(err)
 }
 
-// splitValue takes a stored value apart: version, then what was put.
-func splitValue(b []byte) (version uint64, value []byte, err error) {
+// stored is the record of a key. A value that makes up half of the entry that put it,
+// or more, is not stored a second time: the record says where in the entry it is.
+//
+//	8 bytes  version: the entry's leaf plus one
+//	1 byte   0 and the value, or 1 and
+//	4 bytes  where in the entry the value begins
+//	4 bytes  its length
+type stored struct {
+	version  uint64
+	inline   []byte
+	inEntry  bool
+	at, size uint32
+}
+
+const (
+	storedInline  = 0
+	storedInEntry = 1
+)
+
+// parseStored reads a record, or the version of a subject, which has no value.
+func parseStored(b []byte) (s stored, err error) {
 	c := record("value", b)
-	version = c.U64("version")
-	return version, c.Rest(), c.Err()
+	s.version = c.U64("version")
+	if c.Len() == 0 {
+		return s, c.Err()
+	}
+	switch form := c.U8("form"); form {
+	case storedInline:
+		s.inline = c.Rest()
+	case storedInEntry:
+		s.inEntry, s.at, s.size = true, c.U32("offset"), c.U32("length")
+		c.End()
+	default:
+		c.Fail("form", "%d is not known", form)
+	}
+	return s, c.Err()
 }
 
-// write carries out writes that were checked, as of a version.
-func (m *Machine) write(space byte, writes writeList, version uint64, w Writer) error {
+// appendStored appends the record of a value that a write of an entry puts.
+func appendStored(b []byte, version uint64, entry int, x *writeView) []byte {
+	b = binary.BigEndian.AppendUint64(b, version)
+	if 2*len(x.value) < entry {
+		return append(append(b, storedInline), x.value...)
+	}
+	b = binary.BigEndian.AppendUint32(append(b, storedInEntry), uint32(x.at))
+	return binary.BigEndian.AppendUint32(b, uint32(len(x.value)))
+}
+
+// write carries out writes of an entry that were checked, as of a version.
+func (m *Machine) write(space byte, writes writeList, entry []byte, version uint64, w Writer) error {
 	for x := range writes.each {
 		v := version
 		m.keyBuf = append(append(m.keyBuf[:0], space), x.key...)
@@ -53,12 +94,15 @@ func (m *Machine) write(space byte, writes writeList, version uint64, w Writer) 
 				return fatal(err)
 			}
 		} else {
-			m.buf = append(binary.BigEndian.AppendUint64(m.buf[:0], version), x.value...)
+			m.buf = appendStored(m.buf[:0], version, len(entry), &x)
 			if err := w.Set(m.keyBuf, m.buf); err != nil {
 				return fatal(err)
 			}
 		}
 		m.written = append(m.written, written{space, x.key, v})
+		if space == spaceJudged {
+			m.leases.note(x, v, &m.genesis)
+		}
 	}
 	return nil
 }
@@ -91,7 +135,7 @@ func (m *Machine) applyTransaction(entry []byte, w Writer, res *Result) error {
 		return err
 	}
 	m.requests.add(t.request, res.Leaf)
-	return m.write(spaceContract, t.writes, res.Leaf+1, w)
+	return m.write(spaceContract, t.writes, entry, res.Leaf+1, w)
 }
 
 // MaxRequests is how many requests are remembered at most, for exactly-once.

@@ -24,19 +24,21 @@ type Writer interface {
 
 // The key spaces of the store, by first byte. Numbers in keys are big-endian.
 const (
-	spaceHead     = 'a' // the one head record
-	spaceSubject  = 'b' // type/subject: version of the judged subject
-	spaceLatest   = 'c' // the last checkpoint that a majority signed, a note
-	spaceVotes    = 'd' // node name: its last checkpoint signatures
-	spaceEntry    = 'e' // leaf index: the entry
-	spaceJudged   = 'j' // type/key: version and value, written by effective entries
-	spaceContract = 'k' // contract/key: version and value, written by transactions
-	spaceTile     = 'm' // tile level, tile index: a full tile of tree hashes
-	spaceLast     = 'l' // node name: time of its last tick
-	spaceProposal = 'p' // digest: proposal record
-	spaceRoster   = 'r' // sequence: leaf index of the entry that made the roster
-	spaceTick     = 't' // log index and offset of a tick: clock, tree size, nonce
-	spaceAlarm    = 'x' // number: alarm record
+	spaceHead       = 'a' // the one head record
+	spaceSubject    = 'b' // type/subject: version of the judged subject
+	spaceLatest     = 'c' // the last checkpoint that a majority signed, a note
+	spaceVotes      = 'd' // node name: its last checkpoint signatures
+	spaceEntry      = 'e' // leaf index: the entry
+	spaceJudged     = 'j' // type/key: stored, written by effective entries
+	spaceContract   = 'k' // contract/key: stored, written by transactions
+	spaceTile       = 'm' // tile level, tile index: a full tile of tree hashes
+	spaceLast       = 'l' // node name: time of its last tick
+	spaceRenewal    = 'n' // host name: the last renewal of its lease
+	spaceProposal   = 'p' // digest: proposal record
+	spaceRoster     = 'r' // sequence: leaf index of the entry that made the roster
+	spaceSuspension = 's' // host name: the last suspension of its lease
+	spaceTick       = 't' // log index and offset of a tick: clock, tree size, nonce
+	spaceAlarm      = 'x' // number: alarm record
 )
 
 func numberKey(space byte, n uint64) []byte {
@@ -61,8 +63,9 @@ type head struct {
 
 // StateVersion is the version of the layout of the store. It only ever grows.
 //
-//	1  the key spaces of store.go, tiles of height 8
-const StateVersion = 1
+//	1  the key spaces of store.go but n and s, tiles of height 8
+//	2  n and s: renewals and suspensions; values that make up half of their entry are stored in it only
+const StateVersion = 2
 
 const headSize = 2 + 6*8 + 32
 

@@ -118,6 +118,7 @@ type (
 	writeList struct {
 		n   int
 		raw []byte
+		at  int // of raw in the entry
 	}
 	conditionView struct {
 		key     []byte
@@ -127,6 +128,7 @@ type (
 		key    []byte
 		delete bool
 		value  []byte
+		at     int // of value in the entry
 	}
 )
 
@@ -141,6 +143,7 @@ func parseTransaction(entry []byte) (v txView, err error) {
 	v.contract = name(c, "contract")
 	v.conditions = readConditions(c)
 	v.writes = readWrites(c)
+	v.writes.at += receipt.HeaderSize
 	c.End()
 	return v, c.Err()
 }
@@ -160,7 +163,7 @@ func readConditions(c *cursor.Cursor) conditionList {
 
 func readWrites(c *cursor.Cursor) writeList {
 	n := count(c, "writes", maxWrites)
-	rest := c.Rest()
+	rest, at := c.Rest(), c.Offset()
 	for range n {
 		switch op := c.U8("operation"); op {
 		case opPut:
@@ -175,7 +178,7 @@ func readWrites(c *cursor.Cursor) writeList {
 	if c.Err() != nil {
 		return writeList{}
 	}
-	return writeList{n, rest[:len(rest)-c.Len()]}
+	return writeList{n, rest[:len(rest)-c.Len()], at}
 }
 
 // each yields the conditions; the bytes were checked by readConditions.
@@ -197,6 +200,7 @@ func (l writeList) each(yield func(writeView) bool) {
 		b = b[3+n:]
 		if !w.delete {
 			n := int(binary.BigEndian.Uint32(b))
+			w.at = l.at + len(l.raw) - len(b) + 4
 			w.value, b = b[4:4+n], b[4+n:]
 		}
 		if !yield(w) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -135,6 +136,18 @@ func (s *stage) command(t *testing.T, f []string) {
 		v, err := ledger.NewView(s.store).Judged("setting/" + f[1])
 		must(t, err)
 		s.say("%q, version %d", v.Data, v.Version)
+	case "admit":
+		version := s.effect(admit.TypeLease, f[1], leaseWrite(f[1], s.machine.Clock(), s.machine.Clock()+number(t, f[2])*1000, 0))
+		s.say("a majority endorsed the lease of %s at version %d, for %s s", f[1], version, f[2])
+	case "renew":
+		s.renew(t, f[1], f[2], f[3:])
+	case "suspend":
+		v, err := ledger.NewView(s.store).Judged(admit.LeaseKey(f[2]))
+		must(t, err)
+		s.last = s.suspension(f[1], f[2], v.Version, strings.Join(f[3:], " "))
+		s.apply1(s.last)
+	case "lease":
+		s.lease(t, f[1])
 	case "remove":
 		e := s.change(without(f[1]), f[3:]...)
 		s.apply1(e)
@@ -239,6 +252,35 @@ func (s *stage) put(t *testing.T, f []string) {
 	s.apply1(s.last)
 }
 
+// renew prolongs leases by as many seconds, on the word of two nodes, A+B.
+func (s *stage) renew(t *testing.T, nodes, seconds string, hosts []string) {
+	var items []ledger.RenewalItem
+	for _, h := range hosts {
+		v, err := ledger.NewView(s.store).Judged(admit.LeaseKey(h))
+		must(t, err)
+		items = append(items, s.item(h, v.Version, number(t, seconds)*1000))
+	}
+	s.last = s.renewals(strings.Split(nodes, "+"), items...)
+	s.apply1(s.last)
+}
+
+// lease says what the ledger holds of a lease.
+func (s *stage) lease(t *testing.T, host string) {
+	v := ledger.NewView(s.store)
+	x, err := v.Judged(admit.LeaseKey(host))
+	must(t, err)
+	until, _ := admit.RecordTimes(x.Data)
+	words := ""
+	if r, err := v.Renewal(host); err == nil && r.Lease == x.Version {
+		until = r.Until
+		words = fmt.Sprintf(", renewed at genesis + %d ms", r.Issued-epoch)
+	}
+	if x, err := v.Suspension(host); err == nil && x.Lease != 0 {
+		words += fmt.Sprintf("; version %d suspended by %s: %s", x.Lease, x.Node, x.Reason)
+	}
+	s.say("version %d until genesis + %d ms%s", x.Version, until-epoch, words)
+}
+
 func (s *stage) endorseAll(nodes []string) {
 	for _, n := range nodes {
 		limit := s.limits[n]
@@ -277,7 +319,7 @@ func (s *stage) prove(t *testing.T, leaf uint64) {
 		return
 	}
 	s.say("receipt of %d bytes: entry of %d, %d hashes, a chain of %d roster entries", len(text), len(r.Entry), len(r.Path), len(r.Chain))
-	s.say("verified from the genesis digest: %v %s is leaf %d of %d under roster %d, trust-disks %v", p.Kind, short(p.ID), p.Index, p.Head.Size, p.Head.Roster, p.Genesis.TrustsDisks())
+	s.say("verified from the genesis digest: %v %s is leaf %d of %d under roster %d, trust-disks %v, evidence of nodes %v", p.Kind, short(p.ID), p.Index, p.Head.Size, p.Head.Roster, p.Genesis.TrustsDisks(), p.Genesis.AsksEvidence())
 }
 
 // tick0 lets all nodes tick once a second until ms have passed.

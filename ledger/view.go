@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 )
 
 // View reads the state that a store holds. Beside a running [Machine] it sees a
@@ -15,11 +16,9 @@ type View struct{ r Reader }
 // NewView returns a view of the store.
 func NewView(r Reader) View { return View{r} }
 
-// Value is what a key holds.
-type Value struct {
-	Version uint64 // of the transaction or effective entry that wrote it: its leaf plus one; 0 for an absent key
-	Data    []byte
-}
+// Value is what a key holds. Its version is the leaf, plus one, of the transaction or
+// effective entry that wrote it; 0 for an absent key.
+type Value = admit.Value
 
 // Get returns what a contract's key holds, such as "kv/colour".
 func (v View) Get(key string) (Value, error) { return v.value(spaceContract, key) }
@@ -38,21 +37,45 @@ func (v View) value(space byte, key string) (Value, error) {
 	if err != nil || !found {
 		return Value{}, err
 	}
-	version, data, err := splitValue(b)
-	return Value{version, bytes.Clone(data)}, err
+	return v.resolve(b)
+}
+
+// resolve returns the value of a key's record.
+func (v View) resolve(b []byte) (Value, error) {
+	s, err := parseStored(b)
+	if err != nil || !s.inEntry {
+		return Value{Version: s.version, Data: bytes.Clone(s.inline)}, err
+	}
+	entry, found, err := v.r.Get(numberKey(spaceEntry, s.version-1))
+	if err != nil {
+		return Value{}, err
+	}
+	end := uint64(s.at) + uint64(s.size)
+	if !found || end > uint64(len(entry)) {
+		return Value{}, &keystead.FormatError{Format: "value", Field: "offset", Problem: fmt.Sprintf("is of %d bytes at %d of leaf %d, which has %d", s.size, s.at, s.version-1, len(entry))}
+	}
+	return Value{Version: s.version, Data: bytes.Clone(entry[s.at:end])}, nil
 }
 
 // Keys visits the keys of a contract that start with prefix, in order.
 func (v View) Keys(prefix string, visit func(key string, value Value) bool) error {
-	from := nameKey(spaceContract, prefix)
+	return v.keys(spaceContract, prefix, "", visit)
+}
+
+func (v View) keys(space byte, prefix, after string, visit func(key string, value Value) bool) error {
+	within := nameKey(space, prefix)
+	from := within
+	if after >= prefix {
+		from = append(nameKey(space, after), 0)
+	}
 	var failed error
-	err := v.r.Scan(from, []byte{spaceContract + 1}, func(k, b []byte) bool {
-		if !bytes.HasPrefix(k, from) {
+	err := v.r.Scan(from, []byte{space + 1}, func(k, b []byte) bool {
+		if !bytes.HasPrefix(k, within) {
 			return false
 		}
-		version, data, err := splitValue(b)
+		value, err := v.resolve(b)
 		failed = err
-		return err == nil && visit(string(k[1:]), Value{version, bytes.Clone(data)})
+		return err == nil && visit(string(k[1:]), value)
 	})
 	if err == nil {
 		err = failed

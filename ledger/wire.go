@@ -52,6 +52,10 @@ func Check(entry []byte) error {
 		_, err = ParseTicks(entry)
 	case receipt.KindCheckpoint:
 		_, err = ParseVote(entry)
+	case receipt.KindRenewals:
+		_, err = ParseRenewals(entry)
+	case receipt.KindSuspension:
+		_, err = ParseSuspension(entry)
 	}
 	return err
 }

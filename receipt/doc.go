@@ -11,4 +11,8 @@
 // can not know of a roster that a receipt does not show: whoever does says so by
 // [Verifier.RequireRoster]. A receipt of a domain with trust-disks ([Genesis.TrustsDisks]) is worth
 // what its disks are.
+//
+// Each node key after a node's first was certified by the TPM that members signed for, so
+// a majority of keys that leaked can not name others in their place. In a domain with
+// evidence=none ([Genesis.AsksEvidence]) it can.
 package receipt

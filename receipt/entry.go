@@ -7,12 +7,24 @@ import (
 	"github.com/keystead/keystead"
 )
 
-// Version is the version of the ledger's entry format: the first byte of every
-// entry. It only ever grows. A node that meets a version which it does not know
-// stops before it applies anything.
+// Version is the newest version of the ledger's entry format: the first byte of every
+// entry, which is the version that brought its kind. It only ever grows. A node that
+// meets a version which it does not know stops before it applies anything.
 //
 //	1  kinds 1 to 8
-const Version = 1
+//	2  kinds 9 and 10
+const Version = 2
+
+// KnownVersion reports whether this build knows an entry's first byte.
+func KnownVersion(b byte) bool { return b >= 1 && b <= Version }
+
+// versionOf returns the version that brought the kind.
+func versionOf(k Kind) byte {
+	if k >= KindRenewals {
+		return 2
+	}
+	return 1
+}
 
 // MaxEntry is the size of the largest entry, in bytes.
 const MaxEntry = 1 << 20
@@ -20,8 +32,8 @@ const MaxEntry = 1 << 20
 // Kind says what an entry is: its second byte.
 type Kind uint8
 
-// The kinds of version 1. Only those up to KindEffective are leaves of the Merkle
-// tree, so only they can be proven.
+// The kinds. Only those up to KindEffective, and those of version 2, are leaves of the
+// Merkle tree, so only they can be proven.
 const (
 	KindGenesis     Kind = 1 // the first entry of a domain; its digest names the domain
 	KindRoster      Kind = 2 // members and nodes from here on
@@ -32,10 +44,14 @@ const (
 	KindEndorsement Kind = 6 // one node's signature over its verdict
 	KindTick        Kind = 7 // times and random values, signed by a majority
 	KindCheckpoint  Kind = 8 // one node's signature over a tree head
+
+	KindRenewals   Kind = 9  // leases that two nodes prolong
+	KindSuspension Kind = 10 // a lease that one node ends
 )
 
 var kindNames = [...]string{KindGenesis: "genesis", KindRoster: "roster", KindTransaction: "transaction", KindEffective: "effective",
-	KindProposal: "proposal", KindEndorsement: "endorsement", KindTick: "tick", KindCheckpoint: "checkpoint"}
+	KindProposal: "proposal", KindEndorsement: "endorsement", KindTick: "tick", KindCheckpoint: "checkpoint",
+	KindRenewals: "renewals", KindSuspension: "suspension"}
 
 // String returns the kind's name, such as "transaction".
 func (k Kind) String() string {
@@ -46,13 +62,15 @@ func (k Kind) String() string {
 }
 
 // Provable reports whether entries of the kind are leaves of the tree.
-func (k Kind) Provable() bool { return k >= KindGenesis && k <= KindEffective }
+func (k Kind) Provable() bool {
+	return k >= KindGenesis && k <= KindEffective || k == KindRenewals || k == KindSuspension
+}
 
 // HeaderSize is the number of bytes before an entry's body: version and kind.
 const HeaderSize = 2
 
 // Header opens an entry of the kind.
-func Header(k Kind) []byte { return []byte{Version, byte(k)} }
+func Header(k Kind) []byte { return []byte{versionOf(k), byte(k)} }
 
 // Split reads an entry's version and kind and returns its body, which aliases
 // entry. An unknown version is refused with version-unknown.
@@ -60,12 +78,12 @@ func Split(entry []byte) (Kind, []byte, error) {
 	switch {
 	case len(entry) < HeaderSize || len(entry) > MaxEntry:
 		return 0, nil, &keystead.FormatError{Format: "entry", Field: "size", Problem: strconv.Itoa(len(entry)) + " bytes; an entry has 2 to " + strconv.Itoa(MaxEntry)}
-	case entry[0] != Version:
-		return 0, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonVersionUnknown, Want: "entry version " + strconv.Itoa(Version), Got: strconv.Itoa(int(entry[0]))})
+	case !KnownVersion(entry[0]):
+		return 0, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonVersionUnknown, Want: "entry version 1 to " + strconv.Itoa(Version), Got: strconv.Itoa(int(entry[0]))})
 	}
 	k := Kind(entry[1])
-	if k < KindGenesis || k > KindCheckpoint {
-		return 0, nil, &keystead.FormatError{Format: "entry", Offset: 1, Field: "kind", Problem: k.String() + " is not known"}
+	if k < KindGenesis || k > KindSuspension || entry[0] != versionOf(k) {
+		return 0, nil, &keystead.FormatError{Format: "entry", Offset: 1, Field: "kind", Problem: k.String() + " is not of version " + strconv.Itoa(int(entry[0]))}
 	}
 	return k, entry[HeaderSize:], nil
 }

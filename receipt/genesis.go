@@ -16,6 +16,15 @@ const maxSettings = 64
 // whoever can roll a disk back, so it is shown wherever the domain's receipts are.
 const TrustDisks = "trust-disks"
 
+// Evidence is the setting by which a domain says whether its nodes must have a TPM
+// that certifies their keys: with "none", and nothing else, they need not. What a node
+// of such a domain signed proves nothing of the machine that it runs on, so the setting
+// is shown wherever the domain's receipts are.
+const Evidence = "evidence"
+
+// EvidenceNone is the value of Evidence that asks for none.
+const EvidenceNone = "none"
+
 // Genesis is the content of a domain's first entry. The digest of that entry
 // is the domain's identity.
 type Genesis struct {
@@ -37,6 +46,21 @@ func (g *Genesis) Setting(name string) string {
 
 // TrustsDisks reports whether the domain was founded with trust-disks=true.
 func (g *Genesis) TrustsDisks() bool { return g.Setting(TrustDisks) == "true" }
+
+// AsksEvidence reports whether every node must have a TPM that certifies its keys:
+// always, unless the domain was founded with evidence=none.
+func (g *Genesis) AsksEvidence() bool { return g.Setting(Evidence) != EvidenceNone }
+
+// checkMachines refuses a roster with nodes whose TPM is not named, if the domain asks
+// for evidence.
+func (g *Genesis) checkMachines(r *Roster, where string) error {
+	for _, n := range r.Nodes {
+		if n.AK.None() && g.AsksEvidence() {
+			return deny(keystead.ReasonEvidenceMissing, where+", node "+n.Name, "the attestation key of its TPM; a domain of nodes without one is founded with "+Evidence+"="+EvidenceNone, n.AK.String())
+		}
+	}
+	return nil
+}
 
 // Text returns the text that the founding members sign as a C2SP signed note.
 func (g *Genesis) Text() ([]byte, error) {
@@ -84,6 +108,7 @@ func ParseGenesis(entry []byte) (Genesis, error) {
 		g.Settings = append(g.Settings, l.value("setting"))
 	}
 	l.roster(&g.Roster)
+	l.end()
 	if l.err != nil {
 		return Genesis{}, l.err
 	}
@@ -96,7 +121,8 @@ func ParseGenesis(entry []byte) (Genesis, error) {
 }
 
 // VerifyGenesis checks that entry founds the domain and that the threshold of its
-// own members signed it.
+// own members signed it. Every node has a TPM, unless the domain says that it asks for
+// no evidence.
 func VerifyGenesis(entry []byte, domain keystead.Digest) (Genesis, error) {
 	if got := keystead.Sum(entry); got != domain {
 		return Genesis{}, deny(keystead.ReasonDomainMismatch, "genesis entry", Origin(domain), Origin(got))
@@ -105,5 +131,8 @@ func VerifyGenesis(entry []byte, domain keystead.Digest) (Genesis, error) {
 	if err != nil {
 		return Genesis{}, err
 	}
-	return g, verifyMembers(entry, KindGenesis, &g.Roster, "genesis entry")
+	if err := verifyMembers(entry, KindGenesis, &g.Roster, "genesis entry"); err != nil {
+		return Genesis{}, err
+	}
+	return g, g.checkMachines(&g.Roster, "genesis entry")
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -80,6 +81,12 @@ func openNote(signed []byte, known []note.Verifier, need int, short keystead.Rea
 	case err != nil:
 		return &keystead.FormatError{Format: "note", Field: where, Problem: err.Error()}
 	}
+	for _, s := range slices.Concat(n.Sigs, n.UnverifiedSigs) {
+		// note.Open passes over unused bits of the last character.
+		if _, err := base64.StdEncoding.Strict().DecodeString(s.Base64); err != nil {
+			return &keystead.FormatError{Format: "note", Field: where, Problem: fmt.Sprintf("the signature of %.64s is not in its one spelling: %v", s.Name, err)}
+		}
+	}
 	if len(n.Sigs) >= need {
 		return nil
 	}
@@ -128,6 +135,13 @@ func AppendSignature(dst []byte, n Node, sig key.NodeSignature) []byte {
 // Origin returns the name of a domain as checkpoints and signed texts spell it:
 // "keystead/" and the genesis digest in hex.
 func Origin(domain keystead.Digest) string { return originPrefix + hex.EncodeToString(domain[:]) }
+
+// ParseOrigin reads what Origin writes.
+func ParseOrigin(s string) (keystead.Digest, error) {
+	var l lines
+	d := l.parseOrigin("domain", s)
+	return d, l.err
+}
 
 const originPrefix = "keystead/"
 
@@ -211,7 +225,7 @@ func (l *lines) hash(field, s string) (d keystead.Digest) {
 	return keystead.Digest(buf[:32])
 }
 
-// roster reads the lines of a roster, to the end of the text.
+// roster reads the lines of a roster.
 func (l *lines) roster(r *Roster) {
 	r.Threshold = int(min(l.number("threshold"), maxMembers+1))
 	for l.err == nil && bytes.HasPrefix(l.rest, []byte("member ")) && len(r.Members) <= maxMembers {
@@ -221,15 +235,24 @@ func (l *lines) roster(r *Roster) {
 		}
 		r.Members = append(r.Members, m)
 	}
-	for l.err == nil && len(l.rest) > 0 && len(r.Nodes) <= maxNodes {
+	for l.err == nil && bytes.HasPrefix(l.rest, []byte("node ")) && len(r.Nodes) <= maxNodes {
 		name, text, _ := strings.Cut(l.value("node"), " ")
-		k, err := key.ParseNodePublic(text)
-		if err != nil {
+		text, ak, _ := strings.Cut(text, " ")
+		n := Node{Name: name}
+		var err error
+		if n.Key, err = key.ParseNodePublic(text); err != nil {
 			l.fail("node", err.Error())
 		}
-		r.Nodes = append(r.Nodes, Node{name, k})
+		if n.AK, err = key.ParseAKDigest(ak); err != nil {
+			l.fail("node", err.Error())
+		}
+		r.Nodes = append(r.Nodes, n)
 	}
+}
+
+// end fails if lines are left over.
+func (l *lines) end() {
 	if len(l.rest) > 0 {
-		l.fail("end", fmt.Sprintf("more than %d members or %d nodes", maxMembers, maxNodes))
+		l.fail("end", fmt.Sprintf("%.40q is no line of a roster in this place, or one of more than %d members or %d nodes", l.rest, maxMembers, maxNodes))
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // The domain of the recorded receipts in testdata, which the ledger's tests made.
-const exampleDomain = "sha256:6e82b60b8c657dfbd8d56d25ef80d177c661fc6dc128e62c1e5fe273264db418"
+const exampleDomain = "sha256:c716481feb0fd8e0b9639056d4d13e029c52b71ed686495dc1686fc58c050b2d"
 
 func read(t testing.TB, file string) []byte {
 	b, err := os.ReadFile("testdata/" + file)
@@ -49,8 +49,8 @@ func ExampleVerifier() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Printf("a %v of %d bytes is leaf %d of %d, trust-disks %v\n", p.Kind, len(p.Entry), p.Index, p.Head.Size, p.Genesis.TrustsDisks())
-	// Output: a transaction of 53 bytes is leaf 1 of 4, trust-disks true
+	fmt.Printf("a %v of %d bytes is leaf %d of %d, trust-disks %v, evidence of nodes %v\n", p.Kind, len(p.Entry), p.Index, p.Head.Size, p.Genesis.TrustsDisks(), p.Genesis.AsksEvidence())
+	// Output: a transaction of 53 bytes is leaf 1 of 4, trust-disks true, evidence of nodes true
 }
 
 func TestZeroValuesDeny(t *testing.T) {
@@ -78,6 +78,13 @@ func TestRecorded(t *testing.T) {
 	}
 	change, err := receipt.ParseChange(p.Entry)
 	if err != nil || len(change.Roster.Nodes) != 3 {
+		t.Errorf("%+v, %v", change, err)
+	}
+	if p, err = v.Verify(read(t, "rekey.tlog-proof")); err != nil {
+		t.Fatal(err)
+	}
+	change, err = receipt.ParseChange(p.Entry)
+	if err != nil || !change.Rekey || len(change.Certificates) != 1 || change.Certificates[0].Node != "node-3" {
 		t.Errorf("%+v, %v", change, err)
 	}
 }
@@ -115,12 +122,17 @@ func TestRostersRefused(t *testing.T) {
 		}
 		return found[n]
 	}
-	keyOf := func(l string) string { return l[strings.LastIndexByte(strings.TrimSpace(l), ' ')+1:] }
+	keyOf := func(l string) string { return strings.Fields(l)[2] + " " }
+	akOf := func(l string) string { return strings.Fields(l)[3] }
 	for _, tc := range []struct{ name, old, new string }{
 		{"nodes out of order", line("node", 0) + line("node", 1), line("node", 1) + line("node", 0)},
 		{"a node twice", line("node", 1), line("node", 0)},
-		{"two nodes with one key", line("node", 1), "node node-2 " + keyOf(line("node", 0))},
-		{"a member's key for a node", line("node", 0), "node node-1 node-ed25519:" + memberKey(line("member", 0)) + "\n"},
+		{"two nodes with one key", keyOf(line("node", 1)), keyOf(line("node", 0))},
+		{"two nodes with one TPM", akOf(line("node", 1)), akOf(line("node", 0))},
+		{"a node without its TPM", " " + akOf(line("node", 0)), ""},
+		{"a node with two TPMs", akOf(line("node", 0)), akOf(line("node", 0)) + " " + akOf(line("node", 1))},
+		{"a TPM of zeroes", akOf(line("node", 0)), "ak:" + strings.Repeat("0", 64)},
+		{"a member's key for a node", keyOf(line("node", 0)), "node-ed25519:" + memberKey(line("member", 0)) + " "},
 		{"a member twice", line("member", 1), line("member", 0)},
 		{"members out of order", line("member", 0) + line("member", 1), line("member", 1) + line("member", 0)},
 		{"no member", line("member", 0) + line("member", 1) + line("member", 2), ""},
@@ -168,15 +180,16 @@ func TestLeafHashIsRFC6962(t *testing.T) {
 }
 
 func fuzzSeeds(f *testing.F) {
-	for _, file := range []string{"put.tlog-proof", "roster.tlog-proof", "consistency.txt"} {
+	for _, file := range []string{"put.tlog-proof", "roster.tlog-proof", "rekey.tlog-proof", "consistency.txt"} {
 		f.Add(read(f, file))
 	}
-	r, err := receipt.Parse(read(f, "roster.tlog-proof"))
+	r, err := receipt.Parse(read(f, "rekey.tlog-proof"))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(r.Chain[0])
-	f.Add(r.Chain[1])
+	for _, e := range r.Chain { // the genesis, members' change, a rekey
+		f.Add(e)
+	}
 	f.Add(r.Checkpoint)
 }
 

@@ -20,11 +20,13 @@ const (
 	maxNote    = 64 << 10 // bytes of a genesis or roster note
 )
 
-// Node is one node of a domain: its name, which stays, and its signing key, which
-// changes whenever the node boots.
+// Node is one node of a domain: its name, which stays; its signing key, which
+// changes whenever the node boots; and the attestation key of its TPM, which members
+// signed for and which certifies the others.
 type Node struct {
 	Name string
 	Key  key.NodePublic
+	AK   key.AKDigest // none only in a domain that asks no evidence
 }
 
 // Roster is who makes up a domain at one point: its node set, and the members
@@ -53,7 +55,7 @@ func (r *Roster) appendText(b []byte) []byte {
 		b = fmt.Appendf(b, "member %s\n", m)
 	}
 	for _, n := range r.Nodes {
-		b = fmt.Appendf(b, "node %s %s\n", n.Name, n.Key)
+		b = fmt.Appendf(b, "node %s %s %s\n", n.Name, n.Key, n.AK)
 	}
 	return b
 }
@@ -83,6 +85,7 @@ func (r *Roster) normal() string {
 			return problem
 		}
 	}
+	machines := map[key.AKDigest]string{}
 	for i, n := range r.Nodes {
 		if !validName(n.Name) {
 			return fmt.Sprintf("node %.80q: names have 1 to %d of a-z, 0-9, dot and dash", n.Name, maxName)
@@ -93,6 +96,10 @@ func (r *Roster) normal() string {
 		if i > 0 && r.Nodes[i-1].Name == n.Name {
 			return fmt.Sprintf("node %s stands there twice", n.Name)
 		}
+		if other, twice := machines[n.AK]; twice && !n.AK.None() {
+			return fmt.Sprintf("%s and %s have the same attestation key: one machine can not be two nodes", other, n.Name)
+		}
+		machines[n.AK] = n.Name
 	}
 	switch {
 	case len(r.Members) == 0 || len(r.Members) > maxMembers:
@@ -126,6 +133,8 @@ type Change struct {
 	After    keystead.Digest // of the entry that made the roster before
 	Rekey    bool            // signed by nodes, and changes nothing but node keys
 	Roster   Roster
+
+	Certificates []Certificate // of a rekey; sorted by name
 }
 
 // Text returns the change as the text that members (or, for a rekey, nodes) sign
@@ -139,7 +148,11 @@ func (c *Change) Text() ([]byte, error) {
 		kind = kindRekey
 	}
 	b := fmt.Appendf(nil, "%s\ndomain %s\nsequence %d\nafter %s\n", kind, Origin(c.Domain), c.Sequence, c.After)
-	return c.Roster.appendText(b), nil
+	b, problem := c.certificates(c.Roster.appendText(b))
+	if problem != "" {
+		return nil, &keystead.FormatError{Format: "roster", Field: "certify", Problem: problem}
+	}
+	return b, nil
 }
 
 // ParseChange reads a roster entry without checking its signatures.
@@ -161,6 +174,8 @@ func ParseChange(entry []byte) (Change, error) {
 	c.Sequence = l.number("sequence")
 	c.After = l.digest("after")
 	l.roster(&c.Roster)
+	c.Certificates = l.certificates()
+	l.end()
 	if l.err != nil {
 		return Change{}, l.err
 	}
@@ -170,35 +185,71 @@ func ParseChange(entry []byte) (Change, error) {
 	return c, nil
 }
 
-// VerifyChange checks that entry is a roster change that may follow the roster
-// old, made by the entry of digest after at sequence-1: the members' threshold
-// signed it, or for a rekey a majority of the old nodes.
-func VerifyChange(entry []byte, domain keystead.Digest, sequence uint64, after keystead.Digest, old *Roster) (Change, error) {
+// VerifyChange checks that entry is a roster change of this genesis's domain that may
+// follow the roster old, made by the entry of digest after at sequence-1. The
+// members' threshold signed it, and every node has a TPM if the domain asks for
+// evidence; or it is a rekey: a majority of the old nodes signed it, and of each node
+// whose key changes the TPM that old names certified the new key.
+func (g *Genesis) VerifyChange(entry []byte, domain keystead.Digest, sequence uint64, after keystead.Digest, old *Roster) (Change, error) {
+	c, err := follows(entry, domain, sequence, after)
+	if err != nil {
+		return Change{}, err
+	}
+	if !c.Rekey {
+		if err := verifyMembers(entry, KindRoster, old, c.where()); err != nil {
+			return Change{}, err
+		}
+		return c, g.checkMachines(&c.Roster, c.where())
+	}
+	if !sameButKeys(*old, c.Roster) {
+		return Change{}, c.beyondKeys()
+	}
+	if err := verifyNodes(entry[HeaderSize:], old, c.where()); err != nil {
+		return Change{}, err
+	}
+	return c, c.verifyCertificates(old, c.where())
+}
+
+// CheckRekey checks all of a rekey but the nodes' signatures, as a node does before it
+// adds its own. Text is the rekey's text.
+func CheckRekey(text []byte, domain keystead.Digest, sequence uint64, after keystead.Digest, old *Roster) (Change, error) {
+	c, err := follows(append(append(Header(KindRoster), text...), '\n'), domain, sequence, after)
+	switch {
+	case err != nil:
+		return Change{}, err
+	case !c.Rekey || !sameButKeys(*old, c.Roster):
+		return Change{}, c.beyondKeys()
+	}
+	return c, c.verifyCertificates(old, c.where())
+}
+
+func (c *Change) where() string { return "roster " + strconv.FormatUint(c.Sequence, 10) }
+
+func (c *Change) beyondKeys() error {
+	return deny(keystead.ReasonRosterBroken, c.where(), "a rekey changes node keys only", "a change of members, nodes or attestation keys that members did not sign")
+}
+
+// follows reads a change of the domain that has its place after the entry of digest
+// after. It checks no signature.
+func follows(entry []byte, domain keystead.Digest, sequence uint64, after keystead.Digest) (Change, error) {
 	c, err := ParseChange(entry)
 	if err != nil {
 		return Change{}, err
 	}
-	where := "roster " + strconv.FormatUint(c.Sequence, 10)
 	switch {
 	case c.Domain != domain:
-		return Change{}, deny(keystead.ReasonDomainMismatch, where, Origin(domain), Origin(c.Domain))
+		return Change{}, deny(keystead.ReasonDomainMismatch, c.where(), Origin(domain), Origin(c.Domain))
 	case c.Sequence != sequence:
-		return Change{}, deny(keystead.ReasonRosterBroken, where, "sequence "+strconv.FormatUint(sequence, 10), strconv.FormatUint(c.Sequence, 10))
+		return Change{}, deny(keystead.ReasonRosterBroken, c.where(), "sequence "+strconv.FormatUint(sequence, 10), strconv.FormatUint(c.Sequence, 10))
 	case c.After != after:
-		return Change{}, deny(keystead.ReasonRosterBroken, where, "a change after entry "+after.String(), c.After.String())
+		return Change{}, deny(keystead.ReasonRosterBroken, c.where(), "a change after entry "+after.String(), c.After.String())
 	}
-	if !c.Rekey {
-		return c, verifyMembers(entry, KindRoster, old, where)
-	}
-	if !sameButKeys(*old, c.Roster) {
-		return Change{}, deny(keystead.ReasonRosterBroken, where, "a rekey changes node keys only", "a change of members or nodes that members did not sign")
-	}
-	return c, verifyNodes(entry[HeaderSize:], old, where)
+	return c, nil
 }
 
 func sameButKeys(a, b Roster) bool {
 	return a.Threshold == b.Threshold && slices.Equal(a.Members, b.Members) &&
-		slices.EqualFunc(a.Nodes, b.Nodes, func(x, y Node) bool { return x.Name == y.Name })
+		slices.EqualFunc(a.Nodes, b.Nodes, func(x, y Node) bool { return x.Name == y.Name && x.AK == y.AK })
 }
 
 // NoteEntry makes a genesis or roster entry of its signed note.

@@ -219,7 +219,7 @@ func (v *Verifier) add(entry []byte) error {
 		next = c.Sequence // verified beside the one known, to tell a forgery from a fork
 	}
 	old := &v.rosters[next-1]
-	if c, err = VerifyChange(entry, v.domain, next, old.entry, &old.roster); err != nil {
+	if c, err = v.genesis.VerifyChange(entry, v.domain, next, old.entry, &old.roster); err != nil {
 		return err
 	}
 	if int(next) < known {

@@ -47,7 +47,7 @@ func (s *Store) Apply(m *pb.Message) (Applied, error) {
 	defer s.applyMu.Unlock()
 	a, buf := Applied{message: m}, &s.batch
 	buf.commands, buf.own, buf.origins = buf.commands[:0], buf.own[:0], map[uint64]uint64{}
-	members, id := s.members, s.applied
+	members, id, size := s.members, s.applied, 0
 	for _, e := range m.GetEntries() {
 		if e.GetIndex() <= s.applied.index {
 			continue // a snapshot had it
@@ -60,13 +60,14 @@ func (s *Store) Apply(m *pb.Message) (Applied, error) {
 			members, a.members, a.changes = next, next, append(a.changes, cc)
 		}
 		id = entryID{max(id.index, e.GetIndex()), e.GetTerm()}
+		size += int(entrySize(e))
 	}
-	b := s.db.NewIndexedBatch()
+	b := s.db.NewBatchWithSize(512 + 2*size)
 	defer b.Close()
 	var results [][]byte
 	if len(buf.commands) > 0 {
 		var err error
-		results, err = s.opts.Machine.Apply(&Batch{View{b}, b}, buf.commands, make([][]byte, 0, len(buf.commands)))
+		results, err = s.opts.Machine.Apply(&Batch{View{s.db}, b}, buf.commands, make([][]byte, 0, len(buf.commands)))
 		if err != nil {
 			return a, fmt.Errorf("state machine at index %d: %w", id.index, err)
 		}
@@ -74,8 +75,7 @@ func (s *Store) Apply(m *pb.Message) (Applied, error) {
 			return a, fmt.Errorf("state machine at index %d: %d results for %d commands", id.index, len(results), len(buf.commands))
 		}
 	}
-	truncate, cut := s.log.truncate(id.index, s.opts.RetainBytes)
-	if err := s.commitApply(b, id, a.members, cut, truncate); err != nil {
+	if err := s.commitApply(b, id, a.members); err != nil {
 		return a, err
 	}
 	for _, o := range buf.own {
@@ -88,7 +88,7 @@ func (s *Store) Apply(m *pb.Message) (Applied, error) {
 	for o, seq := range buf.origins {
 		s.origins[o] = seq
 	}
-	return a, nil
+	return a, s.shorten(uint64(size))
 }
 
 // applyEntry gathers the commands of an entry, or makes its change of membership.
@@ -141,7 +141,7 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 }
 
 // commitApply writes the effects of a call together with its index.
-func (s *Store) commitApply(b *pebble.Batch, id entryID, members *Membership, cut bool, truncate entryID) error {
+func (s *Store) commitApply(b *pebble.Batch, id entryID, members *Membership) error {
 	set := func(k, v []byte) {
 		if err := b.Set(k, v, nil); err != nil {
 			panic(err) // only a batch already in use fails
@@ -154,17 +154,5 @@ func (s *Store) commitApply(b *pebble.Batch, id entryID, members *Membership, cu
 	if members != nil {
 		set(keyMembership, members.encode())
 	}
-	if cut {
-		set(keyTruncated, truncate.bytes())
-		if err := b.DeleteRange(logKey(0), logKey(truncate.index+1), nil); err != nil {
-			return err
-		}
-	}
-	if err := s.guard(func() error { return b.Commit(pebble.NoSync) }); err != nil {
-		return err
-	}
-	if cut {
-		s.log.cut(truncate)
-	}
-	return nil
+	return s.guard(func() error { return b.Commit(pebble.NoSync) })
 }

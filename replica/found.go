@@ -26,10 +26,11 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 	if _, ok := m.ByID(id); !ok {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Want: fmt.Sprintf("1 to %d", len(members)), Got: fmt.Sprint(id), Where: "founder id"})
 	}
-	if err := s.begin(s.db, id, m, entryID{1, 1}, &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1))}); err != nil {
+	db, dir, err := s.newState(m, entryID{1, 1})
+	if err != nil {
 		return err
 	}
-	return errors.Join(s.load(), s.bearWitness())
+	return s.swap(db, dir, id, &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1))}, &entryID{1, 1})
 }
 
 // Rejoin begins an empty state, that of a member who has nothing yet. What the
@@ -37,35 +38,79 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 func (s *Store) Rejoin(id uint64) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	dir, err := s.nextDir()
+	db, dir, err := s.newState(&Membership{conf: &pb.ConfState{}}, entryID{})
 	if err != nil {
 		return err
 	}
-	db, err := s.openDB(dir)
-	if err != nil {
-		return err
-	}
-	err = db.Set(keyFormat, be64(storeFormat), nil)
-	if err == nil {
-		err = s.begin(db, id, &Membership{conf: &pb.ConfState{}}, entryID{}, &pb.HardState{})
-	}
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
-	}
-	return s.swap(dir)
+	return s.swap(db, dir, id, &pb.HardState{}, &entryID{})
 }
 
-// begin writes the first state of a store, on which a log can grow.
-func (s *Store) begin(db *pebble.DB, id uint64, m *Membership, first entryID, hard *pb.HardState) error {
+// newState opens a new state that holds a membership at an index.
+func (s *Store) newState(m *Membership, applied entryID) (*pebble.DB, string, error) {
+	dir, err := s.nextDir()
+	if err != nil {
+		return nil, "", err
+	}
+	return s.beginState(dir, [][2][]byte{{keyFormat, be64(storeFormat)}, {keyMembership, m.encode()}, {keyApplied, applied.bytes()}})
+}
+
+// beginState opens the state in a directory and writes to it, durably. It is not in
+// use before the journal names it; until then a crash leaves what is removed.
+func (s *Store) beginState(dir string, records [][2][]byte) (*pebble.DB, string, error) {
+	db, err := s.openDB(dir, s.stateOptions())
+	if err != nil {
+		return nil, "", err
+	}
 	b := db.NewBatch()
+	for _, kv := range records {
+		if err := b.Set(kv[0], kv[1], nil); err != nil {
+			return nil, "", errors.Join(err, db.Close())
+		}
+	}
+	if err = s.guard(func() error { return b.Commit(pebble.NoSync) }); err == nil {
+		err = s.flush(db)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, db.Close())
+	}
+	return db, dir, nil
+}
+
+// name makes a directory the one of the state in use, and the node the one of an id;
+// if first is given, the log is emptied and begins after it. All of it happens or
+// nothing.
+func (s *Store) name(dir string, id uint64, hard *pb.HardState, first *entryID) error {
+	b := s.journal.NewBatch()
 	hs, err := proto.Marshal(hard)
 	if err != nil {
 		return err
 	}
-	for _, kv := range [][2][]byte{{keyIdentity, be64(id)}, {keyMembership, m.encode()}, {keyApplied, first.bytes()}, {keyTruncated, first.bytes()}, {keyHard, hs}} {
+	records := [][2][]byte{{keyFormat, be64(storeFormat)}, {keyState, []byte(dir)}, {keyIdentity, be64(id)}, {keyHard, hs}}
+	if first != nil {
+		records = append(records, [2][]byte{keyTruncated, first.bytes()})
+		if err := b.DeleteRange([]byte{prefixLog}, []byte{prefixLog + 1}, nil); err != nil {
+			return err
+		}
+	}
+	for _, kv := range records {
 		if err := b.Set(kv[0], kv[1], nil); err != nil {
 			return err
 		}
 	}
 	return s.guard(func() error { return b.Commit(pebble.Sync) })
+}
+
+// swap turns to the state db in dir, as name says, and removes the one before.
+func (s *Store) swap(db *pebble.DB, dir string, id uint64, hard *pb.HardState, first *entryID) error {
+	s.dbMu.Lock()
+	defer s.dbMu.Unlock()
+	if err := s.name(dir, id, hard, first); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	old, oldDir := s.db, s.dir
+	s.db, s.dir = db, dir
+	if err := errors.Join(s.guard(old.Close), s.opts.FS.RemoveAll(s.path(oldDir))); err != nil {
+		return err
+	}
+	return errors.Join(s.load(), s.bearWitness())
 }

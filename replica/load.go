@@ -12,21 +12,23 @@ import (
 )
 
 // load reads everything but the state machine's part into memory, and checks it.
-func (s *Store) load() error {
-	format, err := s.number(keyFormat)
-	if err != nil {
+func (s *Store) load() (err error) {
+	for _, db := range []*pebble.DB{s.journal, s.db} {
+		format, err := s.number(db, keyFormat)
+		if err != nil {
+			return err
+		}
+		if format != storeFormat {
+			return s.bad(keyFormat, fmt.Sprintf("format %d", storeFormat), fmt.Sprintf("format %d", format))
+		}
+	}
+	if s.id, err = s.number(s.journal, keyIdentity); err != nil {
 		return err
 	}
-	if format != storeFormat {
-		return s.bad(keyFormat, fmt.Sprintf("format %d", storeFormat), fmt.Sprintf("format %d", format))
-	}
-	if s.id, err = s.number(keyIdentity); err != nil {
+	if s.start, err = s.number(s.journal, keyStart); err != nil {
 		return err
 	}
-	if s.start, err = s.number(keyStart); err != nil {
-		return err
-	}
-	hard, _, err := get(s.db, keyHard)
+	hard, _, err := get(s.journal, keyHard)
 	if err != nil {
 		return s.corrupt(string(keyHard), err)
 	}
@@ -48,7 +50,7 @@ func (s *Store) load() error {
 
 // loadState reads what belongs to the applied index.
 func (s *Store) loadState() error {
-	applied, err := s.pair(keyApplied)
+	applied, err := s.pair(s.db, keyApplied)
 	if err != nil {
 		return err
 	}
@@ -77,11 +79,12 @@ func (s *Store) loadState() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied, s.members, s.origins = applied, members, origins
+	s.flushes.begin(applied)
 	return nil
 }
 
-func (s *Store) number(key []byte) (uint64, error) {
-	b, ok, err := get(s.db, key)
+func (s *Store) number(db *pebble.DB, key []byte) (uint64, error) {
+	b, ok, err := get(db, key)
 	if err != nil {
 		return 0, s.corrupt(string(key), err)
 	}
@@ -94,8 +97,8 @@ func (s *Store) number(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(b), nil
 }
 
-func (s *Store) pair(key []byte) (entryID, error) {
-	b, ok, err := get(s.db, key)
+func (s *Store) pair(db *pebble.DB, key []byte) (entryID, error) {
+	b, ok, err := get(db, key)
 	if err != nil {
 		return entryID{}, s.corrupt(string(key), err)
 	}

@@ -105,7 +105,7 @@ func (s *Store) appendBatch(ms []*pb.Message) error {
 			size += len(e.GetData()) + 64
 		}
 	}
-	b := s.db.NewBatchWithSize(size)
+	b := s.journal.NewBatchWithSize(size)
 	defer b.Close()
 	sync := false
 	var hard *pb.HardState
@@ -183,23 +183,27 @@ func (l *logTail) append(ents []*pb.Entry) {
 	}
 }
 
-// truncate says up to where the log can go, given what is applied: nowhere, until
-// it holds twice what is retained.
-func (l *logTail) truncate(applied, retain uint64) (entryID, bool) {
+// size returns the bytes of all entries.
+func (l *logTail) size() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bytes < 2*retain {
-		return entryID{}, false
-	}
+	return l.bytes
+}
+
+// oldest returns the last entry of those that can go, given up to where the state is
+// flushed and how many bytes are retained.
+func (l *logTail) oldest(flushed, retain uint64) entryID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	to, left := l.truncated, l.bytes
 	for _, e := range l.entries {
-		if left <= retain || e.GetIndex() > applied {
+		if left <= retain || e.GetIndex() > flushed {
 			break
 		}
 		left -= entrySize(e)
 		to = entryID{e.GetIndex(), e.GetTerm()}
 	}
-	return to, to != l.truncated
+	return to
 }
 
 // cut drops the entries up to and with to from memory.
@@ -239,12 +243,15 @@ func recordSum(key, value []byte) uint32 {
 // loadLog reads the log into memory. A record that is not what was written, and a
 // gap, stop the node: what it acknowledged must not silently be less.
 func (s *Store) loadLog() error {
-	truncated, err := s.pair(keyTruncated)
+	truncated, err := s.pair(s.journal, keyTruncated)
 	if err != nil {
 		return err
 	}
+	if s.applied.index < truncated.index {
+		return s.bad(keyApplied, fmt.Sprintf("a state at entry %d or later, where the log begins", truncated.index), fmt.Sprintf("one at %d", s.applied.index))
+	}
 	tail := logTail{truncated: truncated}
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixLog}, UpperBound: []byte{prefixLog + 1}})
+	it, err := s.journal.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixLog}, UpperBound: []byte{prefixLog + 1}})
 	if err != nil {
 		return err
 	}

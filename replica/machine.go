@@ -55,7 +55,7 @@ func (v View) Scan(from, to []byte, yield func(key, value []byte) bool) error {
 }
 
 // A Batch takes the effects of commands. They reach the store together with the
-// applied index, all or none. Its View sees what the batch has written so far.
+// applied index, all or none. Its View sees the state before the batch.
 type Batch struct {
 	View
 	b *pebble.Batch

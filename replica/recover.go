@@ -7,7 +7,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/keystead/keystead"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // A RecoveryPlan says what a recovery would go on from. What was acknowledged
@@ -39,6 +38,9 @@ func Recover(opts StoreOptions, seal Seal, key keystead.Digest, authorise func(R
 }
 
 func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
+	if err := s.applyUpTo(s.hard.GetCommit()); err != nil { // which every start does
+		return err
+	}
 	old := s.Membership()
 	self, ok := old.ByKey(key)
 	if !ok {
@@ -53,7 +55,12 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	if err := authorise(plan); err != nil {
 		return fmt.Errorf("recovery not authorised: %w", err)
 	}
-	if err := s.applyRest(seal, last); err != nil {
+	if seal != nil { // a node that does not come to the end of this must not come back in place
+		if _, _, err := seal.Take(); err != nil {
+			return err
+		}
+	}
+	if err := s.applyUpTo(last); err != nil { // what may have been acknowledged counts as committed from now on
 		return err
 	}
 	old = s.Membership()
@@ -71,35 +78,19 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 			next.conf.Learners = append(next.conf.Learners, m.ID)
 		}
 	}
-	hard, err := proto.Marshal(&pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(last)})
+	db, dir, err := s.fork(next)
 	if err != nil {
 		return err
 	}
-	b := s.db.NewBatch()
-	for _, kv := range [][2][]byte{{keyIdentity, be64(plan.ID)}, {keyMembership, next.encode()}, {keyHard, hard}} {
-		if err := b.Set(kv[0], kv[1], nil); err != nil {
-			return err
-		}
-	}
-	if err := s.guard(func() error { return b.Commit(pebble.Sync) }); err != nil {
-		return err
-	}
-	if err := s.load(); err != nil || seal == nil {
+	hard := &pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(last)}
+	if err := s.swap(db, dir, plan.ID, hard, nil); err != nil || seal == nil {
 		return err
 	}
 	return seal.Put(s.record())
 }
 
-// applyRest applies what the log has beyond the state: it may have been acknowledged,
-// by nodes that go on as others, and counts as committed from now on. The seal of
-// before is destroyed first, so that a node that does not come to the end of this
-// does not come back in place.
-func (s *Store) applyRest(seal Seal, last uint64) error {
-	if seal != nil {
-		if _, _, err := seal.Take(); err != nil {
-			return err
-		}
-	}
+// applyUpTo applies what the log has beyond the state, up to an index.
+func (s *Store) applyUpTo(last uint64) error {
 	for s.Applied() < last {
 		entries, err := s.Entries(s.Applied()+1, last+1, 1<<20)
 		if err != nil {
@@ -110,4 +101,19 @@ func (s *Store) applyRest(seal Seal, last uint64) error {
 		}
 	}
 	return nil
+}
+
+// fork opens a copy of the state with another membership.
+func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
+	dir, err := s.nextDir()
+	if err == nil {
+		err = s.flush(s.db)
+	}
+	if err == nil {
+		err = s.guard(func() error { return s.db.Checkpoint(s.path(dir)) })
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return s.beginState(dir, [][2][]byte{{keyMembership, m.encode()}})
 }

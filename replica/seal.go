@@ -35,7 +35,12 @@ func (s *Store) record() SealRecord {
 }
 
 // Seal leaves a record of the store as it is closed.
-func (s *Store) Seal(seal Seal) error { return seal.Put(s.record()) }
+func (s *Store) Seal(seal Seal) error {
+	if err := s.flush(s.db); err != nil { // a record holds for the state as it is on disk
+		return err
+	}
+	return seal.Put(s.record())
+}
 
 // Unseal reports, as an error, why a store may not be restarted in place.
 func (s *Store) Unseal(seal Seal) error {

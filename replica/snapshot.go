@@ -45,8 +45,8 @@ type Checkpoint struct {
 	Metadata *pb.SnapshotMetadata
 }
 
-// Checkpoint makes a checkpoint of the state as of now. The log stays behind.
-// The caller removes it after use.
+// Checkpoint makes a checkpoint of the state as of now. The caller removes it
+// after use.
 func (s *Store) Checkpoint() (*Checkpoint, error) {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
@@ -55,11 +55,10 @@ func (s *Store) Checkpoint() (*Checkpoint, error) {
 	if err := s.opts.FS.RemoveAll(c.dir); err != nil {
 		return nil, err
 	}
-	err := s.guard(func() error {
-		return s.db.Checkpoint(c.dir, pebble.WithFlushedWAL(),
-			pebble.WithRestrictToSpans([]pebble.CheckpointSpan{{Start: []byte{prefixReplica}, End: []byte{prefixState + 1}}}))
-	})
-	if err != nil {
+	if err := s.flush(s.db); err != nil {
+		return nil, err
+	}
+	if err := s.guard(func() error { return s.db.Checkpoint(c.dir) }); err != nil {
 		return nil, errors.Join(err, s.opts.FS.RemoveAll(c.dir))
 	}
 	return c, nil
@@ -140,8 +139,7 @@ func (s *summer) Write(b []byte) (int, error) {
 func (s *summer) text(t string)   { _, _ = s.Write([]byte(t)) }
 func (s *summer) uint32(n uint32) { _, _ = s.Write(binary.BigEndian.AppendUint32(nil, n)) }
 
-// install makes a received snapshot this node's state: it completes the directory
-// with what is this node's own, and then names it as the one in use.
+// install makes a received snapshot this node's state.
 func (s *Store) install(m *pb.Message) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
@@ -154,18 +152,23 @@ func (s *Store) install(m *pb.Message) error {
 	if !ok {
 		return fmt.Errorf("raft took a snapshot at index %d that was not received", id.index)
 	}
-	db, err := s.openDB(dir)
+	db, err := s.openDB(dir, s.stateOptions())
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.adopt(db, id, m), db.Close()); err != nil {
-		return err
+	if err := s.checkApplied(db, id); err != nil {
+		return errors.Join(err, db.Close())
 	}
-	return s.swap(dir)
+	hard := s.hard
+	if m.Term != nil {
+		hard = &pb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+	}
+	hard = &pb.HardState{Term: new(hard.GetTerm()), Vote: new(hard.GetVote()), Commit: new(max(hard.GetCommit(), id.index))}
+	return s.swap(db, dir, s.id, hard, &id)
 }
 
-// adopt checks that the state in db is the one described, and makes it ours.
-func (s *Store) adopt(db *pebble.DB, id entryID, m *pb.Message) error {
+// checkApplied checks that the state in db is the one that its message described.
+func (s *Store) checkApplied(db *pebble.DB, id entryID) error {
 	applied, ok, err := get(db, keyApplied)
 	if err != nil {
 		return s.corrupt("snapshot", err)
@@ -173,42 +176,5 @@ func (s *Store) adopt(db *pebble.DB, id entryID, m *pb.Message) error {
 	if !ok || !bytes.Equal(applied, id.bytes()) {
 		return s.bad(keyApplied, fmt.Sprintf("%x, as the snapshot's message says", id.bytes()), fmt.Sprintf("%x", applied))
 	}
-	hard := s.hard
-	if m.Term != nil {
-		hard = &pb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
-	}
-	hard = &pb.HardState{Term: new(hard.GetTerm()), Vote: new(hard.GetVote()), Commit: new(max(hard.GetCommit(), id.index))}
-	hs, err := proto.Marshal(hard)
-	if err != nil {
-		return err
-	}
-	b := db.NewBatch()
-	if err := b.DeleteRange([]byte{prefixLog}, []byte{prefixLog + 1}, nil); err != nil {
-		return err
-	}
-	for _, kv := range [][2][]byte{{keyIdentity, be64(s.id)}, {keyStart, be64(s.start)}, {keyHard, hs}, {keyTruncated, id.bytes()}} {
-		if err := b.Set(kv[0], kv[1], nil); err != nil {
-			return err
-		}
-	}
-	return s.guard(func() error { return b.Commit(pebble.Sync) })
-}
-
-// swap turns to the state in dir and removes the one before.
-func (s *Store) swap(dir string) error {
-	s.dbMu.Lock()
-	defer s.dbMu.Unlock()
-	if err := s.marker.Move(dir); err != nil {
-		return err
-	}
-	db, err := s.openDB(dir)
-	if err != nil {
-		return err
-	}
-	old, oldDir := s.db, s.dir
-	s.db, s.dir = db, dir
-	if err := errors.Join(s.guard(old.Close), s.opts.FS.RemoveAll(s.path(oldDir))); err != nil {
-		return err
-	}
-	return errors.Join(s.load(), s.bearWitness())
+	return nil
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 	"github.com/keystead/keystead"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -18,22 +17,28 @@ import (
 
 // The store's format number is append-only:
 //
-//	1  keys and records as below
-const storeFormat = 1
+//	1  log and state in one pebble store
+//	2  the journal and the state in one each, keys and records as below
+const storeFormat = 2
 
-// Keys of the store. All numbers in keys and records are big endian.
-const (
-	prefixReplica = 'r'
-	prefixLog     = 'l' // l INDEX -> crc32c (4) of key and rest, term (8), type (1), data
-	prefixState   = 's' // s KEY -> the state machine's
-)
+// All numbers in keys and records are big endian.
+var keyFormat = []byte("r/format") // storeFormat (8), in both
+
+// Keys of the journal: the raft log, and what is this node's own.
+const prefixLog = 'l' // l INDEX -> crc32c (4) of key and rest, term (8), type (1), data
 
 var (
-	keyFormat     = []byte("r/format")     // storeFormat (8)
-	keyIdentity   = []byte("r/identity")   // raft id (8)
-	keyStart      = []byte("r/start")      // how often a node started on this store (8)
-	keyHard       = []byte("r/hard")       // raftpb.HardState
-	keyTruncated  = []byte("r/truncated")  // index, term of the last entry before the log (16)
+	keyState     = []byte("r/state")     // name of the directory of the state
+	keyIdentity  = []byte("r/identity")  // raft id (8)
+	keyStart     = []byte("r/start")     // how often a node started on this store (8)
+	keyHard      = []byte("r/hard")      // raftpb.HardState
+	keyTruncated = []byte("r/truncated") // index, term of the last entry before the log (16)
+)
+
+// Keys of the state, which all members have alike.
+const prefixState = 's' // s KEY -> the state machine's
+
+var (
 	keyApplied    = []byte("r/applied")    // index, term of the last applied entry (16)
 	keyMembership = []byte("r/membership") // encodedMembership
 	prefixOrigin  = []byte("r/o/")         // r/o/ID -> sequence number of its last applied batch (8)
@@ -46,31 +51,33 @@ type StoreOptions struct {
 	Machine StateMachine
 
 	RetainBytes   uint64        // log kept, on disk and in memory, for members that lag; 32 MiB if 0
-	MemTableBytes uint64        // 64 MiB if 0
+	MemTableBytes uint64        // of the journal and of the state, each; 64 MiB if 0
 	Cache         *pebble.Cache // 8 MiB if nil
 	Logf          func(string)  // what the storage engine reports, a line each; nil drops it
 }
 
-// A Store is a node's durable memory: the raft log, synced, and the state, which
-// is rebuilt from the log after a crash. Append and Apply may run at the same
-// time, each on one goroutine.
+// A Store is a node's durable memory: the journal, which holds the raft log and is
+// synced, and the state, which has no write-ahead log of its own and is rebuilt from
+// the raft log after a crash. Append and Apply may run at the same time, each on
+// one goroutine.
 type Store struct {
-	opts   StoreOptions
-	marker *atomicfs.Marker // names the directory in use
+	opts StoreOptions
 
 	witnessFile vfs.File
 	lock        io.Closer
+	journal     *pebble.DB
 	log         logTail
 
 	dbMu sync.RWMutex // held for writing while a snapshot replaces db
-	db   *pebble.DB
-	dir  string
+	db   *pebble.DB   // the state
+	dir  string       // its directory
 
 	id, start uint64
 	hard      *pb.HardState
 	unsynced  bool // of the last append
 
 	applyMu sync.Mutex // one of: apply, checkpoint, install
+	flushes flushes
 	mu      sync.Mutex // guards what follows
 	applied entryID
 	members *Membership
@@ -79,13 +86,13 @@ type Store struct {
 	received map[entryID]string // snapshots received and not yet installed
 	batch    applyBuffers
 
-	broken      atomic.Bool // see guard
-	checkpoints int         // made since the store was opened, which names them
+	broken      atomic.Pointer[error] // why nothing is written any more; see guard
+	checkpoints int                   // made since the store was opened, which names them
 }
 
 type entryID struct{ index, term uint64 }
 
-const markerName = "store"
+const journalDir = "journal"
 
 // OpenStore opens the store in the directory, or an empty one.
 func OpenStore(opts StoreOptions) (_ *Store, err error) {
@@ -102,28 +109,19 @@ func OpenStore(opts StoreOptions) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("another process uses %s: %w", opts.Dir, err)
 	}
-	marker, active, err := atomicfs.LocateMarker(opts.FS, opts.Dir, markerName)
-	if err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	s := &Store{opts: opts, lock: lock, marker: marker, received: map[entryID]string{}}
+	s := &Store{opts: opts, lock: lock, received: map[entryID]string{}}
+	s.flushes.failed = make(chan error, 1)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if active == "" {
-		if active, err = s.nextDir(); err != nil {
-			return nil, err
-		}
-		if err := s.create(active); err != nil {
-			return nil, err
-		}
-	}
-	if s.db, err = s.openDB(active); err != nil {
+	if s.journal, err = s.openDB(journalDir, s.journalOptions()); err != nil {
 		return nil, err
 	}
-	s.dir = active
+	if err := s.openState(); err != nil {
+		return nil, err
+	}
 	if err := s.load(); err != nil {
 		return nil, err
 	}
@@ -148,16 +146,21 @@ func makeDir(fs vfs.FS, dir string) error {
 	}
 }
 
-// create makes an empty store in the directory and names it as the one in use.
-func (s *Store) create(dir string) error {
-	db, err := s.openDB(dir)
+// openState opens the state that the journal names, or begins an empty one.
+func (s *Store) openState() error {
+	dir, ok, err := get(s.journal, keyState)
 	if err != nil {
+		return s.corrupt(string(keyState), err)
+	}
+	if ok {
+		s.dir = string(dir)
+		s.db, err = s.openDB(s.dir, s.stateOptions())
 		return err
 	}
-	if err := errors.Join(db.Set(keyFormat, be64(storeFormat), pebble.Sync), db.Close()); err != nil {
+	if s.db, s.dir, err = s.newState(&Membership{conf: &pb.ConfState{}}, entryID{}); err != nil {
 		return err
 	}
-	return s.marker.Move(dir)
+	return s.name(s.dir, 0, &pb.HardState{}, &entryID{})
 }
 
 // nextDir returns the name of a directory that was not used before.
@@ -191,7 +194,7 @@ func (s *Store) removeStale() error {
 			}
 		}
 	}
-	return s.marker.RemoveObsolete()
+	return nil
 }
 
 func (s *Store) path(name string) string { return s.opts.FS.PathJoin(s.opts.Dir, name) }
@@ -199,7 +202,7 @@ func (s *Store) path(name string) string { return s.opts.FS.PathJoin(s.opts.Dir,
 // started counts a start of the node, so that no sequence number is used twice.
 func (s *Store) started() error {
 	s.start++
-	return s.guard(func() error { return s.db.Set(keyStart, be64(s.start), pebble.Sync) })
+	return s.guard(func() error { return s.journal.Set(keyStart, be64(s.start), pebble.Sync) })
 }
 
 // ID returns the raft id of the node whose store this is; 0 for an empty store.
@@ -235,19 +238,21 @@ func (s *Store) Close() error {
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
 	var errs []error
-	switch {
-	case s.db == nil:
-	case s.broken.Load(): // it may never return, and its error is known
-		go func(db *pebble.DB) { _ = s.guard(db.Close) }(s.db)
-	default:
-		errs = append(errs, s.guard(s.db.Close))
+	for _, db := range []*pebble.DB{s.db, s.journal} {
+		switch {
+		case db == nil:
+		case s.broken.Load() != nil: // it may never return, and its error is known
+			go func() { _ = s.guard(db.Close) }()
+		default:
+			errs = append(errs, s.guard(db.Close))
+		}
 	}
-	s.db = nil
+	s.db, s.journal = nil, nil
 	if s.witnessFile != nil {
 		errs = append(errs, s.witnessFile.Close())
 		s.witnessFile = nil
 	}
-	return errors.Join(append(errs, s.marker.Close(), s.lock.Close())...)
+	return errors.Join(append(errs, s.lock.Close())...)
 }
 
 // InitialState is raft's view of the store at start.

@@ -132,32 +132,36 @@ func TestSyncOfNothing(t *testing.T) {
 func TestCorruptRecords(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		wreck func(*pebble.DB) error
+		wreck func(*Store) error
 		where string
 	}{
-		{"a bit of an entry", func(db *pebble.DB) error {
-			v, _, err := get(db, logKey(5))
+		{"a bit of an entry", func(s *Store) error {
+			v, _, err := get(s.journal, logKey(5))
 			v[len(v)-1] ^= 1
-			return errors.Join(err, db.Set(logKey(5), v, pebble.Sync))
+			return errors.Join(err, s.journal.Set(logKey(5), v, pebble.Sync))
 		}, string(logKey(5))},
-		{"an entry under another key", func(db *pebble.DB) error {
-			v, _, err := get(db, logKey(4))
-			return errors.Join(err, db.Set(logKey(5), v, pebble.Sync))
+		{"an entry under another key", func(s *Store) error {
+			v, _, err := get(s.journal, logKey(4))
+			return errors.Join(err, s.journal.Set(logKey(5), v, pebble.Sync))
 		}, string(logKey(5))},
-		{"an entry missing", func(db *pebble.DB) error { return db.Delete(logKey(5), pebble.Sync) }, string(logKey(5))},
-		{"the last entry missing", func(db *pebble.DB) error { return db.Delete(logKey(9), pebble.Sync) }, string(logKey(9))},
-		{"a short entry", func(db *pebble.DB) error { return db.Set(logKey(5), []byte("short"), pebble.Sync) }, string(logKey(5))},
-		{"applied index", func(db *pebble.DB) error { return db.Set(keyApplied, []byte("short"), pebble.Sync) }, "r/applied"},
-		{"membership", func(db *pebble.DB) error { return db.Set(keyMembership, []byte("short"), pebble.Sync) }, "r/membership"},
-		{"hard state", func(db *pebble.DB) error { return db.Set(keyHard, []byte{0xff}, pebble.Sync) }, "r/hard"},
-		{"origin", func(db *pebble.DB) error { return db.Set([]byte("r/o/x"), be64(1), pebble.Sync) }, "r/o/x"},
-		{"format", func(db *pebble.DB) error { return db.Set(keyFormat, be64(99), pebble.Sync) }, "r/format"},
+		{"an entry missing", func(s *Store) error { return s.journal.Delete(logKey(5), pebble.Sync) }, string(logKey(5))},
+		{"the last entry missing", func(s *Store) error { return s.journal.Delete(logKey(9), pebble.Sync) }, string(logKey(9))},
+		{"a short entry", func(s *Store) error { return s.journal.Set(logKey(5), []byte("short"), pebble.Sync) }, string(logKey(5))},
+		{"applied index", func(s *Store) error { return s.db.Set(keyApplied, []byte("short"), pebble.NoSync) }, "r/applied"},
+		{"membership", func(s *Store) error { return s.db.Set(keyMembership, []byte("short"), pebble.NoSync) }, "r/membership"},
+		{"hard state", func(s *Store) error { return s.journal.Set(keyHard, []byte{0xff}, pebble.Sync) }, "r/hard"},
+		{"origin", func(s *Store) error { return s.db.Set([]byte("r/o/x"), be64(1), pebble.NoSync) }, "r/o/x"},
+		{"format", func(s *Store) error { return s.journal.Set(keyFormat, be64(99), pebble.Sync) }, "r/format"},
+		{"format of the state", func(s *Store) error { return s.db.Set(keyFormat, be64(99), pebble.NoSync) }, "r/format"},
+		{"a state from before the log", func(s *Store) error {
+			return s.journal.Set(keyTruncated, entryID{99, 1}.bytes(), pebble.Sync)
+		}, "r/applied"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			fs := vfs.NewMem()
 			s := founder(t, fs)
 			fill(t, s, 9)
-			if err := errors.Join(tc.wreck(s.db), s.Close()); err != nil {
+			if err := errors.Join(tc.wreck(s), s.flush(s.db), s.Close()); err != nil {
 				t.Fatal(err)
 			}
 			_, err := OpenStore(StoreOptions{FS: fs, Dir: "data", Machine: &tally{}})
@@ -178,24 +182,25 @@ func TestCorruptRecords(t *testing.T) {
 // nothing depends on; where one is noticed it must be as a refusal, and where it
 // is not, all that was acknowledged must be there.
 func TestCorruptFiles(t *testing.T) {
-	t.Run("tables", func(t *testing.T) { corruptFiles(t, (*pebble.DB).Flush) })
-	t.Run("write-ahead log", func(t *testing.T) { corruptFiles(t, func(*pebble.DB) error { return nil }) })
+	t.Run("tables", func(t *testing.T) { corruptFiles(t, journalDir, func(s *Store) error { return s.journal.Flush() }) })
+	t.Run("write-ahead log", func(t *testing.T) { corruptFiles(t, journalDir, func(*Store) error { return nil }) })
+	t.Run("state", func(t *testing.T) { corruptFiles(t, "state-000002", func(s *Store) error { return s.flush(s.db) }) })
 }
 
-func corruptFiles(t *testing.T, before func(*pebble.DB) error) {
+func corruptFiles(t *testing.T, dir string, before func(*Store) error) {
 	fs := vfs.NewMem()
 	s := founder(t, fs)
 	fill(t, s, 9)
-	if err := errors.Join(before(s.db), s.Close()); err != nil {
+	if err := errors.Join(before(s), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	names, err := fs.List("data/state-000001")
+	names, err := fs.List("data/" + dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	refused := 0
 	for _, name := range names {
-		path := "data/state-000001/" + name
+		path := "data/" + dir + "/" + name
 		whole := readAll(t, fs, path)
 		for at := 0; at < len(whole); at += 1 + len(whole)/40 {
 			broken := slices.Clone(whole)

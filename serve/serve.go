@@ -65,23 +65,41 @@ type Options struct {
 	Observe func(procedure, code string, took time.Duration)
 }
 
+// Services are who answers. Of those that are nil, nothing is answered; Ledger and
+// Domain are required.
+type Services struct {
+	Ledger  Ledger
+	Domain  Domain
+	Objects Objects
+	Hosts   Hosts
+	Nodes   Nodes
+}
+
 // server holds what the handlers share.
 type server struct {
-	opts     Options
-	ledger   Ledger
-	domain   Domain
-	inFlight atomic.Int64
-	rate     *rate
+	apiv1connect.UnimplementedHostServiceHandler // what has no method below is not answered
+	opts                                         Options
+	ledger                                       Ledger
+	domain                                       Domain
+	objects                                      Objects
+	hosts                                        Hosts
+	nodes                                        Nodes
+	inFlight                                     atomic.Int64
+	rate                                         *rate
 }
 
 // New returns the handler of a node's API.
-func New(l Ledger, d Domain, opts Options) http.Handler {
-	s := &server{opts: opts, ledger: l, domain: d, rate: newRate(opts.Rate)}
-	o := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
+func New(by Services, opts Options) http.Handler {
+	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, rate: newRate(opts.Rate)}
+	with := func(most int) []connect.HandlerOption {
+		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
+	}
 	mux := http.NewServeMux()
-	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, o...))
-	mux.Handle(apiv1connect.NewDomainServiceHandler(s, o...))
-	return mux
+	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, with(maxMessage)...))
+	mux.Handle(apiv1connect.NewDomainServiceHandler(s, with(maxMessage)...))
+	mux.Handle(apiv1connect.NewHostServiceHandler(s, with(maxEvidence)...))
+	mux.Handle(apiv1connect.NewNodeServiceHandler(s, with(maxEvidence)...))
+	return evidenceGate(mux)
 }
 
 // enter takes up n of the requests and transactions that may be under way.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/collect"
-	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/evidence"
 )
 
 // ak: which TPM an attestation key lives in.
@@ -64,6 +64,10 @@ const (
 	formatSecret    = "keystead-ak-secret/1"
 	formatAnswer    = "keystead-ak-answer/1"
 )
+
+func (k akKeys) evidence() evidence.TPMKeys {
+	return evidence.TPMKeys{AKPublic: k.AKPublic, EKPublic: k.EKPublic, EKCertificate: k.EKCertificate}
+}
 
 // readExchange reads one of the exchange's files, strictly.
 func readExchange(name, want string, into any, format *string) error {
@@ -173,46 +177,20 @@ attestation key, can open it. The secret is kept in a new file; the challenge go
 		if err != nil {
 			return err
 		}
-		challenge, secret, err := makeChallenge(keys, r, time.Now())
+		made, err := appraise.Challenge(rand.Reader, keys.evidence(), r, time.Now())
 		if err != nil {
 			return err
 		}
-		kept, err := json.Marshal(secret)
+		kept, err := json.Marshal(akSecret{formatSecret, made.Secret, keys})
 		if err != nil {
 			return err
 		}
 		if err := createFile(secretFile, append(kept, '\n'), 0o600); err != nil {
 			return err
 		}
-		return a.document(challenge)
+		return a.document(akChallenge{formatChallenge, made.Credential.Blob, made.Credential.Secret})
 	}
 	return c
-}
-
-// makeChallenge refuses keys that no activation would make good.
-func makeChallenge(keys akKeys, roots tpm2.Roots, at time.Time) (akChallenge, akSecret, error) {
-	none := func(err error) (akChallenge, akSecret, error) { return akChallenge{}, akSecret{}, err }
-	ak, err := tpm2.ParsePublic(keys.AKPublic)
-	if err != nil {
-		return none(err)
-	}
-	if err := ak.CheckAttestationKey(); err != nil {
-		return none(err)
-	}
-	ek, err := tpm2.ParsePublic(keys.EKPublic)
-	if err != nil {
-		return none(err)
-	}
-	if _, err := tpm2.VerifyEK(keys.EKCertificate, ek, roots, at); err != nil {
-		return none(err)
-	}
-	secret := make([]byte, 32)
-	rand.Read(secret)
-	blob, encrypted, err := tpm2.MakeCredential(rand.Reader, ek, ak.Name(), secret)
-	if err != nil {
-		return none(err)
-	}
-	return akChallenge{formatChallenge, blob, encrypted}, akSecret{formatSecret, secret, keys}, nil
 }
 
 func (a *app) akActivate() *cobra.Command {
@@ -256,22 +234,12 @@ keystead evidence verify takes with --ak.`,
 		if err := readExchange(args[0], formatAnswer, &answer, &answer.Format); err != nil {
 			return err
 		}
-		accepted, err := acceptKey(secret, answer, time.Now())
+		asked := appraise.Activation{Keys: secret.Keys.evidence(), Secret: secret.Secret}
+		accepted, err := asked.Accept(answer.Secret, time.Now())
 		if err != nil {
 			return err
 		}
 		return a.document(accepted)
 	}
 	return c
-}
-
-func acceptKey(secret akSecret, answer akAnswer, at time.Time) (appraise.AcceptedKey, error) {
-	if err := tpm2.CheckCredential(secret.Secret, answer.Secret); err != nil {
-		return appraise.AcceptedKey{}, err
-	}
-	ak, err := tpm2.ParsePublic(secret.Keys.AKPublic)
-	if err != nil {
-		return appraise.AcceptedKey{}, err
-	}
-	return appraise.AcceptedKey{Name: ak.Name(), EKPublic: secret.Keys.EKPublic, EKCertificate: secret.Keys.EKCertificate, Activated: at.UTC().Truncate(time.Second)}, nil
 }

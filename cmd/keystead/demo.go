@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead/internal/demo"
+	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/internal/recording"
 )
 
@@ -77,16 +78,16 @@ func aboutDemo(err error) error {
 
 // stage runs a host until the context ends; each line of input moves it on.
 func (a *app) stage(ctx context.Context, dir string, input io.Reader) (err error) {
-	s, err := demo.NewStage(ctx, dir)
+	m, stop, err := practice.Alone(ctx, dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Stop()) }()
+	defer func() { err = errors.Join(err, stop()) }()
 	say := func(format string, args ...any) { fmt.Fprintf(escaping{a.stdout}, format+"\n", args...) }
-	first := s.First()
+	first := m.Phase()
 	say("A host replays a recorded boot. Attest it from another terminal:\n")
-	say("  keystead evidence collect --tpm %[1]s/%[2]s --root %[1]s/%[3]s --nonce $NONCE --out host.bundle\n", dir, demo.StageTPM, demo.StageRoot)
-	say("For its verifier: %[1]s/%[2]s (--test-ek-root), %[1]s/%[3]s (--refs), %[1]s/%[4]s (to sign)\n", dir, demo.StageEKRoot, demo.StageReference, demo.StageCodeSet)
+	say("  keystead evidence collect --tpm %[1]s/%[2]s --root %[1]s/%[3]s --nonce $NONCE --out host.bundle\n", dir, practice.TPM, practice.Root)
+	say("For its verifier: %[1]s/%[2]s (--test-ek-root), %[1]s/%[3]s (--refs), %[1]s/%[4]s (to sign)\n", dir, practice.EKRoot, practice.Reference, practice.CodeSet)
 	say("phase %s: %s", first.Name, first.About)
 	lines := make(chan struct{})
 	go func() {
@@ -95,7 +96,7 @@ func (a *app) stage(ctx context.Context, dir string, input io.Reader) (err error
 		}
 	}()
 	for {
-		if s.More() {
+		if m.More() {
 			say("Enter for the next phase, ctrl-C to end.")
 		} else {
 			say("This is the last phase; ctrl-C to end.")
@@ -105,7 +106,7 @@ func (a *app) stage(ctx context.Context, dir string, input io.Reader) (err error
 		case <-ctx.Done():
 			return nil
 		case <-lines:
-			p, err := s.Advance(ctx)
+			p, err := m.Advance(ctx)
 			if err != nil {
 				return err
 			}

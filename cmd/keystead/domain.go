@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ type domainInit struct {
 	members, contacts []string
 	threshold         int
 	trustDisks        bool
+	evidence          string
 	local, port       int
 	dir, out          string
 }
@@ -52,7 +54,12 @@ nodes' directories DIR/n1 to DIR/nN, and the signed domain file, taken in.
 
 --trust-disks founds a domain whose restarted nodes are believed to hold what their
 disks hold. Whoever can roll a node's disk back can then undo what it promised; it is
-shown wherever the domain's receipts are.`,
+shown wherever the domain's receipts are.
+
+Every node has a TPM that certifies its keys (keystead node init --tpm). --evidence none
+founds a domain of nodes that need none: then nothing says which machines hold the
+nodes' keys, and that is shown wherever the domain's receipts are. The nodes of --local
+have no TPM, so their domain is founded like that.`,
 		Example: `  keystead domain init demo --local 3 --dir demo
   keystead domain init example --member ops.key.pub --node n1/contact --out domain.json`,
 		Args: cobra.ExactArgs(1),
@@ -61,12 +68,20 @@ shown wherever the domain's receipts are.`,
 	c.Flags().StringArrayVar(&o.contacts, "node", nil, "contact `FILE` of a founding node; may be repeated")
 	c.Flags().IntVar(&o.threshold, "threshold", 1, "how many members must sign a change")
 	c.Flags().BoolVar(&o.trustDisks, "trust-disks", false, "believe that a restarted node's disk was not rolled back")
+	c.Flags().StringVar(&o.evidence, "evidence", "", "`required` or none: whether nodes must have a TPM (required, but none with --local)")
 	c.Flags().IntVar(&o.local, "local", 0, "make `N` nodes on this machine")
 	c.Flags().IntVar(&o.port, "port", 7101, "with --local: the first node's peer port; API +100, health +200")
 	c.Flags().StringVar(&o.dir, "dir", "", "with --local: the `DIR` to make")
 	c.Flags().StringVar(&o.out, "out", "", "the domain `FILE` to write")
 	c.RunE = func(_ *cobra.Command, args []string) error {
+		if !slices.Contains([]string{"", "required", receipt.EvidenceNone}, o.evidence) {
+			return misuse(fmt.Errorf("--evidence %s is neither required nor none", o.evidence), "")
+		}
 		if o.local > 0 {
+			if o.evidence == "required" {
+				return misuse(fmt.Errorf("the nodes of --local have no TPM"), "leave --evidence out, or make each node with keystead node init --tpm")
+			}
+			o.evidence = receipt.EvidenceNone
 			return a.initLocal(args[0], o)
 		}
 		if o.out == "" {
@@ -104,12 +119,18 @@ func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domai
 	if o.trustDisks {
 		g.Settings = append(g.Settings, receipt.TrustDisks+"=true")
 	}
+	if o.evidence == receipt.EvidenceNone {
+		g.Settings = append(g.Settings, receipt.Evidence+"="+receipt.EvidenceNone)
+	}
 	for _, signed := range contacts {
 		c, err := client.OpenContact(signed)
 		if err != nil {
 			return nil, misuse(err, "")
 		}
-		g.Roster.Nodes = append(g.Roster.Nodes, receipt.Node{Name: c.Name, Key: c.Key})
+		if c.AK.None() && g.AsksEvidence() {
+			return nil, misuse(fmt.Errorf("the contact of node %s names no TPM", c.Name), "keystead node init --tpm makes one that does; --evidence none founds a domain that asks for none")
+		}
+		g.Roster.Nodes = append(g.Roster.Nodes, c.Node())
 	}
 	text, err := g.Text()
 	if err != nil {
@@ -242,6 +263,7 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 		type shownNode struct {
 			Name string `json:"name"`
 			Key  string `json:"key"`
+			AK   string `json:"attestation"`
 			API  string `json:"api,omitempty"`
 			Peer string `json:"peer,omitempty"`
 		}
@@ -256,7 +278,7 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 		}{v.Genesis.Name, v.Domain, append([]string{}, v.Genesis.Settings...), v.Sequence, v.Roster.Threshold, v.Roster.Members, nil}
 		for _, n := range v.Roster.Nodes {
 			contact := v.Contacts[n.Name]
-			answer.Nodes = append(answer.Nodes, shownNode{n.Name, n.Key.String(), contact.API, contact.Peer})
+			answer.Nodes = append(answer.Nodes, shownNode{n.Name, n.Key.String(), n.AK.String(), contact.API, contact.Peer})
 		}
 		return a.answer(answer, func(w io.Writer) {
 			fmt.Fprintf(w, "domain:   %s\ndigest:   %s\nsettings: %s\nroster:   %d\nmembers:  %d of %d sign\n", v.Genesis.Name, v.Domain,
@@ -266,7 +288,7 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 			}
 			fmt.Fprintf(w, "nodes:    %d, of which %d make a majority\n", len(v.Roster.Nodes), v.Roster.Majority())
 			for _, n := range answer.Nodes {
-				fmt.Fprintf(w, "  %s %s %s\n", n.Name, n.Key, n.API)
+				fmt.Fprintf(w, "  %s %s %s %s\n", n.Name, n.Key, n.AK, n.API)
 			}
 		})
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
-	"github.com/keystead/keystead/internal/demo"
+	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/policy"
 )
 
@@ -37,17 +37,18 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
-			env.Values[stageKey{}] = map[string]*demo.Stage{}
+			env.Values[stageKey{}] = map[string]*practice.Machine{}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"host":   startHost,
-			"phase":  nextPhase,
-			"mirror": startMirror,
-			"fields": listFields,
-			"blocks": extractBlocks,
-			"bed":    compareBed,
-			"ports":  claimPorts,
+			"host":     startHost,
+			"machines": startMachines,
+			"phase":    nextPhase,
+			"mirror":   startMirror,
+			"fields":   listFields,
+			"blocks":   extractBlocks,
+			"bed":      compareBed,
+			"ports":    claimPorts,
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
 				if neg || err != nil || len(args) < 2 {

@@ -13,7 +13,9 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -31,24 +33,34 @@ func (a *app) node() *cobra.Command {
 
 func (a *app) nodeInit() *cobra.Command {
 	var p daemon.Place
+	var tpm string
 	c := &cobra.Command{
 		Use:   "init DIR --name NAME --peer HOST:PORT --api HOST:PORT",
 		Short: "Make a node's directory: keys, contact, configuration",
 		Long: `Makes a directory with the node's keys, its contact (its public keys and addresses,
 signed), and a configuration. The node runs once it has been told a domain
-(keystead domain join).`,
-		Example: `  keystead node init n1 --name n1 --peer 127.0.0.1:7101 --api 127.0.0.1:7201 --ops 127.0.0.1:7301`,
-		Args:    cobra.ExactArgs(1),
+(keystead domain join). With --tpm the contact names the TPM's attestation key, which
+members pin by signing for the node, and which certifies the node's later keys.`,
+		Example: `  keystead node init n1 --name n1 --peer 127.0.0.1:7101 --api 127.0.0.1:7201 --ops 127.0.0.1:7301
+  keystead node init n1 --name n1 --peer 10.0.0.1:7100 --api 10.0.0.1:7200 --tpm /dev/tpmrm0`,
+		Args: cobra.ExactArgs(1),
 	}
 	c.Flags().StringVar(&p.Name, "name", "", "the node's name in the domain: a-z, 0-9, dot, dash")
 	c.Flags().StringVar(&p.Peer, "peer", "", "`HOST:PORT` where other nodes reach it")
 	c.Flags().StringVar(&p.API, "api", "", "`HOST:PORT` where clients reach it")
 	c.Flags().StringVar(&p.Ops, "ops", "127.0.0.1:7300", "`HOST:PORT` for health checks and metrics")
 	c.Flags().BoolVar(&p.Plain, "plain", false, "serve clients without TLS, on a loopback address only")
+	c.Flags().StringVar(&tpm, "tpm", "", "`PATH` of the node's TPM: a device, or the socket of a software TPM")
 	for _, f := range []string{"name", "peer", "api"} {
 		must(c.MarkFlagRequired(f))
 	}
 	c.RunE = func(_ *cobra.Command, args []string) error {
+		if tpm != "" {
+			var err error
+			if p.AK, err = attestationKey(tpm); err != nil {
+				return aboutMachine(err)
+			}
+		}
 		contact, err := daemon.Prepare(args[0], p)
 		if err != nil {
 			return misuse(err, "")
@@ -60,6 +72,19 @@ signed), and a configuration. The node runs once it has been told a domain
 		return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", contact) })
 	}
 	return c
+}
+
+// attestationKey names the attestation key of the TPM at path.
+func attestationKey(path string) (key.AKDigest, error) {
+	tpm, err := collect.OpenTPM(path)
+	if err != nil {
+		return key.AKDigest{}, err
+	}
+	defer tpm.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	public, err := tpm.AK(ctx, collect.AKECC)
+	return key.DigestAK(public), err
 }
 
 func (a *app) nodeRun() *cobra.Command {

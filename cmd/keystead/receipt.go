@@ -64,6 +64,7 @@ from the genesis digest, and prints it.`,
 type proven struct {
 	Domain        keystead.Digest `json:"domain"`
 	TrustDisks    bool            `json:"trust_disks"`
+	NoEvidence    bool            `json:"no_evidence"`
 	Leaf          uint64          `json:"leaf"`
 	Kind          string          `json:"kind"`
 	TransactionID keystead.Digest `json:"transaction_id"`
@@ -74,7 +75,7 @@ type proven struct {
 }
 
 func provenOf(p receipt.Proven) proven {
-	out := proven{p.Domain, p.Genesis.TrustsDisks(), p.Index, p.Kind.String(), p.ID, p.Head.Size, p.Head.Root, p.Head.Roster, nil}
+	out := proven{p.Domain, p.Genesis.TrustsDisks(), !p.Genesis.AsksEvidence(), p.Index, p.Kind.String(), p.ID, p.Head.Size, p.Head.Root, p.Head.Roster, nil}
 	if t, err := ledger.ParseTransaction(p.Entry); err == nil {
 		for _, w := range t.Writes {
 			if w.Delete {
@@ -95,6 +96,9 @@ func (p proven) print(w io.Writer) {
 	fmt.Fprintf(w, "tree:   %d leaves, root %s, signed by a majority of roster %d\n", p.TreeSize, p.Root, p.Roster)
 	if p.TrustDisks {
 		fmt.Fprintln(w, "note:   the domain trusts its nodes' disks (trust-disks): one that was rolled back may have signed")
+	}
+	if p.NoEvidence {
+		fmt.Fprintln(w, "note:   the domain asks no evidence of its nodes (evidence=none): nothing says which machines hold their keys")
 	}
 }
 

@@ -32,7 +32,7 @@ for other members to sign (keystead member sign, then keystead domain submit).`,
 		if err != nil {
 			return nil, misuse(fmt.Errorf("%s: %w", arg, err), "")
 		}
-		r.Nodes = append(r.Nodes, receipt.Node{Name: contact.Name, Key: contact.Key})
+		r.Nodes = append(r.Nodes, contact.Node())
 		return signed, nil
 	})
 }
@@ -111,10 +111,10 @@ func signWith(text []byte, keys []string) ([]byte, error) {
 	return text, nil
 }
 
-// submit hands in a signed roster change or setting.
+// submit hands in a roster change or a statement that members signed.
 func (a *app) submit(f *clientFlags, signed, contact []byte) error {
-	if strings.HasPrefix(string(signed), string(key.KindSetting)+"\n") {
-		return a.submitSetting(f, signed)
+	if !strings.HasPrefix(string(signed), string(key.KindRoster)+"\n") {
+		return a.submitStatement(f, signed)
 	}
 	entry, err := receipt.NoteEntry(signed)
 	if err != nil {

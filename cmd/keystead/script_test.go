@@ -18,11 +18,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/keystead/keystead/internal/debrepo"
-	"github.com/keystead/keystead/internal/demo"
 	"github.com/keystead/keystead/internal/freeport"
+	"github.com/keystead/keystead/internal/practice"
+	"github.com/keystead/keystead/internal/recording"
 )
 
-// stages are the hosts of running scripts.
+// stageKey finds the hosts of a running script.
 type stageKey struct{}
 
 // startHost starts a live software TPM with the recorded boot: host DIR.
@@ -30,10 +31,32 @@ func startHost(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: host DIR")
 	}
-	s, err := demo.NewStage(context.Background(), ts.MkAbs(args[0]))
+	m, stop, err := practice.Alone(context.Background(), ts.MkAbs(args[0]))
 	ts.Check(err)
-	ts.Defer(func() { ts.Check(s.Stop()) })
-	ts.Value(stageKey{}).(map[string]*demo.Stage)[args[0]] = s
+	ts.Defer(func() { ts.Check(stop()) })
+	ts.Value(stageKey{}).(map[string]*practice.Machine)[args[0]] = m
+}
+
+// startMachines starts several of one authority, each in DIR/NAME, and writes what a
+// verifier needs to DIR: machines DIR NAME….
+func startMachines(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: machines DIR NAME…")
+	}
+	dir := ts.MkAbs(args[0])
+	rec, err := recording.Load(recording.Committed())
+	ts.Check(err)
+	s, err := practice.New(rec)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(s.Close()) })
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(s.Publish(dir))
+	made, err := s.Machines(context.Background(), dir, args[1:]...)
+	ts.Check(err)
+	for name, m := range made {
+		ts.Defer(func() { ts.Check(m.Stop()) })
+		ts.Value(stageKey{}).(map[string]*practice.Machine)[args[0]+"/"+name] = m
+	}
 }
 
 // claimPorts sets a variable to the first of 256 ports in a row that no other test is
@@ -52,7 +75,7 @@ func nextPhase(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: phase DIR")
 	}
-	_, err := ts.Value(stageKey{}).(map[string]*demo.Stage)[args[0]].Advance(context.Background())
+	_, err := ts.Value(stageKey{}).(map[string]*practice.Machine)[args[0]].Advance(context.Background())
 	ts.Check(err)
 }
 

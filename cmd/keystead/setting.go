@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/client"
 )
 
 // setting: what members set for a whole domain.
@@ -23,7 +24,7 @@ has a receipt.`,
 	)
 }
 
-func settingKey(name string) string { return daemon.SettingType + "/" + name }
+func settingKey(name string) string { return admit.TypeSetting + "/" + name }
 
 func (a *app) settingShow() *cobra.Command {
 	var f clientFlags
@@ -92,21 +93,25 @@ the next version of the setting.`,
 		if err != nil {
 			return err
 		}
-		signed, err := signWith(daemon.SettingText(v.Domain, args[0], r.GetValues()[0].GetVersion(), value), keys)
+		text, err := (&admit.Setting{Domain: v.Domain, Name: args[0], Base: r.GetValues()[0].GetVersion(), Value: value}).Text()
+		if err != nil {
+			return misuse(err, "")
+		}
+		signed, err := signWith(text, keys)
 		if err != nil {
 			return err
 		}
 		if len(keys) < v.Roster.Threshold {
 			return a.answer(map[string]string{"setting": string(signed)}, func(w io.Writer) { w.Write(signed) })
 		}
-		return a.submitSetting(&f, signed)
+		return a.submitStatement(&f, signed)
 	}
 	return c
 }
 
-// submitSetting proposes a setting that members signed.
-func (a *app) submitSetting(f *clientFlags, signed []byte) error {
-	p, err := daemon.SettingProposal(signed)
+// submitStatement proposes what members signed.
+func (a *app) submitStatement(f *clientFlags, signed []byte) error {
+	p, err := client.Propose(signed)
 	if err != nil {
 		return misuse(err, "keystead member sign signs it")
 	}
@@ -124,11 +129,12 @@ func (a *app) submitSetting(f *clientFlags, signed []byte) error {
 		return err
 	}
 	answer := struct {
-		Name          string          `json:"name"`
+		Type          string          `json:"type"`
+		Subject       string          `json:"subject"`
 		Leaf          uint64          `json:"leaf"`
 		TransactionID keystead.Digest `json:"transaction_id"`
-	}{p.Subject, out.GetLeaf(), keystead.Digest(out.GetTransactionId())}
+	}{p.Type, p.Subject, out.GetLeaf(), keystead.Digest(out.GetTransactionId())}
 	return a.answer(answer, func(w io.Writer) {
-		fmt.Fprintf(w, "setting %s is leaf %d, transaction %s\n", printable(answer.Name), answer.Leaf, answer.TransactionID)
+		fmt.Fprintf(w, "%s %s is leaf %d, transaction %s\n", printable(answer.Type), printable(answer.Subject), answer.Leaf, answer.TransactionID)
 	})
 }

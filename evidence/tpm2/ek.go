@@ -40,7 +40,8 @@ type Roots struct {
 type EKIdentity struct {
 	Key          keystead.Digest // of the endorsement key, as PKIX DER: the TPM's identity
 	Issuer       string          // of the certificate, as a distinguished name (RFC 2253)
-	Root         string          // of the chain, likewise
+	IssuerKey    keystead.Digest // of that issuer's public key, as PKIX DER
+	Root         string          // of the chain, a distinguished name
 	Manufacturer string          // as the certificate has it: id:53544D20
 	Model        string
 	Version      string // of the firmware at the time of manufacture
@@ -79,7 +80,7 @@ func VerifyEK(chain [][]byte, ek *Public, roots Roots, at time.Time) (*EKIdentit
 	if err := checkEKProfile(leaf); err != nil {
 		return nil, untrusted("a certificate after the TCG EK Credential Profile", err.Error())
 	}
-	root, test, err := roots.verify(certs, at)
+	above, root, test, err := roots.verify(certs, at)
 	if err != nil {
 		n := len(roots.Hardware) + len(roots.Test)
 		return nil, untrusted(fmt.Sprintf("a chain to one of the %d configured roots, valid on %s", n, at.UTC().Format(time.RFC3339)),
@@ -89,7 +90,7 @@ func VerifyEK(chain [][]byte, ek *Public, roots Roots, at time.Time) (*EKIdentit
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonEKMismatch, Where: "EK certificate",
 			Want: "the certificate of endorsement key " + ek.Fingerprint().String(), Got: "one of " + keystead.Sum(leaf.RawSubjectPublicKeyInfo).String()})
 	}
-	id := &EKIdentity{Key: ek.Fingerprint(), Issuer: leaf.Issuer.String(), Root: root.Subject.String(), Software: test}
+	id := &EKIdentity{Key: ek.Fingerprint(), Issuer: leaf.Issuer.String(), IssuerKey: keystead.Sum(above.RawSubjectPublicKeyInfo), Root: root.Subject.String(), Software: test}
 	id.describe(leaf)
 	return id, nil
 }
@@ -132,8 +133,9 @@ func checkEKProfile(leaf *x509.Certificate) error {
 	return nil
 }
 
-// verify returns the root that the chain leads to and whether it is one for tests.
-func (r Roots) verify(certs []*x509.Certificate, at time.Time) (root *x509.Certificate, test bool, err error) {
+// verify returns the certificate above the first one, the root that the chain leads
+// to, and whether it is one for tests. A leaf that is a root itself is its own issuer.
+func (r Roots) verify(certs []*x509.Certificate, at time.Time) (above, root *x509.Certificate, test bool, err error) {
 	opts := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}} // checkEKProfile looked for the one that counts
 	if at.IsZero() {
@@ -147,16 +149,15 @@ func (r Roots) verify(certs []*x509.Certificate, at time.Time) (root *x509.Certi
 	}
 	chains, err := certs[0].Verify(opts)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	for _, chain := range chains {
-		end := chain[len(chain)-1]
-		if slices.ContainsFunc(r.Test, end.Equal) {
-			return end, true, nil
+		above, root = chain[min(1, len(chain)-1)], chain[len(chain)-1]
+		if slices.ContainsFunc(r.Test, root.Equal) {
+			return above, root, true, nil
 		}
-		root = end
 	}
-	return root, false, nil
+	return above, root, false, nil
 }
 
 // Certified reports whether the certificate is of this key.

@@ -14,6 +14,7 @@ func main() {
 		{"quote and event log", quoteRows},
 		{"IMA log against reference values", imaRows},
 		{"reference values from packages", packageRows},
+		{"attested connections", attestRows},
 	} {
 		fmt.Fprintf(os.Stderr, "measuring %s\n", part.name)
 		more, err := part.measure()

@@ -11,15 +11,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/internal/recording"
-	"github.com/keystead/keystead/internal/swtpm"
 )
 
 // An Outcome is one verdict of the demo: allowed, or refused for reasons.
@@ -39,11 +41,12 @@ func Run(ctx context.Context, w io.Writer, rec *recording.Recording) (outcomes [
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	ca, err := swtpm.NewCA(dir)
+	s, err := practice.New(rec)
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{w: w, rec: rec, ca: ca}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	d := &demo{w: w, rec: rec, stage: s, dir: dir}
 	defer func() { err = errors.Join(err, d.stop()) }()
 	for _, step := range []func(context.Context) error{d.boot, d.trust, d.admit, d.altered, d.unknown, d.attack} {
 		if err := step(ctx); err != nil {
@@ -58,9 +61,10 @@ func Run(ctx context.Context, w io.Writer, rec *recording.Recording) (outcomes [
 type demo struct {
 	w        io.Writer
 	rec      *recording.Recording
-	ca       *swtpm.CA
-	host     *host
-	other    *host
+	stage    *practice.Stage
+	dir      string // of the machines
+	host     *practice.Machine
+	other    *practice.Machine
 	verifier *verifier
 	outcomes []Outcome
 	first    evidence.Bundle // the bundle that passed
@@ -70,9 +74,9 @@ func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.w, format+"\n", a
 
 func (d *demo) stop() error {
 	var errs []error
-	for _, h := range []*host{d.host, d.other} {
-		if h != nil {
-			errs = append(errs, h.stop())
+	for _, m := range []*practice.Machine{d.host, d.other} {
+		if m != nil {
+			errs = append(errs, m.Stop())
 		}
 	}
 	return errors.Join(errs...)
@@ -84,10 +88,7 @@ func (d *demo) boot(ctx context.Context) (err error) {
 	d.say("   Replayed, not booted here: a real boot recorded on %s", r.Recorded.Format(time.DateOnly))
 	d.say("   (%s,", r.Kernel)
 	d.say("   %d Debian packages, UEFI firmware and TPM emulated). The TPM (swtpm), its key and every quote below are live.", r.Packages)
-	if d.host, err = startHost(ctx, d.ca, r); err != nil {
-		return err
-	}
-	if err := d.host.advance(ctx); err != nil {
+	if d.host, err = d.stage.Machine(ctx, filepath.Join(d.dir, "host")); err != nil {
 		return err
 	}
 	d.say("   Extended: %d bytes of firmware event log, %d IMA entries of phase %q.", len(r.EventLog), r.Phases[0].Entries, r.Phases[0].Name)
@@ -96,13 +97,13 @@ func (d *demo) boot(ctx context.Context) (err error) {
 
 func (d *demo) trust(ctx context.Context) (err error) {
 	d.say("\n2. A verifier that knows vendor keys, a policy and reference values")
-	if d.verifier, err = newVerifier(d.ca.Root, d.rec); err != nil {
+	if d.verifier, err = newVerifier(d.stage.Root(), d.rec); err != nil {
 		return err
 	}
 	for _, line := range d.verifier.knows {
 		d.say("   %s", line)
 	}
-	if err := d.verifier.activate(ctx, d.host); err != nil {
+	if err := d.verifier.activate(ctx, d.host.Device()); err != nil {
 		return err
 	}
 	d.say("   Credential activation: the attestation key (%s) lives in the TPM that", d.verifier.algorithm)
@@ -113,7 +114,7 @@ func (d *demo) trust(ctx context.Context) (err error) {
 // admit is the case in which nothing is wrong.
 func (d *demo) admit(ctx context.Context) error {
 	nonce := d.verifier.ask()
-	b, err := d.host.bundle(ctx, nonce)
+	b, err := d.bundle(ctx, d.host, nonce, nil)
 	if err != nil {
 		return err
 	}
@@ -155,13 +156,13 @@ func (d *demo) unknown(ctx context.Context) error {
 
 // next moves the host to its next phase, which must be denied for these reasons.
 func (d *demo) next(ctx context.Context, step int, want ...keystead.Reason) error {
-	phase := d.rec.Phases[d.host.phase]
-	d.say("\n%d. Phase %q: %s", step, phase.Name, phase.About)
-	if err := d.host.advance(ctx); err != nil {
+	phase, err := d.host.Advance(ctx)
+	if err != nil {
 		return err
 	}
+	d.say("\n%d. Phase %q: %s", step, phase.Name, phase.About)
 	nonce := d.verifier.ask()
-	b, err := d.host.bundle(ctx, nonce)
+	b, err := d.bundle(ctx, d.host, nonce, nil)
 	if err != nil {
 		return err
 	}
@@ -176,7 +177,7 @@ func (d *demo) attack(ctx context.Context) error {
 	}
 	d.say("   The last entries of the IMA log are cut off, to hide what ran:")
 	nonce := d.verifier.ask()
-	b, err := d.host.bundleWith(ctx, nonce, func(p *evidence.Parts) { p.IMALog = d.rec.Phases[0].IMALog })
+	b, err := d.bundle(ctx, d.host, nonce, func(p *evidence.Parts) { p.IMALog = d.rec.Phases[0].IMALog })
 	if err != nil {
 		return err
 	}
@@ -184,14 +185,11 @@ func (d *demo) attack(ctx context.Context) error {
 		return err
 	}
 	d.say("   Another machine's genuine TPM signs the good machine's logs:")
-	if d.other, err = startHost(ctx, d.ca, d.rec); err != nil {
-		return err
-	}
-	if err := d.other.advance(ctx); err != nil {
+	if d.other, err = d.stage.Machine(ctx, filepath.Join(d.dir, "other")); err != nil {
 		return err
 	}
 	nonce = d.verifier.ask()
-	if b, err = d.other.bundle(ctx, nonce); err != nil {
+	if b, err = d.bundle(ctx, d.other, nonce, nil); err != nil {
 		return err
 	}
 	return d.denied("foreign key", d.verifier.judge(b, nonce, nil), keystead.ReasonKeyForeign)
@@ -215,6 +213,26 @@ func (d *demo) denied(step string, v appraise.Verdict, want ...keystead.Reason) 
 		d.say("           wanted %s", f.Want)
 	}
 	return nil
+}
+
+// bundle quotes over the nonce, then takes the logs as they stand. Whoever controls
+// the host may change what is sent.
+func (d *demo) bundle(ctx context.Context, m *practice.Machine, nonce []byte, change func(*evidence.Parts)) (evidence.Bundle, error) {
+	p := evidence.Parts{
+		Binding:  evidence.Binding{Purpose: evidence.PurposeVerify, Nonce: nonce},
+		Origin:   evidence.Origin{Hostname: "demo-host", Collected: time.Now().Unix(), Note: "logs replayed from a boot recorded on " + d.rec.Recorded.Format(time.DateOnly)},
+		EventLog: d.rec.EventLog,
+		IMALog:   m.Phase().IMALog,
+		Packages: &evidence.PackageList{Format: evidence.FormatDpkgStatus, Data: d.rec.Status},
+	}
+	var err error
+	if p.TPM, err = m.Device().Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData()}); err != nil {
+		return evidence.Bundle{}, err
+	}
+	if change != nil {
+		change(&p)
+	}
+	return evidence.New(p)
 }
 
 // fresh returns 32 random bytes.

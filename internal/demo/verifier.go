@@ -110,41 +110,41 @@ func (v *verifier) signed(rec *recording.Recording) error {
 }
 
 // activate binds the host's attestation key to its TPM.
-func (v *verifier) activate(ctx context.Context, h *host) error {
-	ekBytes, err := h.tpm.EK(ctx)
+func (v *verifier) activate(ctx context.Context, t *collect.TPM) error {
+	ek, err := t.EK(ctx)
 	if err != nil {
 		return err
 	}
-	akBytes, err := h.tpm.AK(ctx, collect.AKECC)
+	ak, err := t.AK(ctx, collect.AKECC)
 	if err != nil {
 		return err
 	}
-	ek, err := tpm2.ParsePublic(ekBytes.Public)
+	keys := evidence.TPMKeys{AKPublic: ak, EKPublic: ek.Public, EKCertificate: ek.Chain}
+	asked, err := appraise.Challenge(rand.Reader, keys, v.input.EKRoots, time.Now())
 	if err != nil {
 		return err
 	}
-	id, err := tpm2.VerifyEK(ekBytes.Chain, ek, v.input.EKRoots, time.Now())
+	answer, err := t.Activate(ctx, collect.AKECC, asked.Credential.Blob, asked.Credential.Secret)
 	if err != nil {
 		return err
 	}
-	ak, err := tpm2.ParsePublic(akBytes)
+	if v.input.Key, err = asked.Accept(answer, time.Now()); err != nil {
+		return err
+	}
+	return v.describe(v.input.Key, ak)
+}
+
+// describe remembers of the accepted key what the narration tells.
+func (v *verifier) describe(k appraise.AcceptedKey, akPublic []byte) error {
+	ak, err := tpm2.ParsePublic(akPublic)
 	if err != nil {
 		return err
 	}
-	secret := fresh()
-	blob, encrypted, err := tpm2.MakeCredential(rand.Reader, ek, ak.Name(), secret)
+	cert, err := x509.ParseCertificate(k.EKCertificate[0])
 	if err != nil {
 		return err
 	}
-	answer, err := h.tpm.Activate(ctx, collect.AKECC, blob, encrypted)
-	if err != nil {
-		return err
-	}
-	if err := tpm2.CheckCredential(secret, answer); err != nil {
-		return err
-	}
-	v.issuer, v.algorithm = id.Issuer, ak.Algorithm()
-	v.input.Key = appraise.AcceptedKey{Name: ak.Name(), EKPublic: ekBytes.Public, EKCertificate: ekBytes.Chain, Activated: time.Now().UTC().Truncate(time.Second)}
+	v.issuer, v.algorithm = cert.Issuer.String(), ak.Algorithm()
 	return nil
 }
 

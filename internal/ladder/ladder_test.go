@@ -24,7 +24,7 @@ var rungs = map[string]int{
 	"appraise": 2, "receipt": 2,
 	"admit":   3,
 	"keyring": 4,
-	"ledger":  5, "channel": 5, "relay": 5, "interchange": 5, "recorder": 5,
+	"ledger":  5, "attest": 5, "channel": 5, "relay": 5, "interchange": 5, "recorder": 5,
 	"replica": 6, "collect": 6, "fetch": 6, "serve": 6, "client": 6, "console": 6,
 	"daemon": 7,
 	"cmd":    8,
@@ -39,11 +39,12 @@ var bans = []struct {
 	{5, []string{"net", "net/http", "os/exec", "syscall", "golang.org/x/sys/unix"}, "rooms up to rung 5 return effects as data; rung 6 touches the world"},
 	{5, []string{"os"}, "rooms up to rung 5 take bytes and readers, not paths"},
 	{2, []string{"math/rand", "math/rand/v2", "crypto/rand"}, "appraisal is a pure function: randomness comes as an argument"},
-	{7, []string{module + "/internal/testbed", module + "/internal/demo", module + "/replica/sim"}, "test beds and demos serve tests and the CLI only"},
+	{7, []string{module + "/internal/testbed", module + "/internal/demo", module + "/internal/practice", module + "/replica/sim"}, "test beds and demos serve tests and the CLI only"},
 }
 
 // allowed are single exceptions, each with its reason.
 var allowed = map[[2]string]string{
+	{"attest", "net"}:                   "a net.Conn or net.Listener that it is given is what it attests over; it opens none",
 	{"api/v1/apiv1connect", "net/http"}: "generated stubs: http.Handler is part of what they generate, and they open nothing",
 }
 

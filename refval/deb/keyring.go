@@ -87,6 +87,17 @@ func (k Keyring) Only(fingerprints ...string) Keyring {
 	return out
 }
 
+// Bytes returns the certificates, binary, as ParseKeyring reads them.
+func (k Keyring) Bytes() ([]byte, error) {
+	var b bytes.Buffer
+	for _, e := range k.entities {
+		if err := e.Serialize(&b); err != nil {
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
+}
+
 // Len returns the number of certificates.
 func (k Keyring) Len() int { return len(k.entities) }
 

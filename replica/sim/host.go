@@ -159,12 +159,13 @@ func (h *Host) Crash() {
 		return
 	}
 	h.c.trace(h, "crashes")
-	h.fall(h.disk.CrashClone(vfs.CrashCloneCfg{}))
+	h.fall(h.Disk())
 }
 
 // Kill ends the host's process; its disk keeps what the process had written.
 func (h *Host) Kill() {
 	h.c.trace(h, "is killed")
+	h.settle()
 	all := rand.New(rand.NewPCG(0, 0)) // how often it is asked is not the seed's to know
 	h.fall(h.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: all}))
 }
@@ -176,7 +177,18 @@ func (h *Host) RollBack(disk *vfs.MemFS) {
 }
 
 // Disk returns a copy of the disk as a crash would leave it.
-func (h *Host) Disk() *vfs.MemFS { return h.disk.CrashClone(vfs.CrashCloneCfg{}) }
+func (h *Host) Disk() *vfs.MemFS {
+	h.settle()
+	return h.disk.CrashClone(vfs.CrashCloneCfg{})
+}
+
+// settle has a flush that was begun end before anything happens to the disk: how
+// long it takes is real time, which a seed does not know.
+func (h *Host) settle() {
+	if h.store != nil {
+		h.store.Settle()
+	}
+}
 
 func (h *Host) fall(disk *vfs.MemFS) {
 	h.drop()
@@ -199,10 +211,15 @@ func (h *Host) drop() {
 
 var errDown = keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Got: "the host went down; the command may still take effect", Where: "simulation"})
 
-// Shutdown stops the host in order, with a seal.
+// Shutdown stops the host in order, with a seal unless its disk is full.
 func (h *Host) Shutdown() error {
 	h.c.trace(h, "shuts down")
 	err := h.store.Seal(h.seal())
+	if errors.Is(err, syscall.ENOSPC) {
+		h.c.trace(h, "leaves no seal: its disk is full")
+		h.Crash()
+		return nil
+	}
 	h.drop()
 	return err
 }
@@ -222,6 +239,7 @@ func (h *Host) Pause(d time.Duration) {
 // FillDisk makes every write fail from now on, until the host has crashed of it.
 func (h *Host) FillDisk() {
 	h.c.trace(h, "has a full disk")
+	h.settle()
 	h.full = true
 }
 
@@ -372,7 +390,11 @@ func (h *Host) broken(err error) {
 		h.c.Fail("%s: stopped: %v", h.Name, err)
 		return
 	}
-	h.c.trace(h, "stops: %s", reason(err))
+	if errors.Is(err, syscall.ENOSPC) {
+		h.c.trace(h, "stops: its disk is full") // which of the writes met that first is real time's doing
+	} else {
+		h.c.trace(h, "stops: %s", reason(err))
+	}
 	h.Crash()
 }
 

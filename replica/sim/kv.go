@@ -74,14 +74,34 @@ func (m *KV) Open(v replica.View, _ uint64) error {
 	return err
 }
 
+// overlay reads what a batch has written, and else the state.
+type overlay struct {
+	*replica.Batch
+	new map[string][]byte
+}
+
+func (o overlay) get(key []byte) ([]byte, error) {
+	if v, ok := o.new[string(key)]; ok {
+		return v, nil
+	}
+	v, _, err := o.Get(key)
+	return v, err
+}
+
+func (o overlay) set(key, value []byte) {
+	o.new[string(key)] = value
+	o.Set(key, value)
+}
+
 // Apply runs commands.
 func (m *KV) Apply(w *replica.Batch, commands []replica.Command, results [][]byte) ([][]byte, error) {
+	o := overlay{w, map[string][]byte{}}
 	for i, cmd := range commands {
 		c, err := parseCommand(cmd.Data)
 		if err != nil {
 			return nil, err
 		}
-		result, err := m.run(w, c)
+		result, err := m.run(o, c)
 		if err != nil {
 			return nil, err
 		}
@@ -98,14 +118,15 @@ func (m *KV) Apply(w *replica.Batch, commands []replica.Command, results [][]byt
 	return results, nil
 }
 
-func (m *KV) run(w *replica.Batch, c Command) (string, error) {
-	if n, _, err := w.Get(idKey(c.ID)); err != nil {
+func (m *KV) run(o overlay, c Command) (string, error) {
+	if n, err := o.get(idKey(c.ID)); err != nil {
 		return "", err
 	} else if len(n) > 0 && m.Twice != nil {
 		m.Twice(c.ID)
 	}
-	w.Set(idKey(c.ID), []byte{1})
-	value, err := Value(w.View, c.Key)
+	o.set(idKey(c.ID), []byte{1})
+	b, err := o.get([]byte("key/" + c.Key))
+	value := string(b)
 	switch {
 	case err != nil:
 		return "", err
@@ -114,7 +135,7 @@ func (m *KV) run(w *replica.Batch, c Command) (string, error) {
 	case c.Op == Compare && value != c.Old:
 		return "no", nil
 	}
-	w.Set([]byte("key/"+c.Key), []byte(c.New))
+	o.set([]byte("key/"+c.Key), []byte(c.New))
 	if c.Op == Compare {
 		return "yes", nil
 	}

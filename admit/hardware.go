@@ -1,0 +1,88 @@
+package admit
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/evidence/tpm2"
+)
+
+// hardware holds the endorsement key in the bundle against the activated one and the
+// enrolled one.
+func (a *Application) hardware(h host) []keystead.Finding {
+	tpm := a.Bundle.Parts().TPM
+	if tpm == nil || tpm.EKPublic == nil || len(tpm.EKCertificate) == 0 {
+		return []keystead.Finding{{Reason: keystead.ReasonEvidenceMissing, Where: "tpm", Want: "a quote, the endorsement key and its certificate", Got: "not all of them"}}
+	}
+	var findings []keystead.Finding
+	for _, k := range []struct {
+		where  string
+		public []byte
+	}{{"endorsement key of the evidence", tpm.EKPublic}, {"activated endorsement key", a.Key.EKPublic}} {
+		ek, err := tpm2.ParsePublic(k.public)
+		if err != nil {
+			findings = append(findings, keystead.Finding{Reason: keystead.ReasonMalformed, Where: k.where, Want: "a public area", Got: err.Error()})
+		} else if got := ek.Fingerprint(); got != h.enrolment.EK {
+			findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: k.where, Want: fmt.Sprintf("%v, as %s is enrolled", h.enrolment.EK, a.Host), Got: got.String()})
+		}
+	}
+	if findings == nil && !publicKey(a.subjectKey()) {
+		findings = append(findings, keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "binding", Want: "a subject key: ECDSA or Ed25519, PKIX DER", Got: fmt.Sprintf("%d bytes %.64x", len(a.subjectKey()), a.subjectKey())})
+	}
+	return findings
+}
+
+func (a *Application) subjectKey() []byte { return a.Bundle.Parts().Binding.SubjectKey }
+
+// publicKey reports whether der is the one encoding of a key that can sign.
+func publicKey(der []byte) bool {
+	k, err := x509.ParsePKIXPublicKey(der)
+	if err != nil || len(der) > maxSubjectKey {
+		return false
+	}
+	switch k.(type) {
+	case *ecdsa.PublicKey, ed25519.PublicKey:
+		again, err := x509.MarshalPKIXPublicKey(k)
+		return err == nil && bytes.Equal(again, der)
+	}
+	return false
+}
+
+// appraise judges the evidence by the terms. Of the accepted key only its name is this
+// node's own: all else is in the bundle, or the time of the tick, so that verdicts are
+// equal bit by bit.
+func (a *Application) appraise(purpose string) appraise.Verdict {
+	tpm, now := a.Bundle.Parts().TPM, time.UnixMilli(int64(a.Time)).UTC()
+	return appraise.Appraise(appraise.Input{
+		Bundle:  a.Bundle,
+		Expect:  evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()},
+		Key:     appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now},
+		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Time: now,
+	})
+}
+
+// claimed wants an allowed verdict to be of the enrolled hardware, by a key whose quotes
+// tell one boot from another.
+func (a *Application) claimed(h host, v appraise.Verdict) (out []keystead.Finding) {
+	if !v.Allowed() {
+		if len(v.Findings()) == 0 {
+			out = append(out, keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "verdict", Want: "a verdict", Got: "none"})
+		}
+		return out
+	}
+	c := v.Claims()
+	if c.Key.Binding != appraise.BindingActivated || c.Key.EK != h.enrolment.EK.String() {
+		out = append(out, keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: "verdict", Want: h.enrolment.EK.String(), Got: c.Key.EK + ", bound by " + c.Key.Binding})
+	}
+	if c.Quote.Firmware == "" {
+		out = append(out, keystead.Finding{Reason: keystead.ReasonKeyUnsuitable, Where: "attestation key", Want: "a primary key of the endorsement hierarchy, whose quotes show the reset count", Got: "another"})
+	}
+	return out
+}

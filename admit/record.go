@@ -1,0 +1,102 @@
+package admit
+
+import (
+	"encoding/binary"
+	"strconv"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/cursor"
+)
+
+// recordVersion opens a lease record. It only ever grows; every version has the
+// fields that the ledger reads in the same place, version, until and issued:
+//
+//	1  as below
+const recordVersion = 1
+
+// Record is a lease as it stands on the ledger (docs/spec/lease.md).
+type Record struct {
+	Until      uint64 // Unix milliseconds of the domain clock, unless renewed
+	Issued     uint64 // likewise: the time of the tick that gave the nonce
+	Role       string
+	EK         keystead.Digest // hardware identity
+	AK         keystead.Digest // of the attestation key's TPM name
+	SubjectKey []byte          // PKIX DER
+	Assurance  evidence.Assurance
+	Verdict    keystead.Digest
+	Enrolment  uint64          // version of the enrolment
+	Terms      keystead.Digest // of the terms' text
+	ResetCount uint64          // of the TPM: which boot
+	Denials    []string        // subjects of denials that would end it
+}
+
+// Bounds of a record.
+const (
+	maxSubjectKey = 1024 // bytes
+	maxDenials    = 8
+)
+
+// Bytes returns the record's one encoding.
+func (r *Record) Bytes() []byte {
+	b := binary.BigEndian.AppendUint64([]byte{recordVersion}, r.Until)
+	b = binary.BigEndian.AppendUint64(b, r.Issued)
+	b = cursor.AppendSized16(b, r.Role)
+	b = append(append(b, r.EK[:]...), r.AK[:]...)
+	b = append(cursor.AppendSized16(b, r.SubjectKey), byte(r.Assurance))
+	b = binary.BigEndian.AppendUint64(append(b, r.Verdict[:]...), r.Enrolment)
+	b = binary.BigEndian.AppendUint64(append(b, r.Terms[:]...), r.ResetCount)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(r.Denials)))
+	for _, d := range r.Denials {
+		b = cursor.AppendSized16(b, d)
+	}
+	return b
+}
+
+// ParseRecord reads a record. It fails with a *keystead.FormatError.
+func ParseRecord(b []byte) (Record, error) {
+	c := cursor.New("lease", binary.BigEndian, b)
+	if v := c.U8("version"); v != recordVersion {
+		c.Fail("version", "%d; this build knows %d", v, recordVersion)
+	}
+	digest := func(field string) (d keystead.Digest) {
+		copy(d[:], c.Bytes(len(d), field))
+		return d
+	}
+	r := Record{Until: c.U64("until"), Issued: c.U64("issued"), Role: string(c.Sized16(8, "role")), EK: digest("ek"), AK: digest("ak"),
+		SubjectKey: append([]byte(nil), c.Sized16(maxSubjectKey, "subject key")...), Assurance: evidence.Assurance(c.U8("assurance")),
+		Verdict: digest("verdict"), Enrolment: c.U64("enrolment"), Terms: digest("terms"), ResetCount: c.U64("reset count")}
+	n := int(c.U16("denials"))
+	if n > maxDenials {
+		c.Fail("denials", "%d, at most %d are accepted", n, maxDenials)
+	}
+	for i := 0; i < n && c.Err() == nil; i++ {
+		s := string(c.Sized16(maxSubject, "denial"))
+		if c.Err() == nil && !validDenial(s) {
+			c.Fail("denial", "%.80q is not the subject of one", s)
+		}
+		r.Denials = append(r.Denials, s)
+	}
+	if _, err := evidence.ParseAssurance(r.Assurance.String()); err != nil {
+		c.Fail("assurance", "%v", err)
+	}
+	if r.Role != RoleHost && r.Role != RoleNode {
+		c.Fail("role", "%.8q is not known", r.Role)
+	}
+	c.End()
+	if err := c.Err(); err != nil {
+		return Record{}, err
+	}
+	return r, nil
+}
+
+// RecordTimes returns end and beginning of a lease from its record, of any version: all
+// that the ledger reads of it. Both are 0 for bytes that are no record.
+func RecordTimes(b []byte) (until, issued uint64) {
+	if len(b) < 17 || b[0] == 0 {
+		return 0, 0
+	}
+	return binary.BigEndian.Uint64(b[1:]), binary.BigEndian.Uint64(b[9:])
+}
+
+func at(ms uint64) string { return strconv.FormatUint(ms, 10) + " ms" }

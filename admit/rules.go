@@ -1,0 +1,117 @@
+package admit
+
+import (
+	"fmt"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/refval"
+)
+
+// InForce names the terms that a role is judged by.
+type InForce struct {
+	Role    string
+	Digest  keystead.Digest // of the text
+	Version uint64          // of the entry that made them; 0 for founding terms
+	Text    []byte          // nil for founding terms, whose text is an object
+}
+
+// TermsOf returns the terms in force for a role: the last judged ones, or those that
+// the genesis entry names. A role without terms is refused with terms-missing.
+func TermsOf(s State, role string) (InForce, error) {
+	v, err := s.Judged(termsKey(role))
+	if err != nil {
+		return InForce{}, err
+	}
+	if v.Version != 0 {
+		return InForce{role, keystead.Sum(v.Data), v.Version, v.Data}, nil
+	}
+	d, err := foundingDigest(s, role)
+	if err == nil && d.IsZero() {
+		err = deny(keystead.ReasonTermsMissing, "role "+role, "terms, from the genesis entry or judged", "none")
+	}
+	return InForce{Role: role, Digest: d}, err
+}
+
+// Rules are terms with their objects read, ready to appraise by. Reading reference sets
+// takes a while: whoever judges keeps Rules by their digest. The zero value admits nobody.
+type Rules struct {
+	role       string
+	digest     keystead.Digest
+	policy     *policy.Policy
+	roots      tpm2.Roots
+	references []*refval.Set
+	codeSets   []*refval.CodeSet
+}
+
+// Open reads the terms' text and every object that they name. What makes an object
+// good was judged before; here each is held to its digest and parsed. Refusals:
+// object-missing, object-mismatch; a *keystead.FormatError for what does not parse.
+func (f InForce) Open(objects Objects) (*Rules, error) {
+	text := f.Text
+	if text == nil {
+		var err error
+		if text, err = fetch(objects, Named{f.Digest, "terms"}); err != nil {
+			return nil, err
+		}
+	}
+	t, err := ParseTerms(text)
+	if err != nil {
+		return nil, err
+	}
+	if t.Role != f.Role || keystead.Sum(text) != f.Digest {
+		return nil, deny(keystead.ReasonObjectMismatch, "terms", fmt.Sprintf("terms %v for %s", f.Digest, f.Role), fmt.Sprintf("%v for %s", keystead.Sum(text), t.Role))
+	}
+	r := &Rules{role: t.Role, digest: f.Digest}
+	for _, o := range t.Objects() {
+		b, err := fetch(objects, o)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.add(o.Kind, b); err != nil {
+			return nil, fmt.Errorf("object %v: %w", o.Digest, err)
+		}
+	}
+	return r, nil
+}
+
+func (r *Rules) add(kind string, b []byte) (err error) {
+	switch kind {
+	case ObjectPolicy:
+		r.policy, err = policy.Compile(b, appraise.Vocabulary())
+	case ObjectRoots:
+		r.roots, err = ParseRoots(b)
+	case ObjectReferences:
+		var s *refval.Set
+		s, err = refval.Parse(b)
+		r.references = append(r.references, s)
+	case ObjectCodeSet:
+		if key.IsNote(b) { // whose signatures were checked when it was endorsed, by the members of then
+			if b, _, err = key.Peek(b); err != nil {
+				return err
+			}
+		}
+		var c *refval.CodeSet
+		c, err = refval.ParseCodeSet(string(b))
+		r.codeSets = append(r.codeSets, c)
+	}
+	return err
+}
+
+// Digest names the terms that the rules were opened from.
+func (r *Rules) Digest() keystead.Digest { return r.digest }
+
+// Role returns the role that the rules are for.
+func (r *Rules) Role() string { return r.role }
+
+// Roots returns the endorsement roots, for credential activation.
+func (r *Rules) Roots() tpm2.Roots { return r.roots }
+
+// Input returns what appraisal takes from the rules: all but bundle, expected binding,
+// key and time.
+func (r *Rules) Input() appraise.Input {
+	return appraise.Input{EKRoots: r.roots, References: r.references, CodeSets: r.codeSets, Policy: r.policy}
+}

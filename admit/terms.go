@@ -1,0 +1,183 @@
+package admit
+
+import (
+	"encoding/hex"
+	"fmt"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
+)
+
+// Terms say by what a role is judged. The subject is the role.
+type Terms struct {
+	Domain     keystead.Digest // zero in founding terms, which the genesis entry names by digest
+	Role       string          // host or node
+	Base       uint64
+	Policy     keystead.Digest // objects, by the digests of their bytes
+	Roots      keystead.Digest
+	References []keystead.Digest // ascending, as code sets
+	CodeSets   []keystead.Digest
+}
+
+const maxSets = 64 // of either kind
+
+func (t *Terms) statement() Statement {
+	s := Statement{key.KindTerms, t.Domain, t.Role, t.Base, []Field{{"policy", t.Policy.String()}, {"roots", t.Roots.String()}}}
+	for _, d := range t.References {
+		s.Fields = append(s.Fields, Field{"references", d.String()})
+	}
+	for _, d := range t.CodeSets {
+		s.Fields = append(s.Fields, Field{"codeset", d.String()})
+	}
+	return s
+}
+
+func readTerms(s Statement) (Terms, error) {
+	r := s.reader()
+	t := Terms{Domain: s.Domain, Role: s.Subject, Base: s.Base, Policy: r.digest("policy"), Roots: r.digest("roots"), References: r.digests("references"), CodeSets: r.digests("codeset")}
+	if t.Role != RoleHost && t.Role != RoleNode {
+		r.fail("subject", "%.40q is not a role: %s or %s", t.Role, RoleHost, RoleNode)
+	}
+	if len(t.References) > maxSets || len(t.CodeSets) > maxSets {
+		r.fail("whole", "names %d reference sets and %d code sets, at most %d of each are accepted", len(t.References), len(t.CodeSets), maxSets)
+	}
+	return t, r.end()
+}
+
+// Text returns the text that members sign, or that a genesis entry names.
+func (t *Terms) Text() ([]byte, error) { return checked(t.statement(), readTerms) }
+
+// ParseTerms reads the text.
+func ParseTerms(text []byte) (Terms, error) { return parsed(key.KindTerms, text, readTerms) }
+
+// OpenTerms returns the terms that the members signed; see Case.Open.
+func OpenTerms(signed []byte, c Case) (Terms, error) {
+	return opened(c, key.KindTerms, signed, readTerms)
+}
+
+// Object kinds.
+const (
+	ObjectPolicy     = "policy"  // docs/spec/policy.md, without signatures
+	ObjectReferences = "refset"  // docs/spec/refset.md
+	ObjectCodeSet    = "codeset" // docs/spec/codeset.md, a note
+	ObjectRoots      = "roots"   // docs/spec/roots.md
+)
+
+// Named is an object that terms name, and what it has to be.
+type Named struct {
+	Digest keystead.Digest
+	Kind   string
+}
+
+// Objects returns every object that the terms name.
+func (t *Terms) Objects() []Named {
+	out := []Named{{t.Policy, ObjectPolicy}, {t.Roots, ObjectRoots}}
+	for _, d := range t.References {
+		out = append(out, Named{d, ObjectReferences})
+	}
+	for _, d := range t.CodeSets {
+		out = append(out, Named{d, ObjectCodeSet})
+	}
+	return out
+}
+
+// FoundingTerms returns the setting of the genesis entry, NAME=VALUE, that makes a text
+// the terms of a role.
+func FoundingTerms(role string, text []byte) string {
+	d := keystead.Sum(text)
+	return FoundingSetting(role) + "=" + hex.EncodeToString(d[:])
+}
+
+// FoundingSetting is the name of the genesis entry's setting that names a role's terms.
+func FoundingSetting(role string) string { return TypeTerms + "-" + role }
+
+// JudgeTerms endorses terms whose every object is endorsed as what the terms take it
+// for, or was named by founding terms. It writes terms/ROLE, the statement's text.
+func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error) {
+	t, err := OpenTerms(signed, c)
+	if err != nil {
+		return Ruling{}, err
+	}
+	var findings []keystead.Finding
+	var founding map[keystead.Digest]string // read when the first object is not endorsed
+	for _, o := range t.Objects() {
+		v, err := s.Judged(objectKey(o.Digest))
+		if err != nil {
+			return Ruling{}, err
+		}
+		kind := string(v.Data)
+		if kind == "" {
+			if founding == nil {
+				if founding, err = foundingObjects(s, objects); err != nil {
+					return Ruling{}, err
+				}
+			}
+			kind = founding[o.Digest]
+		}
+		if kind != o.Kind {
+			findings = append(findings, unknown(t.Role, o, kind))
+		}
+	}
+	if findings != nil {
+		return Ruling{}, keystead.Deny(findings...)
+	}
+	text, err := t.Text()
+	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: text}}}, err
+}
+
+func unknown(role string, o Named, kind string) keystead.Finding {
+	f := keystead.Finding{Reason: keystead.ReasonObjectUnknown, Where: "terms for " + role, Want: "an endorsed " + o.Kind, Got: o.Digest.String() + ", which is not endorsed"}
+	if kind != "" {
+		f.Got = fmt.Sprintf("%v, which is a %s", o.Digest, kind)
+	}
+	return f
+}
+
+// foundingObjects returns the objects that founding terms name, with their kinds.
+func foundingObjects(s State, objects Objects) (map[keystead.Digest]string, error) {
+	out := map[keystead.Digest]string{}
+	for _, role := range []string{RoleHost, RoleNode} {
+		d, err := foundingDigest(s, role)
+		if err != nil || d.IsZero() {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		text, err := fetch(objects, Named{d, "terms"})
+		if err != nil {
+			return nil, err
+		}
+		t, err := ParseTerms(text)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range t.Objects() {
+			out[o.Digest] = o.Kind
+		}
+	}
+	return out, nil
+}
+
+// foundingDigest returns the digest of a role's founding terms; zero if there are none.
+func foundingDigest(s State, role string) (keystead.Digest, error) {
+	v, err := s.Founding(FoundingSetting(role))
+	if err != nil || v == "" {
+		return keystead.Digest{}, err
+	}
+	return keystead.ParseDigest("sha256:" + v)
+}
+
+// fetch returns an object's bytes, held to its digest.
+func fetch(objects Objects, o Named) ([]byte, error) {
+	b, err := objects(o.Digest)
+	switch {
+	case err != nil:
+		return nil, err
+	case b == nil:
+		return nil, deny(keystead.ReasonObjectMissing, o.Kind, "object "+o.Digest.String(), "nothing")
+	case keystead.Sum(b) != o.Digest:
+		return nil, deny(keystead.ReasonObjectMismatch, o.Kind, "object "+o.Digest.String(), "other bytes, "+keystead.Sum(b).String())
+	}
+	return b, nil
+}

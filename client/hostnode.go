@@ -1,0 +1,135 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/internal/refusal"
+)
+
+// each asks every node once, from the one on that answered last, until one answers
+// with more than that it is unavailable, or that no connection could be had. If none
+// does, a refusal that names more than unavailability is the error before another.
+func each[Q, A any](ctx context.Context, h *Host, call method[Q, A], q *Q) (*A, error) {
+	nodes, at := h.order()
+	err := error(keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "domain", Want: "a node to ask", Got: "none is known"}))
+	told := false // err says more than that a node is unavailable
+	for i := range nodes {
+		n := nodes[(at+i)%len(nodes)]
+		r, e := ask(ctx, n, h.opts.Attempt, call, q)
+		var unmet *dialError
+		switch {
+		case e == nil:
+			h.answered(n)
+			return r, nil
+		case ctx.Err() != nil:
+			return nil, e
+		case !errors.As(e, &unmet) && !Unavailable(e):
+			h.answered(n)
+			return nil, e
+		case !told:
+			err, told = e, !Unavailable(e)
+		}
+	}
+	return nil, err
+}
+
+// A method is one of HostServiceClient.
+type method[Q, A any] = func(apiv1connect.HostServiceClient, context.Context, *connect.Request[Q]) (*connect.Response[A], error)
+
+func ask[Q, A any](ctx context.Context, n *hostNode, patience time.Duration, call method[Q, A], q *Q) (*A, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r, err := call(n.client(), ctx, connect.NewRequest(q))
+	if err == nil {
+		return r.Msg, nil
+	}
+	var unmet *dialError
+	if errors.As(err, &unmet) {
+		return nil, unmet
+	}
+	return nil, refusal.Decode(err)
+}
+
+// dialError is why no connection to a node could be had.
+type dialError struct {
+	node string
+	err  error
+}
+
+func (e *dialError) Error() string { return "node " + e.node + ": " + e.err.Error() }
+
+// Unwrap returns a refusal, whatever the error was: one that is none means that the
+// node is not there.
+func (e *dialError) Unwrap() error {
+	if deny := refusal.Deny(e.err); deny != nil {
+		return deny
+	}
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "connection to node " + e.node, Got: e.err.Error()})
+}
+
+// hostNode is a node with the connection to it.
+type hostNode struct {
+	Contact
+	opts HostOptions
+
+	mu    sync.Mutex
+	since time.Time
+	via   *http.Transport
+	to    apiv1connect.HostServiceClient
+}
+
+// client returns one whose connection's evidence is not older than MaxAge.
+func (n *hostNode) client() apiv1connect.HostServiceClient {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.via != nil && time.Since(n.since) < n.opts.MaxAge {
+		return n.to
+	}
+	if n.via != nil {
+		n.via.CloseIdleConnections() // requests under way end on the old one
+	}
+	n.via, n.since = n.transport(), time.Now()
+	h := &http.Client{Transport: n.via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	n.to = apiv1connect.NewHostServiceClient(h, "http://"+n.Name+".node.invalid", connect.WithReadMaxBytes(maxHostAnswer))
+	return n.to
+}
+
+// maxHostAnswer bounds what a node answers to a host, in bytes.
+const maxHostAnswer = 1 << 20
+
+// transport speaks HTTP/2 on connections that Dial opens, which are attested and
+// encrypted below it. It names no host: who is at the other end is Dial's affair.
+func (n *hostNode) transport() *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Transport{
+		Protocols: protocols,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := n.opts.Dial(ctx, n.Contact)
+			if err != nil {
+				return nil, &dialError{n.Name, err}
+			}
+			return conn, nil
+		},
+		IdleConnTimeout: n.opts.MaxAge,
+		HTTP2:           &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
+	}
+}
+
+func (n *hostNode) drop() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.via != nil {
+		n.via.CloseIdleConnections()
+	}
+	n.via = nil
+}

@@ -1,0 +1,139 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"connectrpc.com/connect"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/internal/refusal"
+)
+
+// MaxObject bounds an object, in bytes.
+const MaxObject = 64 << 20
+
+// maxChunk is how much of an object goes in one message, in bytes.
+const maxChunk = 512 << 10
+
+// PutObject hands an object to all nodes, for statements to name. It fails if a
+// majority of the nodes that it knows did not take it.
+func (c *Client) PutObject(ctx context.Context, content []byte) (keystead.Digest, error) {
+	d := keystead.Sum(content)
+	if len(content) > MaxObject {
+		return d, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTooLarge, Where: "object", Want: fmt.Sprintf("at most %d bytes", MaxObject), Got: fmt.Sprintf("%d bytes", len(content))})
+	}
+	nodes := c.all()
+	answers := make(chan error, len(nodes))
+	for _, n := range nodes {
+		go func() { answers <- n.putObject(ctx, d, content) }()
+	}
+	var errs []error
+	for range nodes {
+		if err := <-answers; err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs)*2 >= len(nodes) {
+		return d, errors.Join(errs...)
+	}
+	return d, nil
+}
+
+func (n *node) putObject(ctx context.Context, d keystead.Digest, content []byte) error {
+	stream := n.host.PutObject(ctx)
+	for chunk := range slices.Chunk(content, maxChunk) {
+		if stream.Send(&apiv1.PutObjectRequest{Chunk: chunk}) != nil {
+			break // the answer tells why
+		}
+	}
+	r, err := stream.CloseAndReceive()
+	if err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, refusal.Decode(err))
+	}
+	if got := r.Msg.GetDigest(); got != d.String() {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonObjectMismatch, Where: "node " + n.Name, Want: d.String(), Got: fmt.Sprintf("%.80q", got)})
+	}
+	return nil
+}
+
+// GetObject fetches an object from the first node that has it, and holds it to its
+// digest.
+func (c *Client) GetObject(ctx context.Context, d keystead.Digest) ([]byte, error) {
+	var errs []error
+	for _, n := range c.all() {
+		b, err := n.getObject(ctx, d)
+		if err == nil {
+			return b, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (n *node) getObject(ctx context.Context, d keystead.Digest) ([]byte, error) {
+	stream, err := n.host.GetObject(ctx, connect.NewRequest(&apiv1.GetObjectRequest{Digest: d.String()}))
+	if err != nil {
+		return nil, refusal.Decode(err)
+	}
+	defer stream.Close()
+	var b []byte
+	for stream.Receive() && len(b) <= MaxObject {
+		b = append(b, stream.Msg().GetChunk()...)
+	}
+	if err := stream.Err(); err != nil {
+		return nil, refusal.Decode(err)
+	}
+	if got := keystead.Sum(b); got != d {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonObjectMismatch, Where: "object from node " + n.Name, Want: d.String(), Got: got.String()})
+	}
+	return b, nil
+}
+
+// State reads judged keys and the versions of judged subjects (TYPE/SUBJECT),
+// linearizably.
+func (c *Client) State(ctx context.Context, keys, subjects []string) (out *apiv1.GetStateResponse, err error) {
+	err = c.each(ctx, func(ctx context.Context, n *node) error {
+		r, err := n.host.GetState(ctx, connect.NewRequest(&apiv1.GetStateRequest{Keys: keys, Subjects: subjects}))
+		switch {
+		case err != nil:
+			return err
+		case len(r.Msg.GetValues()) != len(keys) || len(r.Msg.GetVersions()) != len(subjects):
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonMalformed, Where: "state from node " + n.Name, Want: "an answer to each question", Got: "fewer or more"})
+		}
+		out = r.Msg
+		return nil
+	})
+	return out, err
+}
+
+// Hosts lists enrolments whose names start with the prefix, with their leases as
+// the node that answers sees them, in the order of their names.
+func (c *Client) Hosts(ctx context.Context, prefix string, yield func(*apiv1.Host) bool) error {
+	after := ""
+	for {
+		var page *apiv1.ListHostsResponse
+		err := c.each(ctx, func(ctx context.Context, n *node) error {
+			r, err := n.host.ListHosts(ctx, connect.NewRequest(&apiv1.ListHostsRequest{Prefix: prefix, After: after}))
+			if err == nil {
+				page = r.Msg
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, h := range page.GetHosts() {
+			if h.GetName() <= after || !yield(h) {
+				return nil
+			}
+			after = h.GetName()
+		}
+		if !page.GetMore() || len(page.GetHosts()) == 0 {
+			return nil
+		}
+	}
+}

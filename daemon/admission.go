@@ -1,0 +1,297 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/serve"
+)
+
+// mayGrant refuses while this node may not grant anything: its clock is stale, or it
+// can not tell that what it knows is the newest.
+func (n *Node) mayGrant(ctx context.Context) error {
+	if err := n.fresh(); err != nil {
+		return err
+	}
+	if err := n.replica.Read(ctx); err != nil {
+		return gone(err)
+	}
+	return n.fresh()
+}
+
+// grant returns the lease that a host has now, for whoever asks over a connection
+// that showed the host's hardware. It is the way to every grant.
+func (n *Node) grant(ctx context.Context, from serve.Peer, host string) (lease admit.Lease, err error) {
+	if err := n.mayGrant(ctx); err != nil {
+		return lease, err
+	}
+	err = n.snapshot(func(v ledger.View) error {
+		if err := speaksFor(v, from, host); err != nil {
+			return err
+		}
+		lease, err = admit.Current(v, host)
+		return err
+	})
+	return lease, err
+}
+
+// snapshot calls read with the state of one moment.
+func (n *Node) snapshot(read func(ledger.View) error) error {
+	return n.replica.Snapshot(func(s replicaView) error { return read(ledger.NewView(s)) })
+}
+
+// speaksFor refuses who is not the host that it asks for: who showed no hardware, or
+// other hardware than is enrolled under the name.
+func speaksFor(s admit.State, from serve.Peer, host string) error {
+	where := "host " + host
+	e, version, err := admit.Enrolled(s, host)
+	switch {
+	case err != nil:
+		return err
+	case version == 0:
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: where, Want: "an enrolled host", Got: "no enrolment"})
+	case from.EK.IsZero():
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "connection", Want: "an attested connection of " + host, Got: "one without evidence"})
+	case from.EK != e.EK:
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: where, Want: e.EK.String() + ", as " + host + " is enrolled", Got: "a connection of " + from.EK.String()})
+	}
+	return nil
+}
+
+// Nonce implements serve.Hosts.
+func (n *Node) Nonce(context.Context) (*apiv1.NonceResponse, error) {
+	out := &apiv1.NonceResponse{}
+	err := n.snapshot(func(v ledger.View) error {
+		t, found, err := v.NewestTick()
+		if err == nil && !found {
+			err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "nonce", Want: "a tick of a majority", Got: "none yet"})
+		}
+		if err != nil {
+			return err
+		}
+		out.Tick, out.Nonce, out.TimeMs = t.Index, t.Nonce[:], t.Clock
+		last, err := admit.LeaseDuration(v)
+		out.LeaseMs = uint64(last.Milliseconds())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// evidenceCase is what a host sent, as this node judges it.
+type evidenceCase struct {
+	host   string
+	bundle evidence.Bundle
+	tick   uint64
+}
+
+// rulers judge evidence: for an admission, or for a renewal.
+type ruler func(admit.State, admit.Application) (admit.Decision, error)
+
+// decide judges evidence by what this node knows itself: its state, its activation of
+// the host's key.
+func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.Decision, err error) {
+	app := admit.Application{Host: x.host, Bundle: x.bundle}
+	var enrolled admit.Enrolment
+	err = n.snapshot(func(v ledger.View) error {
+		var version uint64
+		if enrolled, version, err = admit.Enrolled(v, x.host); err != nil || version == 0 {
+			return err
+		}
+		tick, err := v.Tick(x.tick)
+		app.Nonce, app.Time = tick.Nonce, tick.Clock
+		return err
+	})
+	if err != nil {
+		return d, err
+	}
+	if !enrolled.EK.IsZero() && !enrolled.Revoked {
+		app.Key = n.accepted(enrolled.EK)
+		if app.Rules, err = n.rules(ctx, enrolled.Role); err != nil {
+			return d, err
+		}
+	}
+	err = n.snapshot(func(v ledger.View) error {
+		d, err = by(v, app)
+		return err
+	})
+	return d, err
+}
+
+// accepted returns the attestation key that this node activated for a TPM.
+func (n *Node) accepted(ek keystead.Digest) appraise.AcceptedKey {
+	if n.gate == nil {
+		return appraise.AcceptedKey{}
+	}
+	return n.gate.Accepted(ek)
+}
+
+// Admit implements serve.Hosts.
+func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error) {
+	if err := n.mayGrant(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.snapshot(func(v ledger.View) error { return speaksFor(v, from, r.GetHost()) }); err != nil {
+		return nil, err
+	}
+	bundle, err := evidence.Parse(r.GetBundle())
+	if err != nil {
+		return nil, err
+	}
+	d, err := n.decide(ctx, admit.Decide, evidenceCase{r.GetHost(), bundle, r.GetTick()})
+	if err != nil {
+		n.turnedBad(r.GetHost(), d, err)
+		return nil, err
+	}
+	entry, err := n.applicationEntry(r, d)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := n.court.hearing(ctx, entry); err != nil {
+		return nil, err
+	}
+	return n.admitted(r.GetHost(), d)
+}
+
+// applicationEntry makes the proposal to admit a host, and keeps the evidence at hand.
+func (n *Node) applicationEntry(r *apiv1.AdmitRequest, d admit.Decision) ([]byte, error) {
+	record, ok := d.Record()
+	if !ok {
+		return nil, errors.New("a decision that admits has a record")
+	}
+	digest, err := n.evidence.put(r.GetBundle(), n.now())
+	if err != nil {
+		return nil, err
+	}
+	p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: admit.TypeLease, Subject: r.GetHost(), Inputs: []keystead.Digest{digest},
+		Content: (&application{bundle: digest, tick: r.GetTick(), ak: record.AK}).bytes()}
+	err = n.view(func(v ledger.View) (err error) {
+		p.Base, err = v.Subject(admit.TypeLease, r.GetHost())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.Entry()
+}
+
+// admitted answers with the lease that took effect.
+func (n *Node) admitted(host string, d admit.Decision) (*apiv1.AdmitResponse, error) {
+	out := &apiv1.AdmitResponse{}
+	err := n.snapshot(func(v ledger.View) error {
+		st, err := admit.Look(v, host)
+		if err != nil {
+			return err
+		}
+		if st.Record == nil || st.Record.Verdict != d.Verdict().Digest() {
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonSubjectChanged, Where: "lease of " + host, Want: "the lease of this evidence", Got: "another one, which came first"})
+		}
+		entry, err := v.Entry(st.Version - 1)
+		if err != nil {
+			return err
+		}
+		id := receipt.LeafHash(entry)
+		out.Lease, out.Leaf, out.TransactionId = leaseMessage(&st), st.Version-1, id[:]
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// judgeLease judges an application to be admitted, on every node: with evidence that
+// the proposing node hands over, and with the key that this node activated itself.
+func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
+	a, err := parseApplication(h.Proposal.Content)
+	if err != nil {
+		return err
+	}
+	if len(h.Proposal.Inputs) != 1 || h.Proposal.Inputs[0] != a.bundle {
+		return &keystead.FormatError{Format: "application", Field: "inputs", Problem: "are not the bundle that the content names"}
+	}
+	raw, ok := n.evidence.get(a.bundle)
+	if !ok {
+		if raw, err = n.fetch(ctx, a.bundle); err != nil {
+			return err
+		}
+		if _, err := n.evidence.put(raw, n.now()); err != nil {
+			return err
+		}
+	}
+	bundle, err := evidence.Parse(raw)
+	if err != nil {
+		return err
+	}
+	d, err := n.decide(ctx, admit.Decide, evidenceCase{h.Proposal.Subject, bundle, a.tick})
+	if err != nil {
+		n.turnedBad(h.Proposal.Subject, d, err)
+		return err
+	}
+	if record, _ := d.Record(); record.AK != a.ak {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "application of " + h.Proposal.Subject, Want: "the attestation key that it names, " + a.ak.String(), Got: record.AK.String()})
+	}
+	return adopt(out)(d.Ruling(), nil)
+}
+
+// leaseMessage is a lease as the API shows it.
+func leaseMessage(st *admit.Standing) *apiv1.Lease {
+	if st.Record == nil {
+		return nil
+	}
+	r := st.Record
+	out := &apiv1.Lease{Host: st.Host, Role: r.Role, Version: st.Version, IssuedMs: r.Issued, UntilMs: st.Until, Assurance: r.Assurance.String(),
+		Verdict: st.Verdict.String(), RenewedMs: max(r.Issued, st.Renewed), SubjectKey: bytes.Clone(r.SubjectKey)}
+	out.HoldsMs = out.UntilMs - min(out.UntilMs, out.RenewedMs)
+	if deny := refusal.Deny(st.Err); deny != nil {
+		out.Suspended = refusal.Message(deny)
+	}
+	return out
+}
+
+// Hosts implements serve.Hosts.
+func (n *Node) Hosts(ctx context.Context, prefix, after string, limit int) (hosts []*apiv1.Host, more bool, err error) {
+	if err := n.replica.Read(ctx); err != nil {
+		return nil, false, gone(err)
+	}
+	err = n.snapshot(func(v ledger.View) error {
+		var names []string
+		if after != "" {
+			after = admit.EnrolmentPrefix + after
+		}
+		err := v.JudgedKeys(admit.EnrolmentPrefix+prefix, after, func(key string, _ ledger.Value) bool {
+			if more = len(names) == limit; more {
+				return false
+			}
+			names = append(names, key[len(admit.EnrolmentPrefix):])
+			return true
+		})
+		for _, name := range names {
+			if err != nil {
+				break
+			}
+			var st admit.Standing
+			if st, err = admit.Look(v, name); err == nil && st.Enrolment != nil {
+				hosts = append(hosts, &apiv1.Host{Name: name, Role: st.Enrolment.Role, Ek: st.Enrolment.EK.String(), Version: st.EnrolmentVersion, Revoked: st.Enrolment.Revoked, Lease: leaseMessage(&st)})
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("hosts: %w", err)
+	}
+	return hosts, more, nil
+}

@@ -1,0 +1,70 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/ledger"
+)
+
+// rulebook keeps terms opened: reading reference sets takes a while.
+type rulebook struct {
+	mu   sync.Mutex
+	open map[string]*openRules // by role: those in force last
+}
+
+// openRules are being opened, or are.
+type openRules struct {
+	digest keystead.Digest
+	once   sync.Once
+	rules  *admit.Rules
+	err    error
+}
+
+// rules returns the terms in force for a role, opened. Objects of theirs that are not
+// here other nodes hand over.
+func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
+	var f admit.InForce
+	err := n.view(func(v ledger.View) (err error) {
+		f, err = admit.TermsOf(founded{v, n}, role)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	b := &n.rulebook
+	b.mu.Lock()
+	x := b.open[role]
+	if x == nil || x.digest != f.Digest {
+		if b.open == nil {
+			b.open = map[string]*openRules{}
+		}
+		x = &openRules{digest: f.Digest}
+		b.open[role] = x
+	}
+	b.mu.Unlock()
+	x.once.Do(func() {
+		x.rules, x.err = f.Open(func(d keystead.Digest) ([]byte, error) { return n.object(ctx, d) })
+	})
+	if x.err != nil { // another time they may be to be had
+		b.mu.Lock()
+		if b.open[role] == x {
+			delete(b.open, role)
+		}
+		b.mu.Unlock()
+	}
+	return x.rules, x.err
+}
+
+// founded is a state that knows the genesis entry even before the ledger has begun.
+type founded struct {
+	ledger.View
+	node *Node
+}
+
+// Founding returns a setting of the genesis entry, or "".
+func (s founded) Founding(setting string) (string, error) {
+	return s.node.genesis.Setting(setting), nil
+}

@@ -1,0 +1,87 @@
+// Package forger makes what a TPM would make, without one: attestation keys whose
+// owner calls them restricted and fixed, and quotes over what it likes. Tests use it
+// where a certification must be well-formed, and where it must be just so much
+// wrong. A key of it is worth nothing until somebody pins it by mistake.
+package forger
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/asn1"
+	"math/big"
+
+	gotpm "github.com/google/go-tpm/tpm2"
+
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/key"
+)
+
+// A Forger is an attestation key outside of any TPM.
+type Forger struct {
+	secret *ecdsa.PrivateKey
+	public []byte
+}
+
+// New returns a forger. The same seed, which is not 0, gives the same key, and all that
+// it signs is deterministic.
+func New(seed byte) *Forger { return with(seed, true) }
+
+// Unrestricted returns a forger who does not even claim that its key is restricted.
+func Unrestricted(seed byte) *Forger { return with(seed, false) }
+
+func with(seed byte, restricted bool) *Forger {
+	secret, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), bytes.Repeat([]byte{seed}, 32))
+	if err != nil {
+		panic(err) // the seed is 0 or 255
+	}
+	point, err := secret.PublicKey.Bytes()
+	if err != nil {
+		panic(err)
+	}
+	return &Forger{secret, gotpm.Marshal(gotpm.TPMTPublic{
+		Type: gotpm.TPMAlgECC, NameAlg: gotpm.TPMAlgSHA256,
+		ObjectAttributes: gotpm.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true,
+			NoDA: true, Restricted: restricted, SignEncrypt: true},
+		Parameters: gotpm.NewTPMUPublicParms(gotpm.TPMAlgECC, &gotpm.TPMSECCParms{CurveID: gotpm.TPMECCNistP256,
+			Scheme: gotpm.TPMTECCScheme{Scheme: gotpm.TPMAlgECDSA,
+				Details: gotpm.NewTPMUAsymScheme(gotpm.TPMAlgECDSA, &gotpm.TPMSSigSchemeECDSA{HashAlg: gotpm.TPMAlgSHA256})}}),
+		Unique: gotpm.NewTPMUPublicID(gotpm.TPMAlgECC, &gotpm.TPMSECCPoint{
+			X: gotpm.TPM2BECCParameter{Buffer: point[1:33]}, Y: gotpm.TPM2BECCParameter{Buffer: point[33:]}}),
+	})}
+}
+
+// AK returns the digest of the key.
+func (f *Forger) AK() key.AKDigest { return key.DigestAK(f.public) }
+
+// Certify makes up a quote over eight registers that are zero.
+func (f *Forger) Certify(b evidence.Binding) *tpm2.Certification {
+	registers := sha256.Sum256(make([]byte, 8*sha256.Size))
+	attest := gotpm.Marshal(gotpm.TPMSAttest{
+		Magic: gotpm.TPMGeneratedValue, Type: gotpm.TPMSTAttestQuote,
+		ExtraData: gotpm.TPM2BData{Buffer: b.QualifyingData()},
+		Attested: gotpm.NewTPMUAttest(gotpm.TPMSTAttestQuote, &gotpm.TPMSQuoteInfo{
+			PCRSelect: gotpm.TPMLPCRSelection{PCRSelections: []gotpm.TPMSPCRSelection{{Hash: gotpm.TPMAlgSHA256, PCRSelect: []byte{0xFF, 0, 0}}}},
+			PCRDigest: gotpm.TPM2BDigest{Buffer: registers[:]}}),
+	})
+	return &tpm2.Certification{AKPublic: f.public, Attest: attest, Signature: f.Sign(attest)}
+}
+
+// Sign returns a TPMT_SIGNATURE over message.
+func (f *Forger) Sign(message []byte) []byte {
+	digest := sha256.Sum256(message)
+	der, err := f.secret.Sign(nil, digest[:], crypto.SHA256) // without randomness: deterministic (RFC 6979)
+	if err != nil {
+		panic(err)
+	}
+	var rs struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &rs); err != nil {
+		panic(err)
+	}
+	return gotpm.Marshal(gotpm.TPMTSignature{SigAlg: gotpm.TPMAlgECDSA,
+		Signature: gotpm.NewTPMUSignature(gotpm.TPMAlgECDSA, &gotpm.TPMSSignatureECC{Hash: gotpm.TPMAlgSHA256,
+			SignatureR: gotpm.TPM2BECCParameter{Buffer: rs.R.Bytes()}, SignatureS: gotpm.TPM2BECCParameter{Buffer: rs.S.Bytes()}})})
+}

@@ -1,0 +1,85 @@
+package ledger
+
+import (
+	"encoding/binary"
+
+	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/internal/cursor"
+	"github.com/keystead/keystead/receipt"
+)
+
+var _ admit.State = View{}
+
+// Clock returns the domain clock in Unix milliseconds; 0 before the genesis entry.
+func (v View) Clock() (uint64, error) {
+	s, err := v.Status()
+	return s.Clock, err
+}
+
+// Founding returns a setting of the genesis entry, or "".
+func (v View) Founding(setting string) (string, error) {
+	b, found, err := v.r.Get(numberKey(spaceEntry, 0))
+	if err != nil || !found {
+		return "", err
+	}
+	g, err := receipt.ParseGenesis(b)
+	return g.Setting(setting), err
+}
+
+// Renewal returns the last renewal that took effect for a host; a zero one if there
+// was none. It counts for the lease of the version that it names only.
+func (v View) Renewal(host string) (admit.Renewal, error) {
+	b, found, err := v.r.Get(nameKey(spaceRenewal, host))
+	if err != nil || !found {
+		return admit.Renewal{}, err
+	}
+	return decodeRenewal(b)
+}
+
+// Suspension returns the last suspension that took effect for a host; a zero one if
+// there was none. It counts for the lease of the version that it names only.
+func (v View) Suspension(host string) (admit.Suspension, error) {
+	b, found, err := v.r.Get(nameKey(spaceSuspension, host))
+	if err != nil || !found {
+		return admit.Suspension{}, err
+	}
+	return decodeSuspension(b)
+}
+
+// JudgedKeys visits the judged keys that start with prefix and come after the key
+// after ("" for from the start), in order.
+func (v View) JudgedKeys(prefix, after string, visit func(key string, value Value) bool) error {
+	return v.keys(spaceJudged, prefix, after, visit)
+}
+
+func appendRenewal(b []byte, r *admit.Renewal) []byte {
+	for _, n := range [...]uint64{r.Lease, r.Issued, r.Until} {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	return append(b, r.Verdict[:]...)
+}
+
+func readRenewal(c *cursor.Cursor) admit.Renewal {
+	return admit.Renewal{Lease: c.U64("lease"), Issued: c.U64("issued"), Until: c.U64("until"), Verdict: digest(c, "verdict")}
+}
+
+func decodeRenewal(b []byte) (admit.Renewal, error) {
+	c := record("renewal record", b)
+	r := readRenewal(c)
+	c.End()
+	return r, c.Err()
+}
+
+func encodeSuspension(s *admit.Suspension) []byte {
+	b := binary.BigEndian.AppendUint64(nil, s.Lease)
+	b = cursor.AppendSized16(cursor.AppendSized16(b, s.Node), s.Reason)
+	return binary.BigEndian.AppendUint64(append(b, s.Verdict[:]...), s.Time)
+}
+
+func decodeSuspension(b []byte) (admit.Suspension, error) {
+	c := record("suspension record", b)
+	s := admit.Suspension{Lease: c.U64("lease"), Node: string(name(c, "node")), Reason: string(c.Sized16(maxReason, "reason")),
+		Verdict: digest(c, "verdict"), Time: c.U64("time")}
+	c.End()
+	return s, c.Err()
+}

@@ -1,0 +1,94 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"connectrpc.com/connect"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+)
+
+// maxChunk bounds one message of an object's content, in bytes.
+const maxChunk = 1 << 20
+
+// Objects are bytes that go by their digest.
+type Objects interface {
+	// PutObject keeps what the reader gives.
+	PutObject(ctx context.Context, content io.Reader) (keystead.Digest, error)
+	// OpenObject opens an object for whoever asks; the caller closes it.
+	OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser, error)
+}
+
+// PutObject implements the API's HostService.
+func (s *server) PutObject(ctx context.Context, stream *connect.ClientStream[apiv1.PutObjectRequest]) (*connect.Response[apiv1.PutObjectResponse], error) {
+	if s.objects == nil {
+		return nil, unimplemented()
+	}
+	d, err := s.objects.PutObject(ctx, &chunks{stream: stream})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apiv1.PutObjectResponse{Digest: d.String()}), nil
+}
+
+// chunks reads the content of a stream.
+type chunks struct {
+	stream *connect.ClientStream[apiv1.PutObjectRequest]
+	rest   []byte
+}
+
+func (c *chunks) Read(b []byte) (int, error) {
+	for len(c.rest) == 0 {
+		if !c.stream.Receive() {
+			if err := c.stream.Err(); err != nil {
+				return 0, err
+			}
+			return 0, io.EOF
+		}
+		if c.rest = c.stream.Msg().GetChunk(); len(c.rest) > maxChunk {
+			return 0, malformed("chunk", "is %d bytes long, at most %d are accepted", len(c.rest), maxChunk)
+		}
+	}
+	n := copy(b, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// GetObject implements the API's HostService.
+func (s *server) GetObject(ctx context.Context, r *connect.Request[apiv1.GetObjectRequest], stream *connect.ServerStream[apiv1.GetObjectResponse]) (err error) {
+	if s.objects == nil {
+		return unimplemented()
+	}
+	d, err := keystead.ParseDigest(r.Msg.GetDigest())
+	if err != nil {
+		return malformed("digest", "%v", err)
+	}
+	content, err := s.objects.OpenObject(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, content.Close()) }()
+	buf := make([]byte, maxChunk)
+	for {
+		n, err := io.ReadFull(content, buf)
+		if n > 0 {
+			if err := stream.Send(&apiv1.GetObjectResponse{Chunk: buf[:n]}); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("object %s: %w", d, err)
+		}
+	}
+}
+
+func unimplemented() error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("this node does not answer that"))
+}
