@@ -122,6 +122,7 @@ const (
 // The ledger's engine.
 const (
 	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
+	ReasonKeyPending     Reason = "key-pending"      // the roster does not name the signing key that the node started with
 	ReasonTimeout        Reason = "timeout"          // no outcome in time; a proposal may still take effect
 	ReasonShutdown       Reason = "shutdown"         // the node is closing or has stopped
 	ReasonTooLarge       Reason = "too-large"        // a command above the bound
@@ -254,6 +255,7 @@ var stages = map[Reason]Stage{
 	ReasonObjectMissing:       StageUnavailable,
 	ReasonObjectMismatch:      StageSignature,
 	ReasonNoQuorum:            StageUnavailable,
+	ReasonKeyPending:          StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,
 	ReasonTooLarge:            StageMisuse,

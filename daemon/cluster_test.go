@@ -167,7 +167,7 @@ func (c *cluster) prepare(name, host, dir string) []byte {
 		host = "127.0.0.1"
 	}
 	p := &process{place: daemon.Place{Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
-	contact, err := daemon.Prepare(p.dir, p.place)
+	contact, err := daemon.Prepare(context.Background(), p.dir, p.place)
 	if err != nil {
 		c.t.Fatal(err)
 	}

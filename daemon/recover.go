@@ -16,6 +16,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -138,15 +139,23 @@ func (r Recovery) String() string {
 func recoverWith(cfg Config, authorise func(Recovery, *receipt.Roster) error) error {
 	n := &Node{cfg: cfg, contacts: map[string]client.Contact{}}
 	var err error
-	if n.self, err = LoadIdentity(cfg.Dir); err != nil {
+	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return err
 	}
 	if err := n.loadDomain(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), tpmPatience)
+	defer cancel()
+	if err := n.openTPM(ctx); err != nil {
+		return err
+	}
+	if n.tpm != nil {
+		defer n.tpm.Close()
+	}
 	n.machine = &machine{domain: cfg.Domain, heard: func(heard) {}}
 	opts := replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(cfg.Dir, storeDir), Machine: n.machine}
-	return replica.Recover(opts, replica.FileSeal{FS: vfs.Default, Path: filepath.Join(cfg.Dir, sealFile)}, n.self.Pin, func(plan replica.RecoveryPlan) error {
+	return replica.Recover(opts, n.seal(), n.self.Pin, func(plan replica.RecoveryPlan) error {
 		roster, sequence, _ := n.machine.roster()
 		if len(roster.Nodes) == 0 {
 			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonRosterUnknown, Where: "store", Want: "a ledger that has begun", Got: "none on this disk"})
@@ -177,9 +186,30 @@ func (n *Node) publishRecovery(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.write(ctx, recoveryContract, recoveryContract+"/"+hex.EncodeToString(r.Disk[:]), signed); err != nil {
+	if err := n.record(ctx, recoveryContract, recoveryContract+"/"+hex.EncodeToString(r.Disk[:]), signed); err != nil {
 		return err
 	}
 	n.log.Warn("the domain was reopened by members from this node's disk", "recovery", r)
 	return os.Remove(path)
+}
+
+// record writes a value of a contract of the nodes' own, unless it is there.
+func (n *Node) record(ctx context.Context, contract, key string, value []byte) error {
+	same := false
+	if err := n.view(func(v ledger.View) error {
+		now, err := v.Get(key)
+		same = now.Version > 0 && string(now.Data) == string(value)
+		return err
+	}); err != nil || same {
+		return err
+	}
+	_, _, clock := n.machine.roster()
+	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
+		Contract: contract, Writes: []ledger.Write{{Key: key, Value: value}}}
+	entry, err := tx.Entry()
+	if err != nil {
+		return err
+	}
+	_, err = n.propose(ctx, entry)
+	return err
 }

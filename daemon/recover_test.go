@@ -112,14 +112,14 @@ func (c *cluster) refuses(best int, plan daemon.Recovery, second key.Member) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	setting, err := (&admit.Setting{Domain: c.digest, Name: admit.LeaseSeconds, Value: 60}).Text()
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	change := func(edit func(*daemon.Recovery)) []byte {
 		other := plan
 		edit(&other)
 		return other.Text()
+	}
+	setting, err := (&admit.Setting{Domain: c.digest, Name: admit.LeaseSeconds, Value: 60}).Text()
+	if err != nil {
+		c.t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
 		signed []byte

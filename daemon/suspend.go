@@ -66,10 +66,16 @@ func (n *Node) suspend(host string, because error, verdict keystead.Digest) {
 		return
 	}
 	n.log.Warn("lease suspended", "host", host, "lease", version, "because", because)
-	s := ledger.Suspend(n.signer(), n.name, n.cfg.Domain, host, version, because.Error(), verdict)
 	n.background(func() {
 		defer n.suspending.end(host)
-		n.retry1(s.Entry)
+		n.retry1(func() ([]byte, error) {
+			k, err := n.signer()
+			if err != nil {
+				return nil, err
+			}
+			s := ledger.Suspend(k, n.name, n.cfg.Domain, host, version, because.Error(), verdict)
+			return s.Entry()
+		})
 	})
 }
 

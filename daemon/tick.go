@@ -48,12 +48,13 @@ func (b *tickBox) add(t ledger.SignedTick) {
 }
 
 // take returns the ticks of nodes of the roster that are later than each one's last
-// in the log and have not lain here too long, if they are of a majority; nil if not.
-func (b *tickBox) take(r *receipt.Roster, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {
+// in the log and have not lain here too long, if they are of a majority; nil if not. A
+// node may have another key since its tick came: one bad tick would spoil the others.
+func (b *tickBox) take(r *receipt.Roster, domain keystead.Digest, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, n := range r.Nodes {
-		if t, ok := b.newest[n.Name]; ok && t.Time > last(n.Name) && now.Sub(t.at) < tickMax {
+		if t, ok := b.newest[n.Name]; ok && t.Time > last(n.Name) && now.Sub(t.at) < tickMax && t.Verify(n.Key, domain) == nil {
 			out = append(out, t.SignedTick)
 		}
 	}
@@ -104,28 +105,30 @@ func (n *Node) tickOnce() {
 	if len(roster.Nodes) == 0 {
 		return // not founded yet
 	}
-	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails
-	own := ledger.NewTick(n.signer(), n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
-	n.ticks.add(own)
-	if s := n.replica.Status(); s.Leader != s.ID {
-		if s.Members != nil {
+	defer n.startWatch()
+	s := n.replica.Status()
+	if k, err := n.signer(); err == nil {
+		var random [32]byte
+		_, _ = rand.Read(random[:]) // never fails
+		own := ledger.NewTick(k, n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
+		n.ticks.add(own)
+		if s.Leader != s.ID && s.Members != nil {
 			m, _ := s.Members.ByID(s.Leader)
 			if to, ok := n.contactOf(m.Key); ok {
 				n.peers.tick(to, own)
 			}
 		}
-		n.startWatch()
+	}
+	if s.Leader != s.ID {
 		return
 	}
 	n.proposeOwn(func() ([]byte, error) {
-		ticks := n.ticks.take(&roster, n.machine.lastTick, time.Now())
+		ticks := n.ticks.take(&roster, n.cfg.Domain, n.machine.lastTick, time.Now())
 		if ticks == nil {
 			return nil, nil
 		}
 		return ledger.TickEntry(ticks)
 	})
-	n.startWatch()
 }
 
 // proposeOwn proposes an entry of this node's own making, and logs a refusal. It

@@ -34,7 +34,7 @@ const (
 	KindDenial    Kind = "keystead-denial/1"
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindRecovery}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

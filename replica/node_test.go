@@ -71,7 +71,7 @@ func (m *machine) options(founders, peers []replica.Member) replica.Options {
 		Key:      m.key.Digest(),
 		Address:  m.address,
 		Founders: founders, Peers: peers,
-		Connect:    replica.ListenTLS(replica.TLSOptions{Key: m.key, Listener: m.listener}),
+		Connect:    replica.ListenTLS(replica.TLSOptions{Guard: m.key, Listener: m.listener}),
 		Seal:       replica.FileSeal{FS: fs, Path: m.dir + "/sealed"},
 		TrustDisks: m.trust,
 		Tick:       20 * time.Millisecond,
@@ -366,7 +366,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	o.Store.FS = again
 	m.listen(m.address)
-	o.Connect = replica.ListenTLS(replica.TLSOptions{Key: m.key, Listener: m.listener})
+	o.Connect = replica.ListenTLS(replica.TLSOptions{Guard: m.key, Listener: m.listener})
 	start()
 	eventually(t, func() error {
 		v, err := get(m, "k")

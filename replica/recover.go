@@ -38,7 +38,7 @@ func Recover(opts StoreOptions, seal Seal, key keystead.Digest, authorise func(R
 }
 
 func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
-	if err := s.applyUpTo(s.hard.GetCommit()); err != nil { // which every start does
+	if err := s.applyTo(s.hard.GetCommit()); err != nil { // the state of a killed node is behind its log
 		return err
 	}
 	old := s.Membership()
@@ -55,12 +55,7 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	if err := authorise(plan); err != nil {
 		return fmt.Errorf("recovery not authorised: %w", err)
 	}
-	if seal != nil { // a node that does not come to the end of this must not come back in place
-		if _, _, err := seal.Take(); err != nil {
-			return err
-		}
-	}
-	if err := s.applyUpTo(last); err != nil { // what may have been acknowledged counts as committed from now on
+	if err := s.applyRest(seal, last); err != nil {
 		return err
 	}
 	old = s.Membership()
@@ -89,20 +84,6 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	return seal.Put(s.record())
 }
 
-// applyUpTo applies what the log has beyond the state, up to an index.
-func (s *Store) applyUpTo(last uint64) error {
-	for s.Applied() < last {
-		entries, err := s.Entries(s.Applied()+1, last+1, 1<<20)
-		if err != nil {
-			return err
-		}
-		if _, err := s.Apply(&pb.Message{Entries: entries}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // fork opens a copy of the state with another membership.
 func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
 	dir, err := s.nextDir()
@@ -116,4 +97,31 @@ func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
 		return nil, "", err
 	}
 	return s.beginState(dir, [][2][]byte{{keyMembership, m.encode()}})
+}
+
+// applyRest applies what the log has beyond the state: it may have been acknowledged,
+// by nodes that go on as others, and counts as committed from now on. The seal of
+// before is destroyed first, so that a node that does not come to the end of this
+// does not come back in place.
+func (s *Store) applyRest(seal Seal, last uint64) error {
+	if seal != nil {
+		if _, _, err := seal.Take(); err != nil {
+			return err
+		}
+	}
+	return s.applyTo(last)
+}
+
+// applyTo brings the state forward to that entry of the log.
+func (s *Store) applyTo(last uint64) error {
+	for s.Applied() < last {
+		entries, err := s.Entries(s.Applied()+1, last+1, 1<<20)
+		if err != nil {
+			return err
+		}
+		if _, err := s.Apply(&pb.Message{Entries: entries}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
