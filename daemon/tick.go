@@ -47,6 +47,13 @@ func (b *tickBox) add(t ledger.SignedTick) {
 	}
 }
 
+// arrived returns when a node's newest tick came.
+func (b *tickBox) arrived(node string) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.newest[node].at
+}
+
 // take returns the ticks of nodes of the roster that are later than each one's last
 // in the log and have not lain here too long, if they are of a majority; nil if not. A
 // node may have another key since its tick came: one bad tick would spoil the others.

@@ -73,6 +73,7 @@ type Services struct {
 	Objects Objects
 	Hosts   Hosts
 	Nodes   Nodes
+	Keys    Keys
 }
 
 // server holds what the handlers share.
@@ -84,13 +85,14 @@ type server struct {
 	objects                                      Objects
 	hosts                                        Hosts
 	nodes                                        Nodes
+	keys                                         Keys
 	inFlight                                     atomic.Int64
 	rate                                         *rate
 }
 
 // New returns the handler of a node's API.
 func New(by Services, opts Options) http.Handler {
-	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, rate: newRate(opts.Rate)}
+	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, rate: newRate(opts.Rate)}
 	with := func(most int) []connect.HandlerOption {
 		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
 	}

@@ -63,6 +63,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.agent(),
 		a.key(),
 		a.ledger(),
+		a.key(),
 		a.receipt(),
 		a.demo(),
 		a.version(),
