@@ -140,6 +140,7 @@ const (
 // The ledger's engine.
 const (
 	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
+	ReasonKeyPending     Reason = "key-pending"      // the roster does not name the signing key that the node started with
 	ReasonTimeout        Reason = "timeout"          // no outcome in time; a proposal may still take effect
 	ReasonShutdown       Reason = "shutdown"         // the node is closing or has stopped
 	ReasonTooLarge       Reason = "too-large"        // a command above the bound
@@ -148,6 +149,8 @@ const (
 	ReasonUnsealed       Reason = "unsealed"         // restarted without a valid record of a clean shutdown
 	ReasonStoreCorrupt   Reason = "store-corrupt"    // a record of the store that is not what was written
 	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
+
+	ReasonRecoveryMismatch Reason = "recovery-mismatch" // members signed another recovery than from this disk as it is
 )
 
 // What is bound to a machine's TPM.
@@ -284,12 +287,14 @@ var stages = map[Reason]Stage{
 	ReasonEvidenceOld:         StagePolicy,
 	ReasonLevelLow:            StagePolicy,
 	ReasonNoQuorum:            StageUnavailable,
+	ReasonKeyPending:          StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,
 	ReasonTooLarge:            StageMisuse,
 	ReasonNotMember:           StagePolicy,
 	ReasonChangeRefused:       StageMisuse,
 	ReasonUnsealed:            StageUnavailable,
+	ReasonRecoveryMismatch:    StagePolicy,
 	ReasonStoreCorrupt:        StageInternal,
 	ReasonDiskRolledBack:      StageInternal,
 	ReasonSealedStateChanged:  StagePolicy,

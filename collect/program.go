@@ -77,14 +77,20 @@ func (p *Peer) Measure(ctx context.Context, before Program) (process.Facts, erro
 	if err := p.status(); err != nil {
 		return process.Facts{}, err
 	}
-	after, err := p.Program() // through /proc anew: the process may have run another meanwhile
-	if err == nil {
-		err = p.unchanged(now, after)
-	}
-	if err != nil {
+	if err := p.Unchanged(now); err != nil { // through /proc anew: it may have run another program meanwhile
 		return process.Facts{}, err
 	}
 	return f, nil
+}
+
+// Unchanged fails with process-changed if the process no longer runs what it ran
+// before, and with process-gone if it has ended.
+func (p *Peer) Unchanged(before Program) error {
+	now, err := p.Program()
+	if err != nil {
+		return err
+	}
+	return p.unchanged(before, now)
 }
 
 func (p *Peer) unchanged(before, now Program) error {

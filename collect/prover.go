@@ -67,6 +67,13 @@ func (p *Prover) Prove(ctx context.Context, binding evidence.Binding, challenge 
 	if parts.TPM, err = p.tpm.Quote(ctx, QuoteRequest{QualifyingData: binding.QualifyingData(), AK: p.kind}); err != nil {
 		return bundle, nil, err
 	}
+	if binding.Purpose == evidence.PurposeAdmission || binding.Purpose == evidence.PurposeRenewal { // every node judges the same bytes
+		keys, err := p.Introduce(ctx)
+		if err != nil {
+			return bundle, nil, err
+		}
+		parts.TPM.EKPublic, parts.TPM.EKCertificate = keys.EKPublic, keys.EKCertificate
+	}
 	if _, err = p.machine.Read(&parts); err != nil {
 		return bundle, nil, err
 	}

@@ -156,11 +156,22 @@ func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest
 		n.turnedBad(r.GetHost(), d, err)
 		return nil, err
 	}
+	decided, _ := d.Record()
 	entry, err := n.applicationEntry(r, d)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := n.court.hearing(ctx, entry); err != nil {
+		return nil, err
+	}
+	if err := n.until(ctx, func(v ledger.View) (bool, error) { // it was applied, and shows a moment later
+		value, err := v.Judged(admit.LeaseKey(r.GetHost()))
+		if err != nil || value.Version == 0 {
+			return false, err
+		}
+		record, err := admit.ParseRecord(value.Data)
+		return record.Issued >= decided.Issued, err
+	}); err != nil {
 		return nil, err
 	}
 	return n.admitted(r.GetHost(), d)
@@ -225,7 +236,7 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	}
 	raw, ok := n.evidence.get(a.bundle)
 	if !ok {
-		if raw, err = n.fetch(ctx, a.bundle); err != nil {
+		if raw, err = n.fetch(ctx, a.bundle, (*peer).object); err != nil {
 			return err
 		}
 		if _, err := n.evidence.put(raw, n.now()); err != nil {

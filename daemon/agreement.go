@@ -63,8 +63,14 @@ func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 // signerOf signs by the key that a node has now.
 type signerOf struct{ *Node }
 
-// Sign implements keyring.Signer.
-func (s signerOf) Sign(message []byte) key.NodeSignature { return s.signer().Sign(message) }
+// Sign implements keyring.Signer. Without a key in force the signature is nobody's.
+func (s signerOf) Sign(message []byte) (none key.NodeSignature) {
+	k, err := s.signer()
+	if err != nil {
+		return none
+	}
+	return k.Sign(message)
+}
 
 // ring has the loop look at the rounds, soon.
 func (a *agreement) ring() {
@@ -133,8 +139,8 @@ func (a *agreement) loop() {
 			return
 		}
 		at := a.standing()
-		if !named(&at.Roster, a.node.name, a.node.signer().Public()) {
-			continue // not founded yet, or this node has left
+		if _, err := a.node.signer(); err != nil {
+			continue // not founded yet, or the roster does not have this node's key
 		}
 		if err := a.turn(&at); err != nil && a.node.running.Err() == nil {
 			a.node.log.Warn("keys are not agreed on", "because", err)

@@ -212,7 +212,7 @@ func TestPlainJSON(t *testing.T) {
 // TestClientKeys lets in only clients whose key is listed.
 func TestClientKeys(t *testing.T) {
 	t.Parallel()
-	id, err := daemon.NewIdentity(filepath.Join(t.TempDir(), "client"))
+	id, err := daemon.NewIdentity(context.Background(), filepath.Join(t.TempDir(), "client"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestClientKeys(t *testing.T) {
 	if _, err := listed.Put(ctx, "kv/a", nil); err != nil {
 		t.Errorf("a listed client: %v", err)
 	}
-	stranger, err := daemon.NewIdentity(filepath.Join(t.TempDir(), "stranger"))
+	stranger, err := daemon.NewIdentity(context.Background(), filepath.Join(t.TempDir(), "stranger"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,6 +104,7 @@ type cluster struct {
 	t      *testing.T
 	dir    string
 	member key.Member
+	others []key.Member // all of whom must sign beside member
 	nodes  []*process
 	file   *client.Domain
 	digest keystead.Digest
@@ -145,7 +146,10 @@ func (c *cluster) seal(settings ...string) {
 		settings = append(slices.Clone(settings), "evidence=none")
 	}
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
-		Roster: receipt.Roster{Threshold: 1, Members: []key.MemberPublic{c.member.Public()}}}
+		Roster: receipt.Roster{Threshold: 1 + len(c.others), Members: []key.MemberPublic{c.member.Public()}}}
+	for _, m := range c.others {
+		genesis.Roster.Members = append(genesis.Roster.Members, m.Public())
+	}
 	for _, contact := range c.file.Contacts {
 		opened, err := client.OpenContact(contact)
 		if err != nil {
@@ -160,6 +164,11 @@ func (c *cluster) seal(settings ...string) {
 	}
 	if c.file.Genesis, err = c.member.Sign(text); err != nil {
 		c.t.Fatal(err)
+	}
+	for _, m := range c.others {
+		if c.file.Genesis, err = m.Cosign(c.file.Genesis); err != nil {
+			c.t.Fatal(err)
+		}
 	}
 	entry, err := receipt.NoteEntry(c.file.Genesis)
 	if err != nil {
@@ -181,7 +190,7 @@ func (c *cluster) prepare(name, host, dir string) []byte {
 	if !c.evidence {
 		p.env = []string{leasedEnv + "=1"}
 	}
-	contact, err := daemon.Prepare(p.dir, p.place)
+	contact, err := daemon.Prepare(context.Background(), p.dir, p.place)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/pelletier/go-toml/v2"
@@ -56,10 +57,15 @@ type OpsConfig struct {
 
 // TPMConfig is where this machine's evidence comes from.
 type TPMConfig struct {
-	Path string `toml:"path"`
-	Root string `toml:"root"`
-	Note string `toml:"note"`
+	Path         string `toml:"path"`
+	Root         string `toml:"root"`
+	Note         string `toml:"note"`
+	EverySeconds int    `toml:"every-s"`
 }
+
+// every is how often evidence is shown anew, and most how old it may be.
+func (c *TPMConfig) every() time.Duration { return time.Duration(c.EverySeconds) * time.Second }
+func (c *TPMConfig) most() time.Duration  { return 3 * c.every() }
 
 // StoreConfig bounds what the store uses.
 type StoreConfig struct {
@@ -85,7 +91,7 @@ func DefaultConfig() Config {
 		Peer:    PeerConfig{Listen: ":7100"},
 		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, MaxInFlight: 16384, TimeoutMS: 10000},
 		Ops:     OpsConfig{Listen: "127.0.0.1:7300"},
-		TPM:     TPMConfig{Root: "/"},
+		TPM:     TPMConfig{Root: "/", EverySeconds: 60},
 		Store:   StoreConfig{CacheMiB: 256},
 		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
 		Log:     LogConfig{Level: "info", Format: "text"},
@@ -187,6 +193,8 @@ func (c *Config) check() error {
 		return bad("api.max-in-flight must be 1 to %d, and is %d", 1<<20, c.API.MaxInFlight)
 	case c.API.TimeoutMS < 100 || c.API.TimeoutMS > 600_000:
 		return bad("api.timeout-ms must be 100 to 600000, and is %d", c.API.TimeoutMS)
+	case c.TPM.EverySeconds < 1 || c.TPM.EverySeconds > 3600:
+		return bad("tpm.every-s must be 1 to 3600, and is %d", c.TPM.EverySeconds)
 	case c.Store.CacheMiB < 128 || c.Store.CacheMiB > 1<<20:
 		return bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
 	case c.Objects.PendingMiB < 64 || c.Objects.PendingMiB > 1<<20:

@@ -221,11 +221,33 @@ func (c *court) rule(x *inquiry, entry []byte) {
 		n.log.Warn("proposal not endorsed", "proposal", keystead.Sum(entry), "because", err)
 		return
 	}
-	n.propose1(func() ([]byte, error) {
-		e := ledger.Endorse(n.signer(), n.name, n.cfg.Domain, verdict)
+	c.sign(verdict)
+	c.ring()
+}
+
+// sign proposes this node's endorsement.
+func (c *court) sign(v *ledger.Verdict) {
+	n := c.node
+	n.proposeOwn(func() ([]byte, error) {
+		k, err := n.signer()
+		if err != nil {
+			return nil, err
+		}
+		e := ledger.Endorse(k, n.name, n.cfg.Domain, v)
 		return e.Entry(), nil
 	})
-	c.ring()
+}
+
+// endorseAgain signs open verdicts by a new key: signatures by the old one count no
+// more.
+func (c *court) endorseAgain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, x := range c.open {
+		if v := x.verdict; v != nil {
+			c.node.background(func() { c.sign(v) })
+		}
+	}
 }
 
 func (c *court) appraise(ctx context.Context, entry []byte) (*ledger.Verdict, error) {
@@ -257,7 +279,7 @@ func (c *court) conclude() {
 	roster, _, _ := n.machine.roster()
 	for _, x := range c.due(s.Leader == s.ID, &roster) {
 		n.background(func() {
-			n.propose1(func() ([]byte, error) {
+			n.proposeOwn(func() ([]byte, error) {
 				return ledger.NewEffective(x.verdict, x.endorsements).Entry()
 			})
 		})

@@ -24,7 +24,6 @@ import (
 	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/internal/recording"
 	"github.com/keystead/keystead/internal/swtpm"
-	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/receipt"
@@ -122,8 +121,8 @@ func newField(t *testing.T, n int, settings ...string) *field {
 		name := fmt.Sprintf("n%d", i+1)
 		r := f.rig()
 		p := &process{place: daemon.Place{Name: name, Peer: address(t, "127.0.0.1"), API: address(t, "127.0.0.1"), Ops: address(t, "127.0.0.1"),
-			AK: key.DigestAK(r.keys.AKPublic), TPM: r.process.Socket, Root: f.root, Note: f.rec.Note()}, dir: filepath.Join(f.dir, name)}
-		contact, err := daemon.Prepare(p.dir, p.place)
+			TPM: r.process.Socket, Root: f.root, Note: f.rec.Note()}, dir: filepath.Join(f.dir, name)}
+		contact, err := daemon.Prepare(context.Background(), p.dir, p.place)
 		if err != nil {
 			t.Fatal(err)
 		}

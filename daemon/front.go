@@ -50,11 +50,16 @@ func (n *Node) openFronts() error {
 	return nil
 }
 
-// connectPeers is the replica's transport: mutual TLS with pinned keys.
+// connectPeers is the replica's transport: connections that evidence secures, or mutual
+// TLS with pinned keys where the domain asks for none.
 func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 	l := n.fronts[0].listener
 	n.fronts[0].listener = nil // the transport closes it
-	return replica.ListenTLS(replica.TLSOptions{Key: n.self.Peer, Listener: l, Log: n.log})(h)
+	opts := replica.TLSOptions{Guard: n.self.Peer, Listener: l, Log: n.log}
+	if n.gate != nil {
+		opts.Guard, opts.MaxAge = memberGuard{n}, n.cfg.TPM.most()
+	}
+	return replica.ListenTLS(opts)(h)
 }
 
 // serve starts answering clients and operators.

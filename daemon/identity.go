@@ -2,14 +2,15 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/big"
 	"os"
@@ -17,13 +18,16 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/replica"
 )
 
 // Names of a node's files in its directory.
 const (
-	seedFile    = "node.seed"   // 32 bytes: the node's signing key
+	seedFile    = "node.seed"   // 32 bytes: the node's signing key, of a node without a TPM
+	sealedFile  = "node.sealed" // the same, sealed to the TPM and its boot registers
 	tlsFile     = "tls.pem"     // the node's TLS key, PKCS #8
 	domainFile  = "domain.json" // genesis entry and contacts of the founders
 	contactFile = "contact"     // where this node is found, signed by its key
@@ -31,42 +35,50 @@ const (
 	sealFile    = "shutdown"    // record of a clean shutdown
 	startedFile = "started"     // the node has had a store
 	objectsDir  = "objects"     // what is named by its digest
+
+	recoveryFile = "recovery" // by which members reopened the domain from this node's disk, until it is on the ledger
 )
 
-// Identity is a node's own keys: one signs for the domain, one is what its
-// connections show. Until nodes attest themselves both last as long as the
-// directory does.
+// Identity is a node's own keys, as its directory has them: one signs for the domain,
+// one is what its connections show. The latter is a name, by which people's clients
+// know the node; where evidence is asked for it opens nothing by itself.
 type Identity struct {
-	Node *key.Node
+	Node *key.Node // nil if the directory has none: nodes that boot with a new key lose their first
 	Peer *replica.NodeKey
 	TLS  tls.Certificate // of Peer, for the API
 	Pin  keystead.Digest // of Peer
 }
 
-// NewIdentity makes the keys in dir, which it creates. It overwrites nothing.
-func NewIdentity(dir string) (*Identity, error) {
+// NewIdentity makes the keys in dir, which it creates. It overwrites nothing. With a
+// TPM the signing key is sealed to it.
+func NewIdentity(ctx context.Context, dir string, tpm *collect.TPM) (*Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	seed := make([]byte, key.NodeSeedSize)
 	peer, err := replica.GenerateNodeKey(rand.Reader)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := io.ReadFull(rand.Reader, seed); err != nil {
 		return nil, err
 	}
 	der, err := peer.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	if err := writeNew(filepath.Join(dir, seedFile), seed); err != nil {
+	seed := make([]byte, key.NodeSeedSize)
+	_, _ = rand.Read(seed) // never fails
+	name, secret := seedFile, seed
+	if tpm != nil {
+		name = sealedFile
+		if secret, err = tpm.Seal(ctx, seed, evidence.SHA256, collect.BootPCRs()); err != nil {
+			return nil, err
+		}
+	}
+	if err := writeNew(filepath.Join(dir, name), secret); err != nil {
 		return nil, err
 	}
 	if err := writeNew(filepath.Join(dir, tlsFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return nil, err
 	}
-	return LoadIdentity(dir)
+	return LoadIdentity(ctx, dir, tpm)
 }
 
 // writeNew writes and syncs a file that must not exist, for the owner's eyes only.
@@ -84,19 +96,19 @@ func writeNew(path string, content []byte) error {
 	return err
 }
 
-// LoadIdentity reads the keys in dir. Files that others can read are refused.
-func LoadIdentity(dir string) (*Identity, error) {
-	seed, err := readSecret(filepath.Join(dir, seedFile))
+// LoadIdentity reads the keys in dir, and has the TPM open what is sealed. Files that
+// others can read are refused.
+func LoadIdentity(ctx context.Context, dir string, tpm *collect.TPM) (*Identity, error) {
+	id, err := loadTLS(dir)
 	if err != nil {
 		return nil, err
 	}
-	if len(seed) != key.NodeSeedSize {
-		return nil, fmt.Errorf("%s: has %d bytes, not %d", filepath.Join(dir, seedFile), len(seed), key.NodeSeedSize)
-	}
-	node, err := key.NewNode(bytes.NewReader(seed))
-	if err != nil {
-		return nil, err
-	}
+	id.Node, err = loadSigner(ctx, dir, tpm)
+	return id, err
+}
+
+// loadTLS reads the key that connections show.
+func loadTLS(dir string) (*Identity, error) {
 	text, err := readSecret(filepath.Join(dir, tlsFile))
 	if err != nil {
 		return nil, err
@@ -110,7 +122,33 @@ func LoadIdentity(dir string) (*Identity, error) {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, tlsFile), err)
 	}
 	cert, err := certificate(block.Bytes)
-	return &Identity{Node: node, Peer: peer, TLS: cert, Pin: peer.Digest()}, err
+	return &Identity{Peer: peer, TLS: cert, Pin: peer.Digest()}, err
+}
+
+// loadSigner reads the signing key: nil if there is none.
+func loadSigner(ctx context.Context, dir string, tpm *collect.TPM) (*key.Node, error) {
+	path := filepath.Join(dir, sealedFile)
+	seed, err := readSecret(path)
+	switch {
+	case err == nil && tpm == nil:
+		return nil, &ConfigError{Problem: "tpm.path must be set: " + path + " is sealed to a TPM"}
+	case err == nil:
+		if seed, err = tpm.Unseal(ctx, seed); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		path = filepath.Join(dir, seedFile)
+		if seed, err = readSecret(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(seed) != key.NodeSeedSize {
+		return nil, fmt.Errorf("%s: has %d bytes, not %d", path, len(seed), key.NodeSeedSize)
+	}
+	return key.NewNode(bytes.NewReader(seed))
 }
 
 func readSecret(path string) ([]byte, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/serve"
@@ -38,19 +39,32 @@ func (n *Node) OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser
 // object returns an object that is here, or that another node hands over in time and
 // that is kept from then on.
 func (n *Node) object(ctx context.Context, d keystead.Digest) ([]byte, error) {
+	return n.obtain(ctx, d, (*peer).object)
+}
+
+// public is object without evidence, for what evidence is judged by: the digest says
+// whether it is right, whoever hands it over.
+func (n *Node) public(ctx context.Context, d keystead.Digest) ([]byte, error) {
+	return n.obtain(ctx, d, (*peer).publicObject)
+}
+
+func (n *Node) obtain(ctx context.Context, d keystead.Digest, ask asking) ([]byte, error) {
 	b, err := n.objects.get(d)
 	if !errors.Is(err, keystead.ReasonObjectMissing) {
 		return b, err
 	}
-	if b, err = n.fetch(ctx, d); err != nil {
+	if b, err = n.fetch(ctx, d, ask); err != nil {
 		return nil, err
 	}
 	_, err = n.objects.put(bytes.NewReader(b), time.Now())
 	return b, err
 }
 
+// asking is a way to ask a node for an object.
+type asking func(p *peer, ctx context.Context, d keystead.Digest) ([]byte, error)
+
 // fetch asks all other nodes for bytes of that digest and takes the first that are.
-func (n *Node) fetch(ctx context.Context, d keystead.Digest) ([]byte, error) {
+func (n *Node) fetch(ctx context.Context, d keystead.Digest, ask asking) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	others := n.peers.others()
@@ -61,7 +75,7 @@ func (n *Node) fetch(ctx context.Context, d keystead.Digest) ([]byte, error) {
 	answers := make(chan answer, len(others))
 	for _, p := range others {
 		go func() {
-			b, err := p.object(ctx, d)
+			b, err := ask(p, ctx, d)
 			answers <- answer{b, err}
 		}()
 	}
@@ -78,7 +92,15 @@ func (n *Node) fetch(ctx context.Context, d keystead.Digest) ([]byte, error) {
 
 // object fetches an object and holds it to its digest.
 func (p *peer) object(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	stream, err := p.host.GetObject(ctx, connect.NewRequest(&apiv1.GetObjectRequest{Digest: d.String()}))
+	return p.take(ctx, p.host, d)
+}
+
+func (p *peer) publicObject(ctx context.Context, d keystead.Digest) ([]byte, error) {
+	return p.take(ctx, p.public, d)
+}
+
+func (p *peer) take(ctx context.Context, from apiv1connect.HostServiceClient, d keystead.Digest) ([]byte, error) {
+	stream, err := from.GetObject(ctx, connect.NewRequest(&apiv1.GetObjectRequest{Digest: d.String()}))
 	if err != nil {
 		return nil, refusal.Decode(err)
 	}

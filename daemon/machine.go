@@ -13,7 +13,8 @@ import (
 // machine makes a ledger the state machine of a replica, and tells what happened.
 type machine struct {
 	domain keystead.Digest
-	heard  func(heard) // after each Apply, on its goroutine; must not block
+	heard  func(heard)             // after each Apply, on its goroutine; must not block
+	opened func(ledger.View) error // with the state as it is opened; may be nil
 
 	mu sync.Mutex // guards m between Apply and those who ask it
 	m  *ledger.Machine
@@ -38,8 +39,13 @@ func (x *machine) Open(state replica.View, _ uint64) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var err error
-	x.m, err = ledger.Open(state, x.domain)
-	return err
+	if x.m, err = ledger.Open(state, x.domain); err != nil {
+		return err
+	}
+	if x.opened == nil {
+		return nil
+	}
+	return x.opened(ledger.NewView(state))
 }
 
 // writer adds the errors that replica.Batch has no need for.
@@ -103,6 +109,14 @@ func (x *machine) roster() (receipt.Roster, uint64, uint64) {
 	defer x.mu.Unlock()
 	r, sequence := x.m.Roster()
 	return r, sequence, x.m.Clock()
+}
+
+// signs reports whether the roster in force is the one that signs a head.
+func (x *machine) signs(h receipt.TreeHead) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, sequence := x.m.Roster()
+	return sequence == h.Roster
 }
 
 // lastTick returns the time of a node's last tick in the log.

@@ -21,7 +21,7 @@ import (
 func single(t *testing.T) *Node {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "n1")
-	contact, err := Prepare(dir, Place{Name: "n1", Peer: address(t), API: address(t), Ops: address(t)})
+	contact, err := Prepare(context.Background(), dir, Place{Name: "n1", Peer: address(t), API: address(t), Ops: address(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,16 +147,16 @@ func TestStrangersTick(t *testing.T) {
 // TestSecretsStaySecret refuses keys that others can read.
 func TestSecretsStaySecret(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "n")
-	if _, err := NewIdentity(dir); err != nil {
+	if _, err := NewIdentity(context.Background(), dir, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewIdentity(dir); err == nil {
+	if _, err := NewIdentity(context.Background(), dir, nil); err == nil {
 		t.Error("keys were written over keys")
 	}
 	if err := os.Chmod(filepath.Join(dir, seedFile), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadIdentity(dir); err == nil {
+	if _, err := LoadIdentity(context.Background(), dir, nil); err == nil {
 		t.Error("a key that others can read was taken")
 	}
 }

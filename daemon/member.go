@@ -88,7 +88,7 @@ func (n *Node) memberLoop() {
 		}
 		roster, sequence, _ := n.machine.roster()
 		switch {
-		case named(&roster, n.name, n.signer().Public()):
+		case n.belongs(&roster):
 			lastIn = time.Now()
 		case !lastIn.IsZero() && time.Since(lastIn) > leaveAfter:
 			n.leave(sequence)
@@ -122,22 +122,18 @@ func (n *Node) askAround(sequence uint64) (newer uint64, out bool) {
 	if err != nil {
 		return 0, false
 	}
-	file := &client.Domain{Genesis: n.file.Genesis}
-	for _, s := range slices.Concat(n.file.Contacts, signed) {
-		if c, err := client.OpenContact(s); err == nil && c.Name != n.name {
-			file.Contacts = append(file.Contacts, s)
-		}
-	}
-	cl, err := client.Open(file, n.cfg.Domain, client.Options{Certificate: &n.self.TLS, Attempt: time.Second})
+	v, err := n.show(ctx, slices.Concat(n.file.Contacts, signed))
 	if err != nil {
 		return 0, false
 	}
-	defer cl.Close()
-	v, err := cl.Show(ctx)
-	if err != nil {
-		return 0, false
-	}
-	return v.Sequence, v.Sequence > sequence && !named(&v.Roster, n.name, n.self.Node.Public())
+	return v.Sequence, v.Sequence > sequence && !n.belongs(&v.Roster)
+}
+
+// belongs reports whether a roster names this node: its machine, if it has one, for its
+// signing key may have to be brought in first.
+func (n *Node) belongs(r *receipt.Roster) bool {
+	node, in := r.Node(n.name)
+	return in && leads(&n.own, node)
 }
 
 // leave stops the replica of a node that is in the roster no more.
@@ -170,7 +166,7 @@ func (n *Node) followRoster() error {
 	}
 	for _, c := range n.knownContacts() {
 		node, in := roster.Node(c.Name)
-		if _, member := members.ByKey(c.TLS); in && node == c.Node() && !member {
+		if _, member := members.ByKey(c.TLS); in && leads(&c, node) && !member {
 			change.Add = append(change.Add, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}

@@ -26,7 +26,6 @@ import (
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
-	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -53,14 +52,15 @@ type Node struct {
 	name    string // in the roster
 	file    *client.Domain
 	genesis receipt.Genesis
-	contact []byte // own, signed
+	own     client.Contact // as the directory has it; the signing key may be another since
+	signers signers
 
 	mu         sync.Mutex
 	contacts   map[string]client.Contact // newest known, by name
-	watch      ledger.Watch
-	caughtUp   bool  // with the log, so that the next tick starts watch
-	watched    bool  // watch has been started
-	left       error // that members removed this node
+	pace       pace
+	left       error  // that members removed this node
+	unsigned   string // why this node signs nothing
+	standing   standing
 	ticks      tickBox
 	court      court
 	effects    effects
@@ -93,24 +93,15 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
-	if n.self, err = LoadIdentity(cfg.Dir); err != nil {
+	n.standing.up = make(chan struct{})
+	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return nil, err
 	}
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
-	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
-		return nil, err
-	}
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.peers = newPeers(n)
-	n.renewer = newRenewer(n)
-	n.court.init(n, n.keys.judges(), opts.Judges)
-	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
-		return nil, err
-	}
-	n.machine = &machine{domain: cfg.Domain, heard: n.heard}
-	n.metrics = newMetrics(n)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -119,6 +110,19 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.openTPM(ctx); err != nil {
 		return nil, err
 	}
+	if err := n.openSigners(ctx); err != nil {
+		return nil, err
+	}
+	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
+		return nil, err
+	}
+	n.renewer = newRenewer(n)
+	n.court.init(n, n.keys.judges(), opts.Judges)
+	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
+		return nil, err
+	}
+	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.opened}
+	n.metrics = newMetrics(n)
 	sealer := opts.Sealer
 	if sealer == nil && n.tpm != nil {
 		sealer = TPMSealer{TPM: n.tpm}
@@ -132,10 +136,11 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.replica, err = n.startReplica(ctx); err != nil {
 		return nil, err
 	}
+	close(n.standing.up)
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.renewer.loop, n.libraryLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop} {
 		n.background(task)
 	}
 	return n, nil
@@ -152,9 +157,6 @@ func (n *Node) background(task func()) {
 
 // now is the time of day by this node's clock.
 func (n *Node) now() time.Time { return time.Now() }
-
-// signer is the key by which this node signs.
-func (n *Node) signer() *key.Node { return n.self.Node }
 
 // loadDomain reads the domain file in the directory and checks it by the digest.
 func (n *Node) loadDomain() error {
@@ -180,25 +182,31 @@ func (n *Node) loadDomain() error {
 		}
 		n.contacts[c.Name] = c
 	}
-	if n.contact, err = os.ReadFile(filepath.Join(n.cfg.Dir, contactFile)); err != nil {
-		return err
-	}
-	own, err := client.OpenContact(n.contact)
+	signed, err := os.ReadFile(filepath.Join(n.cfg.Dir, contactFile))
 	if err != nil {
 		return err
 	}
-	if own.Key != n.self.Node.Public() || own.TLS != n.self.Pin {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: filepath.Join(n.cfg.Dir, contactFile), Want: "the keys in " + n.cfg.Dir, Got: "others"})
+	if n.own, err = client.OpenContact(signed); err != nil {
+		return err
 	}
-	n.name = own.Name
-	n.contacts[own.Name] = own
+	if n.own.TLS != n.self.Pin {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: filepath.Join(n.cfg.Dir, contactFile), Want: "the TLS key in " + n.cfg.Dir, Got: "another"})
+	}
+	n.name = n.own.Name
+	n.contacts[n.name] = n.own
 	return nil
 }
 
-// members returns the founders as raft's first voters, alike on every founder.
+// founders returns raft's first voters, alike on every founder.
 func (n *Node) founders() (out []replica.Member) {
+	by := map[string]client.Contact{}
+	for _, signed := range n.file.Contacts {
+		if c, err := client.OpenContact(signed); err == nil {
+			by[c.Name] = c
+		}
+	}
 	for _, f := range n.genesis.Roster.Nodes {
-		if c, ok := n.contacts[f.Name]; ok && c.Node() == f {
+		if c, ok := by[f.Name]; ok && c.Node() == f {
 			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}
@@ -220,15 +228,17 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	if _, err := os.Stat(started); err == nil {
 		founders = nil // a founder that lost its store must not found the group again
 	}
+	if founders == nil || !isFounder {
+		n.background(n.learn)
+	}
 	cache := pebble.NewCache(int64(n.cfg.Store.CacheMiB) << 20)
 	defer cache.Unref()
-	own := n.contacts[n.name]
 	r, err := replica.Start(ctx, replica.Options{
 		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Cache: cache,
 			Logf: func(s string) { n.log.Warn("store", "says", s) }},
-		Key: n.self.Pin, Address: own.Peer, Founders: founders, Peers: peers,
+		Key: n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers,
 		Connect:    n.connectPeers,
-		Seal:       replica.FileSeal{FS: vfs.Default, Path: filepath.Join(n.cfg.Dir, sealFile)},
+		Seal:       n.seal(),
 		TrustDisks: n.genesis.TrustsDisks(),
 		Log:        n.log,
 	})
@@ -245,7 +255,9 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 func (n *Node) heard(h heard) {
 	n.grown.ring()
 	if h.ticked {
-		n.observe(h.clock)
+		n.mu.Lock()
+		n.pace.observe(h.clock, bootMillis())
+		n.mu.Unlock()
 	}
 	n.voter.hear(h)
 	n.effects.hear(h.effects)
@@ -265,8 +277,7 @@ func (n *Node) heard(h heard) {
 	n.metrics.heard(h)
 }
 
-// foundLoop hands in the genesis entry until it is applied, then this node's
-// contact, so that everyone finds it.
+// foundLoop hands in the genesis entry until it is applied, and has this node be found.
 func (n *Node) foundLoop() {
 	entry, err := receipt.NoteEntry(n.file.Genesis)
 	if err != nil {
@@ -282,8 +293,23 @@ func (n *Node) foundLoop() {
 		}
 		return err
 	})
-	n.retry("contact", func(ctx context.Context) error { return n.publish(ctx, n.contact) })
+	if n.signers.boot == nil { // else rekeyLoop does
+		n.announce()
+	}
+}
+
+// announce publishes this node's contact, so that everyone finds it, and its authority,
+// both signed by the key in force.
+func (n *Node) announce() {
+	n.retry("contact", func(ctx context.Context) error {
+		k, err := n.signer()
+		if err != nil {
+			return err
+		}
+		return n.publish(ctx, n.contactBy(k))
+	})
 	n.retry("authority", n.publishAuthority)
+	n.retry("recovery", n.publishRecovery)
 }
 
 // retry does something until it succeeds or the node stops.
@@ -312,20 +338,7 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 	if err != nil {
 		return err
 	}
-	return n.write(ctx, contactContract, contactContract+"/"+c.Name, signed)
-}
-
-// write writes a value under a key of a contract of the nodes' own, unless it is there.
-func (n *Node) write(ctx context.Context, contract, key string, value []byte) error {
-	same := false
-	if err := n.view(func(v ledger.View) error {
-		now, err := v.Get(key)
-		same = string(now.Data) == string(value)
-		return err
-	}); err != nil || same {
-		return err
-	}
-	return n.transact(ctx, contract, []ledger.Write{{Key: key, Value: value}})
+	return n.record(ctx, contactContract, contactContract+"/"+c.Name, signed)
 }
 
 // transact writes records of a contract that nodes alone write.
@@ -341,7 +354,10 @@ func (n *Node) transact(ctx context.Context, contract string, writes []ledger.Wr
 	return err
 }
 
-// readContacts learns the contacts on the ledger.
+// readContacts learns the contacts on the ledger. Of a node in the roster it takes the
+// one that the node's key there signed; one by an older key of the same machine only
+// while no other is known. Contacts of nodes that left say which member of the replica
+// they were.
 func (n *Node) readContacts() (signed [][]byte, err error) {
 	found := map[string]client.Contact{}
 	err = n.view(func(v ledger.View) error {
@@ -353,10 +369,15 @@ func (n *Node) readContacts() (signed [][]byte, err error) {
 			return true
 		})
 	})
+	roster := n.roster()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for name, c := range found {
-		n.contacts[name] = c
+		_, known := n.contacts[name]
+		node, in := roster.Node(name)
+		if name != n.name && (!in || c.Node() == node || !known && leads(&c, node)) {
+			n.contacts[name] = c
+		}
 	}
 	return signed, err
 }
@@ -372,14 +393,20 @@ func (n *Node) knownContacts() []client.Contact {
 	return out
 }
 
-// contactOf returns the contact of the node that shows a TLS key.
-func (n *Node) contactOf(pin keystead.Digest) (client.Contact, bool) {
+// contactOf returns the contact of the node that shows a TLS key: of one in the roster,
+// if several say that it is theirs.
+func (n *Node) contactOf(pin keystead.Digest) (contact client.Contact, found bool) {
+	roster := n.roster()
 	for _, c := range n.knownContacts() {
-		if c.TLS == pin {
+		if c.TLS != pin {
+			continue
+		}
+		if _, in := roster.Node(c.Name); in {
 			return c, true
 		}
+		contact, found = c, true
 	}
-	return client.Contact{}, false
+	return contact, found
 }
 
 // nameOf returns the name of the node that shows a TLS key, or "".
@@ -417,28 +444,35 @@ func (n *Node) Close() error {
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())
 	}
-	if n.tpm != nil {
+	if n.tpm != nil { // the seal needs it until here
 		errs = append(errs, n.tpm.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// handOver asks another voter to lead, and waits a little until one does.
+// transferPatience is how long one voter has to take over.
+const transferPatience = 500 * time.Millisecond
+
+// handOver asks another voter to lead, and waits until this node does not, asking the
+// next one when that takes too long.
 func (n *Node) handOver() {
 	s := n.replica.Status()
-	if s.Leader != s.ID || s.Members == nil {
+	if s.Members == nil {
 		return
 	}
 	for _, id := range s.Members.Voters() {
+		leader, over := n.replica.Led()
+		if leader != s.ID {
+			return
+		}
 		if id == s.ID {
 			continue
 		}
 		n.replica.Transfer(id)
-		for range 20 {
-			time.Sleep(25 * time.Millisecond)
-			if n.replica.Status().Leader != s.ID {
-				return
-			}
+		select {
+		case <-over:
+		case <-n.replica.Done():
+		case <-time.After(transferPatience):
 		}
 	}
 }
@@ -446,6 +480,9 @@ func (n *Node) handOver() {
 // Status implements serve.Domain.
 func (n *Node) Status() *apiv1.StatusResponse {
 	out := &apiv1.StatusResponse{Node: n.name, Version: n.opts.Version, Fresh: n.fresh() == nil}
+	n.mu.Lock()
+	out.Unsigned = n.unsigned
+	n.mu.Unlock()
 	if n.replica == nil {
 		return out
 	}

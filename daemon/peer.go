@@ -27,6 +27,7 @@ type peer struct {
 	domain    apiv1connect.DomainServiceClient
 	host      apiv1connect.HostServiceClient
 	nodes     apiv1connect.NodeServiceClient
+	public    apiv1connect.HostServiceClient // without evidence, known by the pinned key alone
 	transport *http.Transport
 	since     time.Time
 	ticking   *sync.Mutex // held while a tick is on its way
@@ -51,7 +52,7 @@ func (p *peers) at(to client.Contact) *peer {
 	case x == nil:
 		x = p.dial(to)
 		x.ticking = new(sync.Mutex)
-	case p.node.gate != nil && time.Since(x.since) > showEvery: // a new connection, with new evidence
+	case p.node.gate != nil && time.Since(x.since) > p.node.cfg.TPM.every(): // a new connection, with new evidence
 		old := x
 		x = p.dial(to)
 		x.ticking = old.ticking
@@ -63,7 +64,7 @@ func (p *peers) at(to client.Contact) *peer {
 
 // others returns the other nodes of the roster, as far as contacts of them are known.
 func (p *peers) others() (out []*peer) {
-	roster, _, _ := p.node.machine.roster()
+	roster := p.node.roster()
 	for _, c := range p.node.knownContacts() {
 		if _, in := roster.Node(c.Name); in && c.Name != p.node.name {
 			out = append(out, p.at(c))
@@ -99,21 +100,32 @@ func (p *peers) tick(to client.Contact, t ledger.SignedTick) {
 const maxPeerAnswer = 16 << 20
 
 func (p *peers) dial(to client.Contact) *peer {
+	most := connect.WithReadMaxBytes(maxPeerAnswer)
+	t, base := p.pinned(to), to.API
+	x := &peer{Contact: to, since: time.Now(), public: apiv1connect.NewHostServiceClient(&http.Client{Transport: t}, base, most)}
+	if p.node.gate != nil {
+		t, base = p.attested(to), "http://"+to.Name+".node.invalid" // who is there, evidence tells; encryption is below
+	}
+	h := &http.Client{Transport: t}
+	x.transport, x.domain = t, apiv1connect.NewDomainServiceClient(h, base, most)
+	x.host, x.nodes = apiv1connect.NewHostServiceClient(h, base, most), apiv1connect.NewNodeServiceClient(h, base, most)
+	return x
+}
+
+// pinned reaches a node that is known by its TLS key.
+func (p *peers) pinned(to client.Contact) *http.Transport {
 	protocols := new(http.Protocols)
 	plain := strings.HasPrefix(to.API, "http://")
 	protocols.SetHTTP2(!plain)
 	protocols.SetUnencryptedHTTP2(plain)
-	t := &http.Transport{Protocols: protocols, TLSClientConfig: client.PinnedTLS(to.TLS, &p.node.self.TLS), IdleConnTimeout: showEvery}
-	base := to.API
-	if p.node.gate != nil && !plain {
-		base = "http://" + to.Name + ".node.invalid" // who is there, evidence tells; encryption is below
-		address := strings.TrimPrefix(to.API, "https://")
-		protocols.SetHTTP2(false)
-		protocols.SetUnencryptedHTTP2(true)
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return p.node.dialAttested(ctx, to, address) }
-	}
-	h := &http.Client{Transport: t}
-	most := connect.WithReadMaxBytes(maxPeerAnswer)
-	return &peer{Contact: to, transport: t, since: time.Now(), domain: apiv1connect.NewDomainServiceClient(h, base, most),
-		host: apiv1connect.NewHostServiceClient(h, base, most), nodes: apiv1connect.NewNodeServiceClient(h, base, most)}
+	return &http.Transport{Protocols: protocols, TLSClientConfig: client.PinnedTLS(to.TLS, &p.node.self.TLS), IdleConnTimeout: time.Minute}
+}
+
+// attested reaches a node that is known by its evidence.
+func (p *peers) attested(to client.Contact) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	address := strings.TrimPrefix(to.API, "https://")
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return p.node.dialAttested(ctx, to, address) }
+	return &http.Transport{Protocols: protocols, DialContext: dial, IdleConnTimeout: p.node.cfg.TPM.every()}
 }

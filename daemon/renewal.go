@@ -235,9 +235,13 @@ func (b *renewer) witnessed(ctx context.Context, p *peer, clock uint64, batch []
 // record signs a batch, has it applied, and tells what became of each renewal.
 func (b *renewer) record(ctx context.Context, r *ledger.Renewals, batch []*renewal) {
 	n := b.node
-	r.Signatures = append(r.Signatures, r.Sign(n.signer(), n.name, n.cfg.Domain))
-	slices.SortFunc(r.Signatures, func(a, b ledger.Signed) int { return slices.Compare([]byte(a.Node), []byte(b.Node)) })
-	entry, err := r.Entry()
+	var entry []byte
+	k, err := n.signer()
+	if err == nil {
+		r.Signatures = append(r.Signatures, r.Sign(k, n.name, n.cfg.Domain))
+		slices.SortFunc(r.Signatures, func(a, b ledger.Signed) int { return slices.Compare([]byte(a.Node), []byte(b.Node)) })
+		entry, err = r.Entry()
+	}
 	var result ledger.Result
 	if err == nil {
 		result, err = n.propose(ctx, entry)
@@ -311,7 +315,11 @@ func (n *Node) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.Wit
 			agreed = append(agreed, judged[i])
 		}
 	}
-	signed := ledger.NewRenewals(r.GetTimeMs(), agreed).Sign(n.signer(), n.name, n.cfg.Domain)
+	k, err := n.signer()
+	if err != nil {
+		return nil, err
+	}
+	signed := ledger.NewRenewals(r.GetTimeMs(), agreed).Sign(k, n.name, n.cfg.Domain)
 	out.Signature = signed.Signature[:]
 	return out, nil
 }

@@ -26,11 +26,7 @@ type openRules struct {
 // rules returns the terms in force for a role, opened. Objects of theirs that are not
 // here other nodes hand over.
 func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
-	var f admit.InForce
-	err := n.view(func(v ledger.View) (err error) {
-		f, err = admit.TermsOf(founded{v, n}, role)
-		return err
-	})
+	f, err := n.inForce(role)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +42,7 @@ func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
 	}
 	b.mu.Unlock()
 	x.once.Do(func() {
-		x.rules, x.err = f.Open(func(d keystead.Digest) ([]byte, error) { return n.object(ctx, d) })
+		x.rules, x.err = f.Open(func(d keystead.Digest) ([]byte, error) { return n.public(ctx, d) })
 	})
 	if x.err != nil { // another time they may be to be had
 		b.mu.Lock()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -26,16 +28,23 @@ type Place struct {
 	Ops   string // host:port for health and metrics
 	Plain bool   // API without TLS, on loopback
 
-	AK   key.AKDigest // attestation key of the node's TPM, or none
-	TPM  string       // path of the TPM; "" for none
-	Root string       // below which logs are read; "" for /
-	Note string       // what its evidence says of itself
+	TPM  string // path of the TPM, or of a link to it; "" for none
+	Root string // below which logs are read; "" for /
+	Note string // what its evidence says of itself
 }
 
 // Prepare makes a node's directory: keys, signed contact, and a configuration that
-// lacks only the domain. It returns the contact.
-func Prepare(dir string, p Place) ([]byte, error) {
-	id, err := NewIdentity(dir)
+// lacks only the domain. It returns the contact, which names the attestation key of
+// the TPM.
+func Prepare(ctx context.Context, dir string, p Place) ([]byte, error) {
+	tpm, ak, err := p.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if tpm != nil {
+		defer tpm.Close()
+	}
+	id, err := NewIdentity(ctx, dir, tpm)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +52,7 @@ func Prepare(dir string, p Place) ([]byte, error) {
 	if p.Plain {
 		scheme = "http://"
 	}
-	c := client.Contact{Name: p.Name, Key: id.Node.Public(), AK: p.AK, TLS: id.Pin, Peer: p.Peer, API: scheme + p.API}
+	c := client.Contact{Name: p.Name, Key: id.Node.Public(), AK: ak, TLS: id.Pin, Peer: p.Peer, API: scheme + p.API}
 	signed := c.Sign(id.Node)
 	if _, err := client.OpenContact(signed); err != nil {
 		return nil, err
@@ -57,6 +66,29 @@ func Prepare(dir string, p Place) ([]byte, error) {
 		text += fmt.Sprintf("\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
 	}
 	return signed, writeNew(filepath.Join(dir, ConfigFile), []byte(text))
+}
+
+// open opens the place's TPM, if it has one, and makes its paths good from anywhere.
+func (p *Place) open(ctx context.Context) (tpm *collect.TPM, ak key.AKDigest, err error) {
+	if p.TPM == "" {
+		return nil, ak, nil
+	}
+	for _, path := range []*string{&p.TPM, &p.Root} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return nil, ak, err
+		}
+	}
+	if tpm, err = openDevice(p.TPM); err != nil {
+		return nil, ak, err
+	}
+	public, err := tpm.AK(ctx, collect.AKECC)
+	if err != nil {
+		return nil, ak, errors.Join(err, tpm.Close())
+	}
+	return tpm, key.DigestAK(public), nil
 }
 
 // Enter puts a domain file into a node's directory and the domain's digest into

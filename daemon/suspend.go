@@ -66,16 +66,22 @@ func (n *Node) suspend(host string, because error, verdict keystead.Digest) {
 		return
 	}
 	n.log.Warn("lease suspended", "host", host, "lease", version, "because", because)
-	s := ledger.Suspend(n.signer(), n.name, n.cfg.Domain, host, version, because.Error(), verdict)
 	n.background(func() {
 		defer n.suspending.end(host)
-		n.retry1(s.Entry)
+		n.retry1(func() ([]byte, error) {
+			k, err := n.signer()
+			if err != nil {
+				return nil, err
+			}
+			s := ledger.Suspend(k, n.name, n.cfg.Domain, host, version, because.Error(), verdict)
+			return s.Entry()
+		})
 	})
 }
 
 // retry1 proposes an entry until the log took it or refused it, or the node stops.
 func (n *Node) retry1(entry func() ([]byte, error)) {
-	for n.running.Err() == nil && !n.propose1(entry) {
+	for n.running.Err() == nil && !n.proposeOwn(entry) {
 		select {
 		case <-n.running.Done():
 		case <-time.After(100 * time.Millisecond):

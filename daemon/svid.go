@@ -127,7 +127,11 @@ func (a *authority) issue(domain string, l admit.Lease, now time.Time) ([]byte, 
 
 // publishAuthority writes this node's authority to the ledger.
 func (n *Node) publishAuthority(ctx context.Context) error {
-	return n.write(ctx, svidContract, svidContract+"/"+n.name, signAuthority(n.signer(), n.cfg.Domain, n.name, n.authority.cert.Raw))
+	k, err := n.signer()
+	if err != nil {
+		return err
+	}
+	return n.record(ctx, svidContract, svidContract+"/"+n.name, signAuthority(k, n.cfg.Domain, n.name, n.authority.cert.Raw))
 }
 
 // trustBundle returns the authorities of all nodes in the roster, in the order of

@@ -55,12 +55,13 @@ func (b *tickBox) arrived(node string) time.Time {
 }
 
 // take returns the ticks of nodes of the roster that are later than each one's last
-// in the log and have not lain here too long, if they are of a majority; nil if not.
-func (b *tickBox) take(r *receipt.Roster, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {
+// in the log and have not lain here too long, if they are of a majority; nil if not. A
+// node may have another key since its tick came: one bad tick would spoil the others.
+func (b *tickBox) take(r *receipt.Roster, domain keystead.Digest, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, n := range r.Nodes {
-		if t, ok := b.newest[n.Name]; ok && t.Time > last(n.Name) && now.Sub(t.at) < tickMax {
+		if t, ok := b.newest[n.Name]; ok && t.Time > last(n.Name) && now.Sub(t.at) < tickMax && t.Verify(n.Key, domain) == nil {
 			out = append(out, t.SignedTick)
 		}
 	}
@@ -111,33 +112,35 @@ func (n *Node) tickOnce() {
 	if len(roster.Nodes) == 0 {
 		return // not founded yet
 	}
-	var random [32]byte
-	_, _ = rand.Read(random[:]) // never fails
-	own := ledger.NewTick(n.signer(), n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
-	n.ticks.add(own)
-	if s := n.replica.Status(); s.Leader != s.ID {
-		if s.Members != nil {
+	defer n.startWatch()
+	s := n.replica.Status()
+	if k, err := n.signer(); err == nil {
+		var random [32]byte
+		_, _ = rand.Read(random[:]) // never fails
+		own := ledger.NewTick(k, n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
+		n.ticks.add(own)
+		if s.Leader != s.ID && s.Members != nil {
 			m, _ := s.Members.ByID(s.Leader)
 			if to, ok := n.contactOf(m.Key); ok {
 				n.peers.tick(to, own)
 			}
 		}
-		n.startWatch()
+	}
+	if s.Leader != s.ID {
 		return
 	}
-	n.propose1(func() ([]byte, error) {
-		ticks := n.ticks.take(&roster, n.machine.lastTick, time.Now())
+	n.proposeOwn(func() ([]byte, error) {
+		ticks := n.ticks.take(&roster, n.cfg.Domain, n.machine.lastTick, time.Now())
 		if ticks == nil {
 			return nil, nil
 		}
 		return ledger.TickEntry(ticks)
 	})
-	n.startWatch()
 }
 
-// propose1 proposes an entry of this node's own making, and logs a refusal. It
+// proposeOwn proposes an entry of this node's own making, and logs a refusal. It
 // reports false if the entry may not have reached the log.
-func (n *Node) propose1(entry func() ([]byte, error)) bool {
+func (n *Node) proposeOwn(entry func() ([]byte, error)) bool {
 	ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
 	defer cancel()
 	e, err := entry()
@@ -159,12 +162,11 @@ func bootMillis() uint64 {
 	return uint64(ts.Nano() / int64(time.Millisecond))
 }
 
-// startWatch has the next tick start the comparison of the domain clock with the node's
-// own, once this node has caught up with the log. The clock of a tick that was applied
-// before may be old: the domain may have stood still.
+// startWatch has the domain clock compared with the node's own, from the next tick on,
+// once this node has caught up with the log.
 func (n *Node) startWatch() {
 	n.mu.Lock()
-	started := n.caughtUp
+	started := n.pace.caughtUp
 	n.mu.Unlock()
 	if started {
 		return
@@ -176,23 +178,12 @@ func (n *Node) startWatch() {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.caughtUp = true
-}
-
-// observe takes the domain clock of an applied tick.
-func (n *Node) observe(clock uint64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.caughtUp && !n.watched {
-		n.watch.Start(clock, bootMillis())
-		n.watched = true
-	}
-	n.watch.Observe(clock)
+	n.pace.caughtUp = true
 }
 
 // fresh refuses with clock-stale while this node may not grant anything.
 func (n *Node) fresh() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.watch.Check(bootMillis())
+	return n.pace.watch.Check(bootMillis())
 }

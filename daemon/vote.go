@@ -4,9 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
-	"github.com/keystead/keystead/receipt"
 )
 
 // Checkpoints: one node signs the tree as it stands and sends its signature through
@@ -111,24 +109,19 @@ func (n *Node) voteLoop() {
 	}
 }
 
-// vote signs the tree at a size, if this node is in the roster there. It reports
-// false if the signature did not reach the log and is to be sent again.
+// vote signs the tree at a size, if this node has a key for it: a tree from before the
+// roster of now is signed by the keys of then, and soon followed by a larger one. It
+// reports false if the signature did not reach the log and is to be sent again.
 func (n *Node) vote(size uint64) bool {
 	head, err := n.machine.headAt(size)
 	if err != nil {
 		n.log.Warn("checkpoint not signed", "size", size, "because", err)
-	} else if roster, _, _ := n.machine.roster(); named(&roster, n.name, n.signer().Public()) {
-		vote := ledger.NewVote(n.signer(), n.name, head)
-		if !n.propose1(func() ([]byte, error) { return vote.Entry(), nil }) {
+	} else if k, err := n.signer(); err == nil && n.machine.signs(head) {
+		vote := ledger.NewVote(k, n.name, head)
+		if !n.proposeOwn(func() ([]byte, error) { return vote.Entry(), nil }) {
 			return false
 		}
 	}
 	n.voter.done(size)
 	return true
-}
-
-// named reports whether the node of that name and key is in the roster.
-func named(r *receipt.Roster, name string, key key.NodePublic) bool {
-	m, ok := r.Node(name)
-	return ok && m.Key == key
 }

@@ -24,6 +24,8 @@ const (
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
 
+	KindRecovery Kind = "keystead-recovery/1" // docs/spec/ledger.md
+
 	// Statements, docs/spec/statements.md.
 	KindSetting   Kind = "keystead-setting/1"
 	KindObject    Kind = "keystead-object/1"
@@ -33,7 +35,7 @@ const (
 	KindKeyspec   Kind = "keystead-key/1" // docs/spec/keys.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

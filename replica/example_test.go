@@ -27,7 +27,7 @@ func Example() {
 		Store:    replica.StoreOptions{FS: vfs.NewMem(), Dir: "data", Machine: &sim.KV{}},
 		Key:      key.Digest(),
 		Founders: []replica.Member{{Key: key.Digest(), Address: listener.Addr().String()}},
-		Connect:  replica.ListenTLS(replica.TLSOptions{Key: key, Listener: listener}),
+		Connect:  replica.ListenTLS(replica.TLSOptions{Guard: key, Listener: listener}),
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -128,13 +128,20 @@ func (n *Node) identify(ctx context.Context) error {
 // join asks the peers, again and again, for a fresh id. If no majority is there to
 // give one out, the old store stays as it is: see Recover.
 func (n *Node) join(ctx context.Context, peers []Member) error {
-	peers = slices.DeleteFunc(slices.Clone(peers), func(m Member) bool { return m.Key == n.opts.Key })
+	asked := map[Member]bool{}
+	peers = slices.DeleteFunc(slices.Clone(peers), func(m Member) bool {
+		to := Member{Key: m.Key, Address: m.Address}
+		again := asked[to]
+		asked[to] = true
+		return again || m.Key == n.opts.Key
+	})
 	if len(peers) == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Want: "a peer to ask for an id", Got: "none is configured", Where: "join"})
 	}
 	n.transport.Members(peers)
 	retry := time.NewTicker(10 * n.opts.Tick)
 	defer retry.Stop()
+	waits := news{log: n.log}
 	var refusals []error
 	for {
 		if ctx.Err() != nil {
@@ -153,7 +160,7 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 			n.log.Info("joined", "id", reply.ID)
 			return n.store.Rejoin(reply.ID)
 		}
-		n.log.Warn("not joined yet", "refusals", errors.Join(refusals...))
+		waits.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		select {
 		case <-ctx.Done():
 		case <-retry.C:
@@ -221,6 +228,7 @@ func (n *Node) turns(tick <-chan time.Time) (err error) {
 			err = fmt.Errorf("raft: %v", p)
 		}
 	}()
+	led := n.core.leader
 	for {
 		select {
 		case <-tick:
@@ -239,6 +247,10 @@ func (n *Node) turns(tick <-chan time.Time) (err error) {
 				break
 			}
 			n.start(w)
+		}
+		if n.core.leader != led {
+			led = n.core.leader
+			n.publish()
 		}
 	}
 }
@@ -348,8 +360,12 @@ func (n *Node) Read(ctx context.Context) error {
 // View reads the state as it stands here, which may lag; see [Node.Read].
 func (n *Node) View(read func(View) error) error { return n.store.View(read) }
 
-// Status returns what the node knows of itself, as of the last tick.
+// Status returns what the node knows of itself, as of the last tick, and of who leads
+// as of now.
 func (n *Node) Status() Status { return n.status.get() }
+
+// Led returns who leads, 0 for nobody, and a channel that is closed once that is over.
+func (n *Node) Led() (leader uint64, over <-chan struct{}) { return n.status.led() }
 
 // Done is closed when the node has stopped.
 func (n *Node) Done() <-chan struct{} { return n.done }
@@ -380,9 +396,28 @@ func (n *Node) Transfer(to uint64) {
 func (n *Node) publish() { n.status.set(n.core.Status()) }
 
 type statusCell struct {
-	mu sync.Mutex
-	s  Status
+	mu   sync.Mutex
+	s    Status
+	over chan struct{} // nil until someone waits for the end of the leader
 }
 
-func (c *statusCell) get() Status  { c.mu.Lock(); defer c.mu.Unlock(); return c.s }
-func (c *statusCell) set(s Status) { c.mu.Lock(); defer c.mu.Unlock(); c.s = s }
+func (c *statusCell) get() Status { c.mu.Lock(); defer c.mu.Unlock(); return c.s }
+
+func (c *statusCell) set(s Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over != nil && s.Leader != c.s.Leader {
+		close(c.over)
+		c.over = nil
+	}
+	c.s = s
+}
+
+func (c *statusCell) led() (uint64, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over == nil {
+		c.over = make(chan struct{})
+	}
+	return c.s.Leader, c.over
+}

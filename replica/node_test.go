@@ -71,7 +71,7 @@ func (m *machine) options(founders, peers []replica.Member) replica.Options {
 		Key:      m.key.Digest(),
 		Address:  m.address,
 		Founders: founders, Peers: peers,
-		Connect:    replica.ListenTLS(replica.TLSOptions{Key: m.key, Listener: m.listener}),
+		Connect:    replica.ListenTLS(replica.TLSOptions{Guard: m.key, Listener: m.listener}),
 		Seal:       replica.FileSeal{FS: fs, Path: m.dir + "/sealed"},
 		TrustDisks: m.trust,
 		Tick:       20 * time.Millisecond,
@@ -366,7 +366,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	o.Store.FS = again
 	m.listen(m.address)
-	o.Connect = replica.ListenTLS(replica.TLSOptions{Key: m.key, Listener: m.listener})
+	o.Connect = replica.ListenTLS(replica.TLSOptions{Guard: m.key, Listener: m.listener})
 	start()
 	eventually(t, func() error {
 		v, err := get(m, "k")
@@ -437,5 +437,27 @@ func change(ctx context.Context, t *testing.T, m *machine, c replica.Change, don
 		}
 		_, err := m.node.Change(ctx, c)
 		return err
+	})
+}
+
+// TestLed waits for the end of a leader that hands over.
+func TestLed(t *testing.T) {
+	ms := group(t, 3, true)
+	eventually(t, func() error {
+		leader := leaderOf(t, ms)
+		id, over := leader.node.Led()
+		if id != leader.node.Status().ID {
+			return errors.New("an election came between")
+		}
+		leader.node.Transfer(without(ms, leader)[0].node.Status().ID)
+		select {
+		case <-over:
+		case <-time.After(5 * time.Second):
+			return errors.New("nobody took over")
+		}
+		if now, _ := leader.node.Led(); now == id {
+			return fmt.Errorf("%d leads still, or again", now)
+		}
+		return nil
 	})
 }

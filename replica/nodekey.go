@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,17 +9,19 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
+	"net"
 	"time"
 
 	"github.com/keystead/keystead"
 )
 
 // A NodeKey is what a node is known by on its connections. Its digest is pinned by
-// the others: a certificate is only its wrapping, and no authority signs it.
-// Attested connections take the place of this pinning later; the streams stay.
+// the others: a certificate is only its wrapping, and no authority signs it. It is
+// the [Guard] of groups that ask for no more than the key.
 type NodeKey struct {
 	private *ecdsa.PrivateKey
 	cert    tls.Certificate
@@ -72,6 +75,33 @@ func (k *NodeKey) String() string { return "node key " + k.digest.String() }
 
 // Format keeps the private key out of every verb of fmt.
 func (k *NodeKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
+
+// Client implements Guard.
+func (k *NodeKey) Client(ctx context.Context, raw net.Conn, key keystead.Digest) (net.Conn, error) {
+	return handshake(ctx, tls.Client(raw, k.config(func(got keystead.Digest) error {
+		if got == key {
+			return nil
+		}
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Want: key.String(), Got: got.String(), Where: raw.RemoteAddr().String()})
+	})))
+}
+
+// Server implements Guard.
+func (k *NodeKey) Server(ctx context.Context, raw net.Conn, accept func(keystead.Digest) error) (net.Conn, keystead.Digest, error) {
+	c := tls.Server(raw, k.config(accept))
+	conn, err := handshake(ctx, c)
+	if err != nil {
+		return nil, keystead.Digest{}, err
+	}
+	return conn, peerKey(c.ConnectionState()), nil
+}
+
+func handshake(ctx context.Context, c *tls.Conn) (net.Conn, error) {
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, c.NetConn().Close())
+	}
+	return c, nil
+}
 
 // config returns TLS 1.3 without tickets, which demands the peer's certificate and
 // asks accept whether its key may speak here.

@@ -2,7 +2,7 @@ package replica
 
 import (
 	"context"
-	"crypto/tls"
+	"net"
 	"sync"
 	"time"
 
@@ -56,10 +56,9 @@ func (p *peer) take() []*pb.Message {
 func (p *peer) run() {
 	defer p.t.tasks.Done()
 	for p.ctx.Err() == nil {
-		conn, err := p.t.dial(p.ctx, p.to.Address, p.to.Key, frameMessages)
-		if err == nil {
-			err = p.stream(conn)
-			conn.Close()
+		conn, err := p.dial()
+		for err == nil { // until no connection takes the place of the last
+			conn, err = p.stream(conn)
 		}
 		if p.ctx.Err() == nil {
 			p.t.opts.Log.Debug("no stream", "to", p.to.Address, "because", err)
@@ -73,30 +72,79 @@ func (p *peer) run() {
 	}
 }
 
-func (p *peer) stream(conn *tls.Conn) error {
+func (p *peer) dial() (net.Conn, error) {
+	return p.t.dial(p.ctx, p.to.Address, p.to.Key, frameMessages)
+}
+
+// stream sends what is queued over a connection, and closes it in the end: when it
+// fails, or when it is old and there is a new one, which is returned.
+func (p *peer) stream(conn net.Conn) (net.Conn, error) {
+	defer conn.Close()
 	defer context.AfterFunc(p.ctx, func() { conn.Close() })()
+	if most := p.t.opts.MaxAge; most > 0 { // also if the other side thinks otherwise
+		defer time.AfterFunc(most, func() { conn.Close() }).Stop()
+	}
 	gone := make(chan error, 1)
 	go func() { // the other side sends nothing: a read ends when it goes
 		_, err := conn.Read(make([]byte, 1))
 		gone <- err
 	}()
+	next, stop := p.successor()
+	defer stop()
 	var buf []byte
 	for {
 		select {
 		case <-p.ctx.Done():
-			return p.ctx.Err()
+			return nil, p.ctx.Err()
 		case err := <-gone:
-			return err
+			return nil, err
+		case conn := <-next:
+			return conn, nil
 		case <-p.wake:
 		}
 		for ms := p.take(); len(ms) > 0; {
 			var err error
 			if buf, ms, err = appendMessages(buf[:0], ms); err != nil {
-				return err
+				return nil, err
 			}
 			if _, err := (&patient{Conn: conn}).Write(buf); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
+}
+
+// successor opens another connection when that of a stream has had its time, and
+// tries again until there is one. What nobody took when stop is called is closed.
+func (p *peer) successor() (next <-chan net.Conn, stop func()) {
+	made := make(chan net.Conn)
+	if p.t.opts.MaxAge <= 0 {
+		return made, func() {}
+	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	p.t.tasks.Add(1)
+	go func() {
+		defer p.t.tasks.Done()
+		every := time.NewTicker(p.t.opts.MaxAge / 3)
+		defer every.Stop()
+		for {
+			select {
+			case <-every.C:
+			case <-ctx.Done():
+				return
+			}
+			conn, err := p.dial()
+			if err != nil {
+				p.t.opts.Log.Info("stream not renewed yet", "to", p.to.Address, "because", err)
+				continue
+			}
+			select {
+			case made <- conn:
+			case <-ctx.Done():
+				conn.Close()
+			}
+			return
+		}
+	}()
+	return made, cancel
 }

@@ -13,7 +13,7 @@ import (
 // after Last, if anything, is lost by it.
 type RecoveryPlan struct {
 	Key     keystead.Digest `cbor:"1,keyasint"` // of the node that is to be the only voter
-	ID      uint64          `cbor:"2,keyasint"` // its new raft id
+	ID      uint64          `cbor:"2,keyasint"` // its new raft id, or a later one if its log has members in it that are not applied
 	Term    uint64          `cbor:"3,keyasint"` // of the last entry that it has
 	Last    uint64          `cbor:"4,keyasint"` // and its index
 	Applied uint64          `cbor:"5,keyasint"`
@@ -38,6 +38,9 @@ func Recover(opts StoreOptions, seal Seal, key keystead.Digest, authorise func(R
 }
 
 func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryPlan) error) error {
+	if err := s.applyTo(s.hard.GetCommit()); err != nil { // the state of a killed node is behind its log
+		return err
+	}
 	old := s.Membership()
 	self, ok := old.ByKey(key)
 	if !ok {
@@ -52,6 +55,14 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	if err := authorise(plan); err != nil {
 		return fmt.Errorf("recovery not authorised: %w", err)
 	}
+	if err := s.applyRest(seal, last); err != nil {
+		return err
+	}
+	old = s.Membership()
+	if self, ok = old.ByKey(key); !ok {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Got: key.String(), Want: "a member's key at the end of the log", Where: "recovery"})
+	}
+	plan.ID = old.LastID + 1
 	self.ID, self.Voter = plan.ID, true
 	next := &Membership{LastID: plan.ID, Members: []Member{self}, conf: &pb.ConfState{Voters: []uint64{plan.ID}}}
 	for _, m := range old.Members {
@@ -66,7 +77,7 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	if err != nil {
 		return err
 	}
-	hard := &pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(s.hard.GetCommit())}
+	hard := &pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(last)}
 	if err := s.swap(db, dir, plan.ID, hard, nil); err != nil || seal == nil {
 		return err
 	}
@@ -86,4 +97,31 @@ func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
 		return nil, "", err
 	}
 	return s.beginState(dir, [][2][]byte{{keyMembership, m.encode()}})
+}
+
+// applyRest applies what the log has beyond the state: it may have been acknowledged,
+// by nodes that go on as others, and counts as committed from now on. The seal of
+// before is destroyed first, so that a node that does not come to the end of this
+// does not come back in place.
+func (s *Store) applyRest(seal Seal, last uint64) error {
+	if seal != nil {
+		if _, _, err := seal.Take(); err != nil {
+			return err
+		}
+	}
+	return s.applyTo(last)
+}
+
+// applyTo brings the state forward to that entry of the log.
+func (s *Store) applyTo(last uint64) error {
+	for s.Applied() < last {
+		entries, err := s.Entries(s.Applied()+1, last+1, 1<<20)
+		if err != nil {
+			return err
+		}
+		if _, err := s.Apply(&pb.Message{Entries: entries}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

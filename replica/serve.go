@@ -3,10 +3,10 @@ package replica
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"time"
 
@@ -42,7 +42,8 @@ func (t *TLSTransport) accept() {
 		go func() {
 			defer t.tasks.Done()
 			if err := t.serve(raw); err != nil && t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
-				t.opts.Log.Info("connection ended", "from", raw.RemoteAddr(), "because", err)
+				host, _, _ := net.SplitHostPort(raw.RemoteAddr().String()) // its port is another each time
+				t.news.tell(slog.LevelInfo, host, "connection ended", err, "from", raw.RemoteAddr())
 			}
 			raw.Close()
 			t.mu.Lock()
@@ -56,14 +57,13 @@ const maxConns = 4 * maxMembers // at a time, from anyone
 
 // serve reads one connection to its end.
 func (t *TLSTransport) serve(raw net.Conn) error {
-	var from Member
-	conn := tls.Server(raw, t.opts.Key.config(func(key keystead.Digest) (err error) {
-		from, err = t.member(key)
-		return err
-	}))
 	ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
 	defer cancel()
-	if err := conn.HandshakeContext(ctx); err != nil {
+	conn, from, err := t.opts.Guard.Server(ctx, raw, func(key keystead.Digest) error {
+		_, err := t.member(key)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	p := &patient{Conn: conn}
@@ -75,11 +75,14 @@ func (t *TLSTransport) serve(raw net.Conn) error {
 	switch frameKind(kind) {
 	case frameMessages:
 		p.idle = true
-		return t.serveMessages(r, from.Key)
+		if t.opts.MaxAge > 0 {
+			defer time.AfterFunc(t.opts.MaxAge, func() { raw.Close() }).Stop()
+		}
+		return t.serveMessages(r, from)
 	case frameSnapshot:
-		return t.serveSnapshot(p, r, from.Key)
+		return t.serveSnapshot(p, r, from)
 	case frameJoin:
-		return t.serveJoin(p, r, from.Key)
+		return t.serveJoin(p, r, from)
 	}
 	return &keystead.FormatError{Format: "replica-stream", Field: "kind", Problem: fmt.Sprintf("is %d, which is none", kind)}
 }

@@ -3,7 +3,6 @@ package replica
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,15 +16,35 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// A Guard secures connections between members: a reader there learns and alters
+// nothing, and each side knows whose key the other holds. *NodeKey does so by pinned
+// keys alone; another may ask for more than the key. Both methods own raw until they
+// return a connection, and close it if they do not; ctx bounds them.
+type Guard interface {
+	// Digest names this node's key.
+	Digest() keystead.Digest
+	// Client secures a connection that this node dialled. The other side must show
+	// that key.
+	Client(ctx context.Context, raw net.Conn, key keystead.Digest) (net.Conn, error)
+	// Server secures one that it accepted, and returns the key that the other side
+	// showed. It asks accept whether that key may speak here.
+	Server(ctx context.Context, raw net.Conn, accept func(keystead.Digest) error) (net.Conn, keystead.Digest, error)
+}
+
 // TLSOptions say how a [TLSTransport] listens and dials.
 type TLSOptions struct {
-	Key        *NodeKey
+	Guard      Guard
 	Listener   net.Listener
 	QueueBytes int // messages to one member that wait; 16 MiB if 0
 	Log        *slog.Logger
+
+	// MaxAge is how long a stream of messages stands on what the guard saw when it was
+	// opened; 0 is without end. Another takes its place after a third of it. Snapshots
+	// and joins, each of which has its own connection, may take longer.
+	MaxAge time.Duration
 }
 
-// A TLSTransport carries messages over mutual TLS 1.3 with pinned keys: one stream
+// A TLSTransport carries messages over connections that a [Guard] secures: one stream
 // to each member, snapshots and joins on connections of their own.
 type TLSTransport struct {
 	opts    TLSOptions
@@ -33,6 +52,7 @@ type TLSTransport struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
+	news    news // of connections, by the host at the other end
 
 	mu      sync.RWMutex
 	members map[keystead.Digest]Member
@@ -50,6 +70,7 @@ func ListenTLS(opts TLSOptions) func(Handler) (Transport, error) {
 			opts.Log = slog.New(slog.DiscardHandler)
 		}
 		t := &TLSTransport{opts: opts, handler: h, members: map[keystead.Digest]Member{}, peers: map[uint64]*peer{}, conns: map[net.Conn]bool{}}
+		t.news.log = opts.Log
 		t.ctx, t.cancel = context.WithCancel(context.Background())
 		t.tasks.Add(1)
 		go t.accept()
@@ -65,7 +86,7 @@ func (t *TLSTransport) Members(members []Member) {
 	now := map[uint64]bool{}
 	for _, m := range members {
 		t.members[m.Key] = m
-		if m.Key == t.opts.Key.digest || m.ID == 0 {
+		if m.Key == t.opts.Guard.Digest() || m.ID == 0 {
 			continue
 		}
 		now[m.ID] = true
@@ -109,30 +130,24 @@ func (t *TLSTransport) Send(ms []*pb.Message) {
 }
 
 const (
-	dialTimeout  = 5 * time.Second
+	dialTimeout  = 15 * time.Second // evidence takes a while on a busy machine
 	writeTimeout = 30 * time.Second // of a batch or chunk; a peer that takes longer is cut off
 )
 
 // dial connects to the address and demands that key there.
-func (t *TLSTransport) dial(ctx context.Context, address string, key keystead.Digest, kind frameKind) (*tls.Conn, error) {
+func (t *TLSTransport) dial(ctx context.Context, address string, key keystead.Digest, kind frameKind) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, t.opts.Key.config(func(got keystead.Digest) error {
-		if got == key {
-			return nil
-		}
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Want: key.String(), Got: got.String(), Where: address})
-	}))
-	err = conn.HandshakeContext(ctx)
-	if err == nil {
-		_, err = conn.Write([]byte{byte(kind)})
-	}
+	conn, err := t.opts.Guard.Client(ctx, raw, key)
 	if err != nil {
-		return nil, errors.Join(err, raw.Close())
+		return nil, fmt.Errorf("%s: %w", address, err)
+	}
+	if _, err := conn.Write([]byte{byte(kind)}); err != nil {
+		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
 }

@@ -55,12 +55,18 @@ func newEnd(t *testing.T) *end {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return endWith(t, key, TLSOptions{Guard: key, QueueBytes: 1 << 20})
+}
+
+func endWith(t *testing.T, key *NodeKey, opts TLSOptions) *end {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	opts.Listener = l
 	e := &end{sink: &sink{make(chan []*pb.Message, 16), make(chan uint64, 16)}, key: key, address: l.Addr().String()}
-	tr, err := ListenTLS(TLSOptions{Key: key, Listener: l, QueueBytes: 1 << 20})(e.sink)
+	tr, err := ListenTLS(opts)(e.sink)
 	if err != nil {
 		t.Fatal(err)
 	}

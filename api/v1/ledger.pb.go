@@ -1532,9 +1532,12 @@ type StatusResponse struct {
 	// domain_clock in Unix milliseconds.
 	DomainClockMs uint64 `protobuf:"varint,9,opt,name=domain_clock_ms,json=domainClockMs,proto3" json:"domain_clock_ms,omitempty"`
 	// fresh is false while the node is clock-stale: it grants nothing then.
-	Fresh         bool    `protobuf:"varint,10,opt,name=fresh,proto3" json:"fresh,omitempty"`
-	Peers         []*Peer `protobuf:"bytes,11,rep,name=peers,proto3" json:"peers,omitempty"`
-	Version       string  `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
+	Fresh   bool    `protobuf:"varint,10,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	Peers   []*Peer `protobuf:"bytes,11,rep,name=peers,proto3" json:"peers,omitempty"`
+	Version string  `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
+	// unsigned says why the node signs nothing now: the roster names another signing
+	// key than the one that it started with. Empty if it signs.
+	Unsigned      string `protobuf:"bytes,13,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1649,6 +1652,13 @@ func (x *StatusResponse) GetPeers() []*Peer {
 func (x *StatusResponse) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetUnsigned() string {
+	if x != nil {
+		return x.Unsigned
 	}
 	return ""
 }
@@ -1915,7 +1925,7 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\vTickRequest\x12\x12\n" +
 	"\x04tick\x18\x01 \x01(\fR\x04tick\"\x0e\n" +
 	"\fTickResponse\"\x0f\n" +
-	"\rStatusRequest\"\xe3\x02\n" +
+	"\rStatusRequest\"\xff\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
@@ -1929,7 +1939,8 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x05fresh\x18\n" +
 	" \x01(\bR\x05fresh\x12'\n" +
 	"\x05peers\x18\v \x03(\v2\x11.keystead.v1.PeerR\x05peers\x12\x18\n" +
-	"\aversion\x18\f \x01(\tR\aversion\"G\n" +
+	"\aversion\x18\f \x01(\tR\aversion\x12\x1a\n" +
+	"\bunsigned\x18\r \x01(\tR\bunsigned\"G\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +

@@ -13,8 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -27,7 +29,7 @@ digest of its genesis entry. The domain file holds that entry and where the node
 it may be handed on in the open, and everything in it follows from the digest.`,
 		`  keystead domain init demo --local 3 --dir demo
   keystead domain show --domain demo/domain.json`,
-		a.domainInit(), a.domainJoin(), a.domainShow(), a.domainSubmit(),
+		a.domainInit(), a.domainJoin(), a.domainShow(), a.domainSubmit(), a.domainTerms(), a.domainObject(),
 	)
 }
 
@@ -38,6 +40,12 @@ type domainInit struct {
 	evidence          string
 	local, port       int
 	dir, out          string
+	tpms              []string
+	root              string
+	machines          string
+	by                yardstick
+	settings          []string // that name founding terms
+	objects           [][]byte // that founding terms name, and those terms
 }
 
 func (a *app) domainInit() *cobra.Command {
@@ -59,9 +67,15 @@ shown wherever the domain's receipts are.
 Every node has a TPM that certifies its keys (keystead node init --tpm). --evidence none
 founds a domain of nodes that need none: then nothing says which machines hold the
 nodes' keys, and that is shown wherever the domain's receipts are. The nodes of --local
-have no TPM, so their domain is founded like that.`,
+have no TPM, so their domain is founded like that, unless --tpm names one for each, or
+--machines a directory of practice machines, whose references are then the founding terms.
+
+--policy, --roots, --refs and --codeset make founding terms: by what hosts and nodes are
+judged from the start. They are written as objects beside the domain file, in objects/, from
+where keystead domain join takes them into a node's directory.`,
 		Example: `  keystead domain init demo --local 3 --dir demo
-  keystead domain init example --member ops.key.pub --node n1/contact --out domain.json`,
+  keystead domain init example --member ops.key.pub --node n1/contact --policy strict \
+      --roots vendors.pem --refs host.refs --codeset boot.signed --out domain.json`,
 		Args: cobra.ExactArgs(1),
 	}
 	c.Flags().StringArrayVar(&o.members, "member", nil, "a founding member's public `KEY`, or a file with it; may be repeated")
@@ -73,11 +87,22 @@ have no TPM, so their domain is founded like that.`,
 	c.Flags().IntVar(&o.port, "port", 7101, "with --local: the first node's peer port; API +100, health +200")
 	c.Flags().StringVar(&o.dir, "dir", "", "with --local: the `DIR` to make")
 	c.Flags().StringVar(&o.out, "out", "", "the domain `FILE` to write")
+	c.Flags().StringArrayVar(&o.tpms, "tpm", nil, "with --local: `PATH` of a node's TPM, one for each node")
+	c.Flags().StringVar(&o.root, "machine-root", "/", "with --local and --tpm: `DIR` below which nodes read their logs")
+	c.Flags().StringVar(&o.machines, "machines", "", "with --local: `DIR` of practice machines n1, n2, …, each with tpm and root, on which the nodes run")
+	o.by.add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if !slices.Contains([]string{"", "required", receipt.EvidenceNone}, o.evidence) {
 			return misuse(fmt.Errorf("--evidence %s is neither required nor none", o.evidence), "")
 		}
+		o.practise()
+		if err := o.found(); err != nil {
+			return err
+		}
 		if o.local > 0 {
+			if len(o.tpms) > 0 || o.machines != "" {
+				return a.initLocal(args[0], o)
+			}
 			if o.evidence == "required" {
 				return misuse(fmt.Errorf("the nodes of --local have no TPM"), "leave --evidence out, or make each node with keystead node init --tpm")
 			}
@@ -103,6 +128,9 @@ have no TPM, so their domain is founded like that.`,
 		if err != nil {
 			return err
 		}
+		if err := writeObjects(objectsBeside(o.out), o.objects); err != nil {
+			return err
+		}
 		if err := createFile(o.out, file.Encode(), 0o644); err != nil {
 			return err
 		}
@@ -113,9 +141,44 @@ have no TPM, so their domain is founded like that.`,
 	return c
 }
 
+// practise has the practice machines' references make the founding terms, as far as
+// nothing else was given.
+func (o *domainInit) practise() {
+	if o.machines == "" || o.by.given() {
+		return
+	}
+	at := func(name string) string { return filepath.Join(o.machines, name) }
+	o.by.policy, o.by.testRoots = "demo", []string{at(practice.EKRoot)}
+	o.by.refs, o.by.codeSets = []string{at(practice.Reference)}, []string{at(practice.CodeSet)}
+}
+
+// found makes founding terms of what was given, and their objects.
+func (o *domainInit) found() error {
+	if !o.by.given() {
+		return nil
+	}
+	parts, err := o.by.parts()
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		o.objects = append(o.objects, p.content)
+	}
+	for _, role := range []string{admit.RoleHost, admit.RoleNode} {
+		t := terms(role, parts)
+		text, err := t.Text()
+		if err != nil {
+			return misuse(err, "")
+		}
+		o.objects, o.settings = append(o.objects, text), append(o.settings, admit.FoundingTerms(role, text))
+	}
+	return nil
+}
+
 // genesis makes the unsigned domain file.
 func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domainInit) (*client.Domain, error) {
 	g := receipt.Genesis{Name: name, Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: o.threshold, Members: members}}
+	g.Settings = append(g.Settings, o.settings...)
 	if o.trustDisks {
 		g.Settings = append(g.Settings, receipt.TrustDisks+"=true")
 	}
@@ -144,6 +207,12 @@ func (a *app) initLocal(name string, o domainInit) error {
 	if o.dir == "" || o.local > 9 {
 		return misuse(fmt.Errorf("--local wants --dir DIR, and at most 9 nodes"), "")
 	}
+	if o.machines != "" && len(o.tpms) > 0 {
+		return misuse(fmt.Errorf("--machines and --tpm both say where the nodes' TPMs are"), "")
+	}
+	if len(o.tpms) > 0 && (len(o.tpms) != o.local || len(o.settings) == 0) {
+		return misuse(fmt.Errorf("--tpm stands once for each node, together with founding terms"), "--policy and --roots say by what nodes judge each other")
+	}
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return misuse(err, "")
 	}
@@ -159,10 +228,17 @@ func (a *app) initLocal(name string, o domainInit) error {
 	for i := range o.local {
 		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
 		p := daemon.Place{Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
+		switch {
+		case o.machines != "":
+			machine := filepath.Join(o.machines, p.Name)
+			p.TPM, p.Root, p.Note = filepath.Join(machine, practice.TPM), filepath.Join(machine, practice.Root), "a practice machine"
+		case len(o.tpms) > 0:
+			p.TPM, p.Root = o.tpms[i], o.root
+		}
 		dirs = append(dirs, filepath.Join(o.dir, p.Name))
-		contact, err := daemon.Prepare(dirs[i], p)
+		contact, err := prepare(dirs[i], p)
 		if err != nil {
-			return misuse(err, "")
+			return err
 		}
 		contacts = append(contacts, contact)
 	}
@@ -177,13 +253,16 @@ func (a *app) initLocal(name string, o domainInit) error {
 	if err := createFile(out, file.Encode(), 0o644); err != nil {
 		return err
 	}
+	if err := writeObjects(objectsBeside(out), o.objects); err != nil {
+		return err
+	}
 	entry, err := receipt.NoteEntry(file.Genesis)
 	if err != nil {
 		return err
 	}
 	digest := keystead.Sum(entry)
 	for _, dir := range dirs {
-		if err := daemon.Enter(dir, file, digest); err != nil {
+		if err := enter(dir, file, digest, o.objects); err != nil {
 			return err
 		}
 	}
@@ -208,7 +287,7 @@ func (a *app) domainJoin() *cobra.Command {
 		Long: `Puts the domain file into a node's directory and the domain's digest into its
 configuration. A founding node takes the file that its members signed; a node that was
 added later (keystead node add) fetches the newest contacts on the way, if a node of
-the domain answers.`,
+the domain answers. Founding objects beside the domain file, in objects/, are taken along.`,
 		Example: `  keystead domain join n4 --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
@@ -224,7 +303,11 @@ the domain answers.`,
 			}
 			done()
 		}
-		if err := daemon.Enter(args[0], file, digest); err != nil {
+		objects, err := readObjects(objectsBeside(f.domain))
+		if err != nil {
+			return err
+		}
+		if err := enter(args[0], file, digest, objects); err != nil {
 			return err
 		}
 		return a.answer(map[string]any{"domain": digest, "directory": args[0]}, func(w io.Writer) {
@@ -232,6 +315,19 @@ the domain answers.`,
 		})
 	}
 	return c
+}
+
+// enter takes a domain and its founding objects into a node's directory.
+func enter(dir string, file *client.Domain, digest keystead.Digest, objects [][]byte) error {
+	if err := daemon.Enter(dir, file, digest); err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if err := daemon.PutObject(dir, o); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // merged adds newer contacts to those of a file; a later one of a name counts.

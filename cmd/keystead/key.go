@@ -27,7 +27,7 @@ host whose lease and evidence the policy accepts. docs/spec/keys.md describes al
 		`  keystead key create storage --policy release.txt --member ops.key --domain demo/domain.json
   keystead key list --domain demo/domain.json
   keystead key rotate storage --member ops.key --domain demo/domain.json`,
-		a.keyCreate(), a.keyRotate(), a.keySubmit(), a.keyList(), a.keyShow(),
+		a.keyCreate(), a.keyRotate(), a.keySubmit(), a.keyList(), a.keyShow(), a.keyRelease(),
 	)
 }
 

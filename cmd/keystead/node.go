@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +16,6 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
-	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -27,20 +27,20 @@ func (a *app) node() *cobra.Command {
   keystead node add n4/contact --domain demo/domain.json --key demo/member.key
   keystead node run --config n4/keystead.toml
   keystead node remove n4 --domain demo/domain.json --key demo/member.key`,
-		a.nodeInit(), a.nodeRun(), a.nodeStatus(), a.nodeAdd(), a.nodeRemove(),
+		a.nodeInit(), a.nodeRun(), a.nodeStatus(), a.nodeAdd(), a.nodeRemove(), a.nodeRekey(), a.nodeRecover(),
 	)
 }
 
 func (a *app) nodeInit() *cobra.Command {
 	var p daemon.Place
-	var tpm string
 	c := &cobra.Command{
 		Use:   "init DIR --name NAME --peer HOST:PORT --api HOST:PORT",
 		Short: "Make a node's directory: keys, contact, configuration",
 		Long: `Makes a directory with the node's keys, its contact (its public keys and addresses,
 signed), and a configuration. The node runs once it has been told a domain
 (keystead domain join). With --tpm the contact names the TPM's attestation key, which
-members pin by signing for the node, and which certifies the node's later keys.`,
+members pin by signing for the node, and which certifies the node's later keys; and the
+node's first signing key is sealed to the TPM and the boot registers.`,
 		Example: `  keystead node init n1 --name n1 --peer 127.0.0.1:7101 --api 127.0.0.1:7201 --ops 127.0.0.1:7301
   keystead node init n1 --name n1 --peer 10.0.0.1:7100 --api 10.0.0.1:7200 --tpm /dev/tpmrm0`,
 		Args: cobra.ExactArgs(1),
@@ -50,20 +50,16 @@ members pin by signing for the node, and which certifies the node's later keys.`
 	c.Flags().StringVar(&p.API, "api", "", "`HOST:PORT` where clients reach it")
 	c.Flags().StringVar(&p.Ops, "ops", "127.0.0.1:7300", "`HOST:PORT` for health checks and metrics")
 	c.Flags().BoolVar(&p.Plain, "plain", false, "serve clients without TLS, on a loopback address only")
-	c.Flags().StringVar(&tpm, "tpm", "", "`PATH` of the node's TPM: a device, or the socket of a software TPM")
+	c.Flags().StringVar(&p.TPM, "tpm", "", "`PATH` of the node's TPM: a device, or the socket of a software TPM")
+	c.Flags().StringVar(&p.Root, "root", "", "`DIR` below which the node's logs and package list are read (default /)")
+	c.Flags().StringVar(&p.Note, "note", "", "what the node's evidence says of itself, for people")
 	for _, f := range []string{"name", "peer", "api"} {
 		must(c.MarkFlagRequired(f))
 	}
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		if tpm != "" {
-			var err error
-			if p.AK, err = attestationKey(tpm); err != nil {
-				return aboutMachine(err)
-			}
-		}
-		contact, err := daemon.Prepare(args[0], p)
+		contact, err := prepare(args[0], p)
 		if err != nil {
-			return misuse(err, "")
+			return err
 		}
 		answer := struct {
 			Directory string `json:"directory"`
@@ -74,17 +70,21 @@ members pin by signing for the node, and which certifies the node's later keys.`
 	return c
 }
 
-// attestationKey names the attestation key of the TPM at path.
-func attestationKey(path string) (key.AKDigest, error) {
-	tpm, err := collect.OpenTPM(path)
-	if err != nil {
-		return key.AKDigest{}, err
-	}
-	defer tpm.Close()
+// prepare makes a node's directory.
+func prepare(dir string, p daemon.Place) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	public, err := tpm.AK(ctx, collect.AKECC)
-	return key.DigestAK(public), err
+	contact, err := daemon.Prepare(ctx, dir, p)
+	return contact, aboutPlace(err)
+}
+
+// aboutPlace gives trouble with the TPM its own hint; what else is wrong with a place
+// is misuse.
+func aboutPlace(err error) error {
+	if e := (*collect.Error)(nil); err == nil || errors.As(err, &e) {
+		return aboutMachine(err)
+	}
+	return misuse(err, "")
 }
 
 func (a *app) nodeRun() *cobra.Command {
@@ -126,7 +126,7 @@ func runNode(cfg daemon.Config) error {
 	log := cfg.Logger(os.Stderr)
 	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: programVersion()})
 	if err != nil {
-		return err
+		return aboutStart(err)
 	}
 	log.Info("node runs", "name", n.Name(), "domain", cfg.Domain, "api", cfg.API.Listen, "peers", cfg.Peer.Listen)
 	notify("READY=1")
@@ -142,6 +142,22 @@ func runNode(cfg daemon.Config) error {
 		}
 		return err
 	}
+}
+
+// aboutStart gives what keeps a node from starting a hint.
+func aboutStart(err error) error {
+	var config *daemon.ConfigError
+	switch {
+	case errors.As(err, &config):
+		return misuse(err, "keystead node run --example-config explains every field")
+	case errors.Is(err, keystead.ReasonSealedStateChanged):
+		return hinted(err, "the machine booted otherwise than when the key was sealed; boot as before, or make the node anew (keystead node init) and have members replace it")
+	case errors.Is(err, keystead.ReasonSealedElsewhere), errors.Is(err, keystead.ReasonKeyForeign):
+		return hinted(err, "a node's directory belongs to the TPM that it was made with; make a node anew with keystead node init")
+	case errors.Is(err, keystead.ReasonSealedDamaged):
+		return hinted(err, "the sealed key is lost; make the node anew (keystead node init) and have members replace it")
+	}
+	return aboutMachine(err)
 }
 
 // clientFlags are those of every command that talks to a domain.
@@ -222,6 +238,9 @@ func (a *app) nodeStatus() *cobra.Command {
 			fmt.Fprintf(w, "node:       %s (%s), term %d, led by %s\ntree:       %d leaves, %d under a checkpoint\nclock:      %s, fresh: %v\n",
 				s.GetNode(), s.GetRole(), s.GetTerm(), orNobody(s.GetLeader()), s.GetTreeSize(), s.GetCheckpointSize(),
 				time.UnixMilli(int64(s.GetDomainClockMs())).UTC().Format(time.RFC3339), s.GetFresh())
+			if why := s.GetUnsigned(); why != "" {
+				fmt.Fprintf(w, "signs:      nothing: %s\n", why)
+			}
 			for _, p := range s.GetPeers() {
 				fmt.Fprintf(w, "member:     %s (%s), raft id %d\n", p.GetName(), p.GetRole(), p.GetRaftId())
 			}

@@ -34,7 +34,7 @@ versions only.`,
 }
 
 func (a *app) refvalBuild() *cobra.Command {
-	var out, bundle, status, root, keyring, cache string
+	var out, bundle, status, root, keyring, cache, recipe, parts string
 	var offline, fresh, executable, complete bool
 	c := &cobra.Command{
 		Use:   "build --out FILE",
@@ -56,12 +56,15 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 	f.StringVar(&root, "root", "/", "`DIR` below which apt's sources, keys and lists are")
 	f.StringVar(&keyring, "keyring", "", "accept this keyring `FILE` only, in place of those of apt's sources")
 	f.StringVar(&cache, "cache", "", "`DIR` to keep indexes and digests (default: keystead in the user's cache)")
+	f.StringVar(&recipe, "recipe", "", "write what the set was built of to this new `FILE`, for others to build it again")
+	f.StringVar(&parts, "parts", "", "with --recipe: `DIR` for the bytes that the recipe names")
 	f.BoolVar(&offline, "offline", false, "use what apt and the cache have")
 	f.BoolVar(&fresh, "fresh", false, "fetch indexes anew, whatever apt has")
 	f.BoolVar(&executable, "executable", false, "take only what can be executed or mapped")
 	f.BoolVar(&complete, "complete", false, "refuse to leave out packages")
 	must(c.MarkFlagRequired("out"))
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
+	c.MarkFlagsRequiredTogether("recipe", "parts")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		list, err := packageList(bundle, status, root)
 		if err != nil {
@@ -82,6 +85,9 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 				return err
 			}
 		}
+		if recipe != "" {
+			o.Keep = func(piece []byte) error { return writeObjects(parts, [][]byte{piece}) }
+		}
 		ctx, stop := interruptible(c.Context())
 		defer stop()
 		file, err := openOutput(out)
@@ -89,14 +95,19 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 			return err
 		}
 		defer file.discard()
-		set, err := a.buildSet(ctx, o, complete)
+		result, err := a.buildSet(ctx, o, complete)
 		if err != nil {
 			return err
 		}
-		if err := file.commit(set.Bytes(), 0o644); err != nil {
+		if recipe != "" {
+			if err := createFile(recipe, result.Recipe.Text(), 0o644); err != nil {
+				return err
+			}
+		}
+		if err := file.commit(result.Set.Bytes(), 0o644); err != nil {
 			return err
 		}
-		d := describeSet(set)
+		d := describeSet(result.Set)
 		return a.answer(d, func(w io.Writer) { d.print(w, false) })
 	}
 	return c
@@ -104,7 +115,7 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 
 // buildSet builds with progress, tells what was skipped, and refuses a set that
 // proves nothing.
-func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*refval.Set, error) {
+func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fetch.Result, error) {
 	var p *progress
 	var stage string
 	o.Progress = func(step fetch.Progress) {
@@ -153,7 +164,7 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*re
 		}
 		return nil, hinted(keystead.Deny(findings...), hint)
 	}
-	return result.Set, nil
+	return result, nil
 }
 
 // packageList reads a dpkg status from where the flags say.

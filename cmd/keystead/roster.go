@@ -23,17 +23,56 @@ many --key as the domain's threshold the change is handed in; with fewer it is p
 for other members to sign (keystead member sign, then keystead domain submit).`,
 		Example: `  keystead node add n4/contact --domain demo/domain.json --key demo/member.key`,
 		Args:    cobra.ExactArgs(1),
-	}, func(arg string, r *receipt.Roster) ([]byte, error) {
-		signed, err := readFile(arg, 4096)
+	}, func(args []string, r *receipt.Roster) ([]byte, error) {
+		signed, contact, err := readContact(args[0])
 		if err != nil {
 			return nil, err
 		}
-		contact, err := client.OpenContact(signed)
-		if err != nil {
-			return nil, misuse(fmt.Errorf("%s: %w", arg, err), "")
-		}
 		r.Nodes = append(r.Nodes, contact.Node())
 		return signed, nil
+	})
+}
+
+func readContact(name string) ([]byte, client.Contact, error) {
+	signed, err := readFile(name, 4096)
+	if err != nil {
+		return nil, client.Contact{}, err
+	}
+	c, err := client.OpenContact(signed)
+	if err != nil {
+		return nil, c, misuse(fmt.Errorf("%s: %w", name, err), "")
+	}
+	return signed, c, nil
+}
+
+func (a *app) nodeRekey() *cobra.Command {
+	return a.rosterChange(&cobra.Command{
+		Use:   "rekey CONTACT… --domain FILE [--key FILE]",
+		Short: "Bring in the keys of nodes that started anew together",
+		Long: `In a domain that asks its nodes for evidence and does not trust their disks, a node makes
+a new signing key whenever it starts, and the other nodes certify it. If a majority of
+the nodes starts anew at once, no majority is left to certify, and the domain is closed:
+then members bring in the new keys. The contacts are the files contact in the nodes'
+directories, which each node writes when it starts. Names and machines stay as they are.`,
+		Example: `  keystead node rekey n1/contact n2/contact n3/contact --domain demo/domain.json --key demo/member.key`,
+		Args:    cobra.MinimumNArgs(1),
+	}, func(args []string, r *receipt.Roster) ([]byte, error) {
+		for _, name := range args {
+			_, c, err := readContact(name)
+			if err != nil {
+				return nil, err
+			}
+			i := slices.IndexFunc(r.Nodes, func(n receipt.Node) bool { return n.Name == c.Name })
+			switch {
+			case i < 0:
+				return nil, misuse(fmt.Errorf("the roster has no node %q", c.Name), "keystead node add adds it")
+			case r.Nodes[i].AK != c.AK:
+				return nil, misuse(fmt.Errorf("%s is of a machine with attestation key %s, and the roster has %s for %s", name, c.AK, r.Nodes[i].AK, c.Name),
+					"remove the node and add it anew (keystead node remove, keystead node add)")
+			}
+			r.Nodes[i].Key = c.Key
+		}
+		return nil, nil
 	})
 }
 
@@ -46,8 +85,8 @@ that replicates the ledger. With as many --key as the domain's threshold the cha
 handed in; with fewer it is printed for other members to sign.`,
 		Example: `  keystead node remove n3 --domain demo/domain.json --key demo/member.key`,
 		Args:    cobra.ExactArgs(1),
-	}, func(name string, r *receipt.Roster) ([]byte, error) {
-		n := len(r.Nodes)
+	}, func(args []string, r *receipt.Roster) ([]byte, error) {
+		n, name := len(r.Nodes), args[0]
 		r.Nodes = slices.DeleteFunc(r.Nodes, func(n receipt.Node) bool { return n.Name == name })
 		if len(r.Nodes) == n {
 			return nil, misuse(fmt.Errorf("the roster has no node %q", name), "keystead domain show lists them")
@@ -57,7 +96,7 @@ handed in; with fewer it is printed for other members to sign.`,
 }
 
 // rosterChange completes a command that changes the roster of now.
-func (a *app) rosterChange(c *cobra.Command, edit func(arg string, r *receipt.Roster) (contact []byte, err error)) *cobra.Command {
+func (a *app) rosterChange(c *cobra.Command, edit func(args []string, r *receipt.Roster) (contact []byte, err error)) *cobra.Command {
 	var f clientFlags
 	var keys []string
 	f.add(c)
@@ -73,7 +112,8 @@ func (a *app) rosterChange(c *cobra.Command, edit func(arg string, r *receipt.Ro
 			return err
 		}
 		change := receipt.Change{Domain: v.Domain, Sequence: v.Sequence + 1, After: v.Entry, Roster: v.Roster}
-		contact, err := edit(args[0], &change.Roster)
+		change.Roster.Nodes = slices.Clone(change.Roster.Nodes)
+		contact, err := edit(args, &change.Roster)
 		if err != nil {
 			return err
 		}
@@ -151,16 +191,17 @@ func (a *app) domainSubmit() *cobra.Command {
 	var f clientFlags
 	var contactFile string
 	c := &cobra.Command{
-		Use:     "submit FILE --domain FILE",
-		Short:   "Hand in a roster change or setting that members signed",
-		Long:    `Hands in a roster change or a setting once enough members have signed it (keystead member sign).`,
+		Use:   "submit FILE --domain FILE",
+		Short: "Hand in a roster change or a statement that members signed",
+		Long: `Hands in a roster change, or a statement written by --out of another command, once enough
+members have signed it (keystead member sign).`,
 		Example: `  keystead domain submit roster.txt --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
 	f.add(c)
 	c.Flags().StringVar(&contactFile, "contact", "", "contact `FILE` of a node that the change adds")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		signed, err := readFile(args[0], 64<<10)
+		signed, err := readFile(args[0], 1<<20)
 		if err != nil {
 			return err
 		}

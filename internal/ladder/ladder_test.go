@@ -26,8 +26,8 @@ var rungs = map[string]int{
 	"keyring": 4,
 	"ledger":  5, "attest": 5, "channel": 5, "relay": 5, "interchange": 5, "recorder": 5,
 	"replica": 6, "collect": 6, "fetch": 6, "serve": 6, "client": 6, "console": 6,
-	"daemon": 7,
-	"cmd":    8,
+	"daemon": 7, "agent": 7,
+	"cmd": 8,
 }
 
 // bans are imports forbidden to whole stretches of the ladder, each with its reason.

@@ -75,7 +75,7 @@ func runBare() error {
 	}
 	n, err := replica.Start(context.Background(), replica.Options{Store: replica.StoreOptions{FS: vfs.Default, Dir: b.Dir, Machine: idle{}},
 		Key: key.Digest(), Address: b.Address, Founders: b.Founders, TrustDisks: true,
-		Connect: replica.ListenTLS(replica.TLSOptions{Key: key, Listener: l})})
+		Connect: replica.ListenTLS(replica.TLSOptions{Guard: key, Listener: l})})
 	if err != nil {
 		return err
 	}

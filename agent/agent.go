@@ -1,0 +1,287 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence/process"
+	"github.com/keystead/keystead/evidence/tpm2"
+)
+
+// An Agent runs until Close.
+type Agent struct {
+	cfg    Config
+	log    *slog.Logger
+	self   *identity
+	ek     keystead.Digest
+	boot   process.BootID
+	lock   *os.File
+	tpm    *collect.TPM
+	prover *collect.Prover
+	domain *client.Client // for what anybody may ask, such as where nodes are
+	nodes  *nodes
+	host   *client.Host // on attested connections
+	front  *front
+
+	ctx   context.Context
+	stop  context.CancelFunc
+	tasks sync.WaitGroup
+	wake  chan struct{}
+
+	closing sync.Once
+	closed  error
+
+	mu     sync.Mutex // guards what follows
+	core   *Core
+	held   *held
+	seen   map[string]error // nodes, as they were found
+	spiffe string           // of the SVID that is written
+}
+
+// Start opens the TPM and the socket and begins to show evidence. That no node can be
+// reached, or the host is not enrolled, is no error: the agent waits.
+func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
+	a := &Agent{cfg: cfg, log: log, wake: make(chan struct{}, 1), held: newHeld(), seen: map[string]error{}}
+	a.ctx, a.stop = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	if err := a.openMachine(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.openDomain(); err != nil {
+		return nil, err
+	}
+	if a.front, err = openFront(cfg.Socket, a.now, a.log); err != nil {
+		return nil, err
+	}
+	a.core = NewCore(Timing{Interval: time.Duration(cfg.Evidence.IntervalMS) * time.Millisecond}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+	a.front.serve(service{a}, func(err error) { a.log.Error("request failed", "because", err) })
+	a.tasks.Go(a.run)
+	return a, nil
+}
+
+// openMachine takes what is this machine's: directory, key, TPM. An SVID of an agent
+// that was killed goes.
+func (a *Agent) openMachine(ctx context.Context) (err error) {
+	if a.lock, err = lock(a.cfg.Dir); err != nil {
+		return err
+	}
+	if a.self, err = loadKey(a.cfg.Dir); errors.Is(err, os.ErrNotExist) {
+		if err = makeKey(a.cfg.Dir); err == nil {
+			a.self, err = loadKey(a.cfg.Dir)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if a.cfg.SVID.Dir != "" {
+		if err := removeSVID(a.cfg.SVID.Dir); err != nil {
+			return err
+		}
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	if a.boot, err = process.ParseBootID(string(boot)); err != nil {
+		return err
+	}
+	if a.tpm, err = collect.OpenTPM(a.cfg.TPM.Path); err != nil {
+		return err
+	}
+	a.prover = collect.NewProver(a.tpm, collect.Machine{Root: a.cfg.TPM.Root}, collect.AKECC, a.cfg.TPM.Note)
+	a.ek, err = Identity(ctx, a.tpm)
+	return err
+}
+
+// Identity returns the hardware identity of a TPM: SHA-256 of its endorsement key's
+// public key (PKIX DER).
+func Identity(ctx context.Context, tpm *collect.TPM) (keystead.Digest, error) {
+	ek, err := tpm.EK(ctx)
+	if err != nil {
+		return keystead.Digest{}, err
+	}
+	public, err := tpm2.ParsePublic(ek.Public)
+	if err != nil {
+		return keystead.Digest{}, err
+	}
+	return public.Fingerprint(), nil
+}
+
+// defaultAge is how old the evidence on a connection may be if no interval is configured.
+const defaultAge = 30 * time.Second
+
+// openDomain reads the domain file, and prepares to talk to nodes.
+func (a *Agent) openDomain() error {
+	path := filepath.Join(a.cfg.Dir, DomainFile)
+	raw, err := readBounded(path, maxConfig)
+	if err != nil {
+		return err
+	}
+	file, err := client.ParseDomain(raw)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if a.domain, err = client.Open(file, a.cfg.Domain, client.Options{Certificate: &a.self.cert}); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	a.nodes = newNodes(a.domain, a.prover, a.self)
+	age := time.Duration(a.cfg.Evidence.IntervalMS) * time.Millisecond // all nodes see evidence as often as the ledger does
+	if age == 0 {
+		age = defaultAge
+	}
+	a.host = client.NewHost(client.HostOptions{MaxAge: age, Dial: func(ctx context.Context, to client.Contact) (net.Conn, error) {
+		return a.nodes.dial(ctx, to, 2*age) // client.Host takes a new one after age, and lets requests end on the old
+	}})
+	return nil
+}
+
+// now reads CLOCK_BOOTTIME.
+func (a *Agent) now() Moment {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err) // every kernel that this runs on has it
+	}
+	return Moment(ts.Nano())
+}
+
+// Enrolment is the command by which a member enrols this host.
+func (a *Agent) Enrolment() string { return EnrolmentCommand(a.cfg.Host, a.ek) }
+
+// EnrolmentCommand is the command by which a member enrols a host of that hardware
+// identity.
+func EnrolmentCommand(host string, ek keystead.Digest) string {
+	return fmt.Sprintf("keystead host enrol %s --ek %s", host, ek)
+}
+
+// beat is the longest time between two looks at the clock: a timer stands still while
+// the machine sleeps, a lease does not.
+const beat = time.Second
+
+// run lets the core act when it is time.
+func (a *Agent) run() {
+	for a.ctx.Err() == nil {
+		a.mu.Lock()
+		a.apply((*Core).Step)
+		now := a.now()
+		a.held.expire(now)
+		wait := min(beat, max(0, a.core.Next().Sub(now)))
+		a.mu.Unlock()
+		a.front.users.forget(now)
+		select {
+		case <-a.ctx.Done():
+		case <-a.wake:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// do tells the core of something, and has run look at the time anew.
+func (a *Agent) do(decide func(*Core, Moment) Ready) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.apply(decide)
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// apply does what the core decides: it closes at once, and does the rest beside. The
+// lock is held.
+func (a *Agent) apply(decide func(*Core, Moment) Ready) {
+	if a.ctx.Err() != nil {
+		return
+	}
+	before, end := a.core.phase, a.core.lease
+	r := decide(a.core, a.now())
+	if r.Close {
+		a.shut(r.Silent, end)
+	}
+	if phase, problem := a.core.Phase(); phase != before || r.Close {
+		a.tell(phase, problem)
+	}
+	if r.Prove != "" {
+		a.tasks.Go(func() { a.prove(r.Prove) })
+	}
+	if r.Issue {
+		a.tasks.Go(a.issue)
+	}
+}
+
+// shut ends what a lease gave. The lock is held.
+func (a *Agent) shut(silent bool, lease *Lease) {
+	if silent && lease != nil {
+		a.held.silence(lease.End())
+	} else {
+		a.held.clear()
+	}
+	a.spiffe = ""
+	if a.cfg.SVID.Dir != "" {
+		if err := removeSVID(a.cfg.SVID.Dir); err != nil {
+			a.log.Error("the SVID is still there", "because", err)
+		}
+	}
+}
+
+// tell logs where the host stands now. The lock is held.
+func (a *Agent) tell(phase Phase, problem error) {
+	switch phase {
+	case Admitted:
+		a.log.Info("admitted", "host", a.cfg.Host, "lease", a.core.lease.Version, "assurance", a.core.lease.Assurance, "interval", a.core.Interval(), "exposure", a.core.Exposure(a.now()))
+	case Unenrolled:
+		a.log.Warn("this machine is not enrolled: a member runs the command, and the agent goes on by itself", "command", a.Enrolment())
+	default:
+		a.log.Warn("no lease", "phase", phase, "because", problem)
+	}
+}
+
+// Close ends the agent: socket, SVID, keys, connections. It may be called twice.
+func (a *Agent) Close() error {
+	a.closing.Do(func() { a.closed = a.close() })
+	return a.closed
+}
+
+func (a *Agent) close() error {
+	a.stop()
+	var errs []error
+	if a.front != nil {
+		errs = append(errs, a.front.stop())
+	}
+	a.tasks.Wait()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held.clear()
+	if a.host != nil {
+		a.host.Close()
+	}
+	if a.domain != nil {
+		a.domain.Close()
+	}
+	if a.self != nil && a.cfg.SVID.Dir != "" {
+		errs = append(errs, removeSVID(a.cfg.SVID.Dir))
+	}
+	if a.tpm != nil {
+		errs = append(errs, a.tpm.Close())
+	}
+	if a.lock != nil {
+		errs = append(errs, a.lock.Close())
+	}
+	return errors.Join(errs...)
+}

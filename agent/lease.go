@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"errors"
+	"time"
+
+	"github.com/keystead/keystead"
+)
+
+// A Moment is a reading of CLOCK_BOOTTIME, which goes on while the machine sleeps and
+// which nobody sets.
+type Moment time.Duration
+
+// Sub returns the time from o to m.
+func (m Moment) Sub(o Moment) time.Duration { return time.Duration(m - o) }
+
+// Add returns the moment d later.
+func (m Moment) Add(d time.Duration) Moment { return m + Moment(d) }
+
+// Lease is what a node answered to evidence that was accepted. It is the node's word;
+// the ledger has the lease itself.
+type Lease struct {
+	Host      string
+	Version   uint64
+	Assurance string
+	Verdict   string
+	Asked     Moment        // before the nonce was asked for
+	Holds     time.Duration // from there
+}
+
+// End is when the lease is over, if nothing ends it before.
+func (l Lease) End() Moment { return l.Asked.Add(l.Holds) }
+
+// passing reports whether err says nothing against the host's lease.
+func passing(err error) bool {
+	var refused *keystead.DenyError
+	if !errors.As(err, &refused) {
+		return true // a failure of this machine or of the way to the nodes
+	}
+	for _, f := range refused.Findings {
+		switch {
+		case f.Reason == keystead.ReasonLeaseExpired:
+			return false
+		case f.Reason == keystead.ReasonNonceExpired, f.Reason == keystead.ReasonConnectionExpired:
+		case f.Reason.Stage() != keystead.StageUnavailable && f.Reason.Stage() != keystead.StageInternal:
+			return false
+		}
+	}
+	return true
+}
+
+// unreachable reports whether err says that no node could answer.
+func unreachable(err error) bool {
+	var refused *keystead.DenyError
+	return errors.As(err, &refused) && refused.Stage() == keystead.StageUnavailable
+}
+
+// endsLease reports whether err says that the host has no lease.
+func endsLease(err error) bool {
+	for _, r := range []keystead.Reason{keystead.ReasonLeaseUnknown, keystead.ReasonLeaseSuspended, keystead.ReasonLeaseExpired, keystead.ReasonHostUnenrolled,
+		keystead.ReasonHostRevoked, keystead.ReasonHardwareForeign, keystead.ReasonHardwareDenied, keystead.ReasonBootChanged} {
+		if errors.Is(err, r) {
+			return true
+		}
+	}
+	return false
+}
+
+func deny(r keystead.Reason, want, got string) error {
+	return keystead.Deny(keystead.Finding{Reason: r, Where: "host", Want: want, Got: got})
+}

@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/refusal"
+)
+
+// Times that an attempt has.
+const (
+	proveTimeout = time.Minute
+	learnTimeout = 5 * time.Second // of what is known already, mostly
+	issueTimeout = 20 * time.Second
+)
+
+// prove shows evidence for a lease, and tells the core what came of it.
+func (a *Agent) prove(purpose string) {
+	ctx, cancel := context.WithTimeout(a.ctx, proveTimeout)
+	defer cancel()
+	lease, err := a.obtain(ctx, purpose)
+	if err != nil {
+		a.log.Debug("no lease obtained", "purpose", purpose, "because", err)
+		a.do(func(c *Core, now Moment) Ready { return c.Failed(now, err) })
+		return
+	}
+	a.mu.Lock()
+	a.held.until = 0
+	a.mu.Unlock()
+	a.do(func(c *Core, now Moment) Ready { return c.Proved(now, lease) })
+}
+
+// obtain has every node activate a credential and see evidence, and hands in evidence
+// for the ledger.
+func (a *Agent) obtain(ctx context.Context, purpose string) (Lease, error) {
+	if err := a.connect(ctx); err != nil {
+		return Lease{}, err
+	}
+	asked := a.now()
+	nonce, err := a.host.Nonce(ctx)
+	if err != nil {
+		return Lease{}, err
+	}
+	bundle, _, err := a.prover.Prove(ctx, evidence.Binding{Purpose: purpose, Nonce: nonce.GetNonce(), SubjectKey: a.self.public}, nil)
+	if err != nil {
+		return Lease{}, err
+	}
+	var lease *apiv1.Lease
+	if purpose == evidence.PurposeAdmission {
+		r, e := a.host.Admit(ctx, &apiv1.AdmitRequest{Host: a.cfg.Host, Bundle: bundle.Bytes(), Tick: nonce.GetTick()})
+		lease, err = r.GetLease(), e
+	} else {
+		r, e := a.host.Renew(ctx, &apiv1.RenewRequest{Host: a.cfg.Host, Bundle: bundle.Bytes(), Tick: nonce.GetTick()})
+		lease, err = r.GetLease(), e
+	}
+	if err != nil {
+		return Lease{}, err
+	}
+	return a.lease(lease, asked)
+}
+
+// lease takes a node's answer, if it is of this host.
+func (a *Agent) lease(l *apiv1.Lease, asked Moment) (Lease, error) {
+	if s := refusal.Parse(l.GetSuspended()); s != nil {
+		return Lease{}, deny(keystead.ReasonLeaseSuspended, "a lease that no node suspended", s.Error())
+	}
+	switch {
+	case l.GetHost() != a.cfg.Host || !bytes.Equal(l.GetSubjectKey(), a.self.public):
+		return Lease{}, &keystead.FormatError{Format: "lease", Field: "host", Problem: "is of another host or key than what was shown"}
+	case l.GetHoldsMs() == 0 || l.GetHoldsMs() > uint64(maxHold.Milliseconds()):
+		return Lease{}, &keystead.FormatError{Format: "lease", Field: "holds", Problem: "is no time, or more than a day"}
+	}
+	return Lease{Host: l.GetHost(), Version: l.GetVersion(), Assurance: l.GetAssurance(), Verdict: l.GetVerdict(), Asked: asked,
+		Holds: time.Duration(l.GetHoldsMs()) * time.Millisecond}, nil
+}
+
+// connect learns where the nodes are, and connects to those that have not seen
+// evidence of late. One is enough to go on; if there is none, the error is what they
+// say most of.
+func (a *Agent) connect(ctx context.Context) error {
+	learning, cancel := context.WithTimeout(ctx, learnTimeout)
+	defer cancel()
+	contacts, err := a.nodes.learn(learning)
+	if err != nil {
+		return err
+	}
+	a.host.Nodes(contacts)
+	found := a.host.Connect(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen = found
+	var worst error
+	for name, e := range found {
+		if e == nil {
+			return nil
+		}
+		a.log.Debug("node not connected", "node", name, "because", e)
+		if worst == nil || !passing(e) {
+			worst = e
+		}
+	}
+	return worst
+}
+
+// issue has an SVID signed and puts it in place.
+func (a *Agent) issue() {
+	if a.cfg.SVID.Dir == "" {
+		a.do(func(c *Core, now Moment) Ready { return c.Issued(now, nil) })
+		return
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, issueTimeout)
+	defer cancel()
+	var s *svid
+	r, err := a.host.IssueSVID(ctx, a.cfg.Host)
+	if err == nil {
+		s, err = openSVID(r, a.self.public, time.Now())
+	}
+	if err == nil {
+		err = a.place(s)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		a.log.Warn("no SVID", "because", err)
+	}
+	a.do(func(c *Core, now Moment) Ready { return c.Issued(now, err) })
+}
+
+// place writes an SVID, unless the lease has ended meanwhile.
+func (a *Agent) place(s *svid) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, err := a.core.Lease(a.now()); err != nil {
+		return err
+	}
+	if err := s.write(a.cfg.SVID.Dir, a.self.pem); err != nil {
+		return err
+	}
+	a.spiffe = s.id
+	return nil
+}

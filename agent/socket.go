@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	osuser "os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/internal/refusal"
+)
+
+// Bounds of what an application sends, and of how long it takes for it.
+const (
+	maxRequest     = 8 << 10 // bytes of a message
+	maxHeader      = 8 << 10 // bytes
+	requestTimeout = 30 * time.Second
+	idleTimeout    = 30 * time.Second
+	headerTimeout  = 5 * time.Second
+)
+
+// front is the local socket with the server behind it.
+type front struct {
+	path     string
+	made     os.FileInfo // of the socket
+	listener *net.UnixListener
+	users    *users
+	now      func() Moment
+	server   *http.Server
+	log      *slog.Logger
+}
+
+// openFront makes the socket with its mode and owner before it has its name, so that
+// nobody connects who may not. It replaces a socket that an agent left behind.
+func openFront(c SocketConfig, now func() Moment, log *slog.Logger) (*front, error) {
+	mode, err := c.mode()
+	if err != nil {
+		return nil, err
+	}
+	uid, gid, err := c.owner()
+	if err != nil {
+		return nil, err
+	}
+	if info, err := os.Lstat(c.Path); err == nil && info.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("socket.path %s: is there, and is no socket", c.Path)
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(c.Path), ".s")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir)
+	made := filepath.Join(dir, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err = os.Chmod(made, mode); err == nil {
+		err = os.Chown(made, uid, gid)
+	}
+	var info os.FileInfo
+	if err == nil {
+		info, err = os.Lstat(made)
+	}
+	if err == nil {
+		err = os.Rename(made, c.Path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(made))
+	}
+	return &front{path: c.Path, made: info, listener: l, users: newUsers(c), now: now, log: log}, nil
+}
+
+// owner returns the numbers of user and group, -1 for the agent's own.
+func (c *SocketConfig) owner() (uid, gid int, err error) {
+	number := func(name string, look func(string) (string, error)) (int, error) {
+		if name == "" {
+			return -1, nil
+		}
+		if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+			return int(n), nil
+		}
+		id, err := look(name)
+		if err != nil {
+			return 0, err
+		}
+		return strconv.Atoi(id)
+	}
+	if uid, err = number(c.User, func(s string) (string, error) { u, err := osuser.Lookup(s); return idOf(u, err) }); err != nil {
+		return 0, 0, fmt.Errorf("socket.user: %w", err)
+	}
+	if gid, err = number(c.Group, func(s string) (string, error) { g, err := osuser.LookupGroup(s); return gidOf(g, err) }); err != nil {
+		return 0, 0, fmt.Errorf("socket.group: %w", err)
+	}
+	return uid, gid, nil
+}
+
+func idOf(u *osuser.User, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	return u.Uid, nil
+}
+
+func gidOf(g *osuser.Group, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	return g.Gid, nil
+}
+
+// Accept implements net.Listener: it finds out who connected, and closes unread what is
+// one connection too many.
+func (f *front) Accept() (net.Conn, error) {
+	for {
+		conn, err := f.listener.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		v := &visitor{Conn: conn}
+		v.peer, v.err = collect.NewPeer(conn)
+		uid := ^uint32(0) // nobody's
+		if v.err == nil {
+			uid = v.peer.UID()
+		}
+		if v.user, v.gone = f.users.enter(uid, f.now()); v.user != nil {
+			return v, nil
+		}
+		f.log.Warn("a connection too many is closed", "user", uid)
+		v.gone = func() {}
+		_ = v.Close() // unread
+	}
+}
+
+// Addr implements net.Listener.
+func (f *front) Addr() net.Addr { return f.listener.Addr() }
+
+// Close implements net.Listener.
+func (f *front) Close() error { return f.listener.Close() }
+
+type visitorKey struct{}
+
+// serve answers until the front is closed.
+func (f *front) serve(s apiv1connect.AgentServiceHandler, failed func(error)) {
+	mux := http.NewServeMux()
+	mux.Handle(apiv1connect.NewAgentServiceHandler(s, connect.WithReadMaxBytes(maxRequest), connect.WithInterceptors(answers(failed))))
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	f.server = &http.Server{
+		Handler: mux, Protocols: protocols, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 8, MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 64 << 10},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, visitorKey{}, c.(*visitor))
+		},
+	}
+	go func() {
+		if err := f.server.Serve(f); !errors.Is(err, http.ErrServerClosed) {
+			f.log.Error("the local socket is no longer served", "because", err)
+		}
+	}()
+}
+
+// stop ends the requests under way, for a while, and removes the socket, unless another
+// agent has put its own there.
+func (f *front) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var err error
+	if f.server == nil {
+		err = f.Close()
+	} else if f.server.Shutdown(ctx) != nil {
+		err = f.server.Close()
+	}
+	if info, lerr := os.Lstat(f.path); lerr == nil && os.SameFile(info, f.made) {
+		err = errors.Join(err, os.Remove(f.path))
+	}
+	return err
+}
+
+// answers gives every call its deadline and every error its wire form.
+func answers(failed func(error)) connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+			ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+			defer cancel()
+			out, err := next(ctx, r)
+			if err != nil && refusal.Deny(err) == nil {
+				failed(err)
+			}
+			return out, refusal.Encode(err)
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package client
+
+import (
+	"context"
+	"crypto/hpke"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/evidence/process"
+	"github.com/keystead/keystead/internal/refusal"
+)
+
+// A LocalAgent is the agent of this machine, as its applications ask it. Its zero value
+// asks nobody. It is safe for concurrent use.
+type LocalAgent struct{ path string }
+
+// Local returns the agent that listens at the path of a Unix socket.
+func Local(path string) LocalAgent { return LocalAgent{path} }
+
+// A ReleasedKey is an agreed key that was released to this process. Nothing prints the
+// key; only Bytes gives it.
+type ReleasedKey struct {
+	_       [0]func() // not comparable
+	name    string
+	version uint64
+	secret  []byte
+	until   time.Time
+}
+
+// Name returns the key's name.
+func (k *ReleasedKey) Name() string { return k.name }
+
+// Version returns the key's version.
+func (k *ReleasedKey) Version() uint64 { return k.version }
+
+// Bytes returns the key itself.
+func (k *ReleasedKey) Bytes() []byte { return k.secret }
+
+// Until is how long it may be used, unless it is released again: as long as the host's
+// lease, and longer where the key's specification allows it. It is counted by the
+// monotonic clock, which stands still while the machine sleeps.
+func (k *ReleasedKey) Until() time.Time { return k.until }
+
+// Forget wipes the key.
+func (k *ReleasedKey) Forget() { clear(k.secret) }
+
+// String names the key without its content.
+func (k *ReleasedKey) String() string { return fmt.Sprintf("[key %s version %d]", k.name, k.version) }
+
+// GoString is String.
+func (k *ReleasedKey) GoString() string { return k.String() }
+
+// Status asks where the host stands.
+func (l LocalAgent) Status(ctx context.Context) (*apiv1.AgentStatusResponse, error) {
+	to, done := l.connect()
+	defer done()
+	r, err := to.AgentStatus(ctx, connect.NewRequest(&apiv1.AgentStatusRequest{}))
+	if err != nil {
+		return nil, l.explain(err)
+	}
+	return r.Msg, nil
+}
+
+// Release asks for an agreed key, of that version or, with 0, the newest. It goes over
+// a connection of its own, by which the agent knows this process, and comes sealed to a
+// wrapping key that only this call has (docs/spec/application.md).
+func (l LocalAgent) Release(ctx context.Context, key string, version uint64) (*ReleasedKey, error) {
+	to, done := l.connect()
+	defer done()
+	asked := time.Now()
+	c, err := to.Challenge(ctx, connect.NewRequest(&apiv1.ChallengeRequest{}))
+	if err != nil {
+		return nil, l.explain(err)
+	}
+	wrapping, err := process.KEMs()[0].GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	report, err := answer(c.Msg, process.Report{Key: key, Version: version, Wrapping: wrapping.PublicKey()})
+	if err != nil {
+		return nil, err
+	}
+	r, err := to.ReleaseKey(ctx, connect.NewRequest(&apiv1.ReleaseKeyRequest{Report: report}))
+	if err != nil {
+		return nil, l.explain(err)
+	}
+	kdf, aead := process.Suite()
+	secret, err := hpke.Open(wrapping, kdf, aead, process.Info(report), r.Msg.GetSealed())
+	if err != nil {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonSignatureInvalid, Where: "answer of the agent",
+			Want: "a key sealed in answer to this report", Got: "one that does not open"})
+	}
+	return &ReleasedKey{name: key, version: r.Msg.GetVersion(), secret: secret, until: asked.Add(time.Duration(r.Msg.GetHoldsMs()) * time.Millisecond)}, nil
+}
+
+// answer completes a report to a challenge.
+func answer(c *apiv1.ChallengeResponse, r process.Report) ([]byte, error) {
+	if len(c.GetChallenge()) != len(r.Challenge) || len(c.GetBootId()) != len(r.Boot) {
+		return nil, &keystead.FormatError{Format: "challenge", Field: "size", Problem: "is not 32 bytes with a boot id of 16"}
+	}
+	copy(r.Challenge[:], c.GetChallenge())
+	copy(r.Boot[:], c.GetBootId())
+	return r.Encode()
+}
+
+// connect returns a client on one new connection, which done closes.
+func (l LocalAgent) connect() (to apiv1connect.AgentServiceClient, done func()) {
+	t := &http.Transport{
+		MaxConnsPerHost: 1,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", l.path)
+		},
+	}
+	return apiv1connect.NewAgentServiceClient(&http.Client{Transport: t}, "http://agent.invalid", connect.WithReadMaxBytes(maxHostAnswer)), t.CloseIdleConnections
+}
+
+// explain turns an error into a refusal, and says why there is no agent to ask.
+func (l LocalAgent) explain(err error) error {
+	got := ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		got = "no agent listens there: keystead agent run"
+	case errors.Is(err, fs.ErrPermission):
+		got = "this user may not connect: socket.mode, socket.user and socket.group of the agent's configuration say who may"
+	default:
+		return refusal.Decode(err)
+	}
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "socket " + l.path, Want: "the agent of this machine", Got: got})
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/agent"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/refusal"
+)
+
+// socketFlags are those of commands that ask the machine's agent.
+type socketFlags struct {
+	socket  string
+	timeout time.Duration
+}
+
+func (f *socketFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.socket, "socket", cmp.Or(os.Getenv("KEYSTEAD_AGENT"), agent.DefaultConfig().Socket.Path), "`PATH` of the agent's socket (default: $KEYSTEAD_AGENT, else "+agent.DefaultConfig().Socket.Path+")")
+	c.Flags().Lookup("socket").DefValue = "" // help is the same everywhere
+	c.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to try")
+}
+
+func (f *socketFlags) open() (client.LocalAgent, context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), f.timeout)
+	return client.Local(f.socket), ctx, cancel
+}
+
+func (a *app) agentStatus() *cobra.Command {
+	var f socketFlags
+	var wait string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show where this host stands",
+		Long: `Asks the agent of this machine where the host stands: its lease and how long it lasts from now,
+when evidence is shown next, how long the machine keeps what it has once it goes bad
+(exposure), the nodes, and what the last attempt failed for. --wait PHASE waits, as long as
+--timeout says, until the host is starting, unenrolled, unavailable, refused, suspended or
+admitted.`,
+		Example: `  keystead agent status
+  keystead agent status --wait admitted --timeout 1m`,
+		Args: cobra.NoArgs,
+	}
+	f.add(c)
+	c.Flags().StringVar(&wait, "wait", "", "wait until the host is in that `PHASE`")
+	c.RunE = func(*cobra.Command, []string) error {
+		to, ctx, done := f.open()
+		defer done()
+		s, err := awaitPhase(ctx, to, wait)
+		if err != nil {
+			return err
+		}
+		return a.answerMessage(s, func(w io.Writer) { printAgent(w, s) })
+	}
+	return c
+}
+
+// awaitPhase asks until the host is in the phase, or once if that is "".
+func awaitPhase(ctx context.Context, to client.LocalAgent, phase string) (*apiv1.AgentStatusResponse, error) {
+	for {
+		s, err := to.Status(ctx)
+		if err == nil && (phase == "" || s.GetPhase() == phase) || err != nil && (phase == "" || ctx.Err() != nil) {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			if err == nil {
+				err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Where: "host " + s.GetHost(), Want: phase, Got: s.GetPhase()})
+			}
+			return nil, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func printAgent(w io.Writer, s *apiv1.AgentStatusResponse) {
+	ms := func(n uint64) time.Duration {
+		return (time.Duration(n) * time.Millisecond).Round(100 * time.Millisecond)
+	}
+	fmt.Fprintf(w, "host:      %s (%s) in %s\nidentity:  %s\n", s.GetHost(), s.GetPhase(), s.GetDomain(), s.GetEk())
+	if s.GetLeaseVersion() != 0 {
+		fmt.Fprintf(w, "lease:     version %d, assurance %s, %v left, %v after its nonce was asked for\nevidence:  every %v, next in %v\nexposure:  %v at most\n",
+			s.GetLeaseVersion(), s.GetAssurance(), ms(s.GetLeftMs()), ms(s.GetHeldMs()), ms(s.GetIntervalMs()), ms(s.GetNextMs()), ms(s.GetExposureMs()))
+	}
+	if s.GetSpiffeId() != "" {
+		fmt.Fprintf(w, "svid:      %s\n", s.GetSpiffeId())
+	}
+	fmt.Fprintf(w, "keys:      %d held\n", s.GetKeys())
+	for _, n := range s.GetNodes() {
+		state := "connected"
+		if !n.GetConnected() {
+			state = "not connected: " + said(n.GetProblem())
+		}
+		fmt.Fprintf(w, "node:      %s %s\n", n.GetName(), state)
+	}
+	if s.GetProblem() != nil {
+		fmt.Fprintf(w, "problem:   %s\n", said(s.GetProblem()))
+	}
+	if s.GetPhase() == string(agent.Unenrolled) {
+		fmt.Fprintf(w, "a member:  %s\n", s.GetEnrolment())
+	}
+}
+
+// said gives a refusal on one line.
+func said(r *apiv1.Refusal) string {
+	deny := refusal.Parse(r)
+	if deny == nil {
+		return "unknown"
+	}
+	var all []string
+	for _, f := range deny.Findings {
+		all = append(all, printable(f.String()))
+	}
+	return strings.Join(all, "; ")
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/refval"
+)
+
+// yardstick is by what a role is to be judged, as files.
+type yardstick struct {
+	policy                         string
+	roots, testRoots, intermediate []string
+	refs, codeSets                 []string
+}
+
+func (y *yardstick) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&y.policy, "policy", "", "policy `FILE`, signed or not, or the name of a shipped one")
+	f.StringArrayVar(&y.roots, "roots", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
+	f.StringArrayVar(&y.testRoots, "test-roots", nil, "PEM `FILE` of roots of software TPMs, which reach assurance test; may be repeated")
+	f.StringArrayVar(&y.intermediate, "intermediates", nil, "PEM `FILE` of intermediates that help to build chains; may be repeated")
+	f.StringArrayVar(&y.refs, "refs", nil, "reference set `FILE`; may be repeated")
+	f.StringArrayVar(&y.codeSets, "codeset", nil, "code set `FILE`; may be repeated")
+}
+
+// given reports whether any of it was.
+func (y *yardstick) given() bool {
+	return y.policy != "" || len(y.roots)+len(y.testRoots)+len(y.intermediate)+len(y.refs)+len(y.codeSets) > 0
+}
+
+// part is an object, and what it is.
+type part struct {
+	kind    string
+	content []byte
+}
+
+// parts reads and checks the files.
+func (y *yardstick) parts() (parts []part, err error) {
+	if y.policy == "" || len(y.roots)+len(y.testRoots) == 0 {
+		return nil, misuse(errors.New("terms want --policy, and --roots or --test-roots"), "keystead policy list names the policies that are shipped")
+	}
+	text, shipped := policy.Shipped(y.policy)
+	if !shipped {
+		if text, err = readFile(y.policy, 1<<20); err != nil {
+			return nil, err
+		}
+		if key.IsNote(text) {
+			if text, _, err = key.Peek(text); err != nil {
+				return nil, misuse(err, "")
+			}
+		}
+	}
+	if _, err := policy.Compile(text, appraise.Vocabulary()); err != nil {
+		return nil, misuse(fmt.Errorf("%s: %w", y.policy, err), "")
+	}
+	parts = append(parts, part{admit.ObjectPolicy, text})
+	certs, err := readRoots(y.roots, y.testRoots, y.intermediate)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := formatRoots(certs)
+	if err != nil {
+		return nil, err
+	}
+	parts = append(parts, part{admit.ObjectRoots, roots})
+	for _, name := range y.refs {
+		s, err := readSet(name)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{admit.ObjectReferences, s.Bytes()})
+	}
+	for _, name := range y.codeSets {
+		text, err := readFile(name, refval.MaxCodeSet)
+		if err != nil {
+			return nil, err
+		}
+		bare := text
+		if key.IsNote(text) {
+			bare, _, err = key.Peek(text)
+		}
+		if err == nil {
+			_, err = refval.ParseCodeSet(string(bare))
+		}
+		if err != nil {
+			return nil, misuse(fmt.Errorf("%s: %w", name, err), "")
+		}
+		parts = append(parts, part{admit.ObjectCodeSet, text})
+	}
+	return parts, nil
+}
+
+func formatRoots(r tpm2.Roots) ([]byte, error) {
+	text, err := admit.FormatRoots(r)
+	if err != nil {
+		return nil, misuse(err, "")
+	}
+	return text, nil
+}
+
+// terms names the parts.
+func terms(role string, parts []part) admit.Terms {
+	t := admit.Terms{Role: role}
+	for _, p := range parts {
+		switch d := keystead.Sum(p.content); p.kind {
+		case admit.ObjectPolicy:
+			t.Policy = d
+		case admit.ObjectRoots:
+			t.Roots = d
+		case admit.ObjectReferences:
+			t.References = append(t.References, d)
+		case admit.ObjectCodeSet:
+			t.CodeSets = append(t.CodeSets, d)
+		}
+	}
+	ascending := func(a, b keystead.Digest) int { return slices.Compare(a[:], b[:]) }
+	slices.SortFunc(t.References, ascending)
+	slices.SortFunc(t.CodeSets, ascending)
+	return t
+}
+
+// domainTerms: by what roles are judged.
+func (a *app) domainTerms() *cobra.Command {
+	return a.noun("terms", "By what hosts and nodes are judged",
+		`Terms say by what the machines of a role are judged: one policy, endorsement roots, reference
+sets and code sets, each an object that the nodes keep by its digest.`,
+		`  keystead domain terms show host --domain d.json
+  keystead domain terms set host --policy strict.txt --roots vendors.pem --refs host.refs \
+      --codeset boot.signed \
+      --domain d.json --member m.key`,
+		a.termsShow(), a.termsSet(),
+	)
+}
+
+func (a *app) termsShow() *cobra.Command {
+	var f clientFlags
+	c := &cobra.Command{
+		Use:     "show ROLE --domain FILE",
+		Short:   "Show by what a role is judged",
+		Long:    `Shows the terms in force for a role (host or node): those judged last, or the founding ones.`,
+		Example: `  keystead domain terms show host --domain d.json`,
+		Args:    arguments("ROLE"),
+	}
+	f.add(c)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		text, version, err := termsInForce(ctx, cl, args[0])
+		if err != nil {
+			return err
+		}
+		answer := struct {
+			Role    string          `json:"role"`
+			Digest  keystead.Digest `json:"digest"`
+			Version uint64          `json:"version"` // 0: founding
+			Text    string          `json:"text"`
+		}{args[0], keystead.Sum(text), version, string(text)}
+		return a.answer(answer, func(w io.Writer) { w.Write(text) })
+	}
+	return c
+}
+
+// termsInForce returns the text of a role's terms, and their version.
+func termsInForce(ctx context.Context, cl *client.Client, role string) ([]byte, uint64, error) {
+	state, err := cl.State(ctx, []string{admit.TypeTerms + "/" + role}, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	if v := state.GetValues()[0]; v.GetVersion() > 0 {
+		return v.GetValue(), v.GetVersion(), nil
+	}
+	view, err := cl.Show(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	d, err := keystead.ParseDigest("sha256:" + view.Genesis.Setting(admit.FoundingSetting(role)))
+	if err != nil {
+		return nil, 0, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTermsMissing, Where: "role " + role, Want: "terms, from the genesis entry or judged", Got: "none"})
+	}
+	text, err := cl.GetObject(ctx, d)
+	return text, 0, err
+}
+
+func (a *app) termsSet() *cobra.Command {
+	var f statementFlags
+	var y yardstick
+	var recipes []string
+	c := &cobra.Command{
+		Use:   "set ROLE --policy FILE --roots FILE --domain FILE --member FILE",
+		Short: "Have the nodes judge a role by other terms",
+		Long: `Hands in the files, has the nodes endorse each that they do not know yet, and then the terms that
+name them. A reference set that is new wants the recipe that it was built by (keystead refval
+build --recipe), for every node to build it again, and the recipe's parts handed in before
+(keystead domain object put). With --out only the statement of the terms is written; the
+objects must be endorsed already.` + statementHelp,
+		Example: `  keystead domain terms set host --policy strict.txt --roots vendors.pem --codeset boot.signed \
+      --domain d.json --member m.key`,
+		Args: arguments("ROLE"),
+	}
+	f.add(c)
+	y.add(c)
+	c.Flags().StringArrayVar(&recipes, "recipe", nil, "recipe `FILE` of each --refs, in their order")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		parts, err := y.parts()
+		if err != nil {
+			return err
+		}
+		if len(recipes) > 0 && len(recipes) != len(y.refs) {
+			return misuse(fmt.Errorf("%d --recipe for %d --refs", len(recipes), len(y.refs)), "one each, in the same order")
+		}
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		if f.out == "" {
+			if err := a.endorseParts(ctx, cl, &f, args[0], parts, recipes); err != nil {
+				return err
+			}
+		}
+		return a.decide(&f, admit.TypeTerms, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
+			t := terms(args[0], parts)
+			t.Domain, t.Base = domain, base
+			return t.Text()
+		})
+	}
+	return c
+}
+
+// endorseParts has the nodes endorse the parts that no terms in force name and that
+// are not endorsed yet.
+func (a *app) endorseParts(ctx context.Context, cl *client.Client, f *statementFlags, role string, parts []part, recipes []string) error {
+	known := map[keystead.Digest]bool{}
+	if text, _, err := termsInForce(ctx, cl, role); err == nil {
+		if t, err := admit.ParseTerms(text); err == nil {
+			for _, o := range t.Objects() {
+				known[o.Digest] = true
+			}
+		}
+	}
+	sets := 0
+	for _, p := range parts {
+		recipe := ""
+		if p.kind == admit.ObjectReferences {
+			if sets < len(recipes) {
+				recipe = recipes[sets]
+			}
+			sets++
+		}
+		d := keystead.Sum(p.content)
+		state, err := cl.State(ctx, []string{admit.TypeObject + "/" + d.String()}, nil)
+		if err != nil {
+			return err
+		}
+		if known[d] || state.GetValues()[0].GetVersion() > 0 {
+			continue
+		}
+		if _, err := putObject(ctx, cl, f, p, recipe); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stderr, "keystead: %s %s is endorsed\n", p.kind, d)
+	}
+	return nil
+}

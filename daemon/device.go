@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/attest"
+	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/replica"
+)
+
+// maxSocket is about how long the path of a Unix socket may be (unix(7)).
+const maxSocket = 100
+
+// openDevice opens the TPM at a path, which may be a link to it.
+func openDevice(path string) (*collect.TPM, error) {
+	if len(path) > maxSocket {
+		if short, err := filepath.EvalSymlinks(path); err == nil {
+			path = short
+		}
+	}
+	return collect.OpenTPM(path)
+}
+
+// openTPM opens the node's TPM, if it has one or the domain asks its nodes for
+// evidence. Its attestation key must be the one that the node's contact names.
+func (n *Node) openTPM(ctx context.Context) error {
+	asks := n.genesis.AsksEvidence()
+	switch {
+	case n.cfg.TPM.Path == "" && asks:
+		return &ConfigError{Problem: "tpm.path must be set: the domain asks its nodes for evidence"}
+	case n.cfg.TPM.Path == "":
+		return nil
+	case n.cfg.API.Plain && asks:
+		return &ConfigError{Problem: "api.plain is for domains with evidence=none: without TLS there is nothing that evidence could be bound to"}
+	}
+	var err error
+	if n.tpm, err = openDevice(n.cfg.TPM.Path); err != nil {
+		return err
+	}
+	ak, err := n.tpm.AK(ctx, collect.AKECC)
+	if err != nil {
+		return err
+	}
+	if got := key.DigestAK(ak); got != n.own.AK {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "TPM at " + n.cfg.TPM.Path,
+			Want: fmt.Sprintf("the attestation key of node %s, %s", n.name, n.own.AK), Got: got.String()})
+	}
+	if !asks {
+		return nil
+	}
+	root := n.cfg.TPM.Root
+	if !filepath.IsAbs(root) {
+		root = filepath.Join(n.cfg.Dir, root)
+	}
+	n.prover = collect.NewProver(n.tpm, collect.Machine{Root: root}, collect.AKECC, n.cfg.TPM.Note)
+	n.gate = newGatekeeper(n)
+	return nil
+}
+
+// showTime bounds one attested connection's making: two TPMs take turns with others.
+const showTime = 15 * time.Second
+
+// evidenceConfig is what this node brings to attested connections.
+func (n *Node) evidenceConfig(by attest.Verifier) attest.Config {
+	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer}
+}
+
+// seal keeps the record of a clean shutdown: where no disk can be rolled back to it, if
+// there is a TPM.
+func (n *Node) seal() replica.Seal {
+	path := filepath.Join(n.cfg.Dir, sealFile)
+	if n.tpm == nil {
+		return replica.FileSeal{FS: vfs.Default, Path: path}
+	}
+	return TPMSeal{TPM: n.tpm, AK: collect.AKECC, FS: vfs.Default, Path: path}
+}

@@ -1,0 +1,208 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/attest"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+)
+
+// A nodeGate judges who says to be a node of the domain. The TLS key that it shows is
+// its name; its attestation key must be the one that the roster has under that name,
+// and its evidence must pass the terms for nodes.
+type nodeGate struct {
+	*attest.Appraiser
+	node *Node
+}
+
+func newNodeGate(n *Node) *nodeGate {
+	g := &nodeGate{node: n}
+	g.Appraiser = attest.NewAppraiser(g.terms)
+	return g
+}
+
+func (g *nodeGate) terms(ctx context.Context, _ keystead.Digest) (attest.Terms, error) {
+	return g.node.termsFor(ctx, admit.RoleNode, "")
+}
+
+// termsFor returns the terms in force for a role, to be judged by as of now.
+func (n *Node) termsFor(ctx context.Context, role, name string) (attest.Terms, error) {
+	rules, err := n.rules(ctx, role)
+	if err != nil {
+		return attest.Terms{}, err
+	}
+	in := rules.Input()
+	in.Time = time.Now().UTC()
+	return attest.Terms{Name: name, Input: in}, nil
+}
+
+// Verify implements attest.Verifier.
+func (g *nodeGate) Verify(ctx context.Context, c attest.Claim) (string, appraise.Verdict, error) {
+	pin := keystead.Sum(c.Expect.SubjectKey)
+	node, err := g.node.nodeWith(pin)
+	if err == nil && node.Name == "" {
+		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "connection", Want: "the TLS key of a node of the domain", Got: pin.String()})
+	}
+	if got := key.DigestAK(c.Keys.AKPublic); err == nil && got != node.AK {
+		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "node " + node.Name, Want: "its attestation key, " + node.AK.String(), Got: got.String()})
+	}
+	if err != nil {
+		return "", appraise.Verdict{}, err
+	}
+	_, v, err := g.Appraiser.Verify(ctx, c)
+	return node.Name, v, err
+}
+
+// nodeWith returns the node of the roster that a TLS key is the name of; none if no
+// contact names the key. It refuses a node that is in the roster no more (not-member).
+func (n *Node) nodeWith(pin keystead.Digest) (node receipt.Node, err error) {
+	c, ok := n.contactOf(pin)
+	if !ok && n.isUp() { // a node that was added a moment ago
+		if _, err := n.readContacts(); err != nil {
+			return node, err
+		}
+		c, ok = n.contactOf(pin)
+	}
+	if !ok {
+		return node, nil
+	}
+	roster := n.roster()
+	if node, ok = roster.Node(c.Name); !ok {
+		return node, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "connection", Want: "a node of the roster", Got: c.Name})
+	}
+	return node, nil
+}
+
+// gatekeeper judges who opens an attested connection to the API: a node of the domain
+// as nodeGate does, a host by the terms in force for the role that it is enrolled in.
+// A machine may be both, and is what its TLS key says. Evidence of an admitted host
+// that fails here ends its lease.
+type gatekeeper struct {
+	nodes *nodeGate
+	hosts *attest.Appraiser
+	node  *Node
+}
+
+func newGatekeeper(n *Node) *gatekeeper {
+	g := &gatekeeper{nodes: newNodeGate(n), node: n}
+	g.hosts = attest.NewAppraiser(g.terms)
+	return g
+}
+
+// Names by which the gatekeeper calls hosts, in contrast to nodes.
+const hostPrefix = "host/"
+
+func isHostName(name string) bool {
+	return len(name) > len(hostPrefix) && strings.HasPrefix(name, hostPrefix)
+}
+
+// hostWith returns the host that a hardware identity is enrolled as, "" for none, and
+// its role.
+func (n *Node) hostWith(identity keystead.Digest) (host, role string, err error) {
+	err = n.snapshot(func(v ledger.View) error {
+		if host, err = admit.HostOf(v, identity); err != nil || host == "" {
+			return err
+		}
+		e, _, err := admit.Enrolled(v, host)
+		role = e.Role
+		return err
+	})
+	return host, role, err
+}
+
+func unenrolled(identity keystead.Digest) error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: "connection", Want: "a machine that members enrolled", Got: "hardware identity " + identity.String()})
+}
+
+// terms finds by what a host's TPM is judged, before it has proven to be that one.
+func (g *gatekeeper) terms(ctx context.Context, identity keystead.Digest) (attest.Terms, error) {
+	host, role, err := g.node.hostWith(identity)
+	switch {
+	case err != nil:
+		return attest.Terms{}, err
+	case host == "":
+		return attest.Terms{}, unenrolled(identity)
+	}
+	return g.node.termsFor(ctx, role, hostPrefix+host)
+}
+
+// Accepted returns the attestation key that this node activated for a host's TPM.
+func (g *gatekeeper) Accepted(identity keystead.Digest) appraise.AcceptedKey {
+	return g.hosts.Accepted(identity)
+}
+
+// Challenge implements attest.Verifier. Who is none of the roster's machines and no
+// enrolled one is challenged as a node would be, to be told who it is.
+func (g *gatekeeper) Challenge(ctx context.Context, keys evidence.TPMKeys) (*appraise.Activation, error) {
+	ek, err := tpm2.ParsePublic(keys.EKPublic)
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := g.node.hostWith(ek.Fingerprint())
+	if err != nil {
+		return nil, err
+	}
+	var asHost *appraise.Activation
+	if host != "" {
+		if asHost, err = g.hosts.Challenge(ctx, keys); err != nil || !g.node.isNode(keys) {
+			return asHost, err
+		}
+	}
+	asNode, err := g.nodes.Challenge(ctx, keys) // of a machine that may be both: both must accept its chain
+	switch {
+	case err != nil && host == "" && !g.node.isNode(keys):
+		return nil, errors.Join(unenrolled(ek.Fingerprint()), err)
+	case err != nil || asNode != nil:
+		return asNode, err
+	}
+	return asHost, nil
+}
+
+// isNode reports whether an attestation key is that of a node of the roster.
+func (n *Node) isNode(keys evidence.TPMKeys) bool {
+	ak := key.DigestAK(keys.AKPublic)
+	roster := n.roster()
+	for _, node := range roster.Nodes {
+		if node.AK == ak {
+			return true
+		}
+	}
+	return false
+}
+
+// Verify implements attest.Verifier.
+func (g *gatekeeper) Verify(ctx context.Context, c attest.Claim) (string, appraise.Verdict, error) {
+	n := g.node
+	ek, err := tpm2.ParsePublic(c.Keys.EKPublic)
+	if err != nil {
+		return "", appraise.Verdict{}, err
+	}
+	node, notMember := n.nodeWith(keystead.Sum(c.Expect.SubjectKey))
+	if node.Name != "" {
+		return g.nodes.Verify(ctx, c)
+	}
+	host, _, err := n.hostWith(ek.Fingerprint())
+	switch {
+	case err != nil:
+		return "", appraise.Verdict{}, err
+	case host == "" && notMember != nil:
+		return "", appraise.Verdict{}, notMember
+	case host == "":
+		return "", appraise.Verdict{}, unenrolled(ek.Fingerprint())
+	}
+	_, v, err := g.hosts.Verify(ctx, c)
+	if err != nil && v.Claims().Key.Name != "" { // the root of trust held: its own words speak against it
+		n.suspend(host, err, v.Digest())
+	}
+	return hostPrefix + host, v, err
+}
