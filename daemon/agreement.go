@@ -63,7 +63,8 @@ func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 // signerOf signs by the key that a node has now.
 type signerOf struct{ *Node }
 
-// Sign implements keyring.Signer. Without a key in force the signature is nobody's.
+// Sign implements keyring.Signer. Without a key in the roster the signature is none,
+// and what carries it counts for nothing.
 func (s signerOf) Sign(message []byte) (none key.NodeSignature) {
 	k, err := s.signer()
 	if err != nil {
@@ -140,7 +141,7 @@ func (a *agreement) loop() {
 		}
 		at := a.standing()
 		if _, err := a.node.signer(); err != nil {
-			continue // not founded yet, or the roster does not have this node's key
+			continue // not founded yet, or not in the roster, or not by this key
 		}
 		if err := a.turn(&at); err != nil && a.node.running.Err() == nil {
 			a.node.log.Warn("keys are not agreed on", "because", err)

@@ -133,6 +133,9 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.openFronts(); err != nil {
 		return nil, err
 	}
+	if err := n.leaveContact(); err != nil { // after the ports: two processes of one directory do not get here
+		return nil, err
+	}
 	if n.replica, err = n.startReplica(ctx); err != nil {
 		return nil, err
 	}

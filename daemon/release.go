@@ -12,6 +12,7 @@ import (
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
 )
 
@@ -52,7 +53,10 @@ func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app k
 	if err := n.mayGrant(ctx); err != nil {
 		return keyring.Grant{}, err
 	}
-	if _, err := n.signer(); err != nil { // no node of the roster
+	if at := n.keys.standing(); !in(&at.Roster, n.name) {
+		return keyring.Grant{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "release", Want: "a node of the roster", Got: n.name})
+	}
+	if _, err := n.signer(); err != nil {
 		return keyring.Grant{}, err
 	}
 	var grant keyring.Grant
@@ -69,6 +73,12 @@ func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app k
 		return err
 	})
 	return grant, err
+}
+
+// in reports whether the roster names the node.
+func in(r *receipt.Roster, name string) bool {
+	_, ok := r.Node(name)
+	return ok
 }
 
 // Release implements serve.Keys.

@@ -23,8 +23,8 @@ type Sealer interface {
 
 // Names of the epoch's secret in a node's directory.
 const (
-	sealedEpoch   = "epoch.sealed"   // by the node's Sealer
-	unsealedEpoch = "epoch.unsealed" // as it is, by a node without one: whoever reads the directory has it
+	epochFile    = "epoch.sealed"   // by the node's Sealer
+	unsealedFile = "epoch.unsealed" // as it is, by a node without one: whoever reads the directory has it
 )
 
 // sealTime bounds what a Sealer may take.
@@ -38,9 +38,9 @@ type vault struct {
 
 func (v *vault) path() string {
 	if v.sealer == nil {
-		return filepath.Join(v.dir, unsealedEpoch)
+		return filepath.Join(v.dir, unsealedFile)
 	}
-	return filepath.Join(v.dir, sealedEpoch)
+	return filepath.Join(v.dir, epochFile)
 }
 
 // load returns what keep kept; nil if there is nothing.
@@ -82,7 +82,11 @@ func (v *vault) keep(ctx context.Context, secret []byte) error {
 	if err := os.Rename(next, v.path()); err != nil {
 		return err
 	}
-	return syncDir(v.dir)
+	d, err := os.Open(v.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // TPMSealer is a TPM as a Sealer: what it sealed opens on this machine alone, and while

@@ -54,7 +54,7 @@ a new signing key whenever it starts, and the other nodes certify it. If a major
 the nodes starts anew at once, no majority is left to certify, and the domain is closed:
 then members bring in the new keys. The contacts are the files contact in the nodes'
 directories, which each node writes when it starts. Names and machines stay as they are.`,
-		Example: `  keystead node rekey n1/contact n2/contact n3/contact --domain demo/domain.json --key demo/member.key`,
+		Example: `  keystead node rekey n1/contact n2/contact --domain demo/domain.json --key demo/member.key`,
 		Args:    cobra.MinimumNArgs(1),
 	}, func(args []string, r *receipt.Roster) ([]byte, error) {
 		for _, name := range args {
