@@ -109,6 +109,24 @@ const (
 	ReasonPolicyUnusable  Reason = "policy-unusable"       // a rule could not be evaluated
 )
 
+// Keys by agreement, and their release.
+const (
+	ReasonRoundUnfit        Reason = "round-unfit"        // a round that the ledger's state does not ask for, or that it has left behind
+	ReasonRoundForeign      Reason = "round-foreign"      // a message of another round, purpose, node or wrapping key
+	ReasonCommitLate        Reason = "commit-late"        // a commitment that came after a reveal
+	ReasonCommitChanged     Reason = "commit-changed"     // a second, different commitment of one node
+	ReasonCommitBroken      Reason = "commit-broken"      // revealed bytes that are not those committed to
+	ReasonRevealEarly       Reason = "reveal-early"       // a reveal before all commitments were there
+	ReasonSealUnopened      Reason = "seal-unopened"      // encrypted bytes that do not open, or not to the confirmed secret
+	ReasonContributionLost  Reason = "contribution-lost"  // a node that restarted does not have what it committed to
+	ReasonRoundSilent       Reason = "round-silent"       // a node that did not commit or reveal in time
+	ReasonSecretMissing     Reason = "secret-missing"     // this node does not have the epoch's secret
+	ReasonAgreementMismatch Reason = "agreement-mismatch" // a proposed result that is not what this node computed
+	ReasonKeyUnknown        Reason = "key-unknown"        // no key of that name, or no such version of it
+	ReasonEvidenceOld       Reason = "evidence-old"       // a lease's evidence is older than the key's specification allows
+	ReasonLevelLow          Reason = "level-low"          // less is known of the application than the key's specification asks
+)
+
 // Local applications.
 const (
 	ReasonReportReplayed  Reason = "report-replayed"  // an application's report that answers another challenge
@@ -253,6 +271,20 @@ var stages = map[Reason]Stage{
 	ReasonObjectUnknown:       StagePolicy,
 	ReasonObjectMissing:       StageUnavailable,
 	ReasonObjectMismatch:      StageSignature,
+	ReasonRoundUnfit:          StagePolicy,
+	ReasonRoundForeign:        StageSignature,
+	ReasonCommitLate:          StageSignature,
+	ReasonCommitChanged:       StageSignature,
+	ReasonCommitBroken:        StageSignature,
+	ReasonRevealEarly:         StageSignature,
+	ReasonSealUnopened:        StageSignature,
+	ReasonContributionLost:    StageUnavailable,
+	ReasonRoundSilent:         StageUnavailable,
+	ReasonSecretMissing:       StageUnavailable,
+	ReasonAgreementMismatch:   StageSignature,
+	ReasonKeyUnknown:          StagePolicy,
+	ReasonEvidenceOld:         StagePolicy,
+	ReasonLevelLow:            StagePolicy,
 	ReasonNoQuorum:            StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,

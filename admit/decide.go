@@ -62,7 +62,7 @@ func (d Decision) Ruling() Ruling {
 		return Ruling{}
 	}
 	return Ruling{Content: []byte(d.record.Verdict.String() + "\n"), Writes: []Write{
-		{Key: LeaseKey(d.host), Value: d.record.Bytes()}, {Key: verdictKey(d.host), Value: d.verdict.Bytes()}}}
+		{Key: LeaseKey(d.host), Value: d.record.Bytes()}, {Key: VerdictKey(d.host), Value: d.verdict.Bytes()}}}
 }
 
 // Decide judges an application to be admitted. It is a pure function of the state and

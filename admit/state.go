@@ -67,7 +67,6 @@ func termsKey(role string) string           { return TypeTerms + "/" + role }
 func enrolmentKey(host string) string       { return EnrolmentPrefix + host }
 func identityKey(ek keystead.Digest) string { return TypeEnrolment + "/identity/" + ek.String() }
 func denialKey(subject string) string       { return TypeDenial + "/" + subject }
-func verdictKey(host string) string         { return TypeLease + "/verdict/" + host }
 
 // The prefixes of judged keys under which all hosts are listed.
 const (
@@ -77,6 +76,10 @@ const (
 
 // LeaseKey returns the judged key of a host's lease. Its version is the lease's.
 func LeaseKey(host string) string { return LeasePrefix + host }
+
+// VerdictKey returns the judged key of the verdict by which a host was admitted. Its
+// version is the lease's.
+func VerdictKey(host string) string { return TypeLease + "/verdict/" + host }
 
 // Ruling is what a node that judges endorses: the content of its verdict, and what is
 // written when a majority says the same. Keys start with the judged type and a slash.

@@ -19,6 +19,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/key"
@@ -32,6 +33,13 @@ const patience = time.Minute
 
 // nodeEnv makes the test program run a node instead: the value is its configuration.
 const nodeEnv = "KEYSTEAD_TEST_NODE"
+
+// leasedEnv has the node take every host for one that has a lease, in a domain whose
+// nodes see no evidence.
+const leasedEnv = "KEYSTEAD_TEST_LEASED"
+
+// tpmEnv gives the node a TPM to seal its secret: the value is its socket.
+const tpmEnv = "KEYSTEAD_TEST_TPM"
 
 func TestMain(m *testing.M) {
 	if config := os.Getenv(nodeEnv); config != "" {
@@ -52,7 +60,19 @@ func runNode(config string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr), Judges: liar()})
+	opts := daemon.Options{Log: cfg.Logger(os.Stderr), Judges: liar()}
+	if os.Getenv(leasedEnv) != "" {
+		opts.Lease = leased
+	}
+	if socket := os.Getenv(tpmEnv); socket != "" {
+		tpm, err := collect.OpenTPM(socket)
+		if err != nil {
+			return err
+		}
+		defer tpm.Close()
+		opts.Sealer = daemon.TPMSealer{TPM: tpm}
+	}
+	n, err := daemon.Start(ctx, cfg, opts)
 	if err != nil {
 		return err
 	}
@@ -167,6 +187,9 @@ func (c *cluster) prepare(name, host, dir string) []byte {
 		host = "127.0.0.1"
 	}
 	p := &process{place: daemon.Place{Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
+	if !c.evidence {
+		p.env = []string{leasedEnv + "=1"}
+	}
 	contact, err := daemon.Prepare(p.dir, p.place)
 	if err != nil {
 		c.t.Fatal(err)

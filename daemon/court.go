@@ -92,12 +92,14 @@ const (
 	maxJudges     = 64                     // at work at a time; most of them wait for the log or another node
 )
 
-func (c *court) init(n *Node, judges map[string]Judge) {
+func (c *court) init(n *Node, judges ...map[string]Judge) {
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
 	c.judges = statementJudges()
 	c.judges[admit.TypeLease] = n.judgeLease
-	maps.Copy(c.judges, judges)
+	for _, more := range judges {
+		maps.Copy(c.judges, more)
+	}
 }
 
 // hear takes applied entries; it must not block.

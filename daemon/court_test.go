@@ -21,7 +21,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{keys: map[string]*key.Node{}}
-	b.court.init(nil, nil)
+	b.court.init(nil)
 	for i := range 3 {
 		k, err := key.NewNode(constant(i + 1))
 		if err != nil {

@@ -59,7 +59,7 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 
 // serve starts answering clients and operators.
 func (n *Node) serve() error {
-	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n}, serve.Options{
+	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n, Keys: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },

@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -24,6 +25,7 @@ type heard struct {
 	judged    [][]byte          // proposals, endorsements, effective entries that were not refused
 	effects   []effect          // of the effective ones
 	roster    bool              // changed
+	agreement bool              // something that rounds are made of
 	ticked    bool
 	size      uint64
 	clock     uint64
@@ -78,8 +80,11 @@ func (h *heard) note(kind receipt.Kind, entry []byte) {
 	switch kind {
 	case receipt.KindProposal, receipt.KindEndorsement, receipt.KindEffective:
 		h.judged = append(h.judged, append([]byte(nil), entry...))
+		h.agreement = h.agreement || kind == receipt.KindEffective
+	case receipt.KindTransaction:
+		h.agreement = h.agreement || string(ledger.ContractOf(entry)) == keyring.Contract
 	case receipt.KindGenesis, receipt.KindRoster:
-		h.roster = true
+		h.roster, h.agreement = true, true
 	case receipt.KindTick:
 		h.ticked = true
 	}

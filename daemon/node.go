@@ -37,6 +37,10 @@ type Options struct {
 	Log     *slog.Logger
 	Version string
 	Judges  map[string]Judge // by type of proposal, beside those that every node has
+	Sealer  Sealer           // for the epoch's secret; nil: the node's TPM, or without one a file of its directory
+	// Lease gives the lease of a host that asks for a key. Nil, as it should be where
+	// keys matter: that of the host which the request's connection shows.
+	Lease func(host string) LeaseOf
 }
 
 // Node is a running node.
@@ -58,6 +62,7 @@ type Node struct {
 	ticks      tickBox
 	court      court
 	effects    effects
+	keys       agreement
 	objects    *objects
 	evidence   box
 	peers      *peers
@@ -98,7 +103,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n.running, n.stop = context.WithCancel(context.Background())
 	n.peers = newPeers(n)
 	n.renewer = newRenewer(n)
-	n.court.init(n, opts.Judges)
+	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
 		return nil, err
 	}
@@ -112,6 +117,13 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.openTPM(ctx); err != nil {
 		return nil, err
 	}
+	sealer := opts.Sealer
+	if sealer == nil && n.tpm != nil {
+		sealer = TPMSealer{TPM: n.tpm}
+	}
+	if err := n.keys.init(ctx, n, sealer); err != nil {
+		return nil, err
+	}
 	if err := n.openFronts(); err != nil {
 		return nil, err
 	}
@@ -121,7 +133,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.foundLoop, n.renewer.loop, n.libraryLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.renewer.loop, n.libraryLoop} {
 		n.background(task)
 	}
 	return n, nil
@@ -238,6 +250,9 @@ func (n *Node) heard(h heard) {
 	n.voter.hear(h)
 	n.effects.hear(h.effects)
 	n.court.hear(h.judged)
+	if h.agreement {
+		n.keys.ring()
+	}
 	if h.roster {
 		select {
 		case n.changed <- struct{}{}:
@@ -299,6 +314,19 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 		return err
 	}
 	return n.record(ctx, contactContract, contactContract+"/"+c.Name, signed)
+}
+
+// transact writes records of a contract that nodes alone write.
+func (n *Node) transact(ctx context.Context, contract string, writes []ledger.Write, conditions ...ledger.Condition) error {
+	_, _, clock := n.machine.roster()
+	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
+		Contract: contract, Conditions: conditions, Writes: writes}
+	entry, err := tx.Entry()
+	if err != nil {
+		return err
+	}
+	_, err = n.propose(ctx, entry)
+	return err
 }
 
 // readContacts learns the contacts on the ledger.

@@ -195,13 +195,5 @@ func (n *Node) record(ctx context.Context, contract, key string, value []byte) e
 	}); err != nil || same {
 		return err
 	}
-	_, _, clock := n.machine.roster()
-	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
-		Contract: contract, Writes: []ledger.Write{{Key: key, Value: value}}}
-	entry, err := tx.Entry()
-	if err != nil {
-		return err
-	}
-	_, err = n.propose(ctx, entry)
-	return err
+	return n.transact(ctx, contract, []ledger.Write{{Key: key, Value: value}})
 }

@@ -47,6 +47,13 @@ func (b *tickBox) add(t ledger.SignedTick) {
 	}
 }
 
+// arrived returns when a node's newest tick came.
+func (b *tickBox) arrived(node string) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.newest[node].at
+}
+
 // take returns the ticks of nodes of the roster that are later than each one's last
 // in the log and have not lain here too long, if they are of a majority; nil if not.
 func (b *tickBox) take(r *receipt.Roster, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {

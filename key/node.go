@@ -12,8 +12,8 @@ import (
 // NodeSeedSize is the number of random bytes that a node key is made of.
 const NodeSeedSize = ed25519.SeedSize
 
-// Node is the signing key of a node: it signs ticks, endorsements, checkpoints
-// and the node's next key, and nothing else. A node makes a new one at every
+// Node is the signing key of a node: it signs ticks, endorsements, checkpoints,
+// messages of key agreement and the node's next key, and nothing else. A node makes a new one at every
 // boot. The key can not be compared, copied out or printed.
 type Node struct {
 	_      [0]func()

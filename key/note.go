@@ -32,9 +32,10 @@ const (
 	KindTerms     Kind = "keystead-terms/1"
 	KindEnrolment Kind = "keystead-enrolment/1"
 	KindDenial    Kind = "keystead-denial/1"
+	KindKeyspec   Kind = "keystead-key/1" // docs/spec/keys.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

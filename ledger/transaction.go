@@ -102,6 +102,18 @@ func ParseTransaction(entry []byte) (Transaction, error) {
 	return t, nil
 }
 
+// ContractOf returns the contract that a transaction entry names, at little cost, for
+// whoever watches one contract; nil if it is no such entry.
+func ContractOf(entry []byte) []byte {
+	b, err := body(entry, receipt.KindTransaction)
+	if err != nil {
+		return nil
+	}
+	c := record("transaction", b)
+	c.Bytes(16+8, "request")
+	return c.Sized16(maxName, "contract")
+}
+
 // txView is a checked transaction that aliases its entry: no part is copied.
 type txView struct {
 	request    RequestID

@@ -72,6 +72,7 @@ type Services struct {
 	Objects Objects
 	Hosts   Hosts
 	Nodes   Nodes
+	Keys    Keys
 }
 
 // server holds what the handlers share.
@@ -83,12 +84,13 @@ type server struct {
 	objects                                      Objects
 	hosts                                        Hosts
 	nodes                                        Nodes
+	keys                                         Keys
 	inFlight                                     atomic.Int64
 }
 
 // New returns the handler of a node's API.
 func New(by Services, opts Options) http.Handler {
-	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes}
+	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys}
 	with := func(most int) []connect.HandlerOption {
 		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
 	}

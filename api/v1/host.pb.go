@@ -1130,8 +1130,11 @@ type Key struct {
 	// spec_version is the version of the specification on the ledger.
 	SpecVersion uint64 `protobuf:"varint,4,opt,name=spec_version,json=specVersion,proto3" json:"spec_version,omitempty"`
 	// policy text of its release.
-	Policy        string        `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
-	Versions      []*KeyVersion `protobuf:"bytes,6,rep,name=versions,proto3" json:"versions,omitempty"`
+	Policy string `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	// versions that were agreed, the newest 64, ascending.
+	Versions []*KeyVersion `protobuf:"bytes,6,rep,name=versions,proto3" json:"versions,omitempty"`
+	// specification as members signed its text (docs/spec/keys.md).
+	Specification string `protobuf:"bytes,7,opt,name=specification,proto3" json:"specification,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1206,6 +1209,13 @@ func (x *Key) GetVersions() []*KeyVersion {
 		return x.Versions
 	}
 	return nil
+}
+
+func (x *Key) GetSpecification() string {
+	if x != nil {
+		return x.Specification
+	}
+	return ""
 }
 
 // KeyVersion is one version of an agreed key.
@@ -1958,14 +1968,15 @@ const file_v1_host_proto_rawDesc = "" +
 	"\x04keys\x18\x01 \x03(\v2\x10.keystead.v1.KeyR\x04keys\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1f\n" +
 	"\vepoch_nodes\x18\x03 \x03(\tR\n" +
-	"epochNodes\"\xbb\x01\n" +
+	"epochNodes\"\xe1\x01\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x16\n" +
 	"\x06wanted\x18\x03 \x01(\x04R\x06wanted\x12!\n" +
 	"\fspec_version\x18\x04 \x01(\x04R\vspecVersion\x12\x16\n" +
 	"\x06policy\x18\x05 \x01(\tR\x06policy\x123\n" +
-	"\bversions\x18\x06 \x03(\v2\x17.keystead.v1.KeyVersionR\bversions\"j\n" +
+	"\bversions\x18\x06 \x03(\v2\x17.keystead.v1.KeyVersionR\bversions\x12$\n" +
+	"\rspecification\x18\a \x01(\tR\rspecification\"j\n" +
 	"\n" +
 	"KeyVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +

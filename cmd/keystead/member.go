@@ -65,10 +65,10 @@ func (a *app) memberSign() *cobra.Command {
 	var keyFile string
 	c := &cobra.Command{
 		Use:   "sign --key FILE FILE",
-		Short: "Sign a domain file, roster change, setting or recovery",
+		Short: "Sign a domain file, roster change, setting, key or recovery",
 		Long: `Signs what members govern by: the genesis entry in a domain file, a roster change, a
-setting, a recovery. The signature is added to FILE in place, beside those that are there. What
-is signed is printed: read it.`,
+setting, the specification of a key, a recovery. The signature is added to FILE in place,
+beside those that are there. What is signed is printed: read it.`,
 		Example: `  keystead member sign --key ops.key domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}

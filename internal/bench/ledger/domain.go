@@ -23,8 +23,8 @@ type domain struct {
 }
 
 // startDomain founds a domain of three processes in a new directory under dir and
-// waits until it has a checkpoint.
-func startDomain(program, dir string, port int) (*domain, error) {
+// waits until it has a checkpoint. Run makes the command of a node of a configuration.
+func startDomain(program, dir string, port int, run func(config string) *exec.Cmd) (*domain, error) {
 	dir, err := os.MkdirTemp(dir, "keystead-bench-")
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func startDomain(program, dir string, port int) (*domain, error) {
 		if err != nil {
 			return nil, err
 		}
-		cmd := exec.Command(program, "node", "run", "--config", filepath.Join(dir, "d", fmt.Sprintf("n%d", i), "keystead.toml"))
+		cmd := run(filepath.Join(dir, "d", fmt.Sprintf("n%d", i), "keystead.toml"))
 		cmd.Stderr = log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"text/tabwriter"
 	"time"
 )
@@ -21,10 +22,21 @@ func main() {
 	streams := flag.Int("streams", 4, "connections of the load")
 	clients := flag.Int("clients", 1024, "puts under way, over all connections")
 	isBare := flag.Bool("bare", false, "be a process of the bare loop")
+	releasing := flag.String("releasing", "", "be a node of that configuration which releases keys to everybody")
+	onlyKeys := flag.Bool("keys", false, "measure keys alone")
 	flag.Parse()
 	run := func() error { return bench(*program, *dir, *length, *streams, *clients) }
-	if *isBare {
+	switch {
+	case *isBare:
 		run = runBare
+	case *releasing != "":
+		run = func() error { return runReleasing(*releasing) }
+	case *onlyKeys:
+		run = func() error {
+			t := table{tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)}
+			defer t.w.Flush()
+			return keysBench(&t, *program, *dir, *length)
+		}
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -79,7 +91,7 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 	if err != nil {
 		return err
 	}
-	d, err := startDomain(program, dir, 17101)
+	d, err := startDomain(program, dir, 17101, func(config string) *exec.Cmd { return exec.Command(program, "node", "run", "--config", config) })
 	if err != nil {
 		return err
 	}
@@ -135,5 +147,6 @@ func bench(program, dir string, length time.Duration, streams, clients int) erro
 		}
 		t.row(fmt.Sprintf("receipts made, sent and verified, %d a call", perCall), fmt.Sprintf("%.0f/s, p99 %s", f.rate(), ms(f.quantile(.99))), "20000/s", fmt.Sprintf("%d failed", f.failed))
 	}
-	return nil
+	d.stop()
+	return keysBench(&t, program, dir, length)
 }

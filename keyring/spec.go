@@ -1,0 +1,179 @@
+package keyring
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/receipt"
+)
+
+// Bounds of a specification.
+const (
+	MaxHold     = 86400      // seconds
+	MaxEvidence = 31_536_000 // seconds
+	maxSpec     = policy.MaxText + 4096
+)
+
+// Levels of an application that asks for a key, in ascending order: what was found out
+// about it.
+const (
+	LevelNone     = "none"     // no application: the host itself
+	LevelPeer     = "peer"     // pidfd, path, digest, uid
+	LevelMeasured = "measured" // its memory was measured
+	LevelLaunched = "launched" // sealed launch
+)
+
+var levels = []string{LevelNone, LevelPeer, LevelMeasured, LevelLaunched}
+
+// Spec is what members want of a key: which version there is to be, and to whom it is
+// released. The zero value releases to nobody.
+type Spec struct {
+	Domain   keystead.Digest
+	Name     string
+	Base     uint64 // version of the specification before, on the ledger; 0 for none
+	Version  uint64 // wanted: rounds make versions until there is this one
+	Level    string // the least that an application must have
+	Hold     uint64 // seconds that a holder may go on when the domain can not be reached
+	Evidence uint64 // age in seconds that the evidence of a lease may have; 0: as long as the lease
+	Policy   []byte // text of the release policy (docs/spec/policy.md)
+}
+
+// Text returns the specification as members sign it.
+func (s *Spec) Text() ([]byte, error) {
+	b := fmt.Appendf(nil, "%s\ndomain %s\nsubject %s\nbase %d\nversion %d\nlevel %s\nhold-seconds %d\nevidence-seconds %d\npolicy\n",
+		key.KindKeyspec, receipt.Origin(s.Domain), s.Name, s.Base, s.Version, s.Level, s.Hold, s.Evidence)
+	b = append(b, s.Policy...)
+	_, err := ParseSpec(b)
+	return b, err
+}
+
+// ParseSpec reads a specification and compiles its policy.
+func ParseSpec(text []byte) (Spec, error) {
+	s, err := readSpec(text)
+	if err == nil {
+		_, err = policy.Compile(s.Policy, Vocabulary())
+	}
+	if err != nil {
+		return Spec{}, err
+	}
+	return s, nil
+}
+
+// readSpec reads a specification whose policy was compiled before, when nodes endorsed it.
+func readSpec(text []byte) (s Spec, err error) {
+	p := specParser{rest: text}
+	if len(text) > maxSpec {
+		p.fail("whole", "is %d bytes long, at most %d are accepted", len(text), maxSpec)
+	}
+	if first := p.line("first line"); p.err == nil && first != string(key.KindKeyspec) {
+		p.fail("first line", "is %.40q, want %s", first, key.KindKeyspec)
+	}
+	s.Domain = p.domain()
+	if s.Name = p.value("subject"); p.err == nil && !ValidName(s.Name) {
+		p.fail("subject", "%.64q is not 1 to %d of a-z, 0-9, dot and dash", s.Name, MaxName)
+	}
+	s.Base, s.Version = p.number("base", 0, 1<<62), p.number("version", 1, 1<<62)
+	if s.Level = p.value("level"); p.err == nil && !slices.Contains(levels, s.Level) {
+		p.fail("level", "%.40q is not one of %v", s.Level, levels)
+	}
+	s.Hold, s.Evidence = p.number("hold-seconds", 0, MaxHold), p.number("evidence-seconds", 0, MaxEvidence)
+	if word := p.line("policy"); p.err == nil && word != "policy" {
+		p.fail("policy", "is %.40q; a line \"policy\" comes before the policy's text", word)
+	}
+	if p.err != nil {
+		return Spec{}, p.err
+	}
+	s.Policy = p.rest
+	return s, nil
+}
+
+// specParser reads the lines of a specification, in their one order and spelling.
+type specParser struct {
+	rest []byte
+	at   int64
+	err  error
+}
+
+func (p *specParser) fail(field, format string, args ...any) {
+	if p.err == nil {
+		p.err = &keystead.FormatError{Format: "key specification", Offset: p.at, Field: field, Problem: fmt.Sprintf(format, args...)}
+	}
+}
+
+func (p *specParser) line(field string) string {
+	if p.err != nil {
+		return ""
+	}
+	line, rest, found := bytes.Cut(p.rest, []byte("\n"))
+	if !found {
+		p.fail(field, "is missing")
+		return ""
+	}
+	p.rest = rest
+	p.at += int64(len(line)) + 1
+	return string(line)
+}
+
+func (p *specParser) value(word string) string {
+	v, ok := strings.CutPrefix(p.line(word), word+" ")
+	if !ok {
+		p.fail(word, "is missing in its place")
+	}
+	return v
+}
+
+func (p *specParser) number(word string, least, most uint64) uint64 {
+	v := p.value(word)
+	n, err := strconv.ParseUint(v, 10, 64)
+	if p.err == nil && (err != nil || strconv.FormatUint(n, 10) != v || n < least || n > most) {
+		p.fail(word, "%.40q is not a number from %d to %d", v, least, most)
+	}
+	return n
+}
+
+func (p *specParser) domain() keystead.Digest {
+	v := p.value("domain")
+	d, err := keystead.ParseDigest("sha256:" + strings.TrimPrefix(v, "keystead/"))
+	if p.err == nil && (err != nil || receipt.Origin(d) != v) {
+		p.fail("domain", "%.100q is not an origin, keystead/ and 64 hex digits", v)
+	}
+	return d
+}
+
+// JudgeSpec endorses a specification that as many members signed as the roster demands,
+// on the version before that the ledger has, and returns what it writes.
+func JudgeSpec(st State, roster *receipt.Roster, domain keystead.Digest, subject string, base uint64, signed []byte) ([]Write, error) {
+	text, by, err := key.Open(signed, key.KindKeyspec, roster.Members...)
+	if err != nil {
+		return nil, err
+	}
+	where := "key specification " + subject
+	if len(by) < roster.Threshold {
+		return nil, deny(keystead.ReasonThresholdMissing, where, fmt.Sprintf("signatures of %d members", roster.Threshold), strconv.Itoa(len(by)))
+	}
+	s, err := ParseSpec(text)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := Newest(st, s.Name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case s.Domain != domain:
+		return nil, deny(keystead.ReasonDomainMismatch, where, receipt.Origin(domain), receipt.Origin(s.Domain))
+	case s.Name != subject:
+		return nil, deny(keystead.ReasonRuleFailed, where, subject, s.Name)
+	case s.Base != base:
+		return nil, deny(keystead.ReasonSubjectChanged, where, fmt.Sprintf("base %d", base), strconv.FormatUint(s.Base, 10))
+	case s.Version > newest.Number+1:
+		return nil, deny(keystead.ReasonRuleFailed, where, fmt.Sprintf("a version of at most %d, for one round makes one", newest.Number+1), strconv.FormatUint(s.Version, 10))
+	}
+	return []Write{{KeyspecType + "/" + s.Name, text}}, nil
+}
