@@ -61,6 +61,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.node(),
 		a.host(),
 		a.agent(),
+		a.key(),
 		a.ledger(),
 		a.receipt(),
 		a.demo(),
