@@ -56,7 +56,11 @@ recording of your own, such as make testbed-record makes.`,
 		if a.json {
 			narration = a.stderr
 		}
-		outcomes, err := demo.Run(ctx, escaping{narration}, rec)
+		program, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		outcomes, err := demo.Run(ctx, escaping{narration}, rec, program)
 		if err == nil && a.json {
 			return a.answer(outcomes, nil)
 		}
