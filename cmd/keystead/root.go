@@ -61,7 +61,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.node(),
 		a.host(),
 		a.agent(),
-		a.ledger(),
+		a.ledger(), a.key(),
 		a.receipt(),
 		a.demo(),
 		a.version(),
