@@ -63,7 +63,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.agent(),
 		a.ledger(), a.key(),
 		a.receipt(),
-		a.demo(),
+		a.demo(), a.up(),
 		a.version(),
 	)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")

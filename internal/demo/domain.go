@@ -375,6 +375,12 @@ func (x *domain) evict(ctx context.Context) error {
 			newest = v
 		}
 	}
+	if err := x.sh.stopped(gone); err != nil {
+		return err
+	}
+	if words := x.sh.log(gone); !strings.Contains(words, string(keystead.ReasonNotMember)) {
+		return fmt.Errorf("%s stopped for another reason: %s", gone, words)
+	}
 	second, err := x.release(ctx, good)
 	if err != nil {
 		return err
@@ -382,7 +388,8 @@ func (x *domain) evict(ctx context.Context) error {
 	if second == x.first {
 		return errors.New("the key was not rotated")
 	}
-	x.say("   EVICTED    %s; epoch %d without it; %s is version %d now, and another key", gone, newest.GetEpoch(), theme, newest.GetVersion())
+	x.say("   EVICTED    %s stopped (%s): checkpoints and endorsements count the others' signatures only;", gone, keystead.ReasonNotMember)
+	x.say("              epoch %d without it; %s is version %d now, and another key", newest.GetEpoch(), theme, newest.GetVersion())
 	return x.decrypt(ctx)
 }
 
@@ -469,6 +476,16 @@ func awaitSuspension(ctx context.Context, file *client.Domain, digest keystead.D
 	return nil
 }
 
+// lineOf returns what follows a label in a text of lines.
+func lineOf(text, label string) string {
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, label); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	return ""
+}
+
 // prove fetches the receipts of all that took effect, and verifies them without a network.
 func (x *domain) prove(ctx context.Context) error {
 	x.say("\n14. Receipts, verified offline from the domain's digest alone")
@@ -486,8 +503,8 @@ func (x *domain) prove(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		kind, _, _ := strings.Cut(out, "\n")
-		x.say("   PROVEN     leaf %-3d %s", leaf, strings.TrimSpace(strings.TrimPrefix(kind, "kind:")))
+		x.say("   PROVEN     leaf %d: %s", leaf, lineOf(out, "kind:"))
+		x.say("              %s", lineOf(out, "tree:"))
 	}
 	var foreign *refusal
 	_, err := x.sh.do(ctx, "receipt", "verify", fmt.Sprintf("%d.receipt", x.leaves[0]), "--digest", keystead.Sum(nil).String())

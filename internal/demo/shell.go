@@ -114,6 +114,18 @@ func (s *shell) end(name string, signal syscall.Signal) error {
 	}
 }
 
+// stopped waits for a command to end by itself.
+func (s *shell) stopped(name string) error {
+	p := s.running[name]
+	select {
+	case <-p.ended:
+		delete(s.running, name)
+		return nil
+	case <-time.After(patience):
+		return fmt.Errorf("%s does not end by itself", name)
+	}
+}
+
 // log returns the last lines that a command logged.
 func (s *shell) log(name string) string {
 	b, err := os.ReadFile(filepath.Join(s.dir, name+".log"))
