@@ -26,7 +26,8 @@ to be. Nodes make the versions, keep them wrapped on the ledger, and release one
 host whose lease and evidence the policy accepts. docs/spec/keys.md describes all of it.`,
 		`  keystead key create storage --policy release.txt --member ops.key --domain demo/domain.json
   keystead key list --domain demo/domain.json
-  keystead key rotate storage --member ops.key --domain demo/domain.json`,
+  keystead key rotate storage --member ops.key --domain demo/domain.json
+  keystead key release storage --out storage.key`,
 		a.keyCreate(), a.keyRotate(), a.keySubmit(), a.keyList(), a.keyShow(), a.keyRelease(),
 	)
 }

@@ -22,7 +22,7 @@ a new file that only its owner reads, or to standard output. Whoever may run thi
 as that user gets the key: applications ask by themselves (package client, or
 docs/spec/application.md).`,
 		Example: `  keystead key release storage --out storage.key
-  keystead key release storage --format raw | my-program`,
+  keystead key release storage --version 2 --format raw`,
 		Args: arguments("NAME"),
 	}
 	f.add(c)

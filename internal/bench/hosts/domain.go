@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/practice"
+	"github.com/keystead/keystead/internal/recording"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/refval"
+)
+
+// domain is a running domain of three node processes, each with a software TPM that
+// the recorded boot was replayed into.
+type domain struct {
+	dir       string
+	stage     *practice.Stage
+	machines  map[string]*practice.Machine
+	authority *authority // of the synthetic hosts
+	input     appraise.Input
+	nodes     []*exec.Cmd
+	file      *client.Domain
+	digest    keystead.Digest
+	member    key.Member
+}
+
+var names = []string{"n1", "n2", "n3"}
+
+func hostName(n int) string { return fmt.Sprintf("host-%05d", n) }
+
+func startDomain(ctx context.Context, program, dir string, port int) (d *domain, err error) {
+	d = &domain{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.stop())
+		}
+	}()
+	if d.dir, err = os.MkdirTemp(dir, "keystead-bench-"); err != nil {
+		return d, err
+	}
+	rec, err := recording.Load(recording.Committed())
+	if err != nil {
+		return d, err
+	}
+	if d.stage, err = practice.New(rec); err != nil {
+		return d, err
+	}
+	if err := d.stage.Publish(d.dir); err != nil {
+		return d, err
+	}
+	if d.machines, err = d.stage.Machines(ctx, d.dir, "m1", "m2", "m3"); err != nil {
+		return d, err
+	}
+	if d.authority, err = newAuthority(); err != nil {
+		return d, err
+	}
+	roots := filepath.Join(d.dir, "synthetic.pem")
+	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.authority.cert.Raw}), 0o644); err != nil {
+		return d, err
+	}
+	args := []string{"domain", "init", "bench", "--local", "3", "--dir", filepath.Join(d.dir, "d"), "--port", fmt.Sprint(port), "--trust-disks", "--policy", "demo",
+		"--test-roots", filepath.Join(d.dir, practice.EKRoot), "--test-roots", roots, "--refs", filepath.Join(d.dir, practice.Reference), "--codeset", filepath.Join(d.dir, practice.CodeSet),
+		"--machine-root", filepath.Join(d.dir, "m1", practice.Root)}
+	for _, m := range []string{"m1", "m2", "m3"} {
+		args = append(args, "--tpm", d.machines[m].Socket())
+	}
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		return d, fmt.Errorf("%w: %s", err, out)
+	}
+	return d, d.run(ctx, program)
+}
+
+func (d *domain) run(ctx context.Context, program string) error {
+	raw, err := os.ReadFile(filepath.Join(d.dir, "d", "domain.json"))
+	if err != nil {
+		return err
+	}
+	if d.file, err = client.ParseDomain(raw); err != nil {
+		return err
+	}
+	entry, err := receipt.NoteEntry(d.file.Genesis)
+	if err != nil {
+		return err
+	}
+	d.digest = keystead.Sum(entry)
+	secret, err := os.ReadFile(filepath.Join(d.dir, "d", "member.key"))
+	if err != nil {
+		return err
+	}
+	if d.member, err = key.ParseMember(secret); err != nil {
+		return err
+	}
+	if err := d.judgement(); err != nil {
+		return err
+	}
+	for _, name := range names {
+		config := filepath.Join(d.dir, "d", name, "keystead.toml")
+		text, err := os.ReadFile(config)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(config, []byte(strings.Replace(string(text), "[api]\n", "[api]\nmax-connections = 20000\n", 1)), 0o600); err != nil {
+			return err
+		}
+		log, err := os.Create(filepath.Join(d.dir, name+".log"))
+		if err != nil {
+			return err
+		}
+		cmd := exec.Command(program, "node", "run", "--config", config)
+		cmd.Stderr = log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		d.nodes = append(d.nodes, cmd)
+	}
+	return d.ready(ctx)
+}
+
+// judgement is by what hosts judge nodes.
+func (d *domain) judgement() error {
+	set, err := refval.Parse(d.stage.Recording.Reference)
+	if err != nil {
+		return err
+	}
+	codes, err := refval.ParseCodeSet(d.stage.Recording.CodeSet)
+	if err != nil {
+		return err
+	}
+	text, _ := policy.Shipped("demo")
+	d.input = appraise.Input{EKRoots: tpm2.Roots{Test: []*x509.Certificate{d.stage.Root()}}, References: []*refval.Set{set}, CodeSets: []*refval.CodeSet{codes}}
+	d.input.Policy, err = policy.Compile(text, appraise.Vocabulary())
+	return err
+}
+
+func (d *domain) client(only string) (*client.Client, error) {
+	return client.Open(d.file, d.digest, client.Options{Only: only, Attempt: 20 * time.Second})
+}
+
+func (d *domain) contacts() (map[string]client.Contact, error) {
+	out := map[string]client.Contact{}
+	for _, signed := range d.file.Contacts {
+		c, err := client.OpenContact(signed)
+		if err != nil {
+			return nil, err
+		}
+		out[c.Name] = c
+	}
+	return out, nil
+}
+
+// ready waits until every node's clock ticks.
+func (d *domain) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for _, name := range names {
+		c, err := d.client(name)
+		if err != nil {
+			return err
+		}
+		for {
+			s, err := c.Status(ctx)
+			if err == nil && s.GetFresh() && s.GetCheckpointSize() > 0 && time.Since(time.UnixMilli(int64(s.GetDomainClockMs()))) < 3*time.Second {
+				break
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("%s is not ready: %w", name, errors.Join(err, ctx.Err()))
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		c.Close()
+	}
+	return nil
+}
+
+// enrol has the nodes judge a host's enrolment.
+func (d *domain) enrol(ctx context.Context, c *client.Client, h *synthetic) error {
+	text, err := (&admit.Enrolment{Domain: d.digest, Host: h.name, Role: admit.RoleHost, EK: h.ek}).Text()
+	if err != nil {
+		return err
+	}
+	note, err := d.member.Sign(text)
+	if err != nil {
+		return err
+	}
+	p, err := client.Propose(note)
+	if err != nil {
+		return err
+	}
+	entry, err := p.Entry()
+	if err != nil {
+		return err
+	}
+	_, err = c.Submit(ctx, entry, nil)
+	return err
+}
+
+func (d *domain) stop() error {
+	for _, n := range d.nodes {
+		_ = n.Process.Kill() // it may be gone
+	}
+	for _, n := range d.nodes {
+		_ = n.Wait()
+	}
+	var errs []error
+	for _, m := range d.machines {
+		errs = append(errs, m.Stop())
+	}
+	if d.stage != nil {
+		errs = append(errs, d.stage.Close())
+	}
+	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
+}
+
+// rss returns the resident memory of all nodes, in bytes.
+func (d *domain) rss() (total int64) {
+	for _, n := range d.nodes {
+		var size, resident int64
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.Process.Pid))
+		if err == nil {
+			fmt.Sscan(string(b), &size, &resident)
+		}
+		total += resident * int64(os.Getpagesize())
+	}
+	return total
+}
