@@ -113,7 +113,8 @@ func (c *Client) Close() {
 	}
 }
 
-// connect adds the nodes of the roster that are not known yet.
+// connect adds the nodes of the roster that are not known yet. One that only has a new
+// signing key is found where it was.
 func (c *Client) connect(contacts [][]byte, roster *receipt.Roster) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,11 +124,17 @@ func (c *Client) connect(contacts [][]byte, roster *receipt.Roster) {
 			continue
 		}
 		n, ok := roster.Node(contact.Name)
-		if !ok || n != contact.Node() || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.Contact == contact }) {
+		if !ok || n != contact.Node() || slices.ContainsFunc(c.nodes, func(n *node) bool { return n.sameDoor(contact) }) {
 			continue
 		}
 		c.nodes = append(c.nodes, c.dial(contact))
 	}
+}
+
+// sameDoor reports whether a contact leads where the node was found, as the same node.
+func (n *node) sameDoor(c Contact) bool {
+	c.Key = n.Key
+	return n.Contact == c
 }
 
 func (c *Client) dial(to Contact) *node {

@@ -59,20 +59,7 @@ func newBed(t *testing.T, n int, settings ...string) *bed {
 		}
 	})
 	for i := range n {
-		name := fmt.Sprintf("n%d", i+1)
-		m := b.machine(name)
-		b.machines = append(b.machines, m)
-		p := &process{place: daemon.Place{Name: name, Peer: address(t, "127.0.0.1"), API: address(t, "127.0.0.1"), Ops: address(t, "127.0.0.1"),
-			TPM: filepath.Join(m.Dir, practice.TPM), Root: filepath.Join(m.Dir, practice.Root)}, dir: filepath.Join(b.dir, name)}
-		contact, err := daemon.Prepare(ctx, p.dir, p.place)
-		if err != nil {
-			t.Fatal(err)
-		}
-		id, err := daemon.LoadIdentity(ctx, p.dir, m.Device())
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.nodes, b.file.Contacts, b.first = append(b.nodes, p), append(b.file.Contacts, contact), append(b.first, id.Node)
+		b.file.Contacts = append(b.file.Contacts, b.node(fmt.Sprintf("n%d", i+1)))
 	}
 	b.seal(append(b.terms(rec), settings...)...)
 	for _, p := range b.nodes {
@@ -90,6 +77,24 @@ func newBed(t *testing.T, n int, settings ...string) *bed {
 	}
 	b.signing(all...)
 	return b
+}
+
+// node makes a machine and the directory of a node on it, and returns its contact.
+func (b *bed) node(name string) []byte {
+	b.t.Helper()
+	m := b.machine(name)
+	p := &process{place: daemon.Place{Name: name, Peer: address(b.t, "127.0.0.1"), API: address(b.t, "127.0.0.1"), Ops: address(b.t, "127.0.0.1"),
+		TPM: filepath.Join(m.Dir, practice.TPM), Root: filepath.Join(m.Dir, practice.Root)}, dir: filepath.Join(b.dir, name)}
+	contact, err := daemon.Prepare(b.ctx, p.dir, p.place)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	id, err := daemon.LoadIdentity(b.ctx, p.dir, m.Device())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.machines, b.nodes, b.first = append(b.machines, m), append(b.nodes, p), append(b.first, id.Node)
+	return contact
 }
 
 // machine sets up a practice machine.

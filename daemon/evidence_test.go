@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/client"
@@ -337,4 +338,73 @@ func TestAllStartAnew(t *testing.T) {
 	})
 	b.signing(0, 1, 2)
 	b.signedBy("n2")
+}
+
+// TestJoinsUnderNewTerms changes the terms and the nodes while one of them is away, and
+// has a machine become a node that knows the founding ones only: both learn by what,
+// and whom, they are to judge.
+func TestJoinsUnderNewTerms(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 3)
+	_ = b.end(2, syscall.SIGKILL)
+	b.lenient()
+	for _, i := range []int{0, 1} { // as the founding terms do not allow
+		if _, err := b.machines[i].Advance(b.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.start(2)
+	b.signing(0, 1, 2)
+	b.signedBy("n3")
+
+	contact := b.node("n4")
+	added, err := client.OpenContact(contact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.changeRoster(b.ctx, b.client(""), contact, func(r *receipt.Roster) { r.Nodes = append(slices.Clone(r.Nodes), added.Node()) })
+	b.enter(b.nodes[3])
+	b.hurry(b.nodes[3])
+	b.start(3)
+	b.signing(0, 1, 2, 3)
+	b.signedBy("n4")
+}
+
+// lenient has the member make terms for nodes that report what runs, and allow it.
+func (b *bed) lenient() {
+	b.t.Helper()
+	text := strings.Replace(string(b.objects[0]), "name demo", "name lenient", 1)
+	text = strings.Replace(text, "software every-entry", "software report", 1)
+	cl := b.client("")
+	digest, err := cl.PutObject(b.ctx, []byte(text))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	terms, err := admit.ParseTerms(b.objects[len(b.objects)-1])
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	object := admit.Object{Domain: b.digest, Digest: digest, Kind: admit.ObjectPolicy}
+	terms.Domain, terms.Policy = b.digest, digest
+	for _, s := range []struct {
+		kind, subject string
+		text          func() ([]byte, error)
+	}{{admit.TypeObject, digest.String(), object.Text}, {admit.TypeTerms, admit.RoleNode, terms.Text}} {
+		text, err := s.text()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		note, err := b.member.Sign(text)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: s.kind, Subject: s.subject, Content: note}
+		entry, err := p.Entry()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if _, err := cl.Submit(b.ctx, entry, nil); err != nil {
+			b.t.Fatal(err)
+		}
+	}
 }

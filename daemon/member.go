@@ -118,20 +118,19 @@ func (n *Node) memberLoop() {
 	}
 }
 
-// askAround fetches the chain of rosters from another node, verifies it, and reports
+// askAround learns from another node what this one may have missed, and reports
 // whether a roster after that sequence is without this node.
 func (n *Node) askAround(sequence uint64) (newer uint64, out bool) {
-	ctx, cancel := context.WithTimeout(n.running, askAfter)
-	defer cancel()
 	signed, err := n.readContacts()
 	if err != nil {
 		return 0, false
 	}
-	v, err := n.show(ctx, slices.Concat(n.file.Contacts, signed))
-	if err != nil {
-		return 0, false
+	if err := n.learnOnce(slices.Concat(n.file.Contacts, signed)); err != nil {
+		n.log.Debug("nothing newer was learned", "because", err)
 	}
-	return v.Sequence, v.Sequence > sequence && !n.belongs(&v.Roster)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.standing.number, n.standing.number > sequence && !n.belongs(&n.standing.newer)
 }
 
 // belongs reports whether a roster names this node: its machine, if it has one, for its

@@ -34,7 +34,7 @@ func (n *Node) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*a
 	for i, node := range change.Roster.Nodes {
 		if node.Key != roster.Nodes[i].Key && node.Name != from.Node {
 			return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "rekey of node " + node.Name,
-				Want: "a connection on which that node showed evidence", Got: cmpNode(from.Node)})
+				Want: "a connection on which that node showed evidence", Got: connectionOf(from.Node)})
 		}
 	}
 	k, err := n.signer()
@@ -45,7 +45,7 @@ func (n *Node) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*a
 	return &apiv1.CertifyNodeResponse{Node: n.name, Signature: signature[:]}, nil
 }
 
-func cmpNode(name string) string {
+func connectionOf(name string) string {
 	if name == "" {
 		return "one of no node"
 	}

@@ -4,29 +4,33 @@ import (
 	"context"
 	"time"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
 
-// standing is what a node goes by while its replica has not started, and others are
-// already to be judged: it may have to join them first.
+// standing is what a node goes by while its own state is behind, and others are to be
+// judged all the same: it may have to join them first.
 type standing struct {
-	up     chan struct{}  // closed once the replica runs
-	terms  admit.InForce  // for nodes, by the state as it was opened
-	known  bool           // terms have been read
-	newer  receipt.Roster // that other nodes handed over, with its chain
-	number uint64         // of newer
+	up      chan struct{}  // closed once the replica runs
+	terms   admit.InForce  // for nodes: by the state as it was opened, or that others proved to be newer
+	missing error          // why there are no terms
+	newer   receipt.Roster // that others handed over, with its chain
+	number  uint64         // of newer
 }
 
-// opened takes note of the terms for nodes whenever the state is opened.
+// opened takes note of the terms for nodes whenever the state is opened. That there are
+// none is told to who asks for them.
 func (n *Node) opened(v ledger.View) error {
 	f, err := admit.TermsOf(founded{v, n}, admit.RoleNode)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.standing.terms, n.standing.known = f, err == nil
-	return nil // without terms nobody passes: who asks for them is told
+	if f.Version >= n.standing.terms.Version {
+		n.standing.terms, n.standing.missing = f, err
+	}
+	return nil
 }
 
 func (n *Node) isUp() bool {
@@ -38,19 +42,29 @@ func (n *Node) isUp() bool {
 	}
 }
 
-// inForce returns the terms in force for a role.
+func (n *Node) caughtUp() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.pace.caughtUp
+}
+
+// inForce returns the terms in force for a role: for nodes, those that others proved
+// to be newer than this node's state has them. Before the replica runs, nodes alone are
+// judged.
 func (n *Node) inForce(role string) (f admit.InForce, err error) {
-	if !n.isUp() && role == admit.RoleNode {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if n.standing.known {
-			return n.standing.terms, nil
-		}
+	n.mu.Lock()
+	learned, missing := n.standing.terms, n.standing.missing
+	n.mu.Unlock()
+	if !n.isUp() {
+		return learned, missing
 	}
 	err = n.view(func(v ledger.View) error {
 		f, err = admit.TermsOf(founded{v, n}, role)
 		return err
 	})
+	if role == admit.RoleNode && learned.Version > f.Version {
+		return learned, nil
+	}
 	return f, err
 }
 
@@ -70,47 +84,94 @@ func (n *Node) roster() receipt.Roster {
 	return r
 }
 
-// learn asks the other nodes for the chain of rosters, which proves itself, until the
-// replica runs: so this node knows whom it may join though its own chain is old.
+// learn asks the other nodes for the chain of rosters, which proves itself, and for the
+// terms for nodes, with their receipt, until one answers or this node has caught up. So this node knows whom it
+// may join, and by what it is to judge them, though its own state is old. That what it
+// is told is the newest is the word of who answers; it never goes back.
 func (n *Node) learn() {
-	for n.running.Err() == nil && !n.isUp() {
-		ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
-		v, err := n.show(ctx, n.file.Contacts)
-		cancel()
+	for n.running.Err() == nil && !n.caughtUp() {
+		err := n.learnOnce(n.file.Contacts)
 		if err == nil {
-			n.mu.Lock()
-			for name, c := range v.Contacts {
-				if name != n.name {
-					n.contacts[name] = c
-				}
-			}
-			n.standing.newer, n.standing.number = v.Roster, v.Sequence
-			n.mu.Unlock()
 			return
 		}
-		n.log.Debug("no newer roster was learned", "because", err)
+		n.log.Debug("nothing newer was learned", "because", err)
 		select {
-		case <-n.standing.up:
 		case <-n.running.Done():
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
 }
 
-// show fetches the chain of rosters from another node and verifies it.
-func (n *Node) show(ctx context.Context, contacts [][]byte) (*client.View, error) {
+func (n *Node) learnOnce(contacts [][]byte) error {
+	ctx, cancel := context.WithTimeout(n.running, 10*time.Second)
+	defer cancel()
+	cl, err := n.others(contacts)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	v, err := cl.Show(ctx)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	for name, c := range v.Contacts {
+		if name != n.name {
+			n.contacts[name] = c
+		}
+	}
+	if v.Sequence > n.standing.number {
+		n.standing.newer, n.standing.number = v.Roster, v.Sequence
+	}
+	n.mu.Unlock()
+	if n.gate == nil {
+		return nil
+	}
+	return n.learnTerms(ctx, cl)
+}
+
+// learnTerms takes the terms for nodes, if they are newer than those known.
+func (n *Node) learnTerms(ctx context.Context, cl *client.Client) error {
+	key := admit.TypeTerms + "/" + admit.RoleNode
+	s, err := cl.State(ctx, []string{key}, nil)
+	if err != nil {
+		return err
+	}
+	version := s.GetValues()[0].GetVersion()
+	n.mu.Lock()
+	known := n.standing.terms.Version
+	n.mu.Unlock()
+	if version <= known {
+		return nil // founding terms have version 0
+	}
+	_, proven, err := cl.Receipt(ctx, version-1)
+	if err != nil {
+		return err
+	}
+	e, err := ledger.ParseEffective(proven.Entry)
+	if err != nil {
+		return err
+	}
+	for _, w := range e.Verdict.Writes {
+		if w.Key == key {
+			n.mu.Lock()
+			n.standing.terms, n.standing.missing = admit.InForce{Role: admit.RoleNode, Digest: keystead.Sum(w.Value), Version: version, Text: w.Value}, nil
+			n.mu.Unlock()
+			return nil
+		}
+	}
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: "terms for nodes", Want: "an entry that made them", Got: "another"})
+}
+
+// others returns a client of the other nodes, without evidence: for what proves itself.
+func (n *Node) others(contacts [][]byte) (*client.Client, error) {
 	file := &client.Domain{Genesis: n.file.Genesis}
 	for _, s := range contacts {
 		if c, err := client.OpenContact(s); err == nil && c.Name != n.name {
 			file.Contacts = append(file.Contacts, s)
 		}
 	}
-	cl, err := client.Open(file, n.cfg.Domain, client.Options{Certificate: &n.self.TLS, Attempt: time.Second})
-	if err != nil {
-		return nil, err
-	}
-	defer cl.Close()
-	return cl.Show(ctx)
+	return client.Open(file, n.cfg.Domain, client.Options{Certificate: &n.self.TLS, Attempt: time.Second})
 }
 
 // leads reports whether a contact is that of a node of a roster. A node that has just

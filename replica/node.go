@@ -296,6 +296,10 @@ func (n *Node) sendSnapshot(m *pb.Message) {
 	}()
 	if err != nil {
 		n.log.Warn("snapshot not sent", "to", m.GetTo(), "because", err)
+		select { // raft asks again at once
+		case <-time.After(10 * n.opts.Tick):
+		case <-n.ctx.Done():
+		}
 	}
 	n.in.event(func(c *Core) error { c.SnapshotSent(m.GetTo(), err == nil); return nil })
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
@@ -96,45 +98,59 @@ handed in; with fewer it is printed for other members to sign.`,
 }
 
 // rosterChange completes a command that changes the roster of now.
-func (a *app) rosterChange(c *cobra.Command, edit func(args []string, r *receipt.Roster) (contact []byte, err error)) *cobra.Command {
+func (a *app) rosterChange(c *cobra.Command, edit rosterEdit) *cobra.Command {
 	var f clientFlags
 	var keys []string
 	f.add(c)
 	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cl, ctx, done, err := f.open()
-		if err != nil {
-			return err
+		for again := 0; ; again++ {
+			handedIn, err := a.changeRoster(&f, keys, args, edit)
+			overtaken := handedIn && errors.Is(err, keystead.ReasonRosterBroken) // by another change, such as a node's new key
+			if !overtaken || again == maxOvertaken {
+				return err
+			}
 		}
-		defer done()
-		if _, err := cl.Size(ctx); err != nil { // whoever answers has caught up, and shows the roster of now
-			return err
-		}
-		v, err := cl.Show(ctx)
-		if err != nil {
-			return err
-		}
-		change := receipt.Change{Domain: v.Domain, Sequence: v.Sequence + 1, After: v.Entry, Roster: v.Roster}
-		change.Roster.Nodes = slices.Clone(change.Roster.Nodes)
-		contact, err := edit(args, &change.Roster)
-		if err != nil {
-			return err
-		}
-		text, err := change.Text()
-		if err != nil {
-			return misuse(err, "")
-		}
-		signed, err := signWith(text, keys)
-		if err != nil {
-			return err
-		}
-		if len(keys) < v.Roster.Threshold {
-			answer := map[string]string{"roster": string(signed), "contact": string(contact)}
-			return a.answer(answer, func(w io.Writer) { w.Write(signed) })
-		}
-		return a.submit(&f, signed, contact)
 	}
 	return c
+}
+
+// maxOvertaken is how often a change is made anew because another one came first.
+const maxOvertaken = 10
+
+// rosterEdit changes a roster, and returns the contact of a node that it adds.
+type rosterEdit func(args []string, r *receipt.Roster) (contact []byte, err error)
+
+// changeRoster edits the roster of now, and hands the change in if enough members sign.
+func (a *app) changeRoster(f *clientFlags, keys, args []string, edit rosterEdit) (handedIn bool, err error) {
+	cl, ctx, done, err := f.open()
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	v, err := cl.Show(ctx)
+	if err != nil {
+		return false, err
+	}
+	change := receipt.Change{Domain: v.Domain, Sequence: v.Sequence + 1, After: v.Entry, Roster: v.Roster}
+	change.Roster.Nodes = slices.Clone(change.Roster.Nodes)
+	contact, err := edit(args, &change.Roster)
+	if err != nil {
+		return false, err
+	}
+	text, err := change.Text()
+	if err != nil {
+		return false, misuse(err, "")
+	}
+	signed, err := signWith(text, keys)
+	if err != nil {
+		return false, err
+	}
+	if len(keys) < v.Roster.Threshold {
+		answer := map[string]string{"roster": string(signed), "contact": string(contact)}
+		return false, a.answer(answer, func(w io.Writer) { w.Write(signed) })
+	}
+	return true, a.submit(f, signed, contact)
 }
 
 // signWith signs a text with members' keys, one after the other.
