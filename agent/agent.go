@@ -167,7 +167,7 @@ func (a *Agent) Enrolment() string { return EnrolmentCommand(a.cfg.Host, a.ek) }
 // EnrolmentCommand is the command by which a member enrols a host of that hardware
 // identity.
 func EnrolmentCommand(host string, ek keystead.Digest) string {
-	return fmt.Sprintf("keystead host enrol %s --ek %s", host, ek)
+	return fmt.Sprintf("keystead host enrol %s --ek %s --domain domain.json --member member.key", host, ek)
 }
 
 // beat is the longest time between two looks at the clock: a timer stands still while

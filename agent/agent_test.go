@@ -33,7 +33,7 @@ func TestHostInADomain(t *testing.T) {
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS = 100 })
 	s := d.phase(a, Unenrolled)
-	if want := "keystead host enrol web-1 --ek " + a.ek.String(); s.GetEnrolment() != want || s.GetProblem().GetFindings()[0].GetReason() != "host-unenrolled" {
+	if want := "keystead host enrol web-1 --ek " + a.ek.String() + " --domain domain.json --member member.key"; s.GetEnrolment() != want || s.GetProblem().GetFindings()[0].GetReason() != "host-unenrolled" {
 		t.Errorf("the status of a host that is not enrolled: %v", s)
 	}
 	_, err := release(a, "billing")

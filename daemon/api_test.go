@@ -292,6 +292,74 @@ func TestOverload(t *testing.T) {
 	}
 }
 
+// TestCallsAreCounted holds the one place for a request with a stream, and knocks.
+func TestCallsAreCounted(t *testing.T) {
+	t.Parallel()
+	c := alone(t, "max-in-flight = 1")
+	c.whole(0)
+	own, err := client.OpenContact(c.file.Contacts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &http.Client{Transport: &http.Transport{TLSClientConfig: client.PinnedTLS(own.TLS, nil), ForceAttemptHTTP2: true}, Timeout: patience}
+	post := func(method, body string) string {
+		r, err := h.Post(own.API+"/keystead.v1."+method, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	calls := map[string]string{
+		"LedgerService/Execute":        `{"transaction":{"contract":"kv","operations":[{"key":"kv/a"}]}}`,
+		"LedgerService/Read":           `{"keys":["kv/a"]}`,
+		"LedgerService/GetCheckpoint":  `{}`,
+		"LedgerService/GetReceipts":    `{"leaves":[0]}`,
+		"LedgerService/GetConsistency": `{"from":""}`,
+		"DomainService/Show":           `{}`,
+		"DomainService/Submit":         `{"entry":"AQU="}`,
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	streams, reader := make(chan struct{}), c.client("")
+	ended := make(chan error, 1)
+	tail, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		first := true
+		ended <- reader.Tail(tail, 0, 0, func(*apiv1.Entry) bool {
+			if first {
+				close(streams)
+			}
+			first = false
+			return true
+		})
+	}()
+	<-streams
+	for method, body := range calls {
+		if got := post(method, body); !strings.Contains(got, "overloaded") {
+			t.Errorf("%s beside a stream, with room for one: %s", method, got)
+		}
+	}
+	if got := post("DomainService/Status", "{}"); !strings.Contains(got, `"node":"n1"`) {
+		t.Errorf("status: %s", got)
+	}
+	stop()
+	<-ended
+	for strings.Contains(post("LedgerService/Read", `{"keys":["kv/a"]}`), "overloaded") && ctx.Err() == nil {
+		continue // until the node has noticed
+	}
+	for method, body := range calls {
+		if got := post(method, body); strings.Contains(got, "overloaded") || ctx.Err() != nil {
+			t.Errorf("%s when there is room: %s", method, got)
+		}
+	}
+}
+
 // TestGovernance changes a setting by endorsements, adds a node and removes one.
 func TestGovernance(t *testing.T) {
 	c := found(t, 3, loopback)

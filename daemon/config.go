@@ -46,7 +46,9 @@ type APIConfig struct {
 	Plain          bool              `toml:"plain"`
 	Clients        []keystead.Digest `toml:"clients"`
 	MaxConnections int               `toml:"max-connections"`
+	PerAddress     int               `toml:"max-connections-per-address"`
 	MaxInFlight    int               `toml:"max-in-flight"`
+	MaxRate        int               `toml:"max-rate"`
 	TimeoutMS      int               `toml:"timeout-ms"`
 }
 
@@ -89,7 +91,7 @@ func DefaultConfig() Config {
 	return Config{
 		Dir:     "/var/lib/keystead",
 		Peer:    PeerConfig{Listen: ":7100"},
-		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, MaxInFlight: 16384, TimeoutMS: 10000},
+		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
 		Ops:     OpsConfig{Listen: "127.0.0.1:7300"},
 		TPM:     TPMConfig{Root: "/", EverySeconds: 60},
 		Store:   StoreConfig{CacheMiB: 256},
@@ -189,6 +191,10 @@ func (c *Config) check() error {
 		return bad("api.clients needs TLS, which api.plain turns off")
 	case c.API.MaxConnections < 1 || c.API.MaxConnections > 1<<20:
 		return bad("api.max-connections must be 1 to %d, and is %d", 1<<20, c.API.MaxConnections)
+	case c.API.PerAddress < 1 || c.API.PerAddress > 1<<20:
+		return bad("api.max-connections-per-address must be 1 to %d, and is %d", 1<<20, c.API.PerAddress)
+	case c.API.MaxRate < 0 || c.API.MaxRate > 1<<30:
+		return bad("api.max-rate must be 0 to %d, and is %d", 1<<30, c.API.MaxRate)
 	case c.API.MaxInFlight < 1 || c.API.MaxInFlight > 1<<20:
 		return bad("api.max-in-flight must be 1 to %d, and is %d", 1<<20, c.API.MaxInFlight)
 	case c.API.TimeoutMS < 100 || c.API.TimeoutMS > 600_000:

@@ -79,6 +79,8 @@ func TestConfigIsStrict(t *testing.T) {
 		{someDomain + "[api]\nlisten = \"0.0.0.0:1\"\nplain = true\n", "loopback", 0},
 		{someDomain + "[api]\nmax-in-flight = 0\n", "max-in-flight must be", 0},
 		{someDomain + "[api]\nmax-connections = 0\n", "max-connections must be", 0},
+		{someDomain + "[api]\nmax-connections-per-address = 0\n", "max-connections-per-address must be", 0},
+		{someDomain + "[api]\nmax-rate = -1\n", "max-rate must be", 0},
 		{someDomain + "[api]\ntimeout-ms = 1\n", "timeout-ms must be", 0},
 		{someDomain + "[store]\ncache-mib = 0\n", "cache-mib must be", 0},
 		{someDomain + "[peer]\nlisten = \"7100\"\n", "peer.listen", 0},

@@ -45,8 +45,12 @@ func (n *Node) openFronts() error {
 		}
 		n.fronts = append(n.fronts, &front{listener: l})
 	}
-	n.fronts[1].listener = newCrowd(n.fronts[1].listener, n.cfg.API.MaxConnections)
-	n.fronts[2].listener = newCrowd(n.fronts[2].listener, maxOperators)
+	each := n.cfg.API.PerAddress
+	if len(n.cfg.API.Clients) > 0 {
+		each = n.cfg.API.MaxConnections
+	}
+	n.fronts[1].listener = newCrowd(n.fronts[1].listener, n.cfg.API.MaxConnections, each)
+	n.fronts[2].listener = newCrowd(n.fronts[2].listener, maxOperators, maxOperators)
 	return nil
 }
 
@@ -64,8 +68,13 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 
 // serve starts answering clients and operators.
 func (n *Node) serve() error {
+	rate := n.cfg.API.MaxRate
+	if len(n.cfg.API.Clients) > 0 {
+		rate = 0 // they are known
+	}
 	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n, Keys: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
+		Rate:     rate,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
 		Observe:  n.metrics.observe,

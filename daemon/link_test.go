@@ -84,6 +84,49 @@ func TestLinks(t *testing.T) {
 	h.finish(t)
 }
 
+// TestSizeIsOfNow cuts a follower off from the other nodes and asks it, which clients
+// still reach, where the ledger ends.
+func TestSizeIsOfNow(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	run(t, "ip link add br0 type bridge && ip addr add 10.77.0.254/24 dev br0 && ip link set br0 up")
+	for i := 1; i <= 3; i++ {
+		run(t, "ip netns add n%d && ip link add v%[1]d type veth peer name eth0 netns n%[1]d && ip link set v%[1]d master br0 up", i)
+		run(t, "ip -n n%d addr add 10.77.0.%[1]d/24 dev eth0 && ip -n n%[1]d link set eth0 up && ip -n n%[1]d link set lo up", i)
+	}
+	c := found(t, 3, func(i int) string { return fmt.Sprintf("10.77.0.%d", i+1) })
+	c.wrap = func(i int) []string { return []string{"ip", "netns", "exec", fmt.Sprintf("n%d", i+1)} }
+	c.startAll()
+	c.whole(0, 1, 2)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	cut := (c.leader(0) + 1) % 3
+	for _, other := range []int{(cut + 1) % 3, (cut + 2) % 3} {
+		run(t, "ip -n n%d route add blackhole 10.77.0.%d/32 && ip -n n%[2]d route add blackhole 10.77.0.%[1]d/32", cut+1, other+1)
+	}
+	o, err := c.client(c.nodes[(cut+1)%3].place.Name).Put(ctx, "kv/new", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lagging := c.client(c.nodes[cut].place.Name)
+	s, err := lagging.Status(ctx)
+	if err != nil || s.GetTreeSize() > o.GetLeaf() {
+		t.Fatalf("the node that is cut off has %d leaves, and leaf %d: %v", s.GetTreeSize(), o.GetLeaf(), err)
+	}
+	short, stop := context.WithTimeout(ctx, 3*time.Second)
+	defer stop()
+	if size, err := lagging.Size(short); !client.Unavailable(err) {
+		t.Errorf("a node that is cut off says that the ledger ends at %d, %v", size, err)
+	}
+	for _, other := range []int{(cut + 1) % 3, (cut + 2) % 3} {
+		run(t, "ip -n n%d route del blackhole 10.77.0.%d/32 && ip -n n%[2]d route del blackhole 10.77.0.%[1]d/32", cut+1, other+1)
+	}
+	if size, err := lagging.Size(ctx); err != nil || size <= o.GetLeaf() {
+		t.Errorf("the link is back, and the ledger ends at %d, before leaf %d: %v", size, o.GetLeaf(), err)
+	}
+}
+
 // TestFullDisk lets one node's disk run full under load: the node must stop and say
 // so, and come back once there is room.
 func TestFullDisk(t *testing.T) {

@@ -78,7 +78,7 @@ func (n *Node) memberLoop() {
 	every := time.NewTicker(memberEvery)
 	defer every.Stop()
 	var lastIn time.Time
-	lastLed := time.Now()
+	lastLed, told := time.Now(), ""
 	for {
 		select {
 		case <-every.C:
@@ -107,7 +107,12 @@ func (n *Node) memberLoop() {
 		if s.Leader != s.ID || s.Members == nil || s.Members.Joint() {
 			continue
 		}
-		if err := n.followRoster(); err != nil {
+		err := n.followRoster()
+		switch {
+		case err == nil:
+			told = ""
+		case err.Error() != told: // what goes on and on is told once
+			told = err.Error()
 			n.log.Warn("members do not follow the roster yet", "because", err)
 		}
 	}

@@ -42,8 +42,8 @@ func (s *strict) Server(ctx context.Context, raw net.Conn, accept func(keystead.
 	return s.NodeKey.Server(ctx, raw, accept)
 }
 
-// underGuard is an end with a guard of its own, whose streams grow old.
-func underGuard(t *testing.T, age time.Duration) (*end, *strict) {
+// strictEnd is an end with a guard of its own, whose streams grow old.
+func strictEnd(t *testing.T, age time.Duration) (*end, *strict) {
 	t.Helper()
 	key, err := GenerateNodeKey(rand.Reader)
 	if err != nil {
@@ -63,7 +63,7 @@ func (e *end) forget() {
 // TestStreamsAreRenewed wants a stream to be replaced before it is old, and to end
 // once its guard lets no other take its place.
 func TestStreamsAreRenewed(t *testing.T) {
-	a, guard := underGuard(t, 300*time.Millisecond)
+	a, guard := strictEnd(t, 300*time.Millisecond)
 	b := newEnd(t)
 	a.TLSTransport.Members([]Member{a.as(1), b.as(2)})
 	b.TLSTransport.Members([]Member{a.as(1), b.as(2)})
@@ -87,7 +87,7 @@ func TestStreamsAreRenewed(t *testing.T) {
 // in, and none to stay on a connection that has had its time.
 func TestGuardRefuses(t *testing.T) {
 	a := newEnd(t)
-	b, guard := underGuard(t, 300*time.Millisecond)
+	b, guard := strictEnd(t, 300*time.Millisecond)
 	a.TLSTransport.Members([]Member{a.as(1), b.as(2)})
 	b.TLSTransport.Members([]Member{a.as(1), b.as(2)})
 	sendUntil(t, a, b, heartbeat(1, 2))

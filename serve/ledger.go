@@ -158,6 +158,7 @@ func (s *server) Pipeline(ctx context.Context, stream *connect.BidiStream[apiv1.
 
 // receive starts the transactions of each message until the client ends.
 func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.PipelineResponse], out *outcomes) error {
+	from := stream.Peer().Addr
 	for {
 		m, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
@@ -174,8 +175,12 @@ func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.P
 		left := &countdown{done: cancel}
 		left.left.Store(int64(len(txs)) + 1)
 		for _, tx := range txs {
-			if !s.enter(1) {
-				out.refuse(tx, overloaded())
+			err := s.rate.take(from)
+			if err == nil && !s.enter(1) {
+				err = overloaded()
+			}
+			if err != nil {
+				out.refuse(tx, err)
 				left.one()
 				continue
 			}

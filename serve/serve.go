@@ -57,7 +57,8 @@ type Ledger interface {
 
 // Options bound what clients may use.
 type Options struct {
-	InFlight int           // transactions under way
+	InFlight int           // requests and transactions under way
+	Rate     int           // of them, a second from one address; 0 for no limit
 	Timeout  time.Duration // of a request
 	Failed   func(error)   // told of errors that are the node's own; may be nil
 	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
@@ -86,11 +87,12 @@ type server struct {
 	nodes                                        Nodes
 	keys                                         Keys
 	inFlight                                     atomic.Int64
+	rate                                         *rate
 }
 
 // New returns the handler of a node's API.
 func New(by Services, opts Options) http.Handler {
-	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys}
+	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, rate: newRate(opts.Rate)}
 	with := func(most int) []connect.HandlerOption {
 		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
 	}
@@ -102,7 +104,7 @@ func New(by Services, opts Options) http.Handler {
 	return evidenceGate(mux)
 }
 
-// enter takes up n of the transactions that may be under way.
+// enter takes up n of the requests and transactions that may be under way.
 func (s *server) enter(n int) bool {
 	if s.inFlight.Add(int64(n)) > int64(s.opts.InFlight) {
 		s.inFlight.Add(-int64(n))
@@ -114,7 +116,7 @@ func (s *server) enter(n int) bool {
 func (s *server) leave(n int) { s.inFlight.Add(-int64(n)) }
 
 func overloaded() error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "api", Want: "fewer transactions under way", Got: "api.max-in-flight of them"})
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "api", Want: "fewer requests and transactions under way", Got: "api.max-in-flight of them"})
 }
 
 // interceptor gives every call its deadline and every error its wire form.
@@ -126,16 +128,52 @@ func (i interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		ctx, cancel := context.WithTimeout(ctx, i.opts.Timeout)
 		defer cancel()
 		began := time.Now()
-		out, err := next(ctx, r)
+		out, err := i.admit(ctx, r, next)
 		return out, i.encode(r.Spec(), began, err)
 	}
 }
 
-// WrapStreamingHandler implements connect.Interceptor.
+// uncounted are calls that are not among those under way: Execute counts its
+// transaction itself, and what keeps a domain going is not held up by clients.
+var uncounted = map[string]bool{
+	apiv1connect.LedgerServiceExecuteProcedure: true,
+	apiv1connect.DomainServiceTickProcedure:    true,
+	apiv1connect.DomainServiceStatusProcedure:  true,
+}
+
+// admit makes a call if there is room for it, and its address has an allowance.
+func (i interceptor) admit(ctx context.Context, r connect.AnyRequest, next connect.UnaryFunc) (connect.AnyResponse, error) {
+	if err := i.rate.take(r.Peer().Addr); err != nil {
+		return nil, err
+	}
+	if !uncounted[r.Spec().Procedure] {
+		if !i.enter(1) {
+			return nil, overloaded()
+		}
+		defer i.leave(1)
+	}
+	return next(ctx, r)
+}
+
+// WrapStreamingHandler implements connect.Interceptor. A Tail is under way as long as
+// it is open; of a Pipeline its transactions are.
 func (i interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
 		began := time.Now()
-		return i.encode(c.Spec(), began, next(ctx, c))
+		err := i.rate.take(c.Peer().Addr)
+		counted := c.Spec().Procedure != apiv1connect.LedgerServicePipelineProcedure
+		if err == nil && counted && !i.enter(1) {
+			err, counted = overloaded(), false
+		} else if err != nil {
+			counted = false
+		}
+		if counted {
+			defer i.leave(1)
+		}
+		if err == nil {
+			err = next(ctx, c)
+		}
+		return i.encode(c.Spec(), began, err)
 	}
 }
 

@@ -98,6 +98,7 @@ func TestExamplesParse(t *testing.T) {
 	walk = func(c *cobra.Command) {
 		for line := range strings.Lines(strings.ReplaceAll(c.Example, "\\\n", "")) {
 			words, _, _ := strings.Cut(strings.TrimSpace(line), " > ")
+			words, _, _ = strings.Cut(words, " | ")
 			found, rest, err := c.Root().Find(strings.Fields(words)[1:])
 			if err == nil {
 				err = found.ParseFlags(rest)

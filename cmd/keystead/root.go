@@ -63,7 +63,6 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.agent(),
 		a.key(),
 		a.ledger(),
-		a.key(),
 		a.receipt(),
 		a.demo(),
 		a.version(),

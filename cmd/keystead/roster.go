@@ -107,6 +107,9 @@ func (a *app) rosterChange(c *cobra.Command, edit func(args []string, r *receipt
 			return err
 		}
 		defer done()
+		if _, err := cl.Size(ctx); err != nil { // whoever answers has caught up, and shows the roster of now
+			return err
+		}
 		v, err := cl.Show(ctx)
 		if err != nil {
 			return err
