@@ -41,7 +41,7 @@ func passing(err error) bool {
 		switch {
 		case f.Reason == keystead.ReasonLeaseExpired:
 			return false
-		case f.Reason == keystead.ReasonNonceExpired, f.Reason == keystead.ReasonConnectionExpired:
+		case f.Reason == keystead.ReasonNonceExpired, f.Reason == keystead.ReasonConnectionExpired, f.Reason == keystead.ReasonRenewalReplayed:
 		case f.Reason.Stage() != keystead.StageUnavailable && f.Reason.Stage() != keystead.StageInternal:
 			return false
 		}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -255,6 +256,9 @@ func (b *renewer) record(ctx context.Context, r *ledger.Renewals, batch []*renew
 	var result ledger.Result
 	if err == nil {
 		result, err = n.propose(ctx, entry)
+	}
+	if errors.Is(err, keystead.ReasonRenewalReplayed) {
+		err = nil // no item took effect, some since their leases last that long already: each is looked at
 	}
 	if err == nil {
 		err = n.showing(ctx, result.Index)
