@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 export GOFLAGS := -buildvcs=false -trimpath
 BUILD := build
 
-.PHONY: help build demo test chaos check bench bench-ledger fuzz testbed-record generate clean
+.PHONY: help build demo test chaos check bench bench-ledger bench-hosts fuzz testbed-record generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,11 @@ bench-ledger: ## the ledger's figures: three node processes, etcd beside them
 	@scripts/need bench
 	@$(MAKE) --no-print-directory build
 	@go run ./internal/bench/ledger
+
+bench-hosts: ## admission's figures: three node processes with software TPMs, synthetic hosts
+	@scripts/need bench
+	@$(MAKE) --no-print-directory build
+	@go run ./internal/bench/hosts
 
 clean: ## remove build output
 	rm -rf $(BUILD)

@@ -45,7 +45,11 @@ type Rules struct {
 	roots      tpm2.Roots
 	references []*refval.Set
 	codeSets   []*refval.CodeSet
+	memory     *appraise.Memory // what hosts send again and again
 }
+
+// remembered bounds what rules remember of hosts, of each kind.
+const remembered = 1 << 16
 
 // Open reads the terms' text and every object that they name. What makes an object
 // good was judged before; here each is held to its digest and parsed. Refusals:
@@ -65,7 +69,7 @@ func (f InForce) Open(objects Objects) (*Rules, error) {
 	if t.Role != f.Role || keystead.Sum(text) != f.Digest {
 		return nil, deny(keystead.ReasonObjectMismatch, "terms", fmt.Sprintf("terms %v for %s", f.Digest, f.Role), fmt.Sprintf("%v for %s", keystead.Sum(text), t.Role))
 	}
-	r := &Rules{role: t.Role, digest: f.Digest}
+	r := &Rules{role: t.Role, digest: f.Digest, memory: appraise.NewMemory(remembered)}
 	for _, o := range t.Objects() {
 		b, err := fetch(objects, o)
 		if err != nil {
@@ -113,5 +117,5 @@ func (r *Rules) Roots() tpm2.Roots { return r.roots }
 // Input returns what appraisal takes from the rules: all but bundle, expected binding,
 // key and time.
 func (r *Rules) Input() appraise.Input {
-	return appraise.Input{EKRoots: r.roots, References: r.references, CodeSets: r.codeSets, Policy: r.policy}
+	return appraise.Input{EKRoots: r.roots, References: r.references, CodeSets: r.codeSets, Policy: r.policy, Memory: r.memory}
 }

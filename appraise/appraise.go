@@ -42,6 +42,7 @@ type Input struct {
 	CodeSets   []*refval.CodeSet // what else is accepted, and how the machine may boot
 	Policy     *policy.Policy    // without one nothing is allowed
 	Time       time.Time         // of judgement
+	Memory     *Memory           // of earlier appraisals; nil for none. No verdict depends on it
 }
 
 // Appraise judges the evidence. It never fails: what speaks against the host, bytes
@@ -160,7 +161,7 @@ func (a *appraisal) key(ak *tpm2.Public) {
 		a.fail("accepted key: ek_public", err)
 		return
 	}
-	id, err := tpm2.VerifyEK(accepted.EKCertificate, ek, a.in.EKRoots, a.in.Time)
+	id, err := a.in.Memory.verifyEK(accepted.EKCertificate, ek, accepted.EKPublic, a.in.EKRoots, a.in.Time)
 	if err != nil {
 		a.fail("accepted key: ek_certificate", err)
 		return

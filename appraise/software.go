@@ -8,7 +8,6 @@ import (
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/ima"
 	"github.com/keystead/keystead/refval"
-	"github.com/keystead/keystead/refval/deb"
 )
 
 // A Status is what became of one entry of the IMA log.
@@ -85,7 +84,7 @@ func (a *appraisal) packages(refs *references) {
 		a.find(keystead.Finding{Reason: keystead.ReasonMalformed, Where: "packages", Want: evidence.FormatDpkgStatus, Got: fmt.Sprintf("format %.40q", list.Format)})
 		return
 	}
-	installed, err := deb.ParseStatus(list.Data)
+	installed, err := a.in.Memory.status(list.Data)
 	if err != nil {
 		a.fail("packages", err)
 		return

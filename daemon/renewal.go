@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
@@ -192,8 +193,17 @@ func (b *renewer) run(batch []*renewal) {
 		b.record(ctx, r, agreed)
 	}
 	for _, x := range batch {
-		x.done <- keystead.Deny(keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal of " + x.item.Host, Want: "the same verdict by another node", Got: fmt.Sprintf("%d others asked: %v", len(others), last)})
+		x.done <- unwitnessed(x.item.Host, len(others), last)
 	}
+}
+
+// unwitnessed says why a renewal has no second signature: nobody could be asked now, or
+// nobody came to the same verdict.
+func unwitnessed(host string, asked int, last error) error {
+	if last != nil && client.Unavailable(last) {
+		return last
+	}
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal of " + host, Want: "the same verdict by another node", Got: fmt.Sprintf("%d others asked: %v", asked, last)})
 }
 
 func items(batch []*renewal) []ledger.RenewalItem {

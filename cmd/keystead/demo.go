@@ -23,9 +23,12 @@ func (a *app) demo() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show the main job on this machine, narrated",
-		Long: `Starts a software TPM, replays a recorded boot into it, and judges live quotes of it: one that
-passes and five that must not. Needs swtpm; leaves nothing behind. The exit status is not 0 if any
-step comes out otherwise than expected.
+		Long: `First a verifier judges live quotes of a host into whose software TPM a recorded boot was
+replayed: one that passes and five that must not. Then three nodes found a domain; a host
+is admitted, an application gets a key that the nodes agreed on; an altered host is
+denied; the leader is killed, a node evicted; the admitted host goes bad and loses all;
+receipts are verified offline. Needs swtpm; leaves nothing behind. The exit status is not
+0 if any step comes out otherwise than expected.
 
 With --host it only starts that host, for you to attest with the other commands: DIR, which must not
 exist, gets its TPM's socket and its logs. Enter moves it to its next recorded phase; ctrl-C ends it
@@ -56,7 +59,11 @@ recording of your own, such as make testbed-record makes.`,
 		if a.json {
 			narration = a.stderr
 		}
-		outcomes, err := demo.Run(ctx, escaping{narration}, rec)
+		program, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		outcomes, err := demo.Run(ctx, escaping{narration}, rec, program)
 		if err == nil && a.json {
 			return a.answer(outcomes, nil)
 		}
@@ -89,12 +96,7 @@ func (a *app) stage(ctx context.Context, dir string, input io.Reader) (err error
 	say("  keystead evidence collect --tpm %[1]s/%[2]s --root %[1]s/%[3]s --nonce $NONCE --out host.bundle\n", dir, practice.TPM, practice.Root)
 	say("For its verifier: %[1]s/%[2]s (--test-ek-root), %[1]s/%[3]s (--refs), %[1]s/%[4]s (to sign)\n", dir, practice.EKRoot, practice.Reference, practice.CodeSet)
 	say("phase %s: %s", first.Name, first.About)
-	lines := make(chan struct{})
-	go func() {
-		for scanner := bufio.NewScanner(input); scanner.Scan(); {
-			lines <- struct{}{}
-		}
-	}()
+	lines := linesOf(input)
 	for {
 		if m.More() {
 			say("Enter for the next phase, ctrl-C to end.")
@@ -113,4 +115,43 @@ func (a *app) stage(ctx context.Context, dir string, input io.Reader) (err error
 			say("phase %s: %s", p.Name, p.About)
 		}
 	}
+}
+
+// linesOf tells of each line of input.
+func linesOf(input io.Reader) chan struct{} {
+	lines := make(chan struct{})
+	go func() {
+		for scanner := bufio.NewScanner(input); scanner.Scan(); {
+			lines <- struct{}{}
+		}
+	}()
+	return lines
+}
+
+// up: the demo's domain, kept running.
+func (a *app) up() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Run a domain on this machine to play with, until ctrl-C",
+		Long: `Starts three nodes and a host, each with a software TPM into which a recorded boot is
+replayed; has the host enrolled and admitted and the nodes agree on a key; and says what
+to try from another terminal. Enter lets the host go bad. Needs swtpm; ctrl-C ends and
+removes all of it.`,
+		Example: `  keystead up`,
+		Args:    cobra.NoArgs,
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		ctx, stop := interruptible(c.Context())
+		defer stop()
+		rec, err := recording.Load(recording.Committed())
+		if err != nil {
+			return err
+		}
+		program, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		return aboutDemo(demo.Up(ctx, escaping{a.stdout}, rec, program, linesOf(c.InOrStdin())))
+	}
+	return c
 }

@@ -61,9 +61,10 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.node(),
 		a.host(),
 		a.agent(),
+		a.key(),
 		a.ledger(),
 		a.receipt(),
-		a.demo(),
+		a.demo(), a.up(),
 		a.version(),
 	)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")

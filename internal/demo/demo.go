@@ -32,9 +32,10 @@ type Outcome struct {
 	Verdict keystead.Digest   `json:"verdict"`
 }
 
-// Run plays the demo with a recorded boot and writes the narration to w. It leaves
-// neither processes nor files behind.
-func Run(ctx context.Context, w io.Writer, rec *recording.Recording) (outcomes []Outcome, err error) {
+// Run plays the demo with a recorded boot and writes the narration to w. Program is
+// this program, which nodes and hosts of the second act run. It leaves neither processes
+// nor files behind.
+func Run(ctx context.Context, w io.Writer, rec *recording.Recording, program string) (outcomes []Outcome, err error) {
 	start := time.Now()
 	dir, err := os.MkdirTemp("", "keystead-demo-")
 	if err != nil {
@@ -53,8 +54,26 @@ func Run(ctx context.Context, w io.Writer, rec *recording.Recording) (outcomes [
 			return d.outcomes, err
 		}
 	}
+	if err := d.play(ctx, program); err != nil {
+		return d.outcomes, err
+	}
 	d.say("\nEvery step came out as expected, in %.1f s.", time.Since(start).Seconds())
 	return d.outcomes, nil
+}
+
+// play is the second act: a domain.
+func (d *demo) play(ctx context.Context, program string) (err error) {
+	x, err := d.newDomain(ctx, program)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, x.close()) }()
+	for _, step := range []func(context.Context) error{x.found, x.admit, x.agree, x.denyAltered, x.killLeader, x.evict, x.goBad, x.prove} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // demo is the stage: one host, one verifier, and a second TPM for an attacker.

@@ -1,6 +1,7 @@
 package deb
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,7 +41,9 @@ func ParseStatus(raw []byte) ([]Name, error) {
 		}
 		out = append(out, n)
 	}
-	slices.SortFunc(out, func(a, b Name) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(out, func(a, b Name) int {
+		return cmp.Or(strings.Compare(a.Package, b.Package), strings.Compare(a.Version, b.Version), strings.Compare(a.Architecture, b.Architecture))
+	})
 	return out, nil
 }
 

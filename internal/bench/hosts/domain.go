@@ -228,6 +228,22 @@ func (d *domain) stop() error {
 	return errors.Join(append(errs, os.RemoveAll(d.dir))...)
 }
 
+// cpu returns the processor time that all nodes have used.
+func (d *domain) cpu() (total time.Duration) {
+	for _, n := range d.nodes {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.Process.Pid))
+		if err != nil {
+			continue
+		}
+		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:])) // proc(5): utime and stime are fields 14 and 15
+		var user, system int64
+		fmt.Sscan(f[11], &user)
+		fmt.Sscan(f[12], &system)
+		total += time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+	}
+	return total
+}
+
 // rss returns the resident memory of all nodes, in bytes.
 func (d *domain) rss() (total int64) {
 	for _, n := range d.nodes {

@@ -21,16 +21,15 @@ import (
 // synthetic is a host of the load: the logs of the recorded boot, and a TPM in memory.
 type synthetic struct {
 	*fakeTPM
-	name   string
-	ek     keystead.Digest
-	rec    *recording.Recording
-	phase  int
-	cert   tls.Certificate
-	spki   []byte
-	input  appraise.Input // by which it judges nodes
-	api    *client.Host   // to the node that it stays with
-	tick   uint64         // that it answered last
-	renews int
+	name  string
+	ek    keystead.Digest
+	rec   *recording.Recording
+	phase int
+	cert  tls.Certificate
+	spki  []byte
+	input appraise.Input // by which it judges nodes
+	api   *client.Host   // to the node that it stays with
+	tick  uint64         // that it answered last
 }
 
 func newSynthetic(d *domain, n int) (*synthetic, error) {

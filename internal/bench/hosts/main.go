@@ -59,28 +59,35 @@ func bench(ctx context.Context, program, dir string, count, workers int, length 
 	if err != nil {
 		return err
 	}
-	rate, err := timed(count, workers, func(i int) error { return d.enrol(ctx, cl, hosts[i]) })
+	rate, err := timed(count, workers, func(i int) error { return d.enrol(ctx, cl, hosts[i]) }) // the client asks again by itself
 	if err != nil {
 		return fmt.Errorf("enrolments: %w", err)
 	}
 	row("enrolments judged and endorsed by three nodes", fmt.Sprintf("%.0f/s", rate), "")
-	rate, err = timed(count, 12, func(i int) error { return hosts[i].meet(ctx, contacts, names[i%len(names)]) })
+	rate, err = timed(count, 12, func(i int) error {
+		return patient(ctx, func() error { return hosts[i].meet(ctx, contacts, names[i%len(names)]) })
+	})
 	if err != nil {
 		return fmt.Errorf("connections: %w", err)
 	}
 	row("attested connections, activation included", fmt.Sprintf("%.0f/s", 3*rate), "")
 	before := d.rss()
-	rate, err = timed(count, workers, func(i int) error { return hosts[i].admit(ctx) })
+	cpu := d.cpu()
+	rate, err = timed(count, workers, func(i int) error { return patient(ctx, func() error { return hosts[i].admit(ctx) }) })
 	if err != nil {
 		return fmt.Errorf("admissions: %w", err)
 	}
-	row("admissions judged and endorsed by three nodes", fmt.Sprintf("%.0f/s", rate), "")
+	row("admissions judged and endorsed by three nodes", fmt.Sprintf("%.0f/s, %.1f ms of processor each, all nodes together", rate, (d.cpu()-cpu).Seconds()*1e3/float64(count)), "")
 	row("memory a node and admitted host", fmt.Sprintf("%.1f KiB", float64(d.rss()-before)/3/float64(count)/1024), "")
+	cpu = d.cpu()
+	began := time.Now()
 	renewed, latency, err := renewals(ctx, hosts, workers, length)
 	if err != nil {
 		return fmt.Errorf("renewals: %w", err)
 	}
-	row(fmt.Sprintf("renewals judged by two nodes, %d hosts", count), fmt.Sprintf("%.0f/s, p50 %v, p99 %v", renewed, latency[0].Round(time.Millisecond), latency[1].Round(time.Millisecond)), ">= 1700/s")
+	each := (d.cpu() - cpu).Seconds() * 1e3 / (renewed * time.Since(began).Seconds())
+	row(fmt.Sprintf("renewals judged by two nodes, %d hosts", count), fmt.Sprintf("%.0f/s, p50 %v, p99 %v, %.2f ms of processor each, all nodes together", renewed,
+		latency[0].Round(time.Millisecond), latency[1].Round(time.Millisecond), each), ">= 1700/s")
 	took, err := refusals(ctx, d, hosts[:min(20, count)], contacts)
 	if err != nil {
 		return fmt.Errorf("refusals: %w", err)
@@ -108,6 +115,18 @@ func all(n, workers int, do func(i int) error) error {
 		return *err
 	}
 	return nil
+}
+
+// patient does something again while nodes are unavailable, as a host would.
+func patient(ctx context.Context, do func() error) error {
+	end := time.Now().Add(30 * time.Second)
+	for {
+		err := do()
+		if err == nil || !client.Unavailable(err) || time.Now().After(end) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // timed is all, and how many a second.
@@ -150,6 +169,9 @@ func renewals(ctx context.Context, hosts []*synthetic, workers int, length time.
 				n, _ := nonces.Load(i % len(names))
 				start := time.Now()
 				did, err := hosts[i].renew(ctx, n.(*apiv1.NonceResponse))
+				if err != nil && client.Unavailable(err) && !errors.Is(err, keystead.ReasonLeaseExpired) {
+					continue // as a host would, again with the next tick
+				}
 				if err != nil {
 					return fmt.Errorf("%s: %w", hosts[i].name, err)
 				}

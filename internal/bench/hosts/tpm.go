@@ -5,13 +5,13 @@ import (
 	"context"
 	"crypto"
 	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -157,7 +157,13 @@ func (t *fakeTPM) activate(c *evidence.Credential) ([]byte, error) {
 		return nil, err
 	}
 	sealed = bytes.Clone(sealed)
-	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(sealed, sealed) //nolint:staticcheck // the TPM's own format
+	for feedback, rest := make([]byte, aes.BlockSize), sealed; len(rest) > 0; rest = rest[min(len(rest), aes.BlockSize):] { // CFB
+		var next [aes.BlockSize]byte
+		n := copy(next[:], rest)
+		block.Encrypt(feedback, feedback)
+		subtle.XORBytes(rest[:n], rest[:n], feedback)
+		feedback = next[:]
+	}
 	secret, _, err := sized(sealed)
 	return secret, err
 }

@@ -1,0 +1,177 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// patience bounds what the demo waits for, and how long a process takes to end.
+const patience = 30 * time.Second
+
+// A shell runs commands of the program as a person would, in one directory.
+type shell struct {
+	program string // this program
+	dir     string
+	running map[string]*process
+}
+
+// process is a command that goes on.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan error
+}
+
+func newShell(program, dir string) *shell {
+	return &shell{program: program, dir: dir, running: map[string]*process{}}
+}
+
+func (s *shell) command(args ...string) *exec.Cmd {
+	c := exec.Command(s.program, args...)
+	c.Dir = s.dir
+	c.Env = append(os.Environ(), "KEYSTEAD_DOMAIN="+filepath.Join(s.dir, file("domain.json")))
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // never outlives the demo
+	return c
+}
+
+// A refusal is a command that ended with another status than 0.
+type refusal struct {
+	status int
+	words  string // standard error
+}
+
+func (r *refusal) Error() string { return r.words }
+
+// do runs a command to its end and returns what it answered.
+func (s *shell) do(ctx context.Context, args ...string) (string, error) {
+	c := s.command(args...)
+	var out, words bytes.Buffer
+	c.Stdout, c.Stderr = &out, &words
+	if err := c.Start(); err != nil {
+		return "", err
+	}
+	defer context.AfterFunc(ctx, func() { _ = c.Process.Kill() })()
+	err := c.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		return out.String(), &refusal{exit.ExitCode(), strings.TrimSpace(words.String())}
+	}
+	if err != nil {
+		return "", fmt.Errorf("keystead %s: %w %s", strings.Join(args, " "), errors.Join(ctx.Err(), err), words.String())
+	}
+	return out.String(), nil
+}
+
+// ask runs a command with --json and reads its answer.
+func (s *shell) ask(ctx context.Context, into any, args ...string) error {
+	out, err := s.do(ctx, append([]string{"--json"}, args...)...)
+	if err != nil {
+		return fmt.Errorf("keystead %s: %w", strings.Join(args, " "), err)
+	}
+	if err := json.Unmarshal([]byte(out), into); err != nil {
+		return fmt.Errorf("keystead %s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// start starts a command that goes on; what it logs is in NAME.log.
+func (s *shell) start(name string, args ...string) error {
+	log, err := os.OpenFile(filepath.Join(s.dir, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	p := &process{cmd: s.command(args...), ended: make(chan error, 1)}
+	p.cmd.Stderr = log
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	go func() { p.ended <- p.cmd.Wait() }()
+	s.running[name] = p
+	return nil
+}
+
+// end sends a signal to a command that goes on, and waits for its end.
+func (s *shell) end(name string, signal syscall.Signal) error {
+	p := s.running[name]
+	delete(s.running, name)
+	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-p.ended:
+		return nil
+	case <-time.After(patience):
+		return errors.Join(fmt.Errorf("%s does not end after %v", name, signal), p.cmd.Process.Kill())
+	}
+}
+
+// stopped waits for a command to end by itself.
+func (s *shell) stopped(name string) error {
+	p := s.running[name]
+	select {
+	case <-p.ended:
+		delete(s.running, name)
+		return nil
+	case <-time.After(patience):
+		return fmt.Errorf("%s does not end by itself", name)
+	}
+}
+
+// log returns the last lines that a command logged.
+func (s *shell) log(name string) string {
+	b, err := os.ReadFile(filepath.Join(s.dir, name+".log"))
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+}
+
+// close ends everything that still runs: politely, then not.
+func (s *shell) close() error {
+	for _, p := range s.running {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	}
+	var errs []error
+	deadline := time.After(patience)
+	for name, p := range s.running {
+		select {
+		case <-p.ended:
+		case <-deadline:
+			errs = append(errs, fmt.Errorf("%s does not end", name), p.cmd.Process.Kill())
+		}
+	}
+	clear(s.running)
+	return errors.Join(errs...)
+}
+
+// until asks again and again until done says so. Between two questions there is no
+// event to wait for: they go to other processes.
+func until(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var last error
+	for {
+		ok, err := done(ctx)
+		if ok {
+			return nil
+		}
+		if err != nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not within %v: %w", what, patience, errors.Join(last, ctx.Err()))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
