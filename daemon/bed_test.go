@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
@@ -24,6 +26,7 @@ import (
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/internal/recording"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/policy"
 )
 
@@ -125,8 +128,8 @@ func (b *bed) hurry(p *process) {
 	}
 }
 
-// terms makes the founding terms for nodes and their objects, and returns the setting
-// that names them.
+// terms makes the founding terms for nodes, and the same for hosts, with their objects,
+// and returns the settings that name them.
 func (b *bed) terms(rec *recording.Recording) []string {
 	b.t.Helper()
 	text, _ := policy.Shipped("demo")
@@ -153,7 +156,13 @@ func (b *bed) terms(rec *recording.Recording) []string {
 		b.t.Fatal(err)
 	}
 	b.input = rules.Input()
-	return []string{admit.FoundingTerms(admit.RoleNode, named)}
+	terms.Role = admit.RoleHost
+	hosts, err := terms.Text()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.objects = append([][]byte{hosts}, b.objects...)
+	return []string{admit.FoundingTerms(admit.RoleHost, hosts), admit.FoundingTerms(admit.RoleNode, named)}
 }
 
 // signing waits until nodes are led, tick, and sign by keys that the roster names, and
@@ -181,6 +190,15 @@ func prover(m *practice.Machine) *collect.Prover {
 // the evidence of a machine, and returns why it was refused.
 func (b *bed) knock(address, dir string, m *practice.Machine) error {
 	b.t.Helper()
+	c, err := b.dial(address, dir, m)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err
+}
+
+func (b *bed) dial(address, dir string, m *practice.Machine) (*attest.Conn, error) {
+	b.t.Helper()
 	id, err := daemon.LoadIdentity(b.ctx, dir, m.Device())
 	if err != nil {
 		b.t.Fatal(err)
@@ -195,11 +213,37 @@ func (b *bed) knock(address, dir string, m *practice.Machine) error {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	c, err := attest.Client(b.ctx, raw, cfg)
-	if err == nil {
-		_ = c.Close()
+	return attest.Client(b.ctx, raw, cfg)
+}
+
+// nodeService speaks to a node over an attested connection.
+func (b *bed) nodeService(c *attest.Conn) apiv1connect.NodeServiceClient {
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true) // encryption is below
+	t := &http.Transport{Protocols: protocols, DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}
+	b.t.Cleanup(t.CloseIdleConnections)
+	return apiv1connect.NewNodeServiceClient(&http.Client{Transport: t}, "http://node.invalid")
+}
+
+// decree has the member sign a statement and the nodes judge it.
+func (b *bed) decree(kind, subject string, text func() ([]byte, error)) {
+	b.t.Helper()
+	unsigned, err := text()
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	return err
+	note, err := b.member.Sign(unsigned)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: kind, Subject: subject, Content: note}
+	entry, err := p.Entry()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := b.client("").Submit(b.ctx, entry, nil); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 // says waits until a node's log has a line with all of these words, from an offset on.

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"net/http"
 	"os"
@@ -19,7 +20,9 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
@@ -373,7 +376,7 @@ func TestJoinsUnderNewTerms(t *testing.T) {
 // lenient has the member make terms for nodes that report what runs, and allow it.
 func (b *bed) lenient() {
 	b.t.Helper()
-	text := strings.Replace(string(b.objects[0]), "name demo", "name lenient", 1)
+	text := strings.Replace(string(b.objects[1]), "name demo", "name lenient", 1)
 	text = strings.Replace(text, "software every-entry", "software report", 1)
 	cl := b.client("")
 	digest, err := cl.PutObject(b.ctx, []byte(text))
@@ -386,25 +389,117 @@ func (b *bed) lenient() {
 	}
 	object := admit.Object{Domain: b.digest, Digest: digest, Kind: admit.ObjectPolicy}
 	terms.Domain, terms.Policy = b.digest, digest
-	for _, s := range []struct {
-		kind, subject string
-		text          func() ([]byte, error)
-	}{{admit.TypeObject, digest.String(), object.Text}, {admit.TypeTerms, admit.RoleNode, terms.Text}} {
-		text, err := s.text()
+	b.decree(admit.TypeObject, digest.String(), object.Text)
+	b.decree(admit.TypeTerms, admit.RoleNode, terms.Text)
+}
+
+// TestCertifyNode asks a node for its signature under a key: by another node, by nobody,
+// and without the TPM whose key it would be. It gives it to the node itself.
+func TestCertifyNode(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 3)
+	fresh, err := key.NewNode(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := b.client("").Show(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := receipt.Change{Domain: v.Domain, Sequence: v.Sequence + 1, After: v.Entry, Rekey: true, Roster: v.Roster}
+	change.Roster.Nodes = slices.Clone(change.Roster.Nodes)
+	change.Roster.Nodes[2].Key = fresh.Public()
+	ask := func(as int) error {
+		t.Helper()
+		text, err := change.Text()
 		if err != nil {
-			b.t.Fatal(err)
+			t.Fatal(err)
 		}
-		note, err := b.member.Sign(text)
+		c, err := b.dial(b.nodes[0].place.API, b.nodes[as].dir, b.machines[as])
 		if err != nil {
-			b.t.Fatal(err)
+			t.Fatal(err)
 		}
-		p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: s.kind, Subject: s.subject, Content: note}
-		entry, err := p.Entry()
+		r, err := b.nodeService(c).CertifyNode(b.ctx, connect.NewRequest(&apiv1.CertifyNodeRequest{Change: text}))
 		if err != nil {
-			b.t.Fatal(err)
+			return refusal.Decode(err)
 		}
-		if _, err := cl.Submit(b.ctx, entry, nil); err != nil {
-			b.t.Fatal(err)
+		if n, _ := v.Roster.Node("n1"); r.Msg.GetNode() != "n1" || !n.Key.Verify(text, key.NodeSignature(r.Msg.GetSignature())) {
+			t.Errorf("%v is no signature of n1", r.Msg)
+		}
+		return nil
+	}
+	demand(t, "a key that no TPM certified", ask(2), keystead.ReasonEvidenceMissing)
+	certify := func(by int) {
+		t.Helper()
+		cert, err := b.machines[by].Device().Certify(b.ctx, receipt.KeyBinding(v.Domain, v.Entry, "n3", fresh.Public()), collect.AKECC, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change.Certificates = []receipt.Certificate{{Node: "n3", Certification: cert}}
+	}
+	certify(1)
+	demand(t, "a key that another node's TPM certified", ask(1), keystead.ReasonKeyForeign)
+	certify(2)
+	demand(t, "a key of n3, asked for by n2", ask(1), keystead.ReasonNotMember)
+	if err := ask(2); err != nil {
+		t.Errorf("a key of n3, asked for by n3: %v", err)
+	}
+	text, err := change.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := client.OpenContact(b.file.Contacts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := daemon.LoadIdentity(b.ctx, b.nodes[2].dir, b.machines[2].Device())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &http.Client{Transport: &http.Transport{TLSClientConfig: client.PinnedTLS(to.TLS, &id.TLS), ForceAttemptHTTP2: true}}
+	_, err = apiv1connect.NewNodeServiceClient(h, to.API).CertifyNode(b.ctx, connect.NewRequest(&apiv1.CertifyNodeRequest{Change: text}))
+	demand(t, "n3's TLS key without evidence", refusal.Decode(err), keystead.ReasonNotMember)
+}
+
+// TestNodeIsAlsoAHost enrols a node's machine as a host: it is what its TLS key says.
+func TestNodeIsAlsoAHost(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 3)
+	agent := filepath.Join(b.dir, "agent")
+	if _, err := daemon.NewIdentity(b.ctx, agent, b.machines[1].Device()); err != nil {
+		t.Fatal(err)
+	}
+	api := b.nodes[0].place.API
+	demand(t, "a node's machine under another TLS key", b.knock(api, agent, b.machines[1]), keystead.ReasonHostUnenrolled)
+	keys, err := prover(b.machines[1]).Introduce(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ek, err := tpm2.ParsePublic(keys.EKPublic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrolment := admit.Enrolment{Domain: b.digest, Host: "both", Role: admit.RoleHost, EK: ek.Fingerprint()}
+	b.decree(admit.TypeEnrolment, "both", enrolment.Text)
+	for name, dir := range map[string]string{"host": agent, "node": b.nodes[1].dir} {
+		b.eventually("the machine as a "+name, func() error { return b.knock(api, dir, b.machines[1]) })
+	}
+	demand(t, "a host at the peers' door", b.knock(b.nodes[0].place.Peer, agent, b.machines[1]), keystead.ReasonNotMember)
+	b.signing(0, 1, 2)
+	b.signedBy("n2")
+}
+
+// eventually tries until it works: another node may not show yet what one has told.
+func (b *bed) eventually(what string, try func() error) {
+	b.t.Helper()
+	for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(until) {
+			b.t.Errorf("%s: %v", what, err)
+			return
 		}
 	}
 }
