@@ -101,6 +101,7 @@ func TestNewKeyAtEachStart(t *testing.T) {
 	if after.Key == before.Key || after.AK != before.AK || now <= sequence {
 		t.Errorf("roster %d has %v for n3, roster %d %v", sequence, before, now, after)
 	}
+	b.cleanRestart()
 	late, err := cl.Put(b.ctx, "kv/late", []byte("2"))
 	if err != nil {
 		t.Fatal(err)
@@ -115,6 +116,29 @@ func TestNewKeyAtEachStart(t *testing.T) {
 		}
 	}
 	b.oldKeys()
+}
+
+// cleanRestart closes n1 in order: the TPM's record lets it come back under its raft id,
+// and it has a new signing key all the same.
+func (b *bed) cleanRestart() {
+	b.t.Helper()
+	before, _ := b.rosterNode("n1")
+	if err := b.end(0, syscall.SIGTERM); err != nil {
+		b.t.Error(err)
+	}
+	record, err := os.ReadFile(filepath.Join(b.nodes[0].dir, "shutdown"))
+	if err != nil || !strings.HasPrefix(string(record), "keystead-shutdown/1\n") {
+		b.t.Errorf("no record by the TPM: %v, %.20q", err, record)
+	}
+	b.start(0)
+	b.signing(0, 1, 2)
+	b.signedBy("n1")
+	b.until(0, "its raft id", func(s *apiv1.StatusResponse) bool {
+		return slices.ContainsFunc(s.GetPeers(), func(p *apiv1.Peer) bool { return p.GetName() == "n1" && p.GetRaftId() == 1 })
+	})
+	if after, _ := b.rosterNode("n1"); after.Key == before.Key {
+		b.t.Error("n1 signs by the key of its last start")
+	}
 }
 
 // oldKeys hands in what the founding keys sign.

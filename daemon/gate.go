@@ -3,7 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -91,6 +93,7 @@ type gatekeeper struct {
 	nodes *nodeGate
 	hosts *attest.Appraiser
 	node  *Node
+	seen  sync.Map // names of the hosts that came, by hardware identity
 }
 
 func newGatekeeper(n *Node) *gatekeeper {
@@ -107,16 +110,31 @@ func isHostName(name string) bool {
 }
 
 // hostWith returns the host that a hardware identity is enrolled as, "" for none, and
-// its role.
-func (n *Node) hostWith(identity keystead.Digest) (host, role string, err error) {
-	err = n.snapshot(func(v ledger.View) error {
-		if host, err = admit.HostOf(v, identity); err != nil || host == "" {
+// its role. One that this node has seen, and that members revoked since, is refused as
+// such (host-revoked).
+func (g *gatekeeper) hostWith(identity keystead.Digest) (host, role string, err error) {
+	err = g.node.snapshot(func(v ledger.View) error {
+		if host, err = admit.HostOf(v, identity); err != nil {
 			return err
 		}
-		e, _, err := admit.Enrolled(v, host)
+		name := host
+		if seen, ok := g.seen.Load(identity); ok && host == "" {
+			name = seen.(string)
+		}
+		if name == "" {
+			return nil
+		}
+		e, _, err := admit.Enrolled(v, name)
+		if err == nil && host == "" && e.Revoked {
+			err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostRevoked, Where: "connection", Want: "a machine that members enrolled",
+				Got: fmt.Sprintf("host %s, hardware identity %s, whose enrolment they revoked", name, identity)})
+		}
 		role = e.Role
 		return err
 	})
+	if host != "" {
+		g.seen.Store(identity, host)
+	}
 	return host, role, err
 }
 
@@ -126,7 +144,7 @@ func unenrolled(identity keystead.Digest) error {
 
 // terms finds by what a host's TPM is judged, before it has proven to be that one.
 func (g *gatekeeper) terms(ctx context.Context, identity keystead.Digest) (attest.Terms, error) {
-	host, role, err := g.node.hostWith(identity)
+	host, role, err := g.hostWith(identity)
 	switch {
 	case err != nil:
 		return attest.Terms{}, err
@@ -148,7 +166,7 @@ func (g *gatekeeper) Challenge(ctx context.Context, keys evidence.TPMKeys) (*app
 	if err != nil {
 		return nil, err
 	}
-	host, _, err := g.node.hostWith(ek.Fingerprint())
+	host, _, err := g.hostWith(ek.Fingerprint())
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +209,7 @@ func (g *gatekeeper) Verify(ctx context.Context, c attest.Claim) (string, apprai
 	if node.Name != "" {
 		return g.nodes.Verify(ctx, c)
 	}
-	host, _, err := n.hostWith(ek.Fingerprint())
+	host, _, err := g.hostWith(ek.Fingerprint())
 	switch {
 	case err != nil:
 		return "", appraise.Verdict{}, err

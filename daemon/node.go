@@ -8,6 +8,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -483,9 +484,11 @@ func (n *Node) handOver() {
 // Status implements serve.Domain.
 func (n *Node) Status() *apiv1.StatusResponse {
 	out := &apiv1.StatusResponse{Node: n.name, Version: n.opts.Version, Fresh: n.fresh() == nil}
-	n.mu.Lock()
-	out.Unsigned = n.unsigned
-	n.mu.Unlock()
+	if _, err := n.signer(); n.replica != nil && err != nil {
+		n.mu.Lock()
+		out.Unsigned = cmp.Or(n.unsigned, err.Error())
+		n.mu.Unlock()
+	}
 	if n.replica == nil {
 		return out
 	}

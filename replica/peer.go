@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -55,8 +56,12 @@ func (p *peer) take() []*pb.Message {
 // are dropped, for they are stale by the time there is one again.
 func (p *peer) run() {
 	defer p.t.tasks.Done()
+	pause := dialPause
 	for p.ctx.Err() == nil {
 		conn, err := p.dial()
+		if pause = min(2*pause, maxDialPause); err == nil || unanswered(err) {
+			pause = dialPause
+		}
 		for err == nil { // until no connection takes the place of the last
 			conn, err = p.stream(conn)
 		}
@@ -67,9 +72,22 @@ func (p *peer) run() {
 		p.t.handler.Unreachable(p.to.ID)
 		select {
 		case <-p.ctx.Done():
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
+}
+
+// Pauses between attempts on a member: the longer ones if it answers and refuses, or
+// is refused, which costs both sides something each time.
+const (
+	dialPause    = 100 * time.Millisecond
+	maxDialPause = 2 * time.Second
+)
+
+// unanswered reports whether nobody took the call.
+func unanswered(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 func (p *peer) dial() (net.Conn, error) {

@@ -238,9 +238,11 @@ func (a *app) nodeStatus() *cobra.Command {
 			fmt.Fprintf(w, "node:       %s (%s), term %d, led by %s\ntree:       %d leaves, %d under a checkpoint\nclock:      %s, fresh: %v\n",
 				s.GetNode(), s.GetRole(), s.GetTerm(), orNobody(s.GetLeader()), s.GetTreeSize(), s.GetCheckpointSize(),
 				time.UnixMilli(int64(s.GetDomainClockMs())).UTC().Format(time.RFC3339), s.GetFresh())
+			signs := "by the key that the roster names"
 			if why := s.GetUnsigned(); why != "" {
-				fmt.Fprintf(w, "signs:      nothing: %s\n", why)
+				signs = "nothing: " + why
 			}
+			fmt.Fprintf(w, "signs:      %s\n", signs)
 			for _, p := range s.GetPeers() {
 				fmt.Fprintf(w, "member:     %s (%s), raft id %d\n", p.GetName(), p.GetRole(), p.GetRaftId())
 			}
