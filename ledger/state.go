@@ -35,8 +35,9 @@ func (m *Machine) version(space byte, key []byte) (uint64, error) {
 	return v.version, fatal(err)
 }
 
-// stored is the record of a key. A value that makes up half of the entry that put it,
-// or more, is not stored a second time: the record says where in the entry it is.
+// stored is the record of a key. A value of 256 bytes or more that makes up half of the
+// entry that put it, or more, is not stored a second time: the record says where in
+// the entry it is. For smaller ones a second read costs more than a copy.
 //
 //	8 bytes  version: the entry's leaf plus one
 //	1 byte   0 and the value, or 1 and
@@ -52,6 +53,7 @@ type stored struct {
 const (
 	storedInline  = 0
 	storedInEntry = 1
+	leastInEntry  = 256 // bytes
 )
 
 // parseStored reads a record, or the version of a subject, which has no value.
@@ -76,7 +78,7 @@ func parseStored(b []byte) (s stored, err error) {
 // appendStored appends the record of a value that a write of an entry puts.
 func appendStored(b []byte, version uint64, entry int, x *writeView) []byte {
 	b = binary.BigEndian.AppendUint64(b, version)
-	if 2*len(x.value) < entry {
+	if len(x.value) < leastInEntry || 2*len(x.value) < entry {
 		return append(append(b, storedInline), x.value...)
 	}
 	b = binary.BigEndian.AppendUint32(append(b, storedInEntry), uint32(x.at))

@@ -64,7 +64,7 @@ type head struct {
 // StateVersion is the version of the layout of the store. It only ever grows.
 //
 //	1  the key spaces of store.go but n and s, tiles of height 8
-//	2  n and s: renewals and suspensions; values that make up half of their entry are stored in it only
+//	2  n and s: renewals and suspensions; values of 256 bytes or more that make up half of their entry are stored in it only
 const StateVersion = 2
 
 const headSize = 2 + 6*8 + 32

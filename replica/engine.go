@@ -28,8 +28,8 @@ func (s *Store) journalOptions() *pebble.Options {
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		MemTableSize:                s.opts.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
+		L0CompactionThreshold:       16,
+		L0StopWritesThreshold:       48,
 		Cache:                       s.opts.Cache,
 		Logger:                      engineLogger{s.opts.Logf, s.lose},
 		// Reads that meet corruption return it; pebble's default would end the process.
@@ -46,7 +46,7 @@ func (s *Store) stateOptions() *pebble.Options {
 	// Large values are mostly written once and in the order of their keys, beside small
 	// records in any order, with which compactions would copy them again and again. So
 	// they go to files of their own.
-	o.L0CompactionThreshold = 8
+	o.L0CompactionThreshold, o.L0StopWritesThreshold = 8, 24
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
 		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 256, MaxBlobReferenceDepth: 10, RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.3}
 	}
