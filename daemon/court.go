@@ -11,6 +11,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -321,6 +322,9 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 		}
 	}
 	if kind == receipt.KindProposal {
+		if err := mayPropose(entry, serve.PeerOf(ctx)); err != nil {
+			return serve.Outcome{}, err
+		}
 		o, err := n.court.hearing(ctx, entry)
 		return n.effects.of(entry, o), err
 	}
@@ -332,6 +336,23 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 		return serve.Outcome{Applied: err == nil}, err
 	}
 	return n.outcome(r)
+}
+
+// mayPropose refuses proposals of the kinds that nodes alone make: to judge one costs
+// every node a search for evidence, or work with secrets. What members sign anybody may
+// hand in.
+func mayPropose(entry []byte, from serve.Peer) error {
+	p, err := ledger.ParseProposal(entry)
+	if err != nil {
+		return err
+	}
+	switch p.Type {
+	case admit.TypeLease, keyring.EpochType, keyring.KeyType:
+		if from.Node == "" {
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "proposal of type " + p.Type, Want: "a connection of a node of the domain", Got: "another client"})
+		}
+	}
+	return nil
 }
 
 // hearing proposes and waits until the proposal has taken effect. It ends early

@@ -67,21 +67,23 @@ func TestLyingNode(t *testing.T) {
 	if _, err := f.client("").PutObject(f.ctx, bundle); err != nil {
 		t.Fatal(err)
 	}
-	content := []byte{1}
 	digest := keystead.Sum(bundle)
-	content = append(content, digest[:]...)
-	for i := range 8 {
-		content = append(content, byte(tick>>(56-8*i)))
-	}
-	content = append(content, make([]byte, 32)...)
-	p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: admit.TypeLease, Subject: "bad", Inputs: []keystead.Digest{digest}, Content: content}
+	p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: admit.TypeLease, Subject: "bad", Inputs: []keystead.Digest{digest}, Content: applicationOf(digest, tick)}
 	entry, err := p.Entry()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, node := range f.nodes {
+	for i := range f.nodes {
 		ctx, cancel := context.WithTimeout(f.ctx, 3*time.Second)
-		_, err := f.client(node.place.Name).Submit(ctx, entry, nil)
+		as := liar
+		if i == liar { // one TPM does not serve both sides at once
+			as = (liar + 1) % 3
+		}
+		conn, err := f.asNode(as, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = f.handOver(ctx, conn, entry)
 		cancel()
 		if i != liar {
 			demand(t, "an honest node asked to endorse", err, keystead.ReasonFileAltered)
