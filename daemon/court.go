@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -66,6 +64,7 @@ type inquiry struct {
 	endorsements []ledger.Endorsement
 	done         chan struct{} // closed once it took effect
 	refused      chan struct{} // closed once this node refused
+	ruled        chan struct{} // closed once it did that, or endorsed
 	sent         time.Time     // the effective entry, by this node
 }
 
@@ -147,7 +146,7 @@ func (c *court) of(id keystead.Digest) *inquiry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cases[id] == nil {
-		x := &inquiry{opened: time.Now(), done: make(chan struct{}), refused: make(chan struct{})}
+		x := &inquiry{opened: time.Now(), done: make(chan struct{}), refused: make(chan struct{}), ruled: make(chan struct{})}
 		c.cases[id], c.open[id] = x, x
 		c.order = append(c.order, id)
 	}
@@ -217,6 +216,7 @@ func (c *court) rule(x *inquiry, entry []byte) {
 		x.verdict = verdict
 	}
 	c.mu.Unlock()
+	close(x.ruled)
 	if err != nil {
 		close(x.refused)
 		n.log.Warn("proposal not endorsed", "proposal", keystead.Sum(entry), "because", err)
@@ -353,27 +353,4 @@ func mayPropose(entry []byte, from serve.Peer) error {
 		}
 	}
 	return nil
-}
-
-// hearing proposes and waits until the proposal has taken effect. It ends early
-// with this node's own refusal.
-func (c *court) hearing(ctx context.Context, entry []byte) (serve.Outcome, error) {
-	n, id := c.node, keystead.Sum(entry)
-	x := c.of(id)
-	if _, err := n.propose(ctx, entry); err != nil {
-		return serve.Outcome{}, err
-	}
-	select {
-	case <-x.done:
-		return serve.Outcome{Applied: true}, nil
-	case <-x.refused:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return serve.Outcome{}, x.refusal
-	case <-ctx.Done():
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return serve.Outcome{}, errors.Join(keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Where: "proposal " + id.String(),
-			Want: "matching endorsements of a majority", Got: fmt.Sprintf("%d endorsements", len(x.endorsements))}), ctx.Err())
-	}
 }

@@ -20,6 +20,8 @@ type Nodes interface {
 	Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.WitnessResponse, error)
 	// CertifyNode signs the roster change that brings in a node's new signing key.
 	CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error)
+	// GetRuling says what the node came to on a proposal, once it has.
+	GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error)
 }
 
 // Witness implements the API's NodeService.
@@ -36,6 +38,18 @@ func (s *server) CertifyNode(ctx context.Context, r *connect.Request[apiv1.Certi
 		return nil, unimplemented()
 	}
 	return answer(s.nodes.CertifyNode(ctx, r.Msg)) // who has a new key is known by no name yet; the evidence is what counts
+}
+
+// GetRuling implements the API's NodeService.
+func (s *server) GetRuling(ctx context.Context, r *connect.Request[apiv1.GetRulingRequest]) (*connect.Response[apiv1.GetRulingResponse], error) {
+	if err := s.fromNode(ctx); err != nil {
+		return nil, err
+	}
+	var id keystead.Digest
+	if len(r.Msg.GetProposal()) != len(id) {
+		return nil, malformed("proposal", "is %d bytes, not %d", len(r.Msg.GetProposal()), len(id))
+	}
+	return answer(s.nodes.GetRuling(ctx, keystead.Digest(r.Msg.GetProposal())))
 }
 
 // fromNode refuses requests of others than the domain's nodes.
