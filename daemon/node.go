@@ -232,8 +232,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	if _, err := os.Stat(started); err == nil {
 		founders = nil // a founder that lost its store must not found the group again
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	if founders == nil || !isFounder {
-		n.background(n.learn)
+		n.background(func() { n.learn(stop) })
 	}
 	cache := pebble.NewCache(int64(n.cfg.Store.CacheMiB) << 20)
 	defer cache.Unref()
@@ -246,6 +248,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		TrustDisks: n.genesis.TrustsDisks(),
 		Log:        n.log,
 	})
+	if out := context.Cause(ctx); err != nil && errors.Is(out, keystead.ReasonNotMember) {
+		n.log.Error("members removed this node from the domain; it does not come back by itself", "because", out)
+		return nil, out
+	}
 	if err != nil {
 		return nil, err
 	}
