@@ -76,6 +76,7 @@ type Node struct {
 	gate       *gatekeeper
 	authority  *authority
 	suspending suspending
+	rekeys     rekeys
 	voter      voter
 	metrics    *metrics
 	changed    chan struct{} // the roster has

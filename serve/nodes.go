@@ -58,9 +58,13 @@ func (s *server) fromNode(ctx context.Context) error {
 		return unimplemented()
 	}
 	if p := PeerOf(ctx); p.Node == "" {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "connection", Want: "a node of the domain", Got: "another client"})
+		return keystead.Deny(notNode())
 	}
 	return nil
+}
+
+func notNode() keystead.Finding {
+	return keystead.Finding{Reason: keystead.ReasonNotMember, Where: "connection", Want: "a node of the domain", Got: "another client"}
 }
 
 func cutSubject(s string) (kind, subject string, ok bool) {
@@ -123,7 +127,11 @@ func evidenceGate(next http.Handler) http.Handler {
 			from := PeerOf(r.Context())
 			from.TLS = keystead.Digest{} // whoever has a machine has as many of these as it likes
 			if from.Node == "" && from.EK.IsZero() {
-				refuse(w, r, keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "connection", Want: "an attested connection of a host or a node", Got: "one without evidence"})
+				f := keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "connection", Want: "an attested connection of a host or a node", Got: "one without evidence"}
+				if strings.HasPrefix(r.URL.Path, "/"+apiv1connect.NodeServiceName+"/") {
+					f = notNode()
+				}
+				refuse(w, r, f)
 				return
 			}
 			size := r.ContentLength
