@@ -33,23 +33,78 @@ func (a *appraisal) kernel() {
 	case a.files == nil:
 		a.missing("ima-log", "the kernel's IMA log, whose first entry shows that the boot registers stayed as they were")
 	default:
-		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "kernel, initrd and command line",
-			Want: a.acceptedBoots(), Got: describeBoot(measured, strange)})
+		a.find(a.unaccepted(measured, strange))
 	}
 }
 
-func describeBoot(k eventlog.Kernel, strange []string) string {
-	s := fmt.Sprintf("kernel %s, initrd %s, command line %s", k.Image, k.Initrd, k.CommandLine)
-	if n := len(strange); n > 0 {
-		s += fmt.Sprintf(", after %d images or files of a loader that no code set accepts: %s", n, strings.Join(strange[:min(n, maxWanted)], ", "))
+// unaccepted says what of the boot differs from the boot entry that comes closest,
+// and which event of which register measured it.
+func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Finding {
+	var where, want, got []string
+	differs := func(part string, d keystead.Digest, wanted, found string, registers ...int) {
+		where = append(where, part+a.boot.Place(d, registers...))
+		want, got = append(want, part+" "+wanted), append(got, part+" "+found)
 	}
-	return s
+	if closest, ok := a.closest(k); !ok {
+		where, want = append(where, "kernel, initrd and command line"), append(want, "a boot entry of a code set, of which none was given")
+		got = append(got, fmt.Sprintf("kernel %s, initrd %s, command line %s", k.Image, k.Initrd, k.CommandLine))
+	} else {
+		if closest.Kernel != k.Image {
+			differs("kernel", k.Image, closest.Kernel.String(), k.Image.String(), 4)
+		}
+		if closest.Initrd != k.Initrd {
+			differs("initrd", k.Initrd, closest.Initrd.String(), k.Initrd.String(), 9)
+		}
+		if !sameLine(closest, k) {
+			differs("command line", k.CommandLine, fmt.Sprintf("%q", closest.CommandLine), a.line(k), 9)
+		}
+		want = append(want, "as "+a.acceptedBoots()+" has it")
+	}
+	for _, text := range strange[:min(len(strange), maxWanted)] {
+		d, _ := keystead.ParseDigest(text) // else it has no place
+		differs("loaded before the kernel", d, "what code sets name", text, 2, 4, 9)
+	}
+	if n := len(strange) - maxWanted; n > 0 {
+		got = append(got, fmt.Sprintf("and %d more", n))
+	}
+	return keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: strings.Join(where, "; "), Want: strings.Join(want, "; "), Got: strings.Join(got, "; ")}
+}
+
+// line gives a command line's text if one in the log has its digest, else the digest.
+func (a *appraisal) line(k eventlog.Kernel) string {
+	if text := a.boot.LoadedOptions(k); text != "" {
+		return fmt.Sprintf("%.1000q", text)
+	}
+	return k.CommandLine.String()
+}
+
+// closest returns the boot entry that shares most with what was measured.
+func (a *appraisal) closest(k eventlog.Kernel) (best refval.Boot, ok bool) {
+	most := -1
+	for _, set := range a.in.CodeSets {
+		for b := range set.Boots() {
+			shared := 0
+			for _, same := range []bool{b.Kernel == k.Image, b.Initrd == k.Initrd, sameLine(b, k)} {
+				if same {
+					shared++
+				}
+			}
+			if shared > most {
+				best, most = b, shared
+			}
+		}
+	}
+	return best, most >= 0
 }
 
 // boots reports whether the entry is what was measured, each digest in its role.
 func boots(b refval.Boot, k eventlog.Kernel) bool {
+	return b.Kernel == k.Image && b.Initrd == k.Initrd && sameLine(b, k)
+}
+
+func sameLine(b refval.Boot, k eventlog.Kernel) bool {
 	terminated, bare := eventlog.LoadOptions(b.CommandLine)
-	return b.Kernel == k.Image && b.Initrd == k.Initrd && (k.CommandLine == terminated || k.CommandLine == bare)
+	return k.CommandLine == terminated || k.CommandLine == bare
 }
 
 // strangeImages returns the images that no code set accepts among those that ran

@@ -112,8 +112,9 @@ func (c cache) writeFiles(d keystead.Digest, files []deb.File) error {
 }
 
 // The digests of one .deb, as lines: magic and the .deb's digest; for each file x or -
-// for executable or not, digest, quoted path; at the end the digest of all that.
-const filesMagic = "keystead-deb-files/1 "
+// for executable or not, digest, quoted path; at the end the digest of all that. Version 1
+// had no maintainer scripts.
+const filesMagic = "keystead-deb-files/2 "
 
 func formatFiles(d keystead.Digest, files []deb.File) []byte {
 	var b bytes.Buffer

@@ -46,6 +46,9 @@ const (
 	loaderPath    = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 )
 
+// timers would start programs of the guest's at times of their own.
+const timers = "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer"
+
 // Build installs a Debian system of this machine's suite from this machine's
 // mirror into a disk image.
 func Build(ctx context.Context, o Options) (*Bed, error) {
@@ -124,7 +127,8 @@ func (b *Bed) build(ctx context.Context, s sources, packages []string) error {
 		"--dpkgopt=force-unsafe-io", `--aptopt=Acquire::Languages "none"`,
 		fmt.Sprintf(`--extract-hook=cp -rT '%s' "$1"`, overlay),
 		fmt.Sprintf(`--customize-hook=cp "$1"/var/lib/apt/lists/*InRelease '%s'`, filepath.Join(work, "releases")),
-		`--customize-hook=chroot "$1" systemctl --quiet enable keystead-testbed.service`,
+		`--customize-hook=chroot "$1" systemctl --quiet enable systemd-networkd keystead-testbed`,
+		`--customize-hook=chroot "$1" systemctl --quiet disable ` + timers,
 		s.suite, root}
 	install := command(ctx, "mmdebstrap", append(args, s.lines...)...)
 	if rootIsMounted() {
