@@ -73,7 +73,7 @@ func emulate(ctx context.Context, at func(string) string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- tpm.Wait() }()
-	if err := awaitFile(ctx, socket, ended); err != nil {
+	if err := await(ctx, ended, func() error { _, err := os.Stat(socket); return err }); err != nil {
 		cancel()
 		return fmt.Errorf("swtpm: %w\n%s", err, lastLines(said.Bytes(), 5))
 	}

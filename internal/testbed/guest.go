@@ -3,7 +3,6 @@ package testbed
 import (
 	"bufio"
 	"context"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -30,7 +29,6 @@ const (
 type Guest struct {
 	bed  *Bed
 	dir  string // disk, TPM, console
-	ca   *swtpm.CA
 	life context.Context
 	end  context.CancelFunc
 
@@ -40,10 +38,11 @@ type Guest struct {
 	failed  error         // why, once it is; nil after a power-off
 }
 
-// Start boots a guest on a copy of the bed's disk and a new TPM, and returns when it
-// takes commands. files are put on its disk before: files of this machine, by the
-// guest's paths, in directories that are there. The guest ends with ctx, or Close.
-func (b *Bed) Start(ctx context.Context, files map[string]string) (_ *Guest, err error) {
+// Start boots a guest on a copy of the bed's disk and a new TPM that ca certifies, and
+// returns when it takes commands. files are put on its disk before: files of this
+// machine, by the guest's paths, in directories that are there. The guest ends with
+// ctx, or Close.
+func (b *Bed) Start(ctx context.Context, ca *swtpm.CA, files map[string]string) (_ *Guest, err error) {
 	g := &Guest{bed: b}
 	g.life, g.end = context.WithCancel(ctx)
 	defer func() {
@@ -57,24 +56,16 @@ func (b *Bed) Start(ctx context.Context, files map[string]string) (_ *Guest, err
 	if err := g.makeDisk(ctx, files); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{"ca", "tpm"} {
-		if err := os.Mkdir(g.at(dir), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	if g.ca, err = swtpm.NewCA(g.at("ca")); err != nil {
+	if err := os.Mkdir(g.at("tpm"), 0o700); err != nil {
 		return nil, err
 	}
-	if err := g.ca.Manufacture(ctx, g.at("tpm")); err != nil {
+	if err := ca.Manufacture(ctx, g.at("tpm")); err != nil {
 		return nil, err
 	}
 	return g, g.boot(ctx, Boot{})
 }
 
 func (g *Guest) at(name string) string { return filepath.Join(g.dir, name) }
-
-// TPMRoot is the authority that certified the guest's TPM.
-func (g *Guest) TPMRoot() *x509.Certificate { return g.ca.Root }
 
 // makeDisk copies the bed's disk and puts files on it.
 func (g *Guest) makeDisk(ctx context.Context, files map[string]string) error {
@@ -140,12 +131,14 @@ func (g *Guest) connect(ctx context.Context) error {
 		<-off
 		ended <- g.why()
 	}()
-	err := awaitFile(ctx, path, ended)
-	if err == nil {
-		g.port, err = new(net.Dialer).DialContext(ctx, "unix", path)
+	return await(ctx, ended, func() (err error) {
+		if g.port, err = new(net.Dialer).DialContext(ctx, "unix", path); err != nil {
+			g.port = nil
+			return err
+		}
 		g.answers = bufio.NewReader(g.port)
-	}
-	return err
+		return nil
+	})
 }
 
 // why says why the machine is off.

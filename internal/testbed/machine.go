@@ -3,7 +3,6 @@ package testbed
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"time"
 )
@@ -31,12 +30,13 @@ func machine(ctx context.Context, at func(string) string) *exec.Cmd {
 	return command(ctx, "qemu-system-x86_64", args...)
 }
 
-// awaitFile waits until path exists, or until the program that should make it ends.
-func awaitFile(ctx context.Context, path string, ended <-chan error) error {
+// await tries, again and again, until that goes well or the program that it depends on
+// ends.
+func await(ctx context.Context, ended <-chan error, try func() error) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(path); err == nil {
+		if try() == nil {
 			return nil
 		}
 		select {

@@ -16,10 +16,9 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence/eventlog"
 	"github.com/keystead/keystead/evidence/ima"
-	"github.com/keystead/keystead/fetch"
 	"github.com/keystead/keystead/internal/recording"
+	"github.com/keystead/keystead/internal/swtpm"
 	"github.com/keystead/keystead/refval"
-	"github.com/keystead/keystead/refval/deb"
 )
 
 // Record boots the guest, takes it through the phases, and writes a recording to
@@ -32,13 +31,15 @@ func Record(ctx context.Context, b *Bed, dir string) error {
 	if err != nil {
 		return fmt.Errorf("testbed: %w", err)
 	}
-	start := time.Now()
-	set, err := reference(ctx, captures[0].Status)
+	raw, err := os.ReadFile(b.References)
 	if err != nil {
-		return fmt.Errorf("testbed: reference set: %w", err)
+		return fmt.Errorf("testbed: %w", err)
 	}
-	b.progress("recording: reference set of %d packages' %d digests built in %.1f s", len(set.Header().Packages), set.Len(), time.Since(start).Seconds())
-	code, err := b.CodeSet()
+	set, err := refval.Parse(raw)
+	if err != nil {
+		return fmt.Errorf("testbed: %s: %w", b.References, err)
+	}
+	code, err := b.CodeSet(nil)
 	if err != nil {
 		return fmt.Errorf("testbed: code set: %w", err)
 	}
@@ -65,7 +66,16 @@ func Record(ctx context.Context, b *Bed, dir string) error {
 
 // capture takes a guest through the phases.
 func (b *Bed) capture(ctx context.Context) (captures []*Capture, err error) {
-	g, err := b.Start(ctx, nil)
+	dir, err := os.MkdirTemp("", "keystead-testbed-ca-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	ca, err := swtpm.NewCA(dir)
+	if err != nil {
+		return nil, err
+	}
+	g, err := b.Start(ctx, ca, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -84,24 +94,6 @@ func (b *Bed) capture(ctx context.Context) (captures []*Capture, err error) {
 		captures = append(captures, c)
 	}
 	return captures, nil
-}
-
-// reference builds the reference set of what can be executed of the packages that
-// a dpkg status lists, through the signed chain from the repositories as they are now.
-func reference(ctx context.Context, status []byte) (*refval.Set, error) {
-	names, err := deb.ParseStatus(status)
-	if err != nil {
-		return nil, err
-	}
-	built, err := fetch.Build(ctx, fetch.Options{Packages: names, Selection: refval.SelectExecutable, Fresh: true})
-	if err != nil {
-		return nil, err
-	}
-	var problems []error
-	for _, m := range built.Set.Header().Missing {
-		problems = append(problems, keystead.Deny(m.Finding()))
-	}
-	return built.Set, errors.Join(problems...)
 }
 
 func recordingFiles(captures []*Capture, set *refval.Set, code *refval.CodeSet) (map[string][]byte, error) {
