@@ -51,6 +51,7 @@ func (s *Store) stateOptions() *pebble.Options {
 		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 256, MaxBlobReferenceDepth: 10, RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.3}
 	}
 	o.EventListener.BackgroundError = s.flushes.fail
+	forReads(o)
 	return o
 }
 
