@@ -43,7 +43,7 @@ func (a *app) settingShow() *cobra.Command {
 			return err
 		}
 		defer done()
-		r, err := cl.Judged(ctx, settingKey(args[0]))
+		r, err := cl.State(ctx, []string{settingKey(args[0])}, nil)
 		if err != nil {
 			return err
 		}
@@ -94,7 +94,7 @@ may if it was never set.`,
 			return err
 		}
 		defer done()
-		r, err := cl.Judged(ctx, settingKey(args[0]))
+		r, err := cl.State(ctx, []string{settingKey(args[0])}, nil)
 		if err != nil {
 			return err
 		}
