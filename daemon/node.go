@@ -69,6 +69,7 @@ type Node struct {
 	objects    *objects
 	evidence   box
 	archives   *archives
+	expiries   expiries
 	peers      *peers
 	rulebook   rulebook
 	renewer    *renewer
