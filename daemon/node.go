@@ -126,6 +126,10 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n.archives.pushed = func(host string, verdict keystead.Digest) {
 		n.log.Warn("archived evidence destroyed before its time, to make room", "host", host, "verdict", verdict)
 	}
+	hook, err := openWebhook(n)
+	if err != nil {
+		return nil, err
+	}
 	n.renewer = newRenewer(n)
 	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
@@ -155,6 +159,9 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
 		n.background(task)
+	}
+	if hook != nil {
+		n.background(hook.loop)
 	}
 	return n, nil
 }
