@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/internal/refusal"
@@ -101,11 +102,20 @@ func (a *app) tellEvent(at string, e *apiv1.HostEvent) {
 		return
 	}
 	a.answered = true
-	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e)
-	var buf bytes.Buffer
-	if err == nil && json.Compact(&buf, raw) == nil { // protojson varies its white space
-		fmt.Fprintf(a.stdout, "{\"next\":%q,\"event\":%s}\n", at, buf.Bytes())
+	raw, err := compactJSON(e)
+	if err == nil {
+		fmt.Fprintf(a.stdout, "{\"next\":%q,\"event\":%s}\n", at, raw)
 	}
+}
+
+// compactJSON is a message as JSON on one line; protojson varies its white space.
+func compactJSON(m proto.Message) ([]byte, error) {
+	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	var buf bytes.Buffer
+	if err == nil {
+		err = json.Compact(&buf, raw)
+	}
+	return buf.Bytes(), err
 }
 
 func printEvent(w io.Writer, next string, e *apiv1.HostEvent) {
