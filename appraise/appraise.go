@@ -97,6 +97,7 @@ type appraisal struct {
 	assurance   evidence.Assurance
 	covered     []evidence.PCRs
 	established bool
+	boot        *eventlog.Log       // nil for a continuation, whose boot was accepted before
 	booted      evidence.BootClaims // as the event log has them
 	measured    eventlog.Kernel
 	measuredErr error
@@ -246,7 +247,7 @@ func (a *appraisal) logs() {
 	} else if boot, err = eventlog.Open(a.parts.EventLog, a.covered); err != nil {
 		a.fail("event-log", err)
 	} else {
-		a.booted = boot.Boot()
+		a.boot, a.booted = boot, boot.Boot()
 		a.claims.Boot = a.booted
 		a.measured, a.measuredErr = boot.Kernel()
 	}

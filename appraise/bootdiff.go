@@ -14,8 +14,11 @@ import (
 func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Finding {
 	var where, want, got []string
 	differs := func(part string, d keystead.Digest, wanted, found string, registers ...int) {
-		where = append(where, part+a.boot.Place(d, registers...))
 		want, got = append(want, part+" "+wanted), append(got, part+" "+found)
+		if a.boot != nil {
+			part += a.boot.Place(d, registers...)
+		}
+		where = append(where, part)
 	}
 	closest, same := a.closest(k)
 	switch {
@@ -53,8 +56,10 @@ func named(d keystead.Digest, pkg string) string {
 
 // line gives a command line's text if one in the log has its digest, else the digest.
 func (a *appraisal) line(k eventlog.Kernel) string {
-	if text := a.boot.LoadedOptions(k); text != "" {
-		return fmt.Sprintf("%.1000q", text)
+	if a.boot != nil {
+		if text := a.boot.LoadedOptions(k); text != "" {
+			return fmt.Sprintf("%.1000q", text)
+		}
 	}
 	return k.CommandLine.String()
 }
