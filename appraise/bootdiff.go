@@ -14,11 +14,12 @@ import (
 func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Finding {
 	var where, want, got []string
 	differs := func(part string, d keystead.Digest, wanted, found string, registers ...int) {
-		want, got = append(want, part+" "+wanted), append(got, part+" "+found)
-		if a.boot != nil {
-			part += a.boot.Place(d, registers...)
+		place := ""
+		if a.boot != nil { // a continuation brings no log of the boot, nor goes on from one that was not accepted
+			place = a.boot.Place(d, registers...)
 		}
-		where = append(where, part)
+		where = append(where, part+place)
+		want, got = append(want, part+" "+wanted), append(got, part+" "+found)
 	}
 	closest, same := a.closest(k)
 	switch {
