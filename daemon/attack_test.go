@@ -2,6 +2,8 @@ package daemon_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
@@ -98,4 +101,51 @@ func (f *field) handOver(ctx context.Context, conn net.Conn, entry []byte) error
 	f.t.Cleanup(tr.CloseIdleConnections)
 	_, err := apiv1connect.NewDomainServiceClient(&http.Client{Transport: tr}, "http://node.invalid").Submit(ctx, connect.NewRequest(&apiv1.SubmitRequest{Entry: entry}))
 	return refusal.Decode(err)
+}
+
+// TestReleaseSeesTheLastRenewal asks for a key whose policy is about something that was not
+// so when the host was admitted: every node goes by the verdict on the newest evidence,
+// those that did not judge it too. It has to hold the other way round as well: what was
+// so and is no more.
+func TestReleaseSeesTheLastRenewal(t *testing.T) {
+	t.Parallel()
+	f := newField(t, 3, "trust-disks=true")
+	web, _ := f.admitted("web")
+	cl := f.client("")
+	s, err := cl.State(f.ctx, []string{admit.VerdictKey("web")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct{ Claims evidence.Claims }
+	if err := json.Unmarshal(s.GetValues()[0].GetValue(), &v); err != nil || v.Claims.Quote.Clock == 0 {
+		t.Fatalf("%v, TPM clock %d", err, v.Claims.Quote.Clock)
+	}
+	for name, is := range map[string]string{"later": ">", "then": "=="} {
+		f.specify(f.ctx, cl, name, 1, fmt.Sprintf("keystead-policy/1\nname web\nminimum-assurance test\nrule clock\n  require quote.clock %s %d\n  otherwise the time is not right\n", is, v.Claims.Quote.Clock))
+		f.awaitKey(f.ctx, cl, name, 1)
+	}
+	web.everywhere()
+	ask := func(key string) map[string]error {
+		out := map[string]error{}
+		for name, contact := range f.contacts() {
+			_, out[name] = web.at(name, contact).Release(f.ctx, &apiv1.ReleaseRequest{Host: "web", Key: key})
+		}
+		return out
+	}
+	check := func(when, key string, refused bool) {
+		for node, err := range ask(key) {
+			if refused {
+				demand(t, when+", "+key+" from "+node, err, keystead.ReasonRuleFailed)
+			} else if err != nil {
+				t.Errorf("%s, %s from %s: %v", when, key, node, err)
+			}
+		}
+	}
+	check("admitted", "later", true)
+	check("admitted", "then", false)
+	if _, err := web.renew(); err != nil {
+		t.Fatal(err)
+	}
+	check("renewed", "later", false)
+	check("renewed", "then", true)
 }
