@@ -19,6 +19,7 @@ import (
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence/process"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/conf"
 )
 
 // An Agent runs until Close.
@@ -130,7 +131,7 @@ const defaultAge = 30 * time.Second
 // openDomain reads the domain file, and prepares to talk to nodes.
 func (a *Agent) openDomain() error {
 	path := filepath.Join(a.cfg.Dir, DomainFile)
-	raw, err := readBounded(path, maxConfig)
+	raw, err := conf.ReadFile(path, conf.MaxSize)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -123,7 +124,7 @@ manual.`,
 func runNode(cfg daemon.Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	log := cfg.Logger(os.Stderr)
+	log := cfg.Log.Logger(os.Stderr)
 	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: programVersion()})
 	if err != nil {
 		return aboutStart(err)
@@ -152,7 +153,7 @@ const removedHint = "members removed this node: its disk and keys count no more.
 
 // aboutStart gives what keeps a node from starting a hint.
 func aboutStart(err error) error {
-	var config *daemon.ConfigError
+	var config *conf.Error
 	switch {
 	case errors.As(err, &config):
 		return misuse(err, "keystead node run --example-config explains every field")
