@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -148,4 +149,33 @@ func TestReleaseSeesTheLastRenewal(t *testing.T) {
 	}
 	check("renewed", "later", false)
 	check("renewed", "then", true)
+}
+
+// TestSuspendedMidRequest suspends a host's lease while its renewal is under way: judged by
+// one node, on evidence from before, and on its way to another that does not answer.
+func TestSuspendedMidRequest(t *testing.T) {
+	t.Parallel()
+	f := newField(t, 3, "trust-disks=true")
+	web, _ := f.admitted("web")
+	web.everywhere()
+	bundle, tick, err := web.answer(evidence.PurposeRenewal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n1 := web.at("n1", f.contacts()["n1"])
+	f.signal(2, syscall.SIGSTOP) // whom n1 asks first
+	defer f.signal(2, syscall.SIGCONT)
+	renewed := make(chan error, 1)
+	go func() {
+		_, err := n1.Renew(f.ctx, &apiv1.RenewRequest{Host: "web", Bundle: bundle, Tick: tick})
+		renewed <- err
+	}()
+	web.goBad()
+	bad := f.hostOn("web", web.rig)
+	bad.phase = web.phase
+	_, err = bad.at("n2", f.contacts()["n2"]).Nonce(f.ctx)
+	demand(t, "the host, gone bad", err, keystead.ReasonFileAltered)
+	demand(t, "the renewal under way", <-renewed, keystead.ReasonLeaseSuspended)
+	_, err = web.at("n2", f.contacts()["n2"]).IssueSVID(f.ctx, "web")
+	demand(t, "what the renewal was for", err, keystead.ReasonLeaseSuspended)
 }
