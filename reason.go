@@ -46,6 +46,23 @@ const (
 	ReasonPackageCorrupt    Reason = "package-corrupt"    // a package's bytes do not unpack, or exceed the bounds
 )
 
+// Evidence of trusted execution environments.
+const (
+	ReasonVendorUntrusted   Reason = "vendor-untrusted"   // a certificate chain that does not lead to a pinned vendor root, or not at that time
+	ReasonKeyRevoked        Reason = "key-revoked"        // the vendor revoked a certificate of the chain
+	ReasonMachineMismatch   Reason = "machine-mismatch"   // a certificate of another machine or of another firmware than the evidence
+	ReasonQEUnbound         Reason = "qe-unbound"         // the quoting enclave's report does not name the key that signed the quote
+	ReasonQEUnaccepted      Reason = "qe-unaccepted"      // not the vendor's quoting enclave, or not its firmware module
+	ReasonCollateralMissing Reason = "collateral-missing" // the collateral has nothing about this machine
+	ReasonCollateralInvalid Reason = "collateral-invalid" // collateral that its vendor did not sign, or that is about something else
+	ReasonCollateralExpired Reason = "collateral-expired" // collateral past its next update, or dated after the time of judgement
+	ReasonTCBOutdated       Reason = "tcb-outdated"       // firmware whose level the vendor does not call up to date
+	ReasonTCBRevoked        Reason = "tcb-revoked"        // firmware whose level the vendor revoked
+	ReasonTEEDebug          Reason = "tee-debug"          // memory that a debugger or a migration agent may read
+	ReasonTEEUnsuitable     Reason = "tee-unsuitable"     // evidence that says nothing about this guest: asked for by the host, unsigned, of no machine
+	ReasonTEEUnbound        Reason = "tee-unbound"        // TEE and TPM evidence in one bundle of which one does not name the other
+)
+
 // Attested connections.
 const (
 	ReasonChannelUnsuitable Reason = "channel-unsuitable" // not TLS 1.3 with the protocol of attestation and certificates of both sides
@@ -235,6 +252,19 @@ var stages = map[Reason]Stage{
 	ReasonVerdictDisagreement: StagePolicy,
 	ReasonClockStale:          StageUnavailable,
 	ReasonOverloaded:          StageUnavailable,
+	ReasonVendorUntrusted:     StageCollateral,
+	ReasonKeyRevoked:          StageRevoked,
+	ReasonMachineMismatch:     StageCollateral,
+	ReasonQEUnbound:           StageSignature,
+	ReasonQEUnaccepted:        StagePolicy,
+	ReasonCollateralMissing:   StageCollateral,
+	ReasonCollateralInvalid:   StageCollateral,
+	ReasonCollateralExpired:   StageCollateral,
+	ReasonTCBOutdated:         StagePolicy,
+	ReasonTCBRevoked:          StageRevoked,
+	ReasonTEEDebug:            StagePolicy,
+	ReasonTEEUnsuitable:       StagePolicy,
+	ReasonTEEUnbound:          StageSignature,
 	ReasonEKUntrusted:         StageCollateral,
 	ReasonLogUnknown:          StageCollateral,
 	ReasonEKMismatch:          StageCollateral,

@@ -26,7 +26,7 @@ const maxFindings = 256
 // Vocabulary is what policies may speak of: the claims that appraisal establishes.
 func Vocabulary() policy.Vocabulary {
 	v := policy.Vocabulary{Claims: evidence.Claims{}}
-	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
+	for _, a := range evidence.Assurances() {
 		v.Levels = append(v.Levels, a.String())
 	}
 	return v

@@ -30,7 +30,7 @@ const (
 
 // bundleMagic opens a bundle and carries its version. It only ever grows:
 //
-//	1  binding, origin, tpm, event log, IMA log, package list
+//	1  binding, origin, tpm, event log, IMA log, package list; later: tee
 const bundleMagic = "keystead-bundle/1"
 
 // Parts are what a bundle is made of.
@@ -41,6 +41,7 @@ type Parts struct {
 	EventLog []byte // binary_bios_measurements as read: TCG2 crypto-agile or the older format
 	IMALog   []byte // binary_runtime_measurements as read
 	Packages *PackageList
+	TEE      *TEE // nil when the machine is none, or has none
 }
 
 // Origin is what a host says of itself. It helps a person to tell bundles apart
@@ -86,9 +87,10 @@ const (
 	itemEventLog
 	itemIMALog
 	itemPackages
+	itemTEE
 )
 
-var itemNames = [...]string{"", "binding", "origin", "tpm", "event-log", "ima-log", "packages"}
+var itemNames = [...]string{"", "binding", "origin", "tpm", "event-log", "ima-log", "packages", "tee"}
 
 type item struct {
 	_       struct{} `cbor:",toarray"`
@@ -143,6 +145,7 @@ func (p Parts) encode(raw []byte) []byte {
 	put(itemEventLog, p.EventLog != nil, p.EventLog)
 	put(itemIMALog, p.IMALog != nil, p.IMALog)
 	put(itemPackages, p.Packages != nil, p.Packages)
+	put(itemTEE, p.TEE != nil, p.TEE)
 	return buf.Bytes()
 }
 
@@ -208,6 +211,9 @@ func (p *Parts) set(kind int, content []byte) error {
 	case itemPackages:
 		p.Packages = new(PackageList)
 		limit, into = MaxPackages, p.Packages
+	case itemTEE:
+		p.TEE = new(TEE)
+		limit, into = MaxEventLog+maxSmall, p.TEE
 	}
 	if len(content) > limit {
 		return fmt.Errorf("is %d bytes long, at most %d are accepted", len(content), limit)
@@ -221,6 +227,8 @@ func (p *Parts) set(kind int, content []byte) error {
 	case kind == itemTPM:
 		_, err := p.TPM.PCRBanks()
 		return err
+	case kind == itemTEE:
+		return p.TEE.check()
 	}
 	return nil
 }
