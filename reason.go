@@ -200,6 +200,21 @@ const (
 	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
 )
 
+// Archived evidence, and watching hosts.
+const (
+	ReasonArchiveMissing    Reason = "archive-missing"     // this node archived nothing on that verdict, or destroyed it
+	ReasonArchiveExpired    Reason = "archive-expired"     // archived for longer than the domain wants it kept
+	ReasonArchiveFull       Reason = "archive-full"        // no room in this node's archive, or none for this host
+	ReasonArchiveAltered    Reason = "archive-altered"     // archived bytes that are not what was archived
+	ReasonArchiveKeyMissing Reason = "archive-key-missing" // the key of an archived record is gone, and the record with it
+	ReasonReaderUnnamed     Reason = "reader-unnamed"      // a member whom the domain does not name as a reader of its archive
+	ReasonRequestReplayed   Reason = "request-replayed"    // a signed request that served already
+	ReasonReplayDiffers     Reason = "replay-differs"      // the archived inputs give another verdict than the endorsed one
+	ReasonBuildDiffers      Reason = "build-differs"       // another build than the one that endorsed gives another verdict
+	ReasonLeafFuture        Reason = "leaf-future"         // a leaf that the tree does not have yet
+	ReasonWatcherSlow       Reason = "watcher-slow"        // a watcher that takes what it is told too slowly
+)
+
 var stages = map[Reason]Stage{
 	ReasonMalformed:           StageSignature,
 	ReasonEvidenceMissing:     StageSignature,
@@ -318,6 +333,17 @@ var stages = map[Reason]Stage{
 	ReasonKeyUnknown:          StagePolicy,
 	ReasonEvidenceOld:         StagePolicy,
 	ReasonLevelLow:            StagePolicy,
+	ReasonArchiveMissing:      StageUnavailable,
+	ReasonArchiveExpired:      StagePolicy,
+	ReasonArchiveFull:         StageUnavailable,
+	ReasonArchiveAltered:      StageSignature,
+	ReasonArchiveKeyMissing:   StageUnavailable,
+	ReasonReaderUnnamed:       StagePolicy,
+	ReasonRequestReplayed:     StageSignature,
+	ReasonReplayDiffers:       StageSignature,
+	ReasonBuildDiffers:        StageUnavailable,
+	ReasonLeafFuture:          StageMisuse,
+	ReasonWatcherSlow:         StageUnavailable,
 	ReasonNoQuorum:            StageUnavailable,
 	ReasonKeyPending:          StageUnavailable,
 	ReasonTimeout:             StageUnavailable,

@@ -97,6 +97,7 @@ type appraisal struct {
 	assurance   evidence.Assurance
 	covered     []evidence.PCRs
 	established bool
+	boot        *eventlog.Log       // nil in a continuation
 	booted      evidence.BootClaims // as the event log has them
 	measured    eventlog.Kernel
 	measuredErr error
@@ -239,16 +240,15 @@ func (a *appraisal) logs() {
 		a.resume(from)
 		return
 	}
-	var boot *eventlog.Log
 	var err error
 	if a.parts.EventLog == nil {
 		a.missing("event-log", "the firmware's event log")
-	} else if boot, err = eventlog.Open(a.parts.EventLog, a.covered); err != nil {
+	} else if a.boot, err = eventlog.Open(a.parts.EventLog, a.covered); err != nil {
 		a.fail("event-log", err)
 	} else {
-		a.booted = boot.Boot()
+		a.booted = a.boot.Boot()
 		a.claims.Boot = a.booted
-		a.measured, a.measuredErr = boot.Kernel()
+		a.measured, a.measuredErr = a.boot.Kernel()
 	}
 	switch {
 	case a.parts.IMALog == nil && a.in.Policy.EveryEntry():

@@ -14,7 +14,11 @@ import (
 func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Finding {
 	var where, want, got []string
 	differs := func(part string, d keystead.Digest, wanted, found string, registers ...int) {
-		where = append(where, part+a.boot.Place(d, registers...))
+		place := ""
+		if a.boot != nil { // a continuation brings no log of the boot, nor goes on from one that was not accepted
+			place = a.boot.Place(d, registers...)
+		}
+		where = append(where, part+place)
 		want, got = append(want, part+" "+wanted), append(got, part+" "+found)
 	}
 	closest, same := a.closest(k)
@@ -53,8 +57,10 @@ func named(d keystead.Digest, pkg string) string {
 
 // line gives a command line's text if one in the log has its digest, else the digest.
 func (a *appraisal) line(k eventlog.Kernel) string {
-	if text := a.boot.LoadedOptions(k); text != "" {
-		return fmt.Sprintf("%.1000q", text)
+	if a.boot != nil {
+		if text := a.boot.LoadedOptions(k); text != "" {
+			return fmt.Sprintf("%.1000q", text)
+		}
 	}
 	return k.CommandLine.String()
 }

@@ -252,6 +252,9 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	if record, _ := d.Record(); record.AK != a.ak {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "application of " + h.Proposal.Subject, Want: "the attestation key that it names, " + a.ak.String(), Got: record.AK.String()})
 	}
+	if err := n.archiveEvidence(ctx, evidenceCase{h.Proposal.Subject, bundle, a.tick}, d); err != nil {
+		return err
+	}
 	return adopt(out)(d.Ruling(), nil)
 }
 

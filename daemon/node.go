@@ -56,30 +56,33 @@ type Node struct {
 	own     client.Contact // as the directory has it; the signing key may be another since
 	signers signers
 
-	mu         sync.Mutex
-	contacts   map[string]client.Contact // newest known, by name
-	pace       pace
-	left       error  // that members removed this node
-	unsigned   string // why this node signs nothing
-	standing   standing
-	ticks      tickBox
-	court      court
-	effects    effects
-	keys       agreement
-	objects    *objects
-	evidence   box
-	peers      *peers
-	rulebook   rulebook
-	renewer    *renewer
-	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
-	prover     attest.Prover
-	gate       *gatekeeper
-	authority  *authority
-	suspending suspending
-	rekeys     rekeys
-	voter      voter
-	metrics    *metrics
-	changed    chan struct{} // the roster has
+	mu       sync.Mutex
+	contacts map[string]client.Contact // newest known, by name
+	pace     pace
+	left     error  // that members removed this node
+	unsigned string // why this node signs nothing
+	standing standing
+	ticks    tickBox
+	court    court
+	effects  effects
+	keys     agreement
+	objects  *objects
+	evidence box
+	archives *archives
+
+	archivedTerms sync.Map // role to digest: terms whose objects are kept for good
+	peers         *peers
+	rulebook      rulebook
+	renewer       *renewer
+	tpm           *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
+	prover        attest.Prover
+	gate          *gatekeeper
+	authority     *authority
+	suspending    suspending
+	rekeys        rekeys
+	voter         voter
+	metrics       *metrics
+	changed       chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context
@@ -118,6 +121,12 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
 		return nil, err
 	}
+	if n.archives, err = openArchives(vfs.Default, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
+		return nil, err
+	}
+	n.archives.pushed = func(host string, verdict keystead.Digest) {
+		n.log.Warn("archived evidence destroyed before its time, to make room", "host", host, "verdict", verdict)
+	}
 	n.renewer = newRenewer(n)
 	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
@@ -145,7 +154,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
 		n.background(task)
 	}
 	return n, nil
