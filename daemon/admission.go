@@ -104,7 +104,7 @@ type ruler func(admit.State, admit.Application) (admit.Decision, error)
 // decide judges evidence by what this node knows itself: its state, its activation of
 // the host's key.
 func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.Decision, err error) {
-	app := admit.Application{Host: x.host, Bundle: x.bundle}
+	app := admit.Application{Host: x.host, Bundle: x.bundle, Prior: n.replayed.find(x.host, x.bundle)}
 	var enrolled admit.Enrolment
 	err = n.snapshot(func(v ledger.View) error {
 		var version uint64
@@ -128,6 +128,9 @@ func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.De
 		d, err = by(v, app)
 		return err
 	})
+	if err == nil {
+		n.replayed.keep(x.host, d.State())
+	}
 	return d, err
 }
 
@@ -174,7 +177,11 @@ func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest
 	}); err != nil {
 		return nil, err
 	}
-	return n.admitted(r.GetHost(), d)
+	out, err := n.admitted(r.GetHost(), d)
+	if err == nil {
+		out.Replayed = replayedMessage(d.State())
+	}
+	return out, err
 }
 
 // applicationEntry makes the proposal to admit a host, and keeps the evidence at hand.
@@ -256,6 +263,19 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 		return err
 	}
 	return adopt(out)(d.Ruling(), nil)
+}
+
+// replayedMessage tells a host what its next evidence may go on from; nil for nothing.
+func replayedMessage(s *appraise.State) *apiv1.Replayed {
+	r := s.Reference()
+	if r.IsZero() {
+		return nil
+	}
+	out := &apiv1.Replayed{EventLog: r.EventLog[:], ImaLog: r.IMALog[:], Bytes: r.Bytes, Entries: r.Entries}
+	if !r.Packages.IsZero() {
+		out.Packages = r.Packages[:]
+	}
+	return out
 }
 
 // leaseMessage is a lease as the API shows it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"runtime"
 	"slices"
 	"sync"
@@ -39,7 +40,6 @@ type renewer struct {
 
 	mu      sync.Mutex
 	waiting []*renewal
-	turn    int // which node is asked next
 }
 
 // renewal is one on its way.
@@ -93,7 +93,7 @@ func (n *Node) Renew(ctx context.Context, from serve.Peer, r *apiv1.RenewRequest
 	if err != nil {
 		return nil, err
 	}
-	out := &apiv1.RenewResponse{Leaf: x.leaf}
+	out := &apiv1.RenewResponse{Leaf: x.leaf, Replayed: replayedMessage(d.State())}
 	err = n.snapshot(func(v ledger.View) error {
 		st, err := admit.Look(v, host)
 		out.Lease = leaseMessage(&st)
@@ -166,9 +166,34 @@ func (b *renewer) take() (batch []*renewal) {
 	return batch
 }
 
-// run brings a batch onto the ledger. What one node does not come to the same verdict
-// on, the next is asked.
+// run brings a batch onto the ledger, in parts by who is asked first: for one host that
+// is always the same node as long as it can be had, for it has replayed the host's logs.
 func (b *renewer) run(batch []*renewal) {
+	n := b.node
+	others := n.peers.others()
+	if len(others) < 2 {
+		b.part(batch, others)
+		return
+	}
+	parts := make([][]*renewal, len(others))
+	for _, x := range batch {
+		h := fnv.New32a()
+		h.Write([]byte(x.item.Host))
+		i := int(h.Sum32() % uint32(len(others)))
+		parts[i] = append(parts[i], x)
+	}
+	var all sync.WaitGroup
+	for i, part := range parts {
+		if len(part) > 0 {
+			all.Go(func() { b.part(part, slices.Concat(others[i:], others[:i])) })
+		}
+	}
+	all.Wait()
+}
+
+// part brings part of a batch onto the ledger. What one node does not come to the same
+// verdict on, the next is asked.
+func (b *renewer) part(batch []*renewal, others []*peer) {
 	n := b.node
 	ctx, cancel := context.WithTimeout(n.running, 4*witnessTime)
 	defer cancel()
@@ -177,19 +202,13 @@ func (b *renewer) run(batch []*renewal) {
 		b.record(ctx, ledger.NewRenewals(clock, items(batch)), batch)
 		return
 	}
-	others := n.peers.others()
-	b.mu.Lock()
-	b.turn++
-	turn := b.turn
-	b.mu.Unlock()
 	var last error
-	for i := range others {
+	for _, p := range others {
 		if len(batch) == 0 {
 			return
 		}
 		var agreed []*renewal
 		var second ledger.Signed
-		p := others[(turn+i)%len(others)]
 		agreed, batch, second, last = b.witnessed(ctx, p, clock, batch)
 		if len(agreed) == 0 {
 			continue
