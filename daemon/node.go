@@ -79,6 +79,7 @@ type Node struct {
 	gate       *gatekeeper
 	authority  *authority
 	suspending suspending
+	replayed   replayed
 	rekeys     rekeys
 	voter      voter
 	metrics    *metrics
