@@ -51,7 +51,7 @@ func (b *Builder) Add(p Package, offers []Repository, files []File) error {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonDigestWeak, Where: p.Name + "=" + p.Version, Want: "digests proven by a vendor's signature", Got: p.Strength.String()})
 	}
 	p.Repositories = nil
-	id := fmt.Sprintf("%q", []string{p.Name, p.Version, p.Architecture, p.Digest.String(), p.Strength.String()})
+	id := fmt.Sprintf("%q", []string{p.Name, p.Version, p.Architecture, p.Digest.String(), p.Strength.String(), string(p.Format)})
 	bp := b.packages[id]
 	if bp == nil {
 		bp = &builderPackage{Package: p, releases: map[keystead.Digest]bool{}, files: map[File]bool{}}
