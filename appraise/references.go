@@ -26,9 +26,15 @@ type accepted struct {
 	digest keystead.Digest
 }
 
+// newReferences takes the sets of files, not those of EFI programs: their digests are
+// of another kind.
 func newReferences(sets []*refval.Set, codes []*refval.CodeSet) *references {
-	r := &references{sets: sets, codes: codes}
+	r := &references{codes: codes}
 	for _, s := range sets {
+		if s.Header().Selection == refval.SelectEFI {
+			continue
+		}
+		r.sets = append(r.sets, s)
 		r.seen = append(r.seen, make([]bool, len(s.Header().Packages)))
 	}
 	return r

@@ -21,6 +21,7 @@ type Kind string
 const (
 	KindPolicy  Kind = "keystead-policy/1"  // docs/spec/policy.md
 	KindCodeSet Kind = "keystead-codeset/1" // docs/spec/codeset.md
+	KindBootSet Kind = "keystead-codeset/2" // docs/spec/codeset.md: boots by packages
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
 
@@ -35,7 +36,7 @@ const (
 	KindKeyspec   Kind = "keystead-key/1" // docs/spec/keys.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/authenticode"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -25,8 +26,25 @@ var DefaultLimits = Limits{Bytes: 16 << 30, Files: 1 << 20}
 // File is a regular file of a package, or a hard link to one.
 type File struct {
 	refval.File
-	Executable bool // it can be executed or mapped: see refval.SelectExecutable
+	Executable bool            // it can be executed or mapped: see refval.SelectExecutable
+	EFI        keystead.Digest // Authenticode's, if it is an EFI program: see refval.SelectEFI
 }
+
+// Select returns the files of a selection, each by the digest that the selection wants.
+func Select(files []File, s refval.Selection) (out []refval.File) {
+	for _, f := range files {
+		switch {
+		case s == refval.SelectEFI && !f.EFI.IsZero():
+			out = append(out, refval.File{Path: f.Path, Digest: f.EFI})
+		case s == refval.SelectAll, s == refval.SelectExecutable && f.Executable:
+			out = append(out, f.File)
+		}
+	}
+	return out
+}
+
+// maxEFI bounds an EFI program, in bytes; it is held in memory.
+const maxEFI = 256 << 20
 
 // Unpack returns the regular files of a .deb, once its size and SHA-256 are those
 // that the index states (else index-mismatch). What does not unpack, or exceeds the
@@ -99,6 +117,7 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 		if err != nil {
 			return err
 		}
+		f.EFI = u.sum.efi()
 		u.limits.Bytes -= n // a sparse member has more content than the archive has bytes
 		f.Digest, f.Executable = u.sum.digest(), h.Mode&0o111 != 0 || u.sum.elf() || loadable(path)
 	case tar.TypeLink:
@@ -138,17 +157,21 @@ type summer struct {
 	}
 	begin [4]byte
 	buf   []byte
+	kept  []byte // the whole file, if it begins as EFI programs do
 }
 
 func newSummer() *summer { return &summer{hash: sha256.New(), buf: make([]byte, 128<<10)} }
 
 func (s *summer) read(r io.Reader) (n int64, err error) {
 	s.hash.Reset()
-	s.begin = [4]byte{}
+	s.begin, s.kept = [4]byte{}, s.kept[:0]
 	for {
 		k, err := r.Read(s.buf)
 		if n < int64(len(s.begin)) {
 			copy(s.begin[n:], s.buf[:k])
+		}
+		if n == 0 || s.mz() && len(s.kept) <= maxEFI {
+			s.kept = append(s.kept, s.buf[:k]...)
 		}
 		s.hash.Write(s.buf[:k])
 		n += int64(k)
@@ -165,5 +188,19 @@ func (s *summer) digest() (d keystead.Digest) {
 	s.hash.Sum(d[:0])
 	return d
 }
+
+// efi returns the Authenticode digest of an EFI program, zero of anything else.
+func (s *summer) efi() keystead.Digest {
+	if !s.mz() || len(s.kept) > maxEFI {
+		return keystead.Digest{}
+	}
+	d, err := authenticode.Digest(s.kept)
+	if err != nil { // a program for DOS or 32 bits, which no firmware here starts
+		return keystead.Digest{}
+	}
+	return d
+}
+
+func (s *summer) mz() bool { return string(s.begin[:2]) == "MZ" }
 
 func (s *summer) elf() bool { return string(s.begin[:]) == "\x7fELF" }
