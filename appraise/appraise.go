@@ -25,7 +25,7 @@ const maxFindings = 256
 
 // Vocabulary is what policies may speak of: the claims that appraisal establishes.
 func Vocabulary() policy.Vocabulary {
-	v := policy.Vocabulary{Claims: evidence.Claims{}}
+	v := policy.Vocabulary{Claims: evidence.Claims{}, Formats: []string{refval.FormatDeb.String(), refval.FormatRPM.String(), refval.FormatAPK.String()}}
 	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
 		v.Levels = append(v.Levels, a.String())
 	}

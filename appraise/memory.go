@@ -8,7 +8,6 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence/tpm2"
-	"github.com/keystead/keystead/refval/deb"
 )
 
 // A Memory remembers what appraisal concluded from bytes that hosts send again and
@@ -18,7 +17,7 @@ type Memory struct {
 	mu    sync.Mutex
 	most  int
 	eks   map[keystead.Digest]rememberedEK
-	lists map[keystead.Digest][]deb.Name
+	lists map[keystead.Digest]*installed
 }
 
 // rememberedEK is a chain that verified, and for which times that says the same: as
@@ -30,7 +29,7 @@ type rememberedEK struct {
 
 // NewMemory returns a memory of at most so many items of each kind.
 func NewMemory(most int) *Memory {
-	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest][]deb.Name{}}
+	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest]*installed{}}
 }
 
 // verifyEK is tpm2.VerifyEK.
@@ -56,28 +55,6 @@ func (m *Memory) verifyEK(chain [][]byte, ek *tpm2.Public, public []byte, roots 
 		m.mu.Unlock()
 	}
 	return id, nil
-}
-
-// status is deb.ParseStatus of a list that parses. The caller must not change it.
-func (m *Memory) status(raw []byte) ([]deb.Name, error) {
-	if m == nil {
-		return deb.ParseStatus(raw)
-	}
-	name := keystead.Sum(raw)
-	m.mu.Lock()
-	known, ok := m.lists[name]
-	m.mu.Unlock()
-	if ok {
-		return known, nil
-	}
-	list, err := deb.ParseStatus(raw)
-	if err == nil {
-		m.mu.Lock()
-		makeRoom(m.lists, m.most)
-		m.lists[name] = list
-		m.mu.Unlock()
-	}
-	return list, err
 }
 
 // makeRoom lets go of any item if there are as many as may be.

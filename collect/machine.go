@@ -23,6 +23,7 @@ const (
 	eventLogPath = "sys/kernel/security/tpm0/binary_bios_measurements"
 	imaLogPath   = "sys/kernel/security/ima/binary_runtime_measurements"
 	dpkgPath     = "var/lib/dpkg/status"
+	apkPath      = "lib/apk/db/installed"
 )
 
 // Machine is where logs and package databases are read: "/" or a tree that looks
@@ -42,7 +43,12 @@ type Sight struct {
 
 // Read reads logs and package list into p. What is missing is left nil and told in the
 // sights; an error is a file that is there and could not be read whole.
-func (m Machine) Read(p *evidence.Parts) ([]Sight, error) {
+//
+// The package list is that of the first package manager which has one: dpkg, rpm, apk.
+func (m Machine) Read(p *evidence.Parts) ([]Sight, error) { return m.read(p, nil) }
+
+// read is Read with what is remembered of the rpm database.
+func (m Machine) read(p *evidence.Parts, memory *rpmMemory) ([]Sight, error) {
 	var sights []Sight
 	var errs []error
 	read := func(what, path string, limit int, hint string) []byte {
@@ -73,6 +79,16 @@ func (m Machine) Read(p *evidence.Parts) ([]Sight, error) {
 	p.IMALog = read("IMA log", imaLogPath, evidence.MaxIMALog, "the kernel has no IMA, or securityfs is not mounted")
 	if list := read("dpkg database", dpkgPath, evidence.MaxPackages, "this is not a Debian machine"); list != nil {
 		p.Packages = &evidence.PackageList{Format: evidence.FormatDpkgStatus, Data: list}
+		return sights, errors.Join(errs...)
+	}
+	list, sight, err := m.rpmHeaders(memory)
+	sights, errs = append(sights, sight), append(errs, err)
+	if list != nil {
+		p.Packages = &evidence.PackageList{Format: evidence.FormatRPMHeaders, Data: list}
+		return sights, errors.Join(errs...)
+	}
+	if list := read("apk database", apkPath, evidence.MaxPackages, "this is not an Alpine machine"); list != nil {
+		p.Packages = &evidence.PackageList{Format: evidence.FormatAPKInstalled, Data: list}
 	}
 	return sights, errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/refval"
 )
 
 // TestJournal: what sqlite has written to its log and not yet to the file counts, up to
@@ -198,6 +202,72 @@ func FuzzDatabase(f *testing.F) {
 		}
 		if most := 64 * (len(database) + len(journal) + 512); total > most {
 			t.Fatalf("%d bytes of headers out of %d", total, len(database)+len(journal))
+		}
+	})
+}
+
+// TestUnpackBounds: lists that unpack to more than they may.
+func TestUnpackBounds(t *testing.T) {
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var many []byte
+	small := joined([][]byte{indexEntry(tagName, typeString, 0, 1)}, []byte("a\x00"))
+	for range maxHeaders + 1 {
+		many = append(binary.BigEndian.AppendUint32(many, uint32(len(small))), small...)
+	}
+	huge := binary.BigEndian.AppendUint32(nil, MaxHeader)
+	huge = append(huge, make([]byte, MaxHeader-1)...) // zeros, which pack well, and are cut off
+	for name, raw := range map[string][]byte{"a header that is too long": binary.BigEndian.AppendUint32(nil, MaxHeader+1), "too many headers": many, "a header that is cut off": huge, "a length that is cut off": {0, 0}} {
+		var err error
+		for _, err = range Unpack(w.EncodeAll(raw, nil)) {
+			if err != nil {
+				break
+			}
+		}
+		var format *keystead.FormatError
+		if !errors.As(err, &format) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	wide, err := zstd.NewWriter(nil, zstd.WithWindowSize(2*packWindow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := make([]byte, 3*packWindow)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	for _, err = range Unpack(wide.EncodeAll(random, nil)) {
+	}
+	if err == nil {
+		t.Error("a frame that asks for more memory than its reader gives unpacks")
+	}
+	calls := 0
+	_, err = Pack(func(yield func([]byte, error) bool) {
+		for calls = 0; yield(make([]byte, 32<<20), nil); calls++ {
+		}
+	})
+	if err == nil || calls > 16 {
+		t.Errorf("a database without end packs: %v after %d", err, calls)
+	}
+}
+
+// FuzzUnpack: packed lists end, and what parses of them can be proven or refused.
+func FuzzUnpack(f *testing.F) {
+	packed, err := Pack(Headers(readDatabase(f, filepath.Join(testdata(f), "libuuid/Packages")), nil))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(packed)
+	f.Add(packed[:len(packed)/2])
+	f.Fuzz(func(t *testing.T, packed []byte) {
+		p, err := Prove(Unpack(packed), nil, refval.SelectAll, time.Unix(1e9, 0))
+		var format *keystead.FormatError
+		if err != nil && !errors.As(err, &format) {
+			t.Fatalf("%T: %v", err, err)
+		}
+		if err == nil && (p.Set.Len() > 0 || len(p.Refused) != len(p.Packages)) {
+			t.Fatalf("without keys, %d files are proven and %d of %d packages refused", p.Set.Len(), len(p.Refused), len(p.Packages))
 		}
 	})
 }

@@ -12,12 +12,16 @@ type File struct {
 	refval.File        // Digest is zero if Weak
 	Mode        uint16 // st_mode
 	Size        uint64 // bytes
+	Color       uint32 // not 0 for ELF files
 	Weak        bool   // its digest is by MD5 or SHA-1, or by a hash that no reference set holds
 	Signature   []byte // an IMA signature, if the package brings one; it lies outside of the signed header, and is as good as its own key
 }
 
-// Executable reports whether the file has an execute bit.
-func (f File) Executable() bool { return f.Mode&0o111 != 0 }
+// Executable reports whether the file can be executed or mapped: see
+// refval.SelectExecutable. What is ELF is the packager's word.
+func (f File) Executable() bool {
+	return f.Mode&0o111 != 0 || f.Color != 0 || refval.Loadable(f.Path)
+}
 
 const (
 	modeType    = 0o170000
@@ -40,6 +44,7 @@ func (h *Header) Files() ([]File, error) {
 	if sizes == nil {
 		sizes = numbers(h.region, tagLongFileSizes)
 	}
+	colors := numbers(h.region, tagFileColors)
 	signatures := texts(h.beside, tagFileSignatures)
 	n := len(names)
 	if len(sums) != n || len(modes) != n || len(sizes) != n || flags != nil && len(flags) != n || signatures != nil && len(signatures) != n {
@@ -53,6 +58,9 @@ func (h *Header) Files() ([]File, error) {
 			continue
 		}
 		f := File{Mode: uint16(modes[i]), Size: sizes[i], Weak: !sha256}
+		if i < len(colors) {
+			f.Color = uint32(colors[i])
+		}
 		path, ok := refval.CanonicalPath(name)
 		if !ok {
 			return nil, headerError(0, "files", "%.80q is not a file's path", name)
@@ -105,7 +113,7 @@ func (h *Header) paths() ([]string, error) {
 
 // maxPaths bounds the paths of one package, in bytes: names share directories, so that a
 // small header could state large ones.
-const maxPaths = 128 << 20
+const maxPaths = 64 << 20
 
 // Package returns the package as a reference set names it.
 func (h *Header) Package() refval.Package {

@@ -32,6 +32,7 @@ const (
 	tagDirIndexes     = 1116
 	tagBaseNames      = 1117
 	tagDirNames       = 1118
+	tagFileColors     = 1140
 	tagLongFileSizes  = 5008
 	tagFileDigestAlgo = 5011
 	tagFileSignatures = 5090
@@ -74,6 +75,7 @@ type entry struct {
 // Header is a package's header as a database holds it: the region that the package
 // came with, and what was added beside it. It parses; nothing of it is proven.
 type Header struct {
+	raw    []byte
 	signed []byte  // what digests and signatures are over; nil if there is no region
 	region []entry // of the signed part, in order of their tags; all where there is none
 	beside []entry // of signatures and of what rpm noted, in order of their tags
@@ -99,7 +101,7 @@ func ParseHeader(blob []byte) (*Header, error) {
 	if size > len(blob) || start > len(blob)-size {
 		return nil, headerError(4, "data", "states %d bytes after an index of %d, the header has %d", size, start, len(blob))
 	}
-	h := &Header{}
+	h := &Header{raw: blob}
 	data := blob[start : start+size]
 	if n := len(blob) - start - size; n > 0 {
 		h.odd = fmt.Sprintf("%d bytes after its end", n)
@@ -335,6 +337,9 @@ func (h *Header) Pseudo() bool {
 	_, files := find(h.region, tagBaseNames)
 	return h.Name() == "gpg-pubkey" && !old && !files
 }
+
+// Bytes returns the header as it was read. The caller must not change it.
+func (h *Header) Bytes() []byte { return h.raw }
 
 // Signed returns the bytes that the header's digests and signatures are over. The
 // caller must not change them.
