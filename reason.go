@@ -38,6 +38,7 @@ const (
 	ReasonLogAltered        Reason = "log-altered"        // the log can not lead to the quoted PCR value
 	ReasonDigestInvalid     Reason = "digest-invalid"     // an event's data does not have the digest that the log gives for it
 	ReasonBootAggregate     Reason = "boot-aggregate"     // IMA's first entry does not commit to the quoted boot PCRs
+	ReasonLogUnknown        Reason = "log-unknown"        // a continuation of logs that this verifier does not have as the host says: it asks for the whole
 	ReasonCredentialInvalid Reason = "credential-invalid" // the answer to credential activation is not the secret
 	ReasonNoteUnsigned      Reason = "note-unsigned"      // a policy or code set without a signature by an accepted key
 	ReasonIndexUnsigned     Reason = "index-unsigned"     // a repository's index without a signature of the keyring
@@ -240,6 +241,7 @@ var stages = map[Reason]Stage{
 	ReasonClockStale:          StageUnavailable,
 	ReasonOverloaded:          StageUnavailable,
 	ReasonEKUntrusted:         StageCollateral,
+	ReasonLogUnknown:          StageCollateral,
 	ReasonEKMismatch:          StageCollateral,
 	ReasonIndexExpired:        StageCollateral,
 	ReasonIndexFuture:         StageCollateral,

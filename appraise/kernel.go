@@ -18,7 +18,7 @@ func (a *appraisal) kernel() {
 		a.claims.Boot.Authorities, a.claims.Boot.SBAT = nil, 0
 	}
 	a.claims.Boot.Packages = a.bootPackages()
-	measured, err := a.boot.Kernel()
+	measured, err := a.measured, a.measuredErr
 	strange := append(a.strangeImages(), a.strangeReads(measured)...)
 	if err == nil && a.files != nil && strange == nil { // without a checked boot_aggregate the registers may have been extended later
 		if b, ok := a.acceptedBoot(measured); ok {

@@ -18,6 +18,7 @@ type Memory struct {
 	most  int
 	eks   map[keystead.Digest]rememberedEK
 	lists map[keystead.Digest]*installed
+	refs  map[keystead.Digest]*references
 }
 
 // rememberedEK is a chain that verified, and for which times that says the same: as
@@ -29,7 +30,7 @@ type rememberedEK struct {
 
 // NewMemory returns a memory of at most so many items of each kind.
 func NewMemory(most int) *Memory {
-	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest]*installed{}}
+	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest]*installed{}, refs: map[keystead.Digest]*references{}}
 }
 
 // verifyEK is tpm2.VerifyEK.
@@ -55,6 +56,34 @@ func (m *Memory) verifyEK(chain [][]byte, ek *tpm2.Public, public []byte, roots 
 		m.mu.Unlock()
 	}
 	return id, nil
+}
+
+// share returns references like these of another host, so that states need not have
+// their own: those of one context whose hosts list the same packages.
+func (m *Memory) share(r *references, context keystead.Digest) *references {
+	if m == nil {
+		return r
+	}
+	parts := [][]byte{context[:]}
+	for _, set := range r.listed {
+		marks := make([]byte, len(set))
+		for i, on := range set {
+			if on {
+				marks[i] = 1
+			}
+		}
+		parts = append(parts, marks)
+	}
+	parts = append(parts, r.proof[:]) // what a list proves of itself is that host's own
+	name := nameOf(parts)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.refs[name]; known != nil {
+		return known
+	}
+	makeRoom(m.refs, m.most)
+	m.refs[name] = r
+	return r
 }
 
 // makeRoom lets go of any item if there are as many as may be.

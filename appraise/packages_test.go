@@ -342,3 +342,29 @@ func TestIMASignatures(t *testing.T) {
 	in := newForger(t).input(t, machine{ima: [][]byte{signed("sha256", d[:], good, "ima-sig")}})
 	demand(t, "no key is accepted", in, keystead.ReasonFileUnknown)
 }
+
+// TestRPMContinuation: a machine whose list proves itself goes on from what was replayed,
+// and two whose lists differ share nothing, in one memory.
+func TestRPMContinuation(t *testing.T) {
+	h := theHost(t)
+	memory := appraise.NewMemory(4)
+	for _, list := range [][]byte{h.list, h.old} {
+		version := map[bool]string{true: "1.0", false: "2.0"}[string(list) == string(h.old)]
+		g := grow(t, 0)
+		g.in = h.input(t, list, "*")
+		g.in.Memory = memory
+		g.eventLog = g.in.Bundle.Parts().EventLog
+		for range 3 {
+			g.ima = append(g.ima, ran("good", version))
+		}
+		s := g.same(t, g.parts(t, 2, 1), g.begin(t, 1))
+		g.same(t, g.parts(t, 3, 0), s)
+		// What the other machine's list alone names.
+		other := map[string]string{"1.0": "2.0", "2.0": "1.0"}[version]
+		g.ima[2] = ran("good", other)
+		v, _ := appraise.Follow(g.input(continued(t, g.parts(t, 3, 0), s.Reference()), s))
+		if f := first(v.Findings()); f.Reason != keystead.ReasonFileAltered {
+			t.Errorf("%s ran on a machine of %s: %v", other, version, v.Findings())
+		}
+	}
+}

@@ -17,7 +17,7 @@ type references struct {
 	sets      []*refval.Set
 	codes     []*refval.CodeSet
 	faults    [][]fault // by set and package number
-	seen      [][]bool  // likewise: something of it ran
+	seen      [][]bool  // likewise: something of it ran; nil in a continuation
 	listed    [][]bool  // likewise: the host lists a package of that name; nil when it sent no list
 	codePaths map[string][]accepted
 	floors    floors
@@ -25,6 +25,10 @@ type references struct {
 	keys      []ima.Key // of IMA signatures
 	keyNames  []string
 	unproven  unproven
+	proof     keystead.Digest // of the host's list, where that proves itself
+	early     bool            // and what it proves may be more at a later time
+	before    []seenPackage   // in a continuation: of which something ran before, in order
+	later     []seenPackage   // and what ran since that did not
 }
 
 // A fault is why files of a package that a set proves do not count all the same.
@@ -115,9 +119,10 @@ func (r *references) vouched(p *refval.Package, repositories []refval.Repository
 	return !named
 }
 
-// prove takes in what a host's list proves of itself, and what it does not.
-func (r *references) prove(p *rpm.Proven) {
+// prove takes in what a host's list of that digest proves of itself, and what it does not.
+func (r *references) prove(list keystead.Digest, p *rpm.Proven) {
 	r.add(p.Set)
+	r.proof, r.early = list, p.Early
 	r.unproven = unproven{map[keystead.Digest]*rpm.Refusal{}, map[string]*rpm.Refusal{}}
 	for _, list := range [][]rpm.Refusal{p.Refused, p.Weak} {
 		for i := range list {
@@ -266,7 +271,11 @@ func (r *references) lists(set, number int) bool { return r.listed == nil || r.l
 
 // ships notes that something of a package ran.
 func (r *references) ships(set, number int) owner {
-	r.seen[set][number] = true
+	if r.seen != nil {
+		r.seen[set][number] = true
+	} else if p := (seenPackage{uint32(set), uint32(number)}); !r.seenBefore(p) {
+		r.later = append(r.later, p)
+	}
 	return owner{pkg: &r.sets[set].Header().Packages[number]}
 }
 
@@ -406,15 +415,9 @@ func (r *references) unlisted() []string {
 // seenPackages returns what name gives for each package of which something ran,
 // sorted, without "" and doubles.
 func (r *references) seenPackages(name func(set, number int, p *refval.Package) string) (out []string) {
-	for n, s := range r.sets {
-		packages := s.Header().Packages
-		for i, seen := range r.seen[n] {
-			if !seen {
-				continue
-			}
-			if text := name(n, i, &packages[i]); text != "" {
-				out = append(out, text)
-			}
+	for _, p := range r.seenList() {
+		if text := name(int(p.set), int(p.number), &r.sets[p.set].Header().Packages[p.number]); text != "" {
+			out = append(out, text)
 		}
 	}
 	return sorted(out)

@@ -45,15 +45,21 @@ var debuggers = []string{"bpfcc-tools", "bpftrace", "crash", "criu", "delve", "e
 
 // software names every file that the covered IMA log holds.
 func (a *appraisal) software() {
-	refs := newReferences(a.in.References, a.in.CodeSets, a.floors())
-	a.packages(refs)
-	a.claims.Packages.Debuggers = refs.debuggers()
+	c := &a.claims.Software
+	if s := a.prior; s != nil {
+		a.refs = s.refs.resumed(s.seen)
+		*c, a.claims.Packages = s.software, s.packages
+	} else {
+		a.refs = newReferences(a.in.References, a.in.CodeSets, a.floors())
+		a.packages(a.refs)
+		a.claims.Packages.Debuggers = a.refs.debuggers()
+	}
 	if a.files == nil {
 		return
 	}
-	c := &a.claims.Software
+	refs := a.refs
 	c.Entries, c.Uncovered = int64(a.files.Len()), int64(a.files.Uncovered())
-	aggregate := true // the first entry is boot_aggregate, which logs checked
+	aggregate := a.prior == nil // the first entry is boot_aggregate, which logs checked
 	for i, e := range a.files.All() {
 		if aggregate {
 			aggregate = false
@@ -62,9 +68,11 @@ func (a *appraisal) software() {
 		}
 		a.file(refs, i, e)
 	}
-	c.Packages = refs.ran()
-	a.claims.Packages.Outdated = sorted(append(a.claims.Packages.Outdated, refs.outdated()...))
-	a.claims.Packages.Unlisted = refs.unlisted()
+	if a.prior == nil || len(refs.later) > 0 {
+		c.Packages = refs.ran()
+		a.claims.Packages.Outdated = sorted(slices.Concat(a.claims.Packages.Outdated, refs.outdated()))
+		a.claims.Packages.Unlisted = refs.unlisted()
+	}
 	if !a.in.Policy.EveryEntry() {
 		return
 	}
@@ -98,7 +106,7 @@ func (a *appraisal) packages(refs *references) {
 	c := &a.claims.Packages
 	c.Format, c.Listed = list.Format, int64(len(installed.packages))
 	if p := installed.proven; p != nil {
-		a.proven(refs, p)
+		a.proven(refs, keystead.Sum(list.Data), p)
 	}
 	names := map[string]bool{}
 	for i := range installed.packages {
@@ -116,8 +124,8 @@ func (a *appraisal) packages(refs *references) {
 
 // proven takes in what the list proves of itself. A header that was meddled with speaks
 // against the host; one without a vendor's signature only if something of it runs.
-func (a *appraisal) proven(refs *references, p *rpm.Proven) {
-	refs.prove(p)
+func (a *appraisal) proven(refs *references, list keystead.Digest, p *rpm.Proven) {
+	refs.prove(list, p)
 	c := &a.claims.Packages
 	c.Proven = int64(len(p.Packages) - len(p.Refused))
 	for _, r := range p.Refused {

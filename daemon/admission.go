@@ -239,9 +239,6 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 		if raw, err = n.fetch(ctx, a.bundle, (*peer).object); err != nil {
 			return err
 		}
-		if _, err := n.evidence.put(raw, n.now()); err != nil {
-			return err
-		}
 	}
 	bundle, err := evidence.Parse(raw)
 	if err != nil {

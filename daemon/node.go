@@ -76,6 +76,7 @@ type Node struct {
 	gate       *gatekeeper
 	authority  *authority
 	suspending suspending
+	rekeys     rekeys
 	voter      voter
 	metrics    *metrics
 	changed    chan struct{} // the roster has
@@ -232,8 +233,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	if _, err := os.Stat(started); err == nil {
 		founders = nil // a founder that lost its store must not found the group again
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	if founders == nil || !isFounder {
-		n.background(n.learn)
+		n.background(func() { n.learn(stop) })
 	}
 	cache := pebble.NewCache(int64(n.cfg.Store.CacheMiB) << 20)
 	defer cache.Unref()
@@ -246,6 +249,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		TrustDisks: n.genesis.TrustsDisks(),
 		Log:        n.log,
 	})
+	if out := context.Cause(ctx); err != nil && errors.Is(out, keystead.ReasonNotMember) {
+		n.log.Error("members removed this node from the domain; it does not come back by itself", "because", out)
+		return nil, out
+	}
 	if err != nil {
 		return nil, err
 	}

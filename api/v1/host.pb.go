@@ -1732,8 +1732,10 @@ type WitnessResponse struct {
 	// same verdict. The signature is over the batch of those that are true.
 	Agreed []bool `protobuf:"varint,1,rep,packed,name=agreed,proto3" json:"agreed,omitempty"`
 	// node and signature over that batch (docs/spec/ledger.md).
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	Node      string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Signature []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	// refusals, one a renewal: empty where the witness agreed.
+	Refusals      []*Refusal `protobuf:"bytes,4,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1789,6 +1791,103 @@ func (x *WitnessResponse) GetSignature() []byte {
 	return nil
 }
 
+func (x *WitnessResponse) GetRefusals() []*Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+type GetRulingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// proposal: digest of the entry, 32 bytes.
+	Proposal      []byte `protobuf:"bytes,1,opt,name=proposal,proto3" json:"proposal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRulingRequest) Reset() {
+	*x = GetRulingRequest{}
+	mi := &file_v1_host_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRulingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRulingRequest) ProtoMessage() {}
+
+func (x *GetRulingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRulingRequest.ProtoReflect.Descriptor instead.
+func (*GetRulingRequest) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GetRulingRequest) GetProposal() []byte {
+	if x != nil {
+		return x.Proposal
+	}
+	return nil
+}
+
+type GetRulingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refusal of a node that does not endorse; empty if it endorses.
+	Refusal       *Refusal `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRulingResponse) Reset() {
+	*x = GetRulingResponse{}
+	mi := &file_v1_host_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRulingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRulingResponse) ProtoMessage() {}
+
+func (x *GetRulingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRulingResponse.ProtoReflect.Descriptor instead.
+func (*GetRulingResponse) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *GetRulingResponse) GetRefusal() *Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
 type CertifyNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// change is the text of the roster change (docs/spec/ledger.md), unsigned.
@@ -1799,7 +1898,7 @@ type CertifyNodeRequest struct {
 
 func (x *CertifyNodeRequest) Reset() {
 	*x = CertifyNodeRequest{}
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1910,7 @@ func (x *CertifyNodeRequest) String() string {
 func (*CertifyNodeRequest) ProtoMessage() {}
 
 func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1923,7 @@ func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeRequest.ProtoReflect.Descriptor instead.
 func (*CertifyNodeRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_v1_host_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CertifyNodeRequest) GetChange() []byte {
@@ -1845,7 +1944,7 @@ type CertifyNodeResponse struct {
 
 func (x *CertifyNodeResponse) Reset() {
 	*x = CertifyNodeResponse{}
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1956,7 @@ func (x *CertifyNodeResponse) String() string {
 func (*CertifyNodeResponse) ProtoMessage() {}
 
 func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1969,7 @@ func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeResponse.ProtoReflect.Descriptor instead.
 func (*CertifyNodeResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{29}
+	return file_v1_host_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CertifyNodeResponse) GetNode() string {
@@ -2007,11 +2106,16 @@ const file_v1_host_proto_rawDesc = "" +
 	"\x06bundle\x18\x03 \x01(\fR\x06bundle\x12\x12\n" +
 	"\x04tick\x18\x04 \x01(\x04R\x04tick\x12\x19\n" +
 	"\buntil_ms\x18\x05 \x01(\x04R\auntilMs\x12\x18\n" +
-	"\averdict\x18\x06 \x01(\fR\averdict\"[\n" +
+	"\averdict\x18\x06 \x01(\fR\averdict\"\x8d\x01\n" +
 	"\x0fWitnessResponse\x12\x16\n" +
 	"\x06agreed\x18\x01 \x03(\bR\x06agreed\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\",\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x120\n" +
+	"\brefusals\x18\x04 \x03(\v2\x14.keystead.v1.RefusalR\brefusals\".\n" +
+	"\x10GetRulingRequest\x12\x1a\n" +
+	"\bproposal\x18\x01 \x01(\fR\bproposal\"C\n" +
+	"\x11GetRulingResponse\x12.\n" +
+	"\arefusal\x18\x01 \x01(\v2\x14.keystead.v1.RefusalR\arefusal\",\n" +
 	"\x12CertifyNodeRequest\x12\x16\n" +
 	"\x06change\x18\x01 \x01(\fR\x06change\"G\n" +
 	"\x13CertifyNodeResponse\x12\x12\n" +
@@ -2027,10 +2131,11 @@ const file_v1_host_proto_rawDesc = "" +
 	"\bListKeys\x12\x1c.keystead.v1.ListKeysRequest\x1a\x1d.keystead.v1.ListKeysResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\bGetState\x12\x1c.keystead.v1.GetStateRequest\x1a\x1d.keystead.v1.GetStateResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\tPutObject\x12\x1d.keystead.v1.PutObjectRequest\x1a\x1e.keystead.v1.PutObjectResponse(\x01\x12L\n" +
-	"\tGetObject\x12\x1d.keystead.v1.GetObjectRequest\x1a\x1e.keystead.v1.GetObjectResponse0\x012\xa5\x01\n" +
+	"\tGetObject\x12\x1d.keystead.v1.GetObjectRequest\x1a\x1e.keystead.v1.GetObjectResponse0\x012\xf6\x01\n" +
 	"\vNodeService\x12D\n" +
 	"\aWitness\x12\x1b.keystead.v1.WitnessRequest\x1a\x1c.keystead.v1.WitnessResponse\x12P\n" +
-	"\vCertifyNode\x12\x1f.keystead.v1.CertifyNodeRequest\x1a .keystead.v1.CertifyNodeResponseB\x94\x01\n" +
+	"\vCertifyNode\x12\x1f.keystead.v1.CertifyNodeRequest\x1a .keystead.v1.CertifyNodeResponse\x12O\n" +
+	"\tGetRuling\x12\x1d.keystead.v1.GetRulingRequest\x1a\x1e.keystead.v1.GetRulingResponse\"\x03\x90\x02\x01B\x94\x01\n" +
 	"\x0fcom.keystead.v1B\tHostProtoP\x01Z)github.com/keystead/keystead/api/v1;apiv1\xa2\x02\x03KXX\xaa\x02\vKeystead.V1\xca\x02\vKeystead\\V1\xe2\x02\x17Keystead\\V1\\GPBMetadata\xea\x02\fKeystead::V1b\x06proto3"
 
 var (
@@ -2045,7 +2150,7 @@ func file_v1_host_proto_rawDescGZIP() []byte {
 	return file_v1_host_proto_rawDescData
 }
 
-var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_v1_host_proto_goTypes = []any{
 	(*NonceRequest)(nil),        // 0: keystead.v1.NonceRequest
 	(*NonceResponse)(nil),       // 1: keystead.v1.NonceResponse
@@ -2075,51 +2180,57 @@ var file_v1_host_proto_goTypes = []any{
 	(*WitnessRequest)(nil),      // 25: keystead.v1.WitnessRequest
 	(*Renewal)(nil),             // 26: keystead.v1.Renewal
 	(*WitnessResponse)(nil),     // 27: keystead.v1.WitnessResponse
-	(*CertifyNodeRequest)(nil),  // 28: keystead.v1.CertifyNodeRequest
-	(*CertifyNodeResponse)(nil), // 29: keystead.v1.CertifyNodeResponse
-	(*Refusal)(nil),             // 30: keystead.v1.Refusal
-	(*Value)(nil),               // 31: keystead.v1.Value
+	(*GetRulingRequest)(nil),    // 28: keystead.v1.GetRulingRequest
+	(*GetRulingResponse)(nil),   // 29: keystead.v1.GetRulingResponse
+	(*CertifyNodeRequest)(nil),  // 30: keystead.v1.CertifyNodeRequest
+	(*CertifyNodeResponse)(nil), // 31: keystead.v1.CertifyNodeResponse
+	(*Refusal)(nil),             // 32: keystead.v1.Refusal
+	(*Value)(nil),               // 33: keystead.v1.Value
 }
 var file_v1_host_proto_depIdxs = []int32{
 	4,  // 0: keystead.v1.AdmitResponse.lease:type_name -> keystead.v1.Lease
-	30, // 1: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
+	32, // 1: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
 	4,  // 2: keystead.v1.RenewResponse.lease:type_name -> keystead.v1.Lease
 	10, // 3: keystead.v1.ReleaseRequest.application:type_name -> keystead.v1.Application
 	14, // 4: keystead.v1.ListHostsResponse.hosts:type_name -> keystead.v1.Host
 	4,  // 5: keystead.v1.Host.lease:type_name -> keystead.v1.Lease
 	17, // 6: keystead.v1.ListKeysResponse.keys:type_name -> keystead.v1.Key
 	18, // 7: keystead.v1.Key.versions:type_name -> keystead.v1.KeyVersion
-	31, // 8: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
+	33, // 8: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
 	26, // 9: keystead.v1.WitnessRequest.renewals:type_name -> keystead.v1.Renewal
-	0,  // 10: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
-	2,  // 11: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
-	5,  // 12: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
-	7,  // 13: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
-	9,  // 14: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
-	12, // 15: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
-	15, // 16: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
-	19, // 17: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
-	21, // 18: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
-	23, // 19: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
-	25, // 20: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
-	28, // 21: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
-	1,  // 22: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
-	3,  // 23: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
-	6,  // 24: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
-	8,  // 25: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
-	11, // 26: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
-	13, // 27: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
-	16, // 28: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
-	20, // 29: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
-	22, // 30: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
-	24, // 31: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
-	27, // 32: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
-	29, // 33: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
-	22, // [22:34] is the sub-list for method output_type
-	10, // [10:22] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	32, // 10: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
+	32, // 11: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
+	0,  // 12: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
+	2,  // 13: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
+	5,  // 14: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
+	7,  // 15: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
+	9,  // 16: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
+	12, // 17: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
+	15, // 18: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
+	19, // 19: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
+	21, // 20: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
+	23, // 21: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
+	25, // 22: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
+	30, // 23: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
+	28, // 24: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
+	1,  // 25: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
+	3,  // 26: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
+	6,  // 27: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
+	8,  // 28: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
+	11, // 29: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
+	13, // 30: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
+	16, // 31: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
+	20, // 32: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
+	22, // 33: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
+	24, // 34: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
+	27, // 35: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
+	31, // 36: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
+	29, // 37: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
+	25, // [25:38] is the sub-list for method output_type
+	12, // [12:25] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_v1_host_proto_init() }
@@ -2134,7 +2245,7 @@ func file_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_host_proto_rawDesc), len(file_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

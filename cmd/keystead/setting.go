@@ -42,7 +42,7 @@ func (a *app) settingShow() *cobra.Command {
 			return err
 		}
 		defer done()
-		r, err := cl.Judged(ctx, settingKey(args[0]))
+		r, err := cl.State(ctx, []string{settingKey(args[0])}, nil)
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ the next version of the setting.`,
 			return err
 		}
 		defer done()
-		r, err := cl.Judged(ctx, settingKey(args[0]))
+		r, err := cl.State(ctx, []string{settingKey(args[0])}, nil)
 		if err != nil {
 			return err
 		}

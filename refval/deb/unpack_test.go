@@ -13,7 +13,9 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/authenticode"
 	"github.com/keystead/keystead/internal/debrepo"
+	"github.com/keystead/keystead/refval"
 )
 
 // offered is what an honest index says of the bytes.
@@ -74,6 +76,33 @@ func TestUnpackReal(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: got\n%s\nwant\n%s", pack, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
+	}
+}
+
+// TestUnpackEFI: of an EFI program the digest by which firmware measures it, too.
+func TestUnpackEFI(t *testing.T) {
+	program := make([]byte, 1<<20) // a PE32+ header and no section: several reads long
+	copy(program, "MZ")
+	program[60] = 64
+	copy(program[64:], "PE\x00\x00")
+	program[64+24], program[64+25] = 0x0b, 0x02
+	dos := append([]byte("MZ"), make([]byte, 1<<10)...)
+	content := map[string][]byte{"usr/bin/tool": []byte("MZ"), "boot/vmlinuz-1": program, "usr/share/old.exe": dos}
+	raw := realDeb(t, "xz", content)
+	files, err := Unpack(raw, offered(raw), DefaultLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := authenticode.Digest(program)
+	if err != nil || want == keystead.Sum(program) {
+		t.Fatal(want, err)
+	}
+	efi := Select(files, refval.SelectEFI)
+	if len(efi) != 1 || efi[0] != (refval.File{Path: "/boot/vmlinuz-1", Digest: want}) {
+		t.Errorf("got EFI programs %v", efi)
+	}
+	if all, run := Select(files, refval.SelectAll), Select(files, refval.SelectExecutable); len(all) != 4 || len(run) != 2 || slices.Contains(all, efi[0]) {
+		t.Errorf("got all %v, executable %v", all, run)
 	}
 }
 

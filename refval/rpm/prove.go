@@ -31,6 +31,7 @@ type Proven struct {
 	Refused  []Refusal
 	Weak     []Refusal // proven packages whose files have MD5 or SHA-1 digests only
 	Latest   time.Time // of the signatures that were counted
+	Early    bool      // a signature is dated after the time, and would count then
 }
 
 // maxRefusedFiles bounds what is kept of the files of packages without proof.
@@ -113,10 +114,17 @@ func (p *prover) header(h *Header) error {
 	return p.builder.Add(pkg, []refval.Repository{origin.Repository()}, taken)
 }
 
+// ever is a time after all signatures.
+var ever = time.Unix(1<<40, 0)
+
 // origin says which vendor vouches for the package.
 func (p *prover) origin(h *Header) (Origin, time.Time, error) {
 	proof, err := h.Verify(p.keys, p.at)
 	if err != nil {
+		if errors.Is(err, keystead.ReasonPackageForeign) {
+			_, later := h.Verify(p.keys, ever)
+			p.out.Early = p.out.Early || later == nil
+		}
 		return Origin{}, time.Time{}, err
 	}
 	var others []string

@@ -59,6 +59,8 @@ const (
 	NodeServiceWitnessProcedure = "/keystead.v1.NodeService/Witness"
 	// NodeServiceCertifyNodeProcedure is the fully-qualified name of the NodeService's CertifyNode RPC.
 	NodeServiceCertifyNodeProcedure = "/keystead.v1.NodeService/CertifyNode"
+	// NodeServiceGetRulingProcedure is the fully-qualified name of the NodeService's GetRuling RPC.
+	NodeServiceGetRulingProcedure = "/keystead.v1.NodeService/GetRuling"
 )
 
 // HostServiceClient is a client for the keystead.v1.HostService service.
@@ -408,6 +410,8 @@ type NodeServiceClient interface {
 	// CertifyNode judges the evidence of a node that has started with a new signing
 	// key, and signs the roster change that brings the key in.
 	CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error)
+	// GetRuling says what the node came to on a proposal, once it has come to something.
+	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the keystead.v1.NodeService service. By default, it
@@ -433,6 +437,13 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("CertifyNode")),
 			connect.WithClientOptions(opts...),
 		),
+		getRuling: connect.NewClient[v1.GetRulingRequest, v1.GetRulingResponse](
+			httpClient,
+			baseURL+NodeServiceGetRulingProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("GetRuling")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -440,6 +451,7 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type nodeServiceClient struct {
 	witness     *connect.Client[v1.WitnessRequest, v1.WitnessResponse]
 	certifyNode *connect.Client[v1.CertifyNodeRequest, v1.CertifyNodeResponse]
+	getRuling   *connect.Client[v1.GetRulingRequest, v1.GetRulingResponse]
 }
 
 // Witness calls keystead.v1.NodeService.Witness.
@@ -452,6 +464,11 @@ func (c *nodeServiceClient) CertifyNode(ctx context.Context, req *connect.Reques
 	return c.certifyNode.CallUnary(ctx, req)
 }
 
+// GetRuling calls keystead.v1.NodeService.GetRuling.
+func (c *nodeServiceClient) GetRuling(ctx context.Context, req *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error) {
+	return c.getRuling.CallUnary(ctx, req)
+}
+
 // NodeServiceHandler is an implementation of the keystead.v1.NodeService service.
 type NodeServiceHandler interface {
 	// Witness judges evidence for renewals a second time, and signs the batch.
@@ -459,6 +476,8 @@ type NodeServiceHandler interface {
 	// CertifyNode judges the evidence of a node that has started with a new signing
 	// key, and signs the roster change that brings the key in.
 	CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error)
+	// GetRuling says what the node came to on a proposal, once it has come to something.
+	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -480,12 +499,21 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("CertifyNode")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceGetRulingHandler := connect.NewUnaryHandler(
+		NodeServiceGetRulingProcedure,
+		svc.GetRuling,
+		connect.WithSchema(nodeServiceMethods.ByName("GetRuling")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/keystead.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceWitnessProcedure:
 			nodeServiceWitnessHandler.ServeHTTP(w, r)
 		case NodeServiceCertifyNodeProcedure:
 			nodeServiceCertifyNodeHandler.ServeHTTP(w, r)
+		case NodeServiceGetRulingProcedure:
+			nodeServiceGetRulingHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -501,4 +529,8 @@ func (UnimplementedNodeServiceHandler) Witness(context.Context, *connect.Request
 
 func (UnimplementedNodeServiceHandler) CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.CertifyNode is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.GetRuling is not implemented"))
 }
