@@ -6,8 +6,8 @@
 //	Unpack          the package: its control part by that checksum, its data by the SHA-256
 //	                that the control part states, and the files in it
 //
-// Trusted are the keys that the caller gives. The index names a package's control part by
-// SHA-1, as Alpine does (Q1...); that is never sufficient, so a package must be signed as
-// well, by one of the keys, with RSA over SHA-256 (.SIGN.RSA256.). Signatures
-// over SHA-1 (.SIGN.RSA.) are refused as weak.
+// Trusted are the keys that the caller gives. An index names a package's control part by
+// SHA-256 (Q2...) or, as Alpine's own do, by SHA-1 (Q1...), which is never sufficient: then
+// the package itself must be signed by one of the keys, with RSA over SHA-256
+// (.SIGN.RSA256.). Signatures over SHA-1 (.SIGN.RSA.) are refused as weak.
 package apk
