@@ -14,6 +14,10 @@ import (
 // command line that the log measured. Only what an entry names is claimed: the
 // log's own descriptions are not covered by any digest.
 func (a *appraisal) kernel() {
+	if a.boot == nil {
+		a.launch()
+		return
+	}
 	measured, err := a.boot.Kernel()
 	strange := append(a.strangeImages(), a.strangeReads(measured)...)
 	if err == nil && a.files != nil && strange == nil { // without a checked boot_aggregate the registers may have been extended later

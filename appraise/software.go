@@ -44,6 +44,9 @@ func (a *appraisal) software() {
 	a.packages(refs)
 	a.claims.Packages.Debuggers = refs.debuggers()
 	if a.files == nil {
+		if a.parts.TPM == nil && a.in.Policy.EveryEntry() {
+			a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
+		}
 		return
 	}
 	c := &a.claims.Software

@@ -38,6 +38,10 @@ type header struct {
 	minimumAssurance string
 	everyEntry       bool
 	bootAccepted     bool
+	tee              bool
+	teeCurrent       bool
+	teeRevocation    bool
+	teeDebug         bool
 }
 
 // rule is one compiled rule.
