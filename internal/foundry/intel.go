@@ -223,4 +223,3 @@ func (i *Intel) wrap(q Quoting, body []byte) []byte {
 	data = append(data, inner...)
 	return append(le.AppendUint32(b, uint32(len(data))), data...)
 }
-
