@@ -400,11 +400,11 @@ func TestOnePolicy(t *testing.T) {
 		"sgx":   {Kind: evidence.KindSGX, Report: intel.Quote(data, foundry.Quoting{Version: 3})},
 		"nitro": {Kind: evidence.KindNitro, Report: aws.Document(question.Nonce, data[:], nil)},
 	}
-	text := string(shipped(t, "any-hardware").Text())
+	text := string(shipped(t, "any-host").Text())
 	zeros := `"sha384:` + strings.Repeat("0", 96) + `"`
 	for name, item := range items {
 		in := forged(t, item, roots, "", pieces...)
-		in.Policy = shipped(t, "any-hardware")
+		in.Policy = shipped(t, "any-host")
 		demand(t, name+" as shipped", in, keystead.ReasonRuleFailed)
 		launch := appraise.Appraise(in).Claims().TEE.Launch
 		in.Policy = compile(t, strings.Replace(text, zeros, zeros+`, "`+launch+`"`, 1))
@@ -461,4 +461,28 @@ func FuzzTEE(f *testing.F) {
 			t.Errorf("allowed %v with %v", v.Allowed(), v.Findings())
 		}
 	})
+}
+
+// TestTEENeverContinues: evidence with a TEE leaves nothing to go on from, and no
+// continuation brings one.
+func TestTEENeverContinues(t *testing.T) {
+	amd := foundry.NewAMD(1)
+	in, _ := onStage(t).input(t, "packaged")
+	in.TEERoots, in.Collateral = amd.Roots(), foundry.Collateral(amd.Pieces(false)...)
+	without, first := appraise.Follow(in)
+	if !without.Allowed() || first == nil {
+		t.Fatalf("without a TEE: %v, state %v", without.Err(), first)
+	}
+	p := in.Bundle.Parts()
+	p.TEE = &evidence.TEE{Kind: evidence.KindSNP, Report: amd.Report(question.ReportData(p.TPM.AKPublic), nil), Certificates: amd.Certificates()}
+	both := in
+	both.Bundle = bundle(t, p)
+	v, state := appraise.Follow(both)
+	if !v.Allowed() || state != nil {
+		t.Errorf("with a TEE: %v, state %v", v.Err(), state)
+	}
+	next := both
+	next.Prior = first
+	next.Bundle = must(evidence.Continue(p, first.Reference()))
+	demand(t, "continued with a TEE", next, keystead.ReasonLogUnknown)
 }

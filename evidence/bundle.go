@@ -120,27 +120,25 @@ func must[T any](v T, err error) T {
 
 // A Bundle is evidence as received. The zero value is empty and denies.
 type Bundle struct {
-	raw    []byte
-	digest keystead.Digest
-	parts  Parts
+	raw       []byte
+	digest    keystead.Digest
+	parts     Parts
+	continues Reference // zero in a whole bundle
 }
 
 // New makes a bundle of its parts, within the same bounds that Parse enforces.
 func New(p Parts) (Bundle, error) {
-	var buf bytes.Buffer
-	add := func(v any) {
-		b, err := encMode.Marshal(v)
-		if err != nil {
-			panic(err) // plain structs of bytes and numbers always encode
-		}
-		buf.Write(b)
-	}
+	return Parse(p.encode(must(encMode.Marshal(bundleMagic))))
+}
+
+// encode appends the items.
+func (p Parts) encode(raw []byte) []byte {
+	buf := bytes.NewBuffer(raw)
 	put := func(kind int, present bool, v any) {
 		if present {
-			add(item{Type: kind, Content: must(encMode.Marshal(v))})
+			buf.Write(must(encMode.Marshal(item{Type: kind, Content: must(encMode.Marshal(v))})))
 		}
 	}
-	add(bundleMagic)
 	put(itemBinding, true, p.Binding)
 	put(itemOrigin, p.Origin != Origin{}, p.Origin)
 	put(itemTPM, p.TPM != nil, p.TPM)
@@ -148,7 +146,7 @@ func New(p Parts) (Bundle, error) {
 	put(itemIMALog, p.IMALog != nil, p.IMALog)
 	put(itemPackages, p.Packages != nil, p.Packages)
 	put(itemTEE, p.TEE != nil, p.TEE)
-	return Parse(buf.Bytes())
+	return buf.Bytes()
 }
 
 // Parse reads a bundle (docs/spec/bundle.md). It fails with a
@@ -159,13 +157,18 @@ func Parse(raw []byte) (Bundle, error) {
 	}
 	var magic string
 	rest, err := decMode.UnmarshalFirst(raw, &magic)
-	if err == nil && magic != bundleMagic {
+	if err == nil && magic != bundleMagic && magic != continuationMagic {
 		err = fmt.Errorf("is %.40q, want %q", magic, bundleMagic)
 	}
 	if err != nil {
 		return Bundle{}, formatError(0, "magic", err)
 	}
 	b := Bundle{raw: raw, digest: keystead.Sum(raw)}
+	if magic == continuationMagic {
+		if rest, err = b.reference(rest); err != nil {
+			return Bundle{}, err
+		}
+	}
 	last := 0
 	for len(rest) > 0 {
 		off := len(raw) - len(rest)
@@ -183,6 +186,9 @@ func Parse(raw []byte) (Bundle, error) {
 	}
 	if b.parts.Binding.Purpose == "" {
 		return Bundle{}, formatError(len(raw), "binding", errors.New("is missing"))
+	}
+	if err := b.whole(); err != nil {
+		return Bundle{}, err
 	}
 	return b, nil
 }

@@ -33,6 +33,9 @@ the two need no connection. docs/guide/attest.md walks through it.`,
 		a.evidenceCollect(),
 		a.evidenceShow(),
 		a.evidenceVerify(),
+		a.evidenceExport(),
+		a.evidenceRequest(),
+		a.evidenceReplay(),
 	)
 }
 
@@ -77,11 +80,13 @@ func (a *app) evidenceCollect() *cobra.Command {
 		Use:   "collect --nonce HEX --out FILE",
 		Short: "Make a bundle of this machine's evidence",
 		Long: `Takes a TPM quote over the nonce, and a report of the trusted execution environment that the
-machine is (SEV-SNP or TDX by configfs-tsm, Nitro by its nsm device); then reads the firmware's event
-log, the kernel's IMA log and the package list, and writes them as one bundle. One of TPM and TEE is
-enough. Reading them needs root. With --explain it says what was looked for and what came of it; then --nonce
-and --out may be left out, and nothing is written. FILE is replaced at the end, whole; only its
-owner may read it, as only root may read the logs.`,
+machine is (SEV-SNP or TDX by configfs-tsm, Nitro by its nsm device); then reads the firmware's
+event log, the kernel's IMA log and the package list, and writes them as one bundle. One of TPM
+and TEE is enough. Reading them needs root.
+
+With --explain it says what was looked for and what came of it; then --nonce and --out may be left
+out, and nothing is written. FILE is replaced at the end, whole; only its owner may read it, as only
+root may read the logs.`,
 		Example: `  keystead evidence collect --nonce $NONCE --out host.bundle
   keystead evidence collect --explain`,
 		Args: cobra.NoArgs,
