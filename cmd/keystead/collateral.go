@@ -21,9 +21,9 @@ import (
 func (a *app) collateral() *cobra.Command {
 	return a.noun("collateral", "Fetch and show what TEE vendors say of their machines",
 		`Evidence of SEV-SNP, TDX and SGX is judged offline, by certificates, revocation lists and
-firmware levels that AMD and Intel publish and sign. A collateral bundle holds them as of one day; its
-digest stands in each verdict. Whoever served it is not trusted: what counts is the vendors' signature up to
-a pinned root. docs/spec/collateral.md describes it.`,
+firmware levels that AMD and Intel publish and sign. A collateral bundle holds them as of one day;
+its digest stands in each verdict. Whoever served it is not trusted: what counts is the vendors'
+signature up to a pinned root. docs/spec/collateral.md describes it.`,
 		`  keystead collateral fetch --for host.bundle --out host.collateral
   keystead collateral show host.collateral`,
 		a.collateralFetch(),
@@ -46,8 +46,9 @@ func (a *app) collateralFetch() *cobra.Command {
 		Use:   "fetch --for BUNDLE --out FILE",
 		Short: "Get what the vendors publish about a bundle's machine",
 		Long: `Reads from the bundle which machine it is of, without believing it, and gets the vendor's
-certificates, revocation lists, firmware levels and enclave identity. With several bundles all go into
-one file, each piece once. A mirror of a vendor's service (such as Intel's PCCS) may be named; it needs no trust.`,
+certificates, revocation lists, firmware levels and enclave identity. With several bundles all go
+into one file, each piece once. A mirror of a vendor's service (such as Intel's PCCS) may be named;
+it needs no trust.`,
 		Example: `  keystead collateral fetch --for host.bundle --out host.collateral`,
 		Args:    cobra.NoArgs,
 	}

@@ -52,6 +52,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
   keystead policy show strict`,
 		a.evidence(),
 		a.ak(),
+		a.collateral(),
 		a.refval(),
 		a.codeset(),
 		a.policy(),
