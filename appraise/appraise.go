@@ -25,7 +25,7 @@ const maxFindings = 256
 
 // Vocabulary is what policies may speak of: the claims that appraisal establishes.
 func Vocabulary() policy.Vocabulary {
-	v := policy.Vocabulary{Claims: evidence.Claims{}}
+	v := policy.Vocabulary{Claims: evidence.Claims{}, Formats: []string{refval.FormatDeb.String(), refval.FormatRPM.String(), refval.FormatAPK.String()}}
 	for _, a := range evidence.Assurances() {
 		v.Levels = append(v.Levels, a.String())
 	}

@@ -42,7 +42,7 @@ func (s *State) Reference() evidence.Reference {
 // Size is how much memory the state takes, about, in bytes, without what hosts share.
 func (s *State) Size() int {
 	size := 2048 + len(s.key) + 8*cap(s.seen)
-	for _, list := range [][]string{s.boot.Loaded, s.boot.Packages, s.boot.Keys, s.boot.Authorities, s.software.Packages, s.packages.Unlisted} {
+	for _, list := range [][]string{s.boot.Loaded, s.boot.Packages, s.boot.Keys, s.boot.Authorities, s.software.Packages, s.packages.Unlisted, s.packages.Unproven, s.packages.Outdated} {
 		for _, text := range list {
 			size += 16 + len(text)
 		}
@@ -83,7 +83,7 @@ func registers(covered []evidence.PCRs) keystead.Digest {
 
 // state mints what the next bundle can go on from; nil where there is nothing to.
 func (a *appraisal) state() *State {
-	if !a.sound() || !a.established || a.files == nil || a.refs == nil {
+	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early {
 		return nil
 	}
 	list, ok := a.files.State()

@@ -101,7 +101,11 @@ func (r *records) each(entry func(*pb.Entry) error, hard func(*pb.HardState), no
 				hard(&pb.HardState{Term: &term, Vote: &vote, Commit: &commit})
 			}
 		case recordNode:
-			n := nodeRecord{reset: r.u8("reset") == 1, id: r.u64("id"), start: r.u64("start"), first: entryID{r.u64("index"), r.u64("term")}}
+			reset := r.u8("reset")
+			if reset > 1 {
+				r.fail("reset", "is %d, not 0 or 1", reset)
+			}
+			n := nodeRecord{reset: reset == 1, id: r.u64("id"), start: r.u64("start"), first: entryID{r.u64("index"), r.u64("term")}}
 			n.state = string(r.take(int(r.u8("name length")), "name"))
 			if r.err == nil && !stateName.MatchString(n.state) {
 				r.fail("name", "is %q, which is no directory of a state", n.state)

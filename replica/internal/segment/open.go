@@ -11,7 +11,7 @@ import (
 )
 
 // Open reads the log and shows the body of every head and batch in force to visit,
-// in order; a body is valid during the call. An end that a crash can have torn is left out. Everything else that is
+// in order; a body is valid during the call. An end that a crash can have torn is left out. All else that is
 // not what was written is a [keystead.FormatError], with nothing changed on disk.
 func Open(opts Options, visit func(body []byte) (Note, error)) (*Log, error) {
 	l := &Log{opts: opts, next: 1}
