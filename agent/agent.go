@@ -50,6 +50,7 @@ type Agent struct {
 	held   *held
 	seen   map[string]error // nodes, as they were found
 	spiffe string           // of the SVID that is written
+	news   chan struct{}    // closed when the lease or the phase changes; nil while nobody watches
 }
 
 // Start opens the TPM and the socket and begins to show evidence. That no node can be
@@ -215,8 +216,12 @@ func (a *Agent) apply(decide func(*Core, Moment) Ready) {
 	if r.Close {
 		a.shut(r.Silent, end)
 	}
-	if phase, problem := a.core.Phase(); phase != before || r.Close {
+	phase, problem := a.core.Phase()
+	if phase != before || r.Close {
 		a.tell(phase, problem)
+	}
+	if phase != before || end != a.core.lease {
+		a.announce()
 	}
 	if r.Prove != "" {
 		a.tasks.Go(func() { a.prove(r.Prove) })

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -27,6 +28,8 @@ type Config struct {
 	TPM     TPMConfig       `toml:"tpm"`
 	Store   StoreConfig     `toml:"store"`
 	Objects ObjectsConfig   `toml:"objects"`
+	Archive ArchiveConfig   `toml:"archive"`
+	Webhook WebhookConfig   `toml:"webhook"`
 	Log     conf.Log        `toml:"log"`
 }
 
@@ -75,6 +78,11 @@ type ObjectsConfig struct {
 	PendingMinutes int `toml:"pending-minutes"`
 }
 
+// ArchiveConfig bounds the archived evidence of admissions.
+type ArchiveConfig struct {
+	QuotaMiB int `toml:"quota-mib"`
+}
+
 // DefaultConfig is what an empty file means, save for the fields that it must set.
 func DefaultConfig() Config {
 	return Config{
@@ -85,6 +93,7 @@ func DefaultConfig() Config {
 		TPM:     TPMConfig{Root: "/", EverySeconds: 60},
 		Store:   StoreConfig{CacheMiB: 512},
 		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
+		Archive: ArchiveConfig{QuotaMiB: 8192},
 		Log:     conf.Log{Level: "info", Format: "text"},
 	}
 }
@@ -147,10 +156,12 @@ func (c *Config) check() error {
 		return conf.Bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
 	case c.Objects.PendingMiB < 64 || c.Objects.PendingMiB > 1<<20:
 		return conf.Bad("objects.pending-mib must be 64 to %d, and is %d", 1<<20, c.Objects.PendingMiB)
+	case c.Archive.QuotaMiB < 64 || c.Archive.QuotaMiB > 1<<24:
+		return conf.Bad("archive.quota-mib must be 64 to %d, and is %d", 1<<24, c.Archive.QuotaMiB)
 	case c.Objects.PendingMinutes < 1 || c.Objects.PendingMinutes > 10_000:
 		return conf.Bad("objects.pending-minutes must be 1 to 10000, and is %d", c.Objects.PendingMinutes)
 	}
-	return c.Log.Check()
+	return errors.Join(c.Webhook.check(), c.Log.Check())
 }
 
 func loopback(address string) bool {

@@ -36,6 +36,7 @@ const (
 	sealFile    = "shutdown"    // record of a clean shutdown
 	startedFile = "started"     // the node has had a store
 	objectsDir  = "objects"     // what is named by its digest
+	archiveDir  = "archive"     // evidence of admissions, sealed
 
 	recoveryFile = "recovery" // by which members reopened the domain from this node's disk, until it is on the ledger
 )

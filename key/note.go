@@ -34,9 +34,11 @@ const (
 	KindEnrolment Kind = "keystead-enrolment/1"
 	KindDenial    Kind = "keystead-denial/1"
 	KindKeyspec   Kind = "keystead-key/1" // docs/spec/keys.md
+
+	KindReading Kind = "keystead-reading/1" // docs/spec/archive.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindReading}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (
