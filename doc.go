@@ -23,7 +23,7 @@
 //	3  admit
 //	4  keyring
 //	5  ledger, attest, channel, relay, interchange, recorder
-//	6  replica, collect, fetch, serve, client, console
+//	6  archive, replica, collect, fetch, serve, client, console
 //	7  daemon, agent
 //	8  cmd/keystead
 //

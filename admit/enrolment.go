@@ -36,8 +36,8 @@ func (e *Enrolment) statement() Statement {
 func readEnrolment(s Statement) (Enrolment, error) {
 	r := s.reader()
 	e := Enrolment{Domain: s.Domain, Host: s.Subject, Base: s.Base, Role: r.oneOf("role", RoleHost, RoleNode), EK: r.digest("ek"), Revoked: r.flag("revoked")}
-	if !receipt.ValidName(e.Host) {
-		r.fail("subject", "%.80q is not a host's name: 1 to 64 of a-z, 0-9, dot and dash", e.Host)
+	if !receipt.ValidName(e.Host) || e.Host == "." || e.Host == ".." {
+		r.fail("subject", "%.80q is not a host's name: 1 to 64 of a-z, 0-9, dot and dash, and no step in a path", e.Host) // SPIFFE-ID, 2.2: it is a segment of one
 	}
 	return e, r.end()
 }

@@ -15,6 +15,8 @@ func FuzzStatement(f *testing.F) {
 	d := keystead.Sum([]byte("domain"))
 	for _, x := range []interface{ Text() ([]byte, error) }{
 		&admit.Setting{Domain: d, Name: admit.LeaseSeconds, Value: 60},
+		&admit.Setting{Domain: d, Name: admit.ArchiveReaders, Value: 1, Members: []string{"ada", "ben"}},
+		&admit.Reading{Domain: d, Transaction: d, Until: 1, Because: "audit 7"},
 		&admit.Enrolment{Domain: d, Host: "web-1", Role: admit.RoleHost, EK: d},
 		&admit.Enrolment{Domain: d, Host: "web-1", Base: 7, Role: admit.RoleNode, EK: d, Revoked: true},
 		&admit.Denial{Domain: d, Subject: admit.DenyEK(d), Because: "stolen"},
@@ -44,6 +46,10 @@ func FuzzStatement(f *testing.F) {
 		if x, err := admit.ParseSetting(text); err == nil {
 			again, err := x.Text()
 			same("a setting", again, err)
+		}
+		if x, err := admit.ParseReading(text); err == nil {
+			again, err := x.Text()
+			same("a reading", again, err)
 		}
 		if x, err := admit.ParseEnrolment(text); err == nil {
 			again, err := x.Text()

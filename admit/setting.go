@@ -14,7 +14,9 @@ const LeaseSeconds = "lease-seconds"
 
 // bounds are what can be set, each with its least, its most, and what holds without it.
 var bounds = map[string]struct{ least, most, normal uint64 }{
-	LeaseSeconds: {5, 86400, 60},
+	LeaseSeconds:   {5, 86400, 60},
+	ArchiveDays:    {0, 36500, 365},
+	ArchiveReaders: {0, 64, 0},
 }
 
 // Setting sets a number of the domain. The subject is the setting's name.
@@ -23,15 +25,24 @@ type Setting struct {
 	Name   string
 	Base   uint64
 	Value  uint64
+
+	Members []string // of archive-readers alone: who may, ascending
 }
 
 func (x *Setting) statement() Statement {
-	return Statement{key.KindSetting, x.Domain, x.Name, x.Base, []Field{{"value", strconv.FormatUint(x.Value, 10)}}}
+	s := Statement{key.KindSetting, x.Domain, x.Name, x.Base, []Field{{"value", strconv.FormatUint(x.Value, 10)}}}
+	for _, m := range x.Members {
+		s.Fields = append(s.Fields, Field{"member", m})
+	}
+	return s
 }
 
 func readSetting(s Statement) (Setting, error) {
 	r := s.reader()
-	x := Setting{s.Domain, s.Subject, s.Base, r.number("value")}
+	x := Setting{Domain: s.Domain, Name: s.Subject, Base: s.Base, Value: r.number("value"), Members: readMembers(r)}
+	if len(x.Members) > 0 && x.Name != ArchiveReaders {
+		r.fail("member", "has no place in the setting %.40s", x.Name)
+	}
 	return x, r.end()
 }
 
@@ -60,7 +71,13 @@ func JudgeSetting(_ State, c Case, signed []byte) (Ruling, error) {
 	case x.Value < b.least || x.Value > b.most:
 		return Ruling{}, deny(keystead.ReasonRuleFailed, "setting "+x.Name, fmt.Sprintf("%d to %d", b.least, b.most), strconv.FormatUint(x.Value, 10))
 	}
-	return Ruling{Content: x.statementText(), Writes: []Write{{Key: settingKey(x.Name), Value: strconv.AppendUint(nil, x.Value, 10)}}}, nil
+	value := strconv.AppendUint(nil, x.Value, 10)
+	if x.Name == ArchiveReaders {
+		if value, err = x.judgeReaders(c.Roster); err != nil {
+			return Ruling{}, err
+		}
+	}
+	return Ruling{Content: x.statementText(), Writes: []Write{{Key: settingKey(x.Name), Value: value}}}, nil
 }
 
 func (x *Setting) statementText() []byte { s := x.statement(); return s.Text() }
@@ -79,11 +96,17 @@ func LeaseDuration(s State) (time.Duration, error) {
 // ParseLeaseSeconds returns the first of the values that is within the bounds of the
 // setting lease-seconds, and otherwise 60 s.
 func ParseLeaseSeconds(values ...string) time.Duration {
-	b := bounds[LeaseSeconds]
+	return time.Duration(number(LeaseSeconds, values...)) * time.Second
+}
+
+// number returns the first of the values that is within the setting's bounds, and
+// otherwise what holds without it.
+func number(name string, values ...string) uint64 {
+	b := bounds[name]
 	for _, v := range values {
 		if n, err := strconv.ParseUint(v, 10, 32); err == nil && n >= b.least && n <= b.most {
-			return time.Duration(n) * time.Second
+			return n
 		}
 	}
-	return time.Duration(b.normal) * time.Second
+	return b.normal
 }

@@ -2,6 +2,7 @@ package admit_test
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 
@@ -150,6 +151,19 @@ func TestEnrolmentRules(t *testing.T) {
 	for _, host := range []string{"", "Web", "a/b", "identity/x", "web-3"} {
 		if _, version, err := admit.Enrolled(s, host); version != 0 || err != nil {
 			t.Errorf("%q is enrolled at %d, %v", host, version, err)
+		}
+	}
+}
+
+// TestHostNamesAreSegments has members sign an enrolment whose SVID would name the domain
+// itself, or the path above all hosts.
+func TestHostNamesAreSegments(t *testing.T) {
+	s := newState(t)
+	for _, name := range []string{".", "..", "a/b", "Web"} {
+		e := admit.Enrolment{Domain: s.domain, Host: name, Role: admit.RoleHost, EK: digestOf("ek")}
+		var format *keystead.FormatError
+		if _, err := e.Text(); !errors.As(err, &format) || format.Field != "subject" {
+			t.Errorf("%q is a host's name: %v", name, err)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence/process"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/conf"
 )
 
 // An Agent runs until Close.
@@ -49,6 +50,7 @@ type Agent struct {
 	held   *held
 	seen   map[string]error // nodes, as they were found
 	spiffe string           // of the SVID that is written
+	news   chan struct{}    // closed when the lease or the phase changes; nil while nobody watches
 }
 
 // Start opens the TPM and the socket and begins to show evidence. That no node can be
@@ -130,7 +132,7 @@ const defaultAge = 30 * time.Second
 // openDomain reads the domain file, and prepares to talk to nodes.
 func (a *Agent) openDomain() error {
 	path := filepath.Join(a.cfg.Dir, DomainFile)
-	raw, err := readBounded(path, maxConfig)
+	raw, err := conf.ReadFile(path, conf.MaxSize)
 	if err != nil {
 		return err
 	}
@@ -214,8 +216,12 @@ func (a *Agent) apply(decide func(*Core, Moment) Ready) {
 	if r.Close {
 		a.shut(r.Silent, end)
 	}
-	if phase, problem := a.core.Phase(); phase != before || r.Close {
+	phase, problem := a.core.Phase()
+	if phase != before || r.Close {
 		a.tell(phase, problem)
+	}
+	if phase != before || end != a.core.lease {
+		a.announce()
 	}
 	if r.Prove != "" {
 		a.tasks.Go(func() { a.prove(r.Prove) })

@@ -1,22 +1,15 @@
 package agent
 
 import (
-	"bytes"
 	_ "embed"
-	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/conf"
 )
 
 // ExampleConfig is a configuration with every field, its default, and what it trusts
@@ -34,7 +27,7 @@ type Config struct {
 	Evidence EvidenceConfig  `toml:"evidence"`
 	SVID     SVIDConfig      `toml:"svid"`
 	Socket   SocketConfig    `toml:"socket"`
-	Log      LogConfig       `toml:"log"`
+	Log      conf.Log        `toml:"log"`
 }
 
 // TPMConfig says where evidence comes from.
@@ -65,12 +58,6 @@ type SocketConfig struct {
 	ReleasesPerSecond int    `toml:"releases-per-second"`
 }
 
-// LogConfig says what is logged, on standard error.
-type LogConfig struct {
-	Level  string `toml:"level"`
-	Format string `toml:"format"`
-}
-
 // DefaultConfig is what an empty file means, save for the fields that it must set.
 func DefaultConfig() Config {
 	return Config{
@@ -78,30 +65,13 @@ func DefaultConfig() Config {
 		TPM:    TPMConfig{Root: "/"},
 		SVID:   SVIDConfig{Dir: "/run/keystead/svid"},
 		Socket: SocketConfig{Path: "/run/keystead/agent.sock", Mode: "0660", MaxConnections: 256, MaxPerUser: 32, ReleasesPerSecond: 20},
-		Log:    LogConfig{Level: "info", Format: "text"},
+		Log:    conf.Log{Level: "info", Format: "text"},
 	}
 }
-
-// A ConfigError says where a configuration is wrong: a line of the file if it is
-// known, else a field.
-type ConfigError struct {
-	Line    int
-	Problem string
-}
-
-func (e *ConfigError) Error() string {
-	if e.Line > 0 {
-		return fmt.Sprintf("line %d: %s", e.Line, e.Problem)
-	}
-	return e.Problem
-}
-
-// maxConfig bounds a configuration file, in bytes.
-const maxConfig = 1 << 20
 
 // ReadConfig reads and checks the file. Relative paths are beside the file.
 func ReadConfig(path string) (Config, error) {
-	raw, err := readBounded(path, maxConfig)
+	raw, err := conf.ReadFile(path, conf.MaxSize)
 	if err != nil {
 		return Config{}, err
 	}
@@ -121,19 +91,8 @@ func ReadConfig(path string) (Config, error) {
 // a value out of range are errors that name their line or field.
 func ParseConfig(raw []byte) (Config, error) {
 	c := DefaultConfig()
-	err := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().Decode(&c)
-	var unknown *toml.StrictMissingError
-	var wrong *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		first := unknown.Errors[0]
-		line, _ := first.Position()
-		return Config{}, &ConfigError{Line: line, Problem: fmt.Sprintf("%s is not a field; keystead agent run --example-config lists them", strings.Join(first.Key(), "."))}
-	case errors.As(err, &wrong):
-		line, _ := wrong.Position()
-		return Config{}, &ConfigError{Line: line, Problem: wrong.Error()}
-	case err != nil:
-		return Config{}, &ConfigError{Problem: err.Error()}
+	if err := conf.Decode(raw, &c, "keystead agent run --example-config"); err != nil {
+		return Config{}, err
 	}
 	return c, c.check()
 }
@@ -147,39 +106,31 @@ const (
 
 // check reports the first value that is out of range.
 func (c *Config) check() error {
-	bad := func(format string, args ...any) error {
-		return &ConfigError{Problem: fmt.Sprintf(format, args...)}
-	}
-	var level slog.Level
 	interval := time.Duration(c.Evidence.IntervalMS) * time.Millisecond
 	switch {
 	case c.Dir == "":
-		return bad("dir must be set")
+		return conf.Bad("dir must be set")
 	case c.Domain.IsZero():
-		return bad("domain must be set: the digest that keystead domain init printed")
+		return conf.Bad("domain must be set: the digest that keystead domain init printed")
 	case !hostName(c.Host):
-		return bad("host must be set: 1 to 64 of a-z, 0-9, dot and dash, and is %q", c.Host)
+		return conf.Bad("host must be set: 1 to 64 of a-z, 0-9, dot and dash, and is %q", c.Host)
 	case c.TPM.Root == "":
-		return bad("tpm.root must be set")
+		return conf.Bad("tpm.root must be set")
 	case c.Evidence.IntervalMS != 0 && (interval < minInterval || interval > maxInterval):
-		return bad("evidence.interval-ms must be 0, or %d to %d, and is %d", minInterval.Milliseconds(), maxInterval.Milliseconds(), c.Evidence.IntervalMS)
+		return conf.Bad("evidence.interval-ms must be 0, or %d to %d, and is %d", minInterval.Milliseconds(), maxInterval.Milliseconds(), c.Evidence.IntervalMS)
 	case c.Socket.Path == "" || len(c.Socket.Path) > maxSocketPath:
-		return bad("socket.path must be set, of at most %d bytes", maxSocketPath)
+		return conf.Bad("socket.path must be set, of at most %d bytes", maxSocketPath)
 	case c.Socket.MaxConnections < 1 || c.Socket.MaxConnections > 1<<16:
-		return bad("socket.max-connections must be 1 to %d, and is %d", 1<<16, c.Socket.MaxConnections)
+		return conf.Bad("socket.max-connections must be 1 to %d, and is %d", 1<<16, c.Socket.MaxConnections)
 	case c.Socket.MaxPerUser < 1 || c.Socket.MaxPerUser > c.Socket.MaxConnections:
-		return bad("socket.max-per-user must be 1 to socket.max-connections, and is %d", c.Socket.MaxPerUser)
+		return conf.Bad("socket.max-per-user must be 1 to socket.max-connections, and is %d", c.Socket.MaxPerUser)
 	case c.Socket.ReleasesPerSecond < 1 || c.Socket.ReleasesPerSecond > 1<<16:
-		return bad("socket.releases-per-second must be 1 to %d, and is %d", 1<<16, c.Socket.ReleasesPerSecond)
-	case !slices.Contains([]string{"text", "json"}, c.Log.Format):
-		return bad("log.format must be text or json, and is %q", c.Log.Format)
-	case level.UnmarshalText([]byte(c.Log.Level)) != nil:
-		return bad("log.level must be debug, info, warn or error, and is %q", c.Log.Level)
+		return conf.Bad("socket.releases-per-second must be 1 to %d, and is %d", 1<<16, c.Socket.ReleasesPerSecond)
 	}
 	if _, err := c.Socket.mode(); err != nil {
-		return bad("socket.mode: %v", err)
+		return conf.Bad("socket.mode: %v", err)
 	}
-	return nil
+	return c.Log.Check()
 }
 
 // mode reads the permissions, in octal.
@@ -189,14 +140,4 @@ func (s *SocketConfig) mode() (fs.FileMode, error) {
 		return 0, fmt.Errorf("is %q, and not permissions in octal with which the owner reads and writes, such as 0660", s.Mode)
 	}
 	return fs.FileMode(n), nil
-}
-
-// Logger returns the logger that the configuration asks for.
-func (c *Config) Logger(w *os.File) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Log.Level)) // check has parsed it
-	if c.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/keystead/keystead/internal/conf"
 )
 
 const some = "domain = \"sha256:0000000000000000000000000000000000000000000000000000000000000001\"\nhost = \"web-1\"\n"
@@ -19,45 +21,8 @@ func TestExampleConfig(t *testing.T) {
 	if !reflect.DeepEqual(c, def) {
 		t.Errorf("the example's values are not the defaults:\n%+v\n%+v", c, def)
 	}
-	documented := map[string]bool{}
-	table, comment := "", ""
-	for line := range strings.Lines(ExampleConfig) {
-		line = strings.TrimSpace(line)
-		name, _, assigns := strings.Cut(line, " = ")
-		switch {
-		case strings.HasPrefix(line, "#"):
-			comment += line + "\n"
-			continue
-		case strings.HasPrefix(line, "["):
-			table = strings.Trim(line, "[]") + "."
-		case assigns:
-			if !strings.Contains(comment, "# Trusts: ") {
-				t.Errorf("%s%s: its comment does not say whom it trusts", table, name)
-			}
-			documented[table+name] = true
-		}
-		comment = ""
-	}
-	var fields []string
-	walk(reflect.TypeOf(Config{}), "", &fields)
-	for _, f := range fields {
-		if !documented[f] {
-			t.Errorf("the example lacks %s", f)
-		}
-	}
-	if len(documented) != len(fields) {
-		t.Errorf("the example has %d fields, Config %d", len(documented), len(fields))
-	}
-}
-
-func walk(t reflect.Type, prefix string, out *[]string) {
-	for f := range t.Fields() {
-		name := prefix + f.Tag.Get("toml")
-		if f.Type.Kind() == reflect.Struct {
-			walk(f.Type, name+".", out)
-			continue
-		}
-		*out = append(*out, name)
+	for _, gap := range conf.Gaps(ExampleConfig, Config{}) {
+		t.Error(gap)
 	}
 }
 
@@ -86,9 +51,9 @@ func TestConfigIsStrict(t *testing.T) {
 		{some + "[log]\nformat = \"xml\"\n", "log.format", 0},
 	} {
 		_, err := ParseConfig([]byte(tc.text))
-		var ce *ConfigError
+		var ce *conf.Error
 		if !errors.As(err, &ce) {
-			t.Errorf("%q: want a ConfigError, got %v", tc.text, err)
+			t.Errorf("%q: want a conf.Error, got %v", tc.text, err)
 			continue
 		}
 		if ce.Line != tc.line || !strings.Contains(ce.Problem, tc.want) {

@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/big"
 	"os"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -133,14 +133,7 @@ func (i *identity) GoString() string { return i.String() }
 // loadKey reads the host's key from a file that nobody else may read.
 func loadKey(dir string) (*identity, error) {
 	path := filepath.Join(dir, tlsFile)
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.Mode()&fs.ModePerm&0o077 != 0 {
-		return nil, fmt.Errorf("%s: others can read it (mode %o); it must be 0600", path, st.Mode()&fs.ModePerm)
-	}
-	text, err := readBounded(path, maxConfig)
+	text, err := conf.ReadSecret(path)
 	if err != nil {
 		return nil, err
 	}
@@ -179,19 +172,6 @@ func writeNew(path string, content []byte, mode fs.FileMode) error {
 	}
 	_, err = f.Write(content)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s: is longer than the %d bytes that are accepted", path, limit)
-	}
-	return b, err
 }
 
 // lock keeps a second agent out of the directory, until the file is closed.

@@ -158,7 +158,7 @@ func (f *front) serve(s apiv1connect.AgentServiceHandler, failed func(error)) {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	f.server = &http.Server{
-		Handler: mux, Protocols: protocols, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
+		Handler: unhurried(mux), Protocols: protocols, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 8, MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 64 << 10},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {

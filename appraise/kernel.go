@@ -1,7 +1,6 @@
 package appraise
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -14,16 +13,16 @@ import (
 // command line that the log measured. Only what an entry names is claimed: the
 // log's own descriptions are not covered by any digest.
 func (a *appraisal) kernel() {
-	measured, err := a.boot.Kernel()
+	if a.files == nil { // nothing shows that PCR 7 stayed as it was when the kernel started
+		a.claims.Boot.Authorities, a.claims.Boot.SBAT = nil, 0
+	}
+	a.claims.Boot.Packages = a.bootPackages()
+	measured, err := a.measured, a.measuredErr
 	strange := append(a.strangeImages(), a.strangeReads(measured)...)
 	if err == nil && a.files != nil && strange == nil { // without a checked boot_aggregate the registers may have been extended later
-		for _, set := range a.in.CodeSets {
-			for b := range set.Boots() {
-				if boots(b, measured) {
-					a.accept(b)
-					return
-				}
-			}
+		if b, ok := a.acceptedBoot(measured); ok {
+			a.accept(b, measured)
+			return
 		}
 	}
 	switch {
@@ -33,32 +32,87 @@ func (a *appraisal) kernel() {
 	case a.files == nil:
 		a.missing("ima-log", "the kernel's IMA log, whose first entry shows that the boot registers stayed as they were")
 	default:
-		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "kernel, initrd and command line",
-			Want: a.acceptedBoots(), Got: describeBoot(measured, strange)})
+		a.find(a.unaccepted(measured, strange))
 	}
 }
 
-func describeBoot(k eventlog.Kernel, strange []string) string {
-	s := fmt.Sprintf("kernel %s, initrd %s, command line %s", k.Image, k.Initrd, k.CommandLine)
-	if n := len(strange); n > 0 {
-		s += fmt.Sprintf(", after %d images or files of a loader that no code set accepts: %s", n, strings.Join(strange[:min(n, maxWanted)], ", "))
+// acceptedBoot returns the first entry of a code set that is what was measured, each
+// part in its role, with the command line as this kernel has it.
+func (a *appraisal) acceptedBoot(k eventlog.Kernel) (refval.Boot, bool) {
+	for _, set := range a.in.CodeSets {
+		for b := range set.Boots() {
+			if b.InitrdPackage != "" && !a.shipped(k.Initrd, refval.SelectAll, b.ShipsInitrd) || b.InitrdPackage == "" && b.Initrd != k.Initrd {
+				continue
+			}
+			if b.KernelPackage == "" {
+				if b.Kernel == k.Image && commands(b.CommandLine, k) {
+					return b, true
+				}
+				continue
+			}
+			line := ""
+			if a.shipped(k.Image, refval.SelectEFI, func(s refval.Source) bool {
+				line = b.Line(s.Path)
+				return b.ShipsKernel(s) && commands(line, k)
+			}) {
+				b.CommandLine = line
+				return b, true
+			}
+		}
 	}
-	return s
+	return refval.Boot{}, false
 }
 
-// boots reports whether the entry is what was measured, each digest in its role.
-func boots(b refval.Boot, k eventlog.Kernel) bool {
-	terminated, bare := eventlog.LoadOptions(b.CommandLine)
-	return b.Kernel == k.Image && b.Initrd == k.Initrd && (k.CommandLine == terminated || k.CommandLine == bare)
+// shipped reports whether a set of that kind names the content as a file that fits.
+func (a *appraisal) shipped(d keystead.Digest, kind refval.Selection, fits func(refval.Source) bool) bool {
+	for _, s := range a.in.References {
+		if (s.Header().Selection == refval.SelectEFI) != (kind == refval.SelectEFI) {
+			continue
+		}
+		for source := range s.Sources(d) {
+			if fits(source) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
-// strangeImages returns the images that no code set accepts among those that ran
+// loads reports whether a code set lets the package's programs run before the kernel.
+func (a *appraisal) loads(s refval.Source) bool {
+	return slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { return c.Loads(s) })
+}
+
+// bootPackages lists the packages whose EFI programs ran: name=version, sorted.
+func (a *appraisal) bootPackages() (out []string) {
+	for _, image := range a.claims.Boot.Loaded {
+		d, err := keystead.ParseDigest(image)
+		if err != nil {
+			continue
+		}
+		a.shipped(d, refval.SelectEFI, func(s refval.Source) bool {
+			out = append(out, s.Package+"="+s.Version)
+			return false
+		})
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// commands reports whether a command line is what was measured.
+func commands(line string, k eventlog.Kernel) bool {
+	terminated, bare := eventlog.LoadOptions(line)
+	return k.CommandLine == terminated || k.CommandLine == bare
+}
+
+// strangeImages returns the images that neither a code set nor a package names among those that ran
 // before the kernel: shim, GRUB, and the drivers in PCR 2, which a variable of the
 // firmware loads from any disk. Each of them could have changed the kernel.
 func (a *appraisal) strangeImages() (out []string) {
 	images := a.claims.Boot.Loaded // PCR 2 and then PCR 4, whose last is the kernel
 	for _, image := range images[:max(0, len(images)-1)] {
-		if d, err := keystead.ParseDigest(image); err != nil || !a.coded(d) {
+		d, err := keystead.ParseDigest(image)
+		if err != nil || !a.coded(d) && !a.shipped(d, refval.SelectEFI, a.loads) {
 			out = append(out, image)
 		}
 	}
@@ -86,11 +140,11 @@ func (a *appraisal) coded(d keystead.Digest) bool {
 	return slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { _, ok := c.Lookup(d); return ok })
 }
 
-func (a *appraisal) accept(b refval.Boot) {
+func (a *appraisal) accept(b refval.Boot, k eventlog.Kernel) {
 	c := &a.claims.Kernel
 	c.Accepted, c.CommandLine, c.Lockdown = true, b.CommandLine, lockdown(b.CommandLine)
-	if !b.Initrd.IsZero() {
-		c.Initrd = b.Initrd.String()
+	if !k.Initrd.IsZero() {
+		c.Initrd = k.Initrd.String()
 	}
 	for _, g := range b.Guarantees {
 		c.Guarantees = append(c.Guarantees, string(g))

@@ -114,7 +114,7 @@ func (b *verdictBody) writeEmptyLists() {
 	empty(&in.Nonce)
 	empty(&in.References)
 	empty(&in.CodeSets)
-	for _, list := range []*[]string{&c.Quote.Banks, &c.Boot.Loaded, &c.Kernel.Guarantees, &c.Software.Packages, &c.Packages.Unlisted, &c.Packages.Debuggers} {
+	for _, list := range []*[]string{&c.Quote.Banks, &c.Boot.Loaded, &c.Boot.Packages, &c.Boot.Keys, &c.Boot.Authorities, &c.Kernel.Guarantees, &c.Software.Packages, &c.Packages.Unlisted, &c.Packages.Debuggers} {
 		empty(list)
 	}
 }

@@ -13,14 +13,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
+
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
@@ -138,18 +137,7 @@ func (n *node) sameDoor(c Contact) bool {
 }
 
 func (c *Client) dial(to Contact) *node {
-	protocols := new(http.Protocols)
-	plain := strings.HasPrefix(to.API, "http://")
-	protocols.SetHTTP2(!plain)
-	protocols.SetUnencryptedHTTP2(plain)
-	t := &http.Transport{
-		Protocols:         protocols,
-		TLSClientConfig:   PinnedTLS(to.TLS, c.opts.Certificate),
-		DialContext:       (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 10 * time.Second}).DialContext,
-		IdleConnTimeout:   time.Minute,
-		ForceAttemptHTTP2: true,
-		HTTP2:             &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20},
-	}
+	t := PinnedTransport(to, c.opts.Certificate)
 	h := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	o := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithHTTPGet()}
 	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...),

@@ -16,6 +16,7 @@ type View struct {
 	Sequence uint64          // of the roster in force
 	Entry    keystead.Digest // of the entry that made it
 	Roster   receipt.Roster
+	Before   []receipt.Roster   // that were in force before it, the founding one first
 	Contacts map[string]Contact // by node name, of nodes in the roster
 	File     *Domain            // to hand on: genesis and the contacts of now
 }
@@ -56,6 +57,7 @@ func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) 
 		if err != nil {
 			return nil, err
 		}
+		v.Before = append(v.Before, v.Roster)
 		v.Sequence, v.Entry, v.Roster = change.Sequence, keystead.Sum(e), change.Roster
 	}
 	v.File = &Domain{Genesis: msg.GetGenesis()[receipt.HeaderSize:]}

@@ -97,7 +97,7 @@ func (n *hostNode) client() apiv1connect.HostServiceClient {
 	if n.via != nil {
 		n.via.CloseIdleConnections() // requests under way end on the old one
 	}
-	n.via, n.since = n.transport(), time.Now()
+	n.via, n.since = AttestedTransport(n.connect, n.opts.MaxAge), time.Now()
 	h := &http.Client{Transport: n.via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	n.to = apiv1connect.NewHostServiceClient(h, "http://"+n.Name+".node.invalid", connect.WithReadMaxBytes(maxHostAnswer))
 	return n.to
@@ -106,23 +106,13 @@ func (n *hostNode) client() apiv1connect.HostServiceClient {
 // maxHostAnswer bounds what a node answers to a host, in bytes.
 const maxHostAnswer = 1 << 20
 
-// transport speaks HTTP/2 on connections that Dial opens, which are attested and
-// encrypted below it. It names no host: who is at the other end is Dial's affair.
-func (n *hostNode) transport() *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	return &http.Transport{
-		Protocols: protocols,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			conn, err := n.opts.Dial(ctx, n.Contact)
-			if err != nil {
-				return nil, &dialError{n.Name, err}
-			}
-			return conn, nil
-		},
-		IdleConnTimeout: n.opts.MaxAge,
-		HTTP2:           &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
+// connect opens a connection for the node's transport.
+func (n *hostNode) connect(ctx context.Context) (net.Conn, error) {
+	conn, err := n.opts.Dial(ctx, n.Contact)
+	if err != nil {
+		return nil, &dialError{n.Name, err}
 	}
+	return conn, nil
 }
 
 func (n *hostNode) drop() {

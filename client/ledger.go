@@ -111,16 +111,6 @@ func (c *Client) Read(ctx context.Context, stale bool, keys ...string) (out *api
 	if stale {
 		req.Consistency = apiv1.Consistency_CONSISTENCY_STALE
 	}
-	return c.read(ctx, req)
-}
-
-// Judged reads, linearizably, keys that effective proposals wrote, such as
-// "setting/lease-seconds".
-func (c *Client) Judged(ctx context.Context, keys ...string) (*apiv1.ReadResponse, error) {
-	return c.read(ctx, &apiv1.ReadRequest{Keys: keys, Consistency: apiv1.Consistency_CONSISTENCY_LINEARIZABLE, Judged: true})
-}
-
-func (c *Client) read(ctx context.Context, req *apiv1.ReadRequest) (out *apiv1.ReadResponse, err error) {
 	err = c.each(ctx, func(ctx context.Context, n *node) error {
 		r, err := n.ledger.Read(ctx, connect.NewRequest(req))
 		if err == nil {

@@ -239,9 +239,6 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 		if raw, err = n.fetch(ctx, a.bundle, (*peer).object); err != nil {
 			return err
 		}
-		if _, err := n.evidence.put(raw, n.now()); err != nil {
-			return err
-		}
 	}
 	bundle, err := evidence.Parse(raw)
 	if err != nil {
@@ -254,6 +251,9 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	}
 	if record, _ := d.Record(); record.AK != a.ak {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "application of " + h.Proposal.Subject, Want: "the attestation key that it names, " + a.ak.String(), Got: record.AK.String()})
+	}
+	if err := n.archiveEvidence(ctx, evidenceCase{h.Proposal.Subject, bundle, a.tick}, d); err != nil {
+		return err
 	}
 	return adopt(out)(d.Ruling(), nil)
 }

@@ -24,7 +24,7 @@ type agreement struct {
 
 	// of the loop alone
 	runs   map[keyring.RoundID]*run
-	spared map[string]time.Time          // nodes to be left out of rounds, until then
+	faults faults                        // of other nodes
 	opened map[keyring.Purpose]time.Time // rounds that this node opened and has not seen yet
 	begun  time.Time                     // when this node began to lead; zero while it does not
 }
@@ -32,7 +32,6 @@ type agreement struct {
 // How rounds are driven.
 const (
 	roundPatience = 10 * time.Second       // for a node to commit or reveal, and for a proposal to take effect
-	spareFor      = time.Minute            // a node that let a round fail is left out
 	silentAfter   = 5 * time.Second        // without a tick by a node, it is not counted on
 	keepRecords   = 30 * time.Second       // of a round that had an outcome, for nodes that are late
 	roundEvery    = 500 * time.Millisecond // at least so often rounds are looked at
@@ -46,7 +45,7 @@ const (
 // init makes the ring, with what the vault has of the epoch's secret.
 func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 	a.node, a.wake, a.vault = n, make(chan struct{}, 1), vault{n.cfg.Dir, s}
-	a.runs, a.spared, a.opened = map[keyring.RoundID]*run{}, map[string]time.Time{}, map[keyring.Purpose]time.Time{}
+	a.runs, a.opened = map[keyring.RoundID]*run{}, map[keyring.Purpose]time.Time{}
 	if a.keyring, err = keyring.NewRing(n.cfg.Domain, n.name, signerOf{n}, rand.Reader); err != nil {
 		return err
 	}
@@ -201,6 +200,9 @@ func (a *agreement) look(st onLedger, at *keyring.Standing, leads bool, out *tod
 		out.put(*own, false)
 	}
 	open, keys, err := a.list(st)
+	if err == nil {
+		err = a.watch(st, at)
+	}
 	if err != nil {
 		return err
 	}

@@ -408,7 +408,7 @@ func TestGovernance(t *testing.T) {
 			t.Errorf("the receipt of a setting is of %s %s, not of %x: %v", p.Kind, p.ID, out.GetTransactionId(), err)
 		}
 	}
-	now, err := cl.Judged(ctx, "setting/lease-seconds")
+	now, err := cl.State(ctx, []string{"setting/lease-seconds"}, nil)
 	if err != nil || string(now.GetValues()[0].GetValue()) != "60" {
 		t.Errorf("lease-seconds is %v, %v", now, err)
 	}

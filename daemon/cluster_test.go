@@ -60,7 +60,7 @@ func runNode(config string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	opts := daemon.Options{Log: cfg.Logger(os.Stderr), Judges: liar()}
+	opts := daemon.Options{Log: cfg.Log.Logger(os.Stderr), Judges: liar()}
 	if os.Getenv(leasedEnv) != "" {
 		opts.Lease = leased
 	}

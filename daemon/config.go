@@ -1,19 +1,14 @@
 package daemon
 
 import (
-	"bytes"
 	_ "embed"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/keystead/keystead"
-	"github.com/pelletier/go-toml/v2"
+	"github.com/keystead/keystead/internal/conf"
 )
 
 // ExampleConfig is a configuration with every field, its default, and what it
@@ -32,7 +27,8 @@ type Config struct {
 	TPM     TPMConfig       `toml:"tpm"`
 	Store   StoreConfig     `toml:"store"`
 	Objects ObjectsConfig   `toml:"objects"`
-	Log     LogConfig       `toml:"log"`
+	Archive ArchiveConfig   `toml:"archive"`
+	Log     conf.Log        `toml:"log"`
 }
 
 // PeerConfig is for the traffic between nodes.
@@ -80,10 +76,9 @@ type ObjectsConfig struct {
 	PendingMinutes int `toml:"pending-minutes"`
 }
 
-// LogConfig says what is logged, on standard error.
-type LogConfig struct {
-	Level  string `toml:"level"`
-	Format string `toml:"format"`
+// ArchiveConfig bounds the archived evidence of admissions.
+type ArchiveConfig struct {
+	QuotaMiB int `toml:"quota-mib"`
 }
 
 // DefaultConfig is what an empty file means, save for the fields that it must set.
@@ -96,35 +91,14 @@ func DefaultConfig() Config {
 		TPM:     TPMConfig{Root: "/", EverySeconds: 60},
 		Store:   StoreConfig{CacheMiB: 256},
 		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
-		Log:     LogConfig{Level: "info", Format: "text"},
+		Archive: ArchiveConfig{QuotaMiB: 8192},
+		Log:     conf.Log{Level: "info", Format: "text"},
 	}
 }
-
-// A ConfigError says where a configuration is wrong: a line of the file if it is
-// known, else a field.
-type ConfigError struct {
-	Line    int
-	Problem string
-}
-
-func (e *ConfigError) Error() string {
-	if e.Line > 0 {
-		return fmt.Sprintf("line %d: %s", e.Line, e.Problem)
-	}
-	return e.Problem
-}
-
-// maxConfig bounds a configuration file, in bytes.
-const maxConfig = 1 << 20
 
 // ReadConfig reads and checks the file. A relative dir is one beside the file.
 func ReadConfig(path string) (Config, error) {
-	if st, err := os.Stat(path); err != nil {
-		return Config{}, err
-	} else if st.Size() > maxConfig {
-		return Config{}, fmt.Errorf("%s: is %d bytes long, at most %d are accepted", path, st.Size(), maxConfig)
-	}
-	raw, err := os.ReadFile(path)
+	raw, err := conf.ReadFile(path, conf.MaxSize)
 	if err != nil {
 		return Config{}, err
 	}
@@ -142,93 +116,54 @@ func ReadConfig(path string) (Config, error) {
 // and a value out of range are errors that name their line or field.
 func ParseConfig(raw []byte) (Config, error) {
 	c := DefaultConfig()
-	err := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().Decode(&c)
-	var unknown *toml.StrictMissingError
-	var wrong *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		first := unknown.Errors[0]
-		line, _ := first.Position()
-		return Config{}, &ConfigError{Line: line, Problem: fmt.Sprintf("%s is not a field; keystead node run --example-config lists them", keyPath(first.Key()))}
-	case errors.As(err, &wrong):
-		line, _ := wrong.Position()
-		return Config{}, &ConfigError{Line: line, Problem: wrong.Error()}
-	case err != nil:
-		return Config{}, &ConfigError{Problem: err.Error()}
+	if err := conf.Decode(raw, &c, "keystead node run --example-config"); err != nil {
+		return Config{}, err
 	}
 	return c, c.check()
 }
 
-func keyPath(k toml.Key) string {
-	var b bytes.Buffer
-	for i, part := range k {
-		if i > 0 {
-			b.WriteByte('.')
-		}
-		b.WriteString(part)
-	}
-	return b.String()
-}
-
 // check reports the first value that is out of range.
 func (c *Config) check() error {
-	bad := func(format string, args ...any) error {
-		return &ConfigError{Problem: fmt.Sprintf(format, args...)}
-	}
 	for _, a := range []struct{ field, address string }{{"peer.listen", c.Peer.Listen}, {"api.listen", c.API.Listen}, {"ops.listen", c.Ops.Listen}} {
 		if _, _, err := net.SplitHostPort(a.address); err != nil {
-			return bad("%s: %v", a.field, err)
+			return conf.Bad("%s: %v", a.field, err)
 		}
 	}
 	switch {
 	case c.Dir == "":
-		return bad("dir must be set")
+		return conf.Bad("dir must be set")
 	case c.Domain.IsZero():
-		return bad("domain must be set: the digest that keystead domain init printed")
+		return conf.Bad("domain must be set: the digest that keystead domain init printed")
 	case c.API.Plain && !loopback(c.API.Listen):
-		return bad("api.plain is for a loopback address, and api.listen is %s", c.API.Listen)
+		return conf.Bad("api.plain is for a loopback address, and api.listen is %s", c.API.Listen)
 	case c.API.Plain && len(c.API.Clients) > 0:
-		return bad("api.clients needs TLS, which api.plain turns off")
+		return conf.Bad("api.clients needs TLS, which api.plain turns off")
 	case c.API.MaxConnections < 1 || c.API.MaxConnections > 1<<20:
-		return bad("api.max-connections must be 1 to %d, and is %d", 1<<20, c.API.MaxConnections)
+		return conf.Bad("api.max-connections must be 1 to %d, and is %d", 1<<20, c.API.MaxConnections)
 	case c.API.PerAddress < 1 || c.API.PerAddress > 1<<20:
-		return bad("api.max-connections-per-address must be 1 to %d, and is %d", 1<<20, c.API.PerAddress)
+		return conf.Bad("api.max-connections-per-address must be 1 to %d, and is %d", 1<<20, c.API.PerAddress)
 	case c.API.MaxRate < 0 || c.API.MaxRate > 1<<30:
-		return bad("api.max-rate must be 0 to %d, and is %d", 1<<30, c.API.MaxRate)
+		return conf.Bad("api.max-rate must be 0 to %d, and is %d", 1<<30, c.API.MaxRate)
 	case c.API.MaxInFlight < 1 || c.API.MaxInFlight > 1<<20:
-		return bad("api.max-in-flight must be 1 to %d, and is %d", 1<<20, c.API.MaxInFlight)
+		return conf.Bad("api.max-in-flight must be 1 to %d, and is %d", 1<<20, c.API.MaxInFlight)
 	case c.API.TimeoutMS < 100 || c.API.TimeoutMS > 600_000:
-		return bad("api.timeout-ms must be 100 to 600000, and is %d", c.API.TimeoutMS)
+		return conf.Bad("api.timeout-ms must be 100 to 600000, and is %d", c.API.TimeoutMS)
 	case c.TPM.EverySeconds < 1 || c.TPM.EverySeconds > 3600:
-		return bad("tpm.every-s must be 1 to 3600, and is %d", c.TPM.EverySeconds)
+		return conf.Bad("tpm.every-s must be 1 to 3600, and is %d", c.TPM.EverySeconds)
 	case c.Store.CacheMiB < 128 || c.Store.CacheMiB > 1<<20:
-		return bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
+		return conf.Bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
 	case c.Objects.PendingMiB < 64 || c.Objects.PendingMiB > 1<<20:
-		return bad("objects.pending-mib must be 64 to %d, and is %d", 1<<20, c.Objects.PendingMiB)
+		return conf.Bad("objects.pending-mib must be 64 to %d, and is %d", 1<<20, c.Objects.PendingMiB)
+	case c.Archive.QuotaMiB < 64 || c.Archive.QuotaMiB > 1<<24:
+		return conf.Bad("archive.quota-mib must be 64 to %d, and is %d", 1<<24, c.Archive.QuotaMiB)
 	case c.Objects.PendingMinutes < 1 || c.Objects.PendingMinutes > 10_000:
-		return bad("objects.pending-minutes must be 1 to 10000, and is %d", c.Objects.PendingMinutes)
-	case !slices.Contains([]string{"text", "json"}, c.Log.Format):
-		return bad("log.format must be text or json, and is %q", c.Log.Format)
+		return conf.Bad("objects.pending-minutes must be 1 to 10000, and is %d", c.Objects.PendingMinutes)
 	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
-		return bad("log.level must be debug, info, warn or error, and is %q", c.Log.Level)
-	}
-	return nil
+	return c.Log.Check()
 }
 
 func loopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	ip := net.ParseIP(host)
 	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
-}
-
-// Logger returns the logger that the configuration asks for.
-func (c *Config) Logger(w *os.File) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Log.Level)) // check has parsed it
-	if c.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
-	}
-	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }

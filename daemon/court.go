@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -11,6 +9,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -65,6 +64,7 @@ type inquiry struct {
 	endorsements []ledger.Endorsement
 	done         chan struct{} // closed once it took effect
 	refused      chan struct{} // closed once this node refused
+	ruled        chan struct{} // closed once it did that, or endorsed
 	sent         time.Time     // the effective entry, by this node
 }
 
@@ -146,7 +146,7 @@ func (c *court) of(id keystead.Digest) *inquiry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cases[id] == nil {
-		x := &inquiry{opened: time.Now(), done: make(chan struct{}), refused: make(chan struct{})}
+		x := &inquiry{opened: time.Now(), done: make(chan struct{}), refused: make(chan struct{}), ruled: make(chan struct{})}
 		c.cases[id], c.open[id] = x, x
 		c.order = append(c.order, id)
 	}
@@ -216,6 +216,7 @@ func (c *court) rule(x *inquiry, entry []byte) {
 		x.verdict = verdict
 	}
 	c.mu.Unlock()
+	close(x.ruled)
 	if err != nil {
 		close(x.refused)
 		n.log.Warn("proposal not endorsed", "proposal", keystead.Sum(entry), "because", err)
@@ -321,6 +322,9 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 		}
 	}
 	if kind == receipt.KindProposal {
+		if err := mayPropose(entry, serve.PeerOf(ctx)); err != nil {
+			return serve.Outcome{}, err
+		}
 		o, err := n.court.hearing(ctx, entry)
 		return n.effects.of(entry, o), err
 	}
@@ -334,25 +338,19 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 	return n.outcome(r)
 }
 
-// hearing proposes and waits until the proposal has taken effect. It ends early
-// with this node's own refusal.
-func (c *court) hearing(ctx context.Context, entry []byte) (serve.Outcome, error) {
-	n, id := c.node, keystead.Sum(entry)
-	x := c.of(id)
-	if _, err := n.propose(ctx, entry); err != nil {
-		return serve.Outcome{}, err
+// mayPropose refuses proposals of the kinds that nodes alone make: to judge one costs
+// every node a search for evidence, or work with secrets. What members sign anybody may
+// hand in.
+func mayPropose(entry []byte, from serve.Peer) error {
+	p, err := ledger.ParseProposal(entry)
+	if err != nil {
+		return err
 	}
-	select {
-	case <-x.done:
-		return serve.Outcome{Applied: true}, nil
-	case <-x.refused:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return serve.Outcome{}, x.refusal
-	case <-ctx.Done():
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return serve.Outcome{}, errors.Join(keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Where: "proposal " + id.String(),
-			Want: "matching endorsements of a majority", Got: fmt.Sprintf("%d endorsements", len(x.endorsements))}), ctx.Err())
+	switch p.Type {
+	case admit.TypeLease, keyring.EpochType, keyring.KeyType:
+		if from.Node == "" {
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "proposal of type " + p.Type, Want: "a connection of a node of the domain", Got: "another client"})
+		}
 	}
+	return nil
 }

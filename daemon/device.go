@@ -11,6 +11,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/replica"
 )
@@ -34,11 +35,11 @@ func (n *Node) openTPM(ctx context.Context) error {
 	asks := n.genesis.AsksEvidence()
 	switch {
 	case n.cfg.TPM.Path == "" && asks:
-		return &ConfigError{Problem: "tpm.path must be set: the domain asks its nodes for evidence"}
+		return conf.Bad("tpm.path must be set: the domain asks its nodes for evidence")
 	case n.cfg.TPM.Path == "":
 		return nil
 	case n.cfg.API.Plain && asks:
-		return &ConfigError{Problem: "api.plain is for domains with evidence=none: without TLS there is nothing that evidence could be bound to"}
+		return conf.Bad("api.plain is for domains with evidence=none: without TLS there is nothing that evidence could be bound to")
 	}
 	var err error
 	if n.tpm, err = openDevice(n.cfg.TPM.Path); err != nil {

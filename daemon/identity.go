@@ -20,6 +20,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/replica"
 )
@@ -35,6 +36,7 @@ const (
 	sealFile    = "shutdown"    // record of a clean shutdown
 	startedFile = "started"     // the node has had a store
 	objectsDir  = "objects"     // what is named by its digest
+	archiveDir  = "archive"     // evidence of admissions, sealed
 
 	recoveryFile = "recovery" // by which members reopened the domain from this node's disk, until it is on the ledger
 )
@@ -109,7 +111,7 @@ func LoadIdentity(ctx context.Context, dir string, tpm *collect.TPM) (*Identity,
 
 // loadTLS reads the key that connections show.
 func loadTLS(dir string) (*Identity, error) {
-	text, err := readSecret(filepath.Join(dir, tlsFile))
+	text, err := conf.ReadSecret(filepath.Join(dir, tlsFile))
 	if err != nil {
 		return nil, err
 	}
@@ -128,17 +130,17 @@ func loadTLS(dir string) (*Identity, error) {
 // loadSigner reads the signing key: nil if there is none.
 func loadSigner(ctx context.Context, dir string, tpm *collect.TPM) (*key.Node, error) {
 	path := filepath.Join(dir, sealedFile)
-	seed, err := readSecret(path)
+	seed, err := conf.ReadSecret(path)
 	switch {
 	case err == nil && tpm == nil:
-		return nil, &ConfigError{Problem: "tpm.path must be set: " + path + " is sealed to a TPM"}
+		return nil, conf.Bad("tpm.path must be set: %s is sealed to a TPM", path)
 	case err == nil:
 		if seed, err = tpm.Unseal(ctx, seed); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	case errors.Is(err, fs.ErrNotExist):
 		path = filepath.Join(dir, seedFile)
-		if seed, err = readSecret(path); errors.Is(err, fs.ErrNotExist) {
+		if seed, err = conf.ReadSecret(path); errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
 	}
@@ -149,20 +151,6 @@ func loadSigner(ctx context.Context, dir string, tpm *collect.TPM) (*key.Node, e
 		return nil, fmt.Errorf("%s: has %d bytes, not %d", path, len(seed), key.NodeSeedSize)
 	}
 	return key.NewNode(bytes.NewReader(seed))
-}
-
-func readSecret(path string) ([]byte, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if st.Mode()&fs.ModePerm&0o077 != 0 {
-		return nil, fmt.Errorf("%s: others can read it (mode %o); it must be 0600", path, st.Mode()&fs.ModePerm)
-	}
-	if st.Size() > maxConfig {
-		return nil, fmt.Errorf("%s: is %d bytes long", path, st.Size())
-	}
-	return os.ReadFile(path)
 }
 
 // certificate wraps a key into a certificate. Peers look at the key alone.

@@ -15,13 +15,18 @@ import (
 )
 
 // TestRemovedWhileDown removes a node that does not run, so that nothing in the log
-// ever tells it: started again in place, it asks the others and stops by itself.
+// ever tells it: started again, in place or to rejoin, it asks the others and stops by itself.
 func TestRemovedWhileDown(t *testing.T) {
 	t.Parallel()
+	t.Run("in place", func(t *testing.T) { t.Parallel(); removedWhileDown(t, syscall.SIGTERM) })
+	t.Run("without a record", func(t *testing.T) { t.Parallel(); removedWhileDown(t, syscall.SIGKILL) })
+}
+
+func removedWhileDown(t *testing.T, by syscall.Signal) {
 	c := found(t, 3, loopback)
 	c.startAll()
 	c.whole(0, 1, 2)
-	if err := c.end(2, syscall.SIGTERM); err != nil {
+	if err := c.end(2, by); err != nil && by == syscall.SIGTERM {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)

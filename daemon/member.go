@@ -140,10 +140,15 @@ func (n *Node) belongs(r *receipt.Roster) bool {
 	return in && leads(&n.own, node)
 }
 
+// outOf says that a roster is without this node.
+func (n *Node) outOf(sequence uint64) error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})
+}
+
 // leave stops the replica of a node that is in the roster no more.
 func (n *Node) leave(sequence uint64) {
 	n.mu.Lock()
-	n.left = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})
+	n.left = n.outOf(sequence)
 	n.mu.Unlock()
 	if err := n.replica.Close(); err != nil {
 		n.log.Warn("left the domain", "because", err)

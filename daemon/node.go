@@ -56,29 +56,33 @@ type Node struct {
 	own     client.Contact // as the directory has it; the signing key may be another since
 	signers signers
 
-	mu         sync.Mutex
-	contacts   map[string]client.Contact // newest known, by name
-	pace       pace
-	left       error  // that members removed this node
-	unsigned   string // why this node signs nothing
-	standing   standing
-	ticks      tickBox
-	court      court
-	effects    effects
-	keys       agreement
-	objects    *objects
-	evidence   box
-	peers      *peers
-	rulebook   rulebook
-	renewer    *renewer
-	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
-	prover     attest.Prover
-	gate       *gatekeeper
-	authority  *authority
-	suspending suspending
-	voter      voter
-	metrics    *metrics
-	changed    chan struct{} // the roster has
+	mu       sync.Mutex
+	contacts map[string]client.Contact // newest known, by name
+	pace     pace
+	left     error  // that members removed this node
+	unsigned string // why this node signs nothing
+	standing standing
+	ticks    tickBox
+	court    court
+	effects  effects
+	keys     agreement
+	objects  *objects
+	evidence box
+	archives *archives
+
+	archivedTerms sync.Map // role to digest: terms whose objects are kept for good
+	peers         *peers
+	rulebook      rulebook
+	renewer       *renewer
+	tpm           *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
+	prover        attest.Prover
+	gate          *gatekeeper
+	authority     *authority
+	suspending    suspending
+	rekeys        rekeys
+	voter         voter
+	metrics       *metrics
+	changed       chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context
@@ -117,6 +121,12 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
 		return nil, err
 	}
+	if n.archives, err = openArchives(vfs.Default, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
+		return nil, err
+	}
+	n.archives.pushed = func(host string, verdict keystead.Digest) {
+		n.log.Warn("archived evidence destroyed before its time, to make room", "host", host, "verdict", verdict)
+	}
 	n.renewer = newRenewer(n)
 	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
@@ -144,7 +154,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
 		n.background(task)
 	}
 	return n, nil
@@ -232,8 +242,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	if _, err := os.Stat(started); err == nil {
 		founders = nil // a founder that lost its store must not found the group again
 	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	if founders == nil || !isFounder {
-		n.background(n.learn)
+		n.background(func() { n.learn(stop) })
 	}
 	cache := pebble.NewCache(int64(n.cfg.Store.CacheMiB) << 20)
 	defer cache.Unref()
@@ -246,6 +258,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		TrustDisks: n.genesis.TrustsDisks(),
 		Log:        n.log,
 	})
+	if out := context.Cause(ctx); err != nil && errors.Is(out, keystead.ReasonNotMember) {
+		n.log.Error("members removed this node from the domain; it does not come back by itself", "because", out)
+		return nil, out
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/client"
@@ -101,31 +102,16 @@ const maxPeerAnswer = 16 << 20
 
 func (p *peers) dial(to client.Contact) *peer {
 	most := connect.WithReadMaxBytes(maxPeerAnswer)
-	t, base := p.pinned(to), to.API
+	t, base := client.PinnedTransport(to, &p.node.self.TLS), to.API
 	x := &peer{Contact: to, since: time.Now(), public: apiv1connect.NewHostServiceClient(&http.Client{Transport: t}, base, most)}
 	if p.node.gate != nil {
-		t, base = p.attested(to), "http://"+to.Name+".node.invalid" // who is there, evidence tells; encryption is below
+		dial := func(ctx context.Context) (net.Conn, error) {
+			return p.node.dialAttested(ctx, to, strings.TrimPrefix(to.API, "https://"))
+		}
+		t, base = client.AttestedTransport(dial, p.node.cfg.TPM.every()), "http://"+to.Name+".node.invalid" // who is there, evidence tells
 	}
 	h := &http.Client{Transport: t}
 	x.transport, x.domain = t, apiv1connect.NewDomainServiceClient(h, base, most)
 	x.host, x.nodes = apiv1connect.NewHostServiceClient(h, base, most), apiv1connect.NewNodeServiceClient(h, base, most)
 	return x
-}
-
-// pinned reaches a node that is known by its TLS key.
-func (p *peers) pinned(to client.Contact) *http.Transport {
-	protocols := new(http.Protocols)
-	plain := strings.HasPrefix(to.API, "http://")
-	protocols.SetHTTP2(!plain)
-	protocols.SetUnencryptedHTTP2(plain)
-	return &http.Transport{Protocols: protocols, TLSClientConfig: client.PinnedTLS(to.TLS, &p.node.self.TLS), IdleConnTimeout: time.Minute}
-}
-
-// attested reaches a node that is known by its evidence.
-func (p *peers) attested(to client.Contact) *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	address := strings.TrimPrefix(to.API, "https://")
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return p.node.dialAttested(ctx, to, address) }
-	return &http.Transport{Protocols: protocols, DialContext: dial, IdleConnTimeout: p.node.cfg.TPM.every()}
 }

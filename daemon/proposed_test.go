@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -67,26 +68,36 @@ func TestLyingNode(t *testing.T) {
 	if _, err := f.client("").PutObject(f.ctx, bundle); err != nil {
 		t.Fatal(err)
 	}
-	content := []byte{1}
 	digest := keystead.Sum(bundle)
-	content = append(content, digest[:]...)
-	for i := range 8 {
-		content = append(content, byte(tick>>(56-8*i)))
-	}
-	content = append(content, make([]byte, 32)...)
-	p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: admit.TypeLease, Subject: "bad", Inputs: []keystead.Digest{digest}, Content: content}
+	p := ledger.Proposal{ID: [16]byte(client.NewRequestID()), Type: admit.TypeLease, Subject: "bad", Inputs: []keystead.Digest{digest}, Content: applicationOf(digest, tick)}
 	entry, err := p.Entry()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, node := range f.nodes {
-		ctx, cancel := context.WithTimeout(f.ctx, 3*time.Second)
-		_, err := f.client(node.place.Name).Submit(ctx, entry, nil)
+	for i := range f.nodes {
+		ctx, cancel := context.WithTimeout(f.ctx, 20*time.Second)
+		as := liar
+		if i == liar { // one TPM does not serve both sides at once
+			as = (liar + 1) % 3
+		}
+		conn, err := f.asNode(as, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = f.handOver(ctx, conn, entry)
 		cancel()
+		demand(t, "a node asked to endorse", err, keystead.ReasonFileAltered)
 		if i != liar {
-			demand(t, "an honest node asked to endorse", err, keystead.ReasonFileAltered)
-		} else if !errors.Is(err, keystead.ReasonTimeout) && !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("the liar answers %v", err)
+			continue
+		}
+		var deny *keystead.DenyError
+		if !errors.As(err, &deny) || len(deny.Findings) != 2 {
+			t.Fatalf("the liar answers %v", err)
+		}
+		for _, finding := range deny.Findings { // the liar has nothing against it: these are the others' own
+			if node, _, _ := strings.Cut(finding.Where, ": /usr/bin/whoami"); finding.Reason != keystead.ReasonFileAltered || node == "node "+f.nodes[liar].place.Name || !strings.HasPrefix(node, "node n") {
+				t.Errorf("the liar hands on %v", finding)
+			}
 		}
 	}
 	if n := f.effective(admit.TypeLease, "bad"); n != 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -41,8 +42,61 @@ func (n *Node) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*a
 	if err != nil {
 		return nil, err
 	}
+	for i, node := range change.Roster.Nodes {
+		if node.Key == roster.Nodes[i].Key {
+			continue
+		}
+		if wait := n.rekeys.wait(node.Name, node.Key, time.Now()); wait > 0 {
+			n.alarm("a node brings in keys again and again", "node", node.Name, "more-than", newKeys, "wait", wait)
+			return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "rekey of node " + node.Name,
+				Want: fmt.Sprintf("at most %d new keys, and one more every %v", newKeys, newKeyEvery), Got: fmt.Sprintf("one more, %v too early", wait.Round(time.Second))})
+		}
+	}
 	signature := k.Sign(r.GetChange())
 	return &apiv1.CertifyNodeResponse{Node: n.name, Signature: signature[:]}, nil
+}
+
+// How many new keys of one node this node signs for: as many at once, and one more each
+// time. Every start of a node has one, and every one takes a place in the chain of
+// rosters that no other change gets meanwhile.
+const (
+	newKeys     = 12
+	newKeyEvery = 30 * time.Second
+)
+
+// rekeys counts new keys by node.
+type rekeys struct {
+	mu sync.Mutex
+	by map[string]*keysOf
+}
+
+type keysOf struct {
+	last key.NodePublic // asked for once more, when another change took the place
+	used time.Duration  // of newKeys times newKeyEvery
+	at   time.Time
+}
+
+// wait counts a key that is to be signed for, or returns how long it is too early for it.
+func (r *rekeys) wait(node string, k key.NodePublic, now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by == nil {
+		r.by = map[string]*keysOf{}
+	}
+	x := r.by[node]
+	if x == nil {
+		x = &keysOf{at: now}
+		r.by[node] = x
+	}
+	if x.last == k {
+		return 0
+	}
+	used := max(0, x.used-now.Sub(x.at))
+	if over := used + newKeyEvery - newKeys*newKeyEvery; over > 0 {
+		return over
+	}
+	x.last, x.used, x.at = k, used+newKeyEvery, now
+	return 0
 }
 
 func connectionOf(name string) string {

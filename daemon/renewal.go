@@ -47,7 +47,16 @@ type renewal struct {
 	asked *apiv1.Renewal // what the other node is asked
 	item  ledger.RenewalItem
 	leaf  uint64
+	held  []keystead.Finding // what other nodes hold against it
 	done  chan error
+}
+
+// refused takes note of what another node holds against a renewal.
+func (x *renewal) refused(node string, r *apiv1.Refusal) {
+	if d := refusal.Parse(r); d != nil {
+		o := opinion{node, d}
+		x.held = append(x.held, o.findings()...)
+	}
 }
 
 func newRenewer(n *Node) *renewer {
@@ -194,17 +203,22 @@ func (b *renewer) run(batch []*renewal) {
 		b.record(ctx, r, agreed)
 	}
 	for _, x := range batch {
-		x.done <- unwitnessed(x.item.Host, len(others), last)
+		x.done <- x.unwitnessed(len(others), last)
 	}
 }
 
-// unwitnessed says why a renewal has no second signature: nobody could be asked now, or
-// nobody came to the same verdict.
-func unwitnessed(host string, asked int, last error) error {
+// unwitnessed says why a renewal has no second signature: what other nodes hold against
+// it, or that nobody could be asked.
+func (x *renewal) unwitnessed(asked int, last error) error {
+	missing := keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal of " + x.item.Host, Want: "the same verdict by another node", Got: fmt.Sprintf("none of %d others", asked)}
+	if x.held != nil {
+		return keystead.Deny(append([]keystead.Finding{missing}, x.held...)...)
+	}
 	if last != nil && client.Unavailable(last) {
 		return last
 	}
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal of " + host, Want: "the same verdict by another node", Got: fmt.Sprintf("%d others asked: %v", asked, last)})
+	missing.Got += fmt.Sprintf(": %v", last)
+	return keystead.Deny(missing)
 }
 
 func items(batch []*renewal) []ledger.RenewalItem {
@@ -234,7 +248,9 @@ func (b *renewer) witnessed(ctx context.Context, p *peer, clock uint64, batch []
 		if r.Msg.GetAgreed()[i] {
 			agreed = append(agreed, x)
 		} else {
-			left = append(left, x)
+			if left = append(left, x); i < len(r.Msg.GetRefusals()) {
+				x.refused(p.Name, r.Msg.GetRefusals()[i])
+			}
 		}
 	}
 	if len(left) > 0 {
@@ -314,12 +330,16 @@ func (n *Node) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.Wit
 	if k := len(r.GetRenewals()); k == 0 || k > ledger.MaxRenewals {
 		return nil, &keystead.FormatError{Format: "witness", Field: "renewals", Problem: fmt.Sprintf("are %d, not 1 to %d", k, ledger.MaxRenewals)}
 	}
-	out := &apiv1.WitnessResponse{Node: n.name, Agreed: make([]bool, len(r.GetRenewals()))}
+	out := &apiv1.WitnessResponse{Node: n.name, Agreed: make([]bool, len(r.GetRenewals())), Refusals: make([]*apiv1.Refusal, len(r.GetRenewals()))}
+	for i := range out.Refusals {
+		out.Refusals[i] = &apiv1.Refusal{}
+	}
 	judged := make([]ledger.RenewalItem, len(r.GetRenewals()))
 	each(len(judged), func(i int) {
 		var err error
 		if judged[i], err = n.witness(ctx, r.GetRenewals()[i]); err != nil {
 			n.log.Warn("renewal not witnessed", "host", r.GetRenewals()[i].GetHost(), "because", err)
+			out.Refusals[i] = wireRefusal(err)
 		}
 		out.Agreed[i] = err == nil
 	})

@@ -2,8 +2,8 @@ package daemon
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -111,20 +111,43 @@ func (a *agreement) conclude(st onLedger, r *run, o keyring.Outcome, leads bool,
 	out.proposals = append(out.proposals, p)
 }
 
-// fail names who let a round fail. The leader leaves them out for a while, save who
-// only was started again, and closes the round, so that another is opened.
+// fail names who let a round fail, which every node remembers: they are left out for a
+// while, save who only was started again. The leader closes the round, so that another
+// is opened. What a node's own signatures prove against it, and what it does again and
+// again, is an alarm.
 func (a *agreement) fail(st onLedger, r *run, who []string, why error, leads bool, out *todo) {
 	r.failed = true
 	a.node.log.Warn("round failed", "round", r.id, "purpose", r.purpose, "nodes", who, "because", why)
-	if !leads {
-		return
-	}
 	for _, name := range who {
-		if name != "" && !errors.Is(why, keystead.ReasonContributionLost) {
-			a.spared[name] = time.Now().Add(spareFor)
+		if name == "" {
+			continue
+		}
+		spare := a.faults.blame(name, why, time.Now())
+		if spare > spareFor || spare > 0 && proven(why) {
+			a.node.alarm("a node spoils rounds", "node", name, "round", r.id, "left-out", spare, "because", why)
 		}
 	}
-	a.close(st, r, out)
+	if leads {
+		a.close(st, r, out)
+	}
+}
+
+// alarm says what people must look at.
+func (n *Node) alarm(what string, about ...any) {
+	n.metrics.alarms.Inc()
+	n.log.Error("alarm: "+what, about...)
+}
+
+// watch takes note of who says that it lacks the secret, which makes for an epoch each
+// time.
+func (a *agreement) watch(st onLedger, at *keyring.Standing) error {
+	epoch, nodes, err := a.keyring.Lacking(st, at)
+	for _, name := range nodes {
+		if a.faults.lacks(name, epoch, time.Now()) {
+			a.node.alarm("a node asks for epochs again and again", "node", name, "epoch", epoch, "more-than", lacksFree, "within", lackWithin)
+		}
+	}
+	return err
 }
 
 // close deletes the records of a round.
@@ -141,10 +164,14 @@ func (a *agreement) close(st onLedger, r *run, out *todo) {
 // open opens the rounds that are due and not under way.
 func (a *agreement) open(st onLedger, at *keyring.Standing, keys []string, out *todo) error {
 	now := time.Now()
-	skip := func(name string) bool {
-		heard := name == a.node.name || now.Sub(a.begun) < silentAfter || now.Sub(a.node.ticks.arrived(name)) < silentAfter
-		return !heard || now.Before(a.spared[name])
+	var live []string
+	for _, n := range at.Nodes {
+		if n.Name == a.node.name || now.Sub(a.begun) < silentAfter || now.Sub(a.node.ticks.arrived(n.Name)) < silentAfter {
+			live = append(live, n.Name)
+		}
 	}
+	skipped := a.faults.skipped(live, at.Majority(), now)
+	skip := func(name string) bool { return skipped[name] || !slices.Contains(live, name) }
 	due, err := a.keyring.Due(st, at, keyring.Plan{Keys: keys, Skip: skip, Patient: now.Sub(a.begun) < roundPatience}, rand.Reader)
 	if err != nil {
 		return err

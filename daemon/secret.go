@@ -11,6 +11,7 @@ import (
 
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/conf"
 )
 
 // A Sealer encrypts what only this machine, as it booted, may open again: a TPM.
@@ -45,7 +46,7 @@ func (v *vault) path() string {
 
 // load returns what keep kept; nil if there is nothing.
 func (v *vault) load(ctx context.Context) ([]byte, error) {
-	b, err := readSecret(v.path())
+	b, err := conf.ReadSecret(v.path())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

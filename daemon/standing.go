@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -19,6 +20,7 @@ type standing struct {
 	missing error          // why there are no terms
 	newer   receipt.Roster // that others handed over, with its chain
 	number  uint64         // of newer
+	before  []receipt.Roster
 }
 
 // opened takes note of the terms for nodes whenever the state is opened. That there are
@@ -85,21 +87,43 @@ func (n *Node) roster() receipt.Roster {
 }
 
 // learn asks the other nodes for the chain of rosters, which proves itself, and for the
-// terms for nodes, with their receipt, until one answers or this node has caught up. So this node knows whom it
-// may join, and by what it is to judge them, though its own state is old. That what it
-// is told is the newest is the word of who answers; it never goes back.
-func (n *Node) learn() {
+// terms for nodes, with their receipt, until this node has its place among them or has
+// caught up. So this node knows whom it may join, and by what it is to judge them, though its own state
+// is old. That what it is told is the newest is the word of who answers; it never goes
+// back. A node that members removed gets no place: stop is called with that.
+func (n *Node) learn(stop context.CancelCauseFunc) {
 	for n.running.Err() == nil && !n.caughtUp() {
 		err := n.learnOnce(n.file.Contacts)
-		if err == nil {
+		pause := 500 * time.Millisecond
+		switch {
+		case err == nil && n.isUp():
 			return
+		case err == nil:
+			if out := n.removed(); out != nil {
+				stop(out)
+				return
+			}
+			pause *= 4
+		default:
+			n.log.Debug("nothing newer was learned", "because", err)
 		}
-		n.log.Debug("nothing newer was learned", "because", err)
 		select {
 		case <-n.running.Done():
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
+}
+
+// removed refuses to go on once the newest known roster is without this node, and one
+// before it was not. A node that members have yet to add waits for it.
+func (n *Node) removed() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at := &n.standing
+	if at.number == 0 || n.belongs(&at.newer) || !slices.ContainsFunc(at.before, func(r receipt.Roster) bool { return n.belongs(&r) }) {
+		return nil
+	}
+	return n.outOf(at.number)
 }
 
 func (n *Node) learnOnce(contacts [][]byte) error {
@@ -121,7 +145,7 @@ func (n *Node) learnOnce(contacts [][]byte) error {
 		}
 	}
 	if v.Sequence > n.standing.number {
-		n.standing.newer, n.standing.number = v.Roster, v.Sequence
+		n.standing.newer, n.standing.number, n.standing.before = v.Roster, v.Sequence, v.Before
 	}
 	n.mu.Unlock()
 	if n.gate == nil {

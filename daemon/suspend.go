@@ -48,16 +48,10 @@ func (n *Node) turnedBad(host string, d admit.Decision, because error) {
 }
 
 // suspend ends a host's lease on this node's word, if it has one that is not over. It
-// does not wait for it to take effect.
+// does not wait for it to take effect. Should the host be admitted anew meanwhile, on
+// evidence from before this moment, that lease is ended too.
 func (n *Node) suspend(host string, because error, verdict keystead.Digest) {
-	var version uint64
-	err := n.snapshot(func(v ledger.View) error {
-		st, err := admit.Look(v, host)
-		if err == nil && st.Record != nil && st.Suspension == nil && st.Clock < st.Until {
-			version = st.Version
-		}
-		return err
-	})
+	version, now, err := n.suspendable(host, ^uint64(0))
 	if err != nil {
 		n.log.Error("lease not looked up", "host", host, "because", err)
 		return
@@ -68,15 +62,44 @@ func (n *Node) suspend(host string, because error, verdict keystead.Digest) {
 	n.log.Warn("lease suspended", "host", host, "lease", version, "because", because)
 	n.background(func() {
 		defer n.suspending.end(host)
-		n.retry1(func() ([]byte, error) {
-			k, err := n.signer()
-			if err != nil {
-				return nil, err
+		for ended := uint64(0); version != 0 && version != ended && n.running.Err() == nil; {
+			ended = version
+			n.retry1(func() ([]byte, error) {
+				k, err := n.signer()
+				if err != nil {
+					return nil, err
+				}
+				s := ledger.Suspend(k, n.name, n.cfg.Domain, host, ended, because.Error(), verdict)
+				return s.Entry()
+			})
+			select {
+			case <-time.After(suspendAgain):
+			case <-n.running.Done():
 			}
-			s := ledger.Suspend(k, n.name, n.cfg.Domain, host, version, because.Error(), verdict)
-			return s.Entry()
-		})
+			if version, _, err = n.suspendable(host, now); err != nil {
+				n.log.Error("lease not looked up", "host", host, "because", err)
+				return
+			}
+		}
 	})
+}
+
+// suspendAgain is how long after a suspension the host is looked at once more, when
+// everything shows that was applied before it.
+const suspendAgain = 100 * time.Millisecond
+
+// suspendable returns the version of a host's lease that is neither over nor suspended,
+// and was given on no evidence from after a time; 0 for none. Clock is the domain clock.
+func (n *Node) suspendable(host string, by uint64) (version, clock uint64, err error) {
+	err = n.snapshot(func(v ledger.View) error {
+		st, err := admit.Look(v, host)
+		clock = st.Clock
+		if err == nil && st.Record != nil && st.Suspension == nil && st.Clock < st.Until && st.Record.Issued <= by {
+			version = st.Version
+		}
+		return err
+	})
+	return version, clock, err
 }
 
 // retry1 proposes an entry until the log took it or refused it, or the node stops.

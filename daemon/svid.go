@@ -115,7 +115,8 @@ func (a *authority) issue(domain string, l admit.Lease, now time.Time) ([]byte, 
 	if err != nil {
 		return nil, "", err
 	}
-	id := trustDomain(domain).JoinPath("host", l.Host())
+	id := trustDomain(domain)
+	id.Path = "/host/" + l.Host() // a name has no slash, and is no step in a path
 	template := &x509.Certificate{
 		SerialNumber: serial(), URIs: []*url.URL{id}, NotBefore: now.Add(-svidEarly), NotAfter: time.UnixMilli(int64(l.Until())),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

@@ -11,6 +11,7 @@ type Claims struct {
 	Kernel    KernelClaims   `cel:"kernel" json:"kernel"`
 	Software  SoftwareClaims `cel:"software" json:"software"`
 	Packages  PackageClaims  `cel:"packages" json:"packages"`
+	TEE       TEEClaims      `cel:"tee" json:"tee"`
 }
 
 // KeyClaims are about the attestation key and the TPM that holds it.
@@ -42,6 +43,11 @@ type BootClaims struct {
 	SecureBoot    bool     `cel:"secure_boot" json:"secure_boot"`       // PCR 7
 	Firmware      string   `cel:"firmware" json:"firmware"`             // EV_S_CRTM_VERSION, PCR 0
 	Loaded        []string `cel:"loaded" json:"loaded"`                 // digests (Authenticode) of EFI programs and drivers that ran, PCR 2 and 4
+	Packages      []string `cel:"packages" json:"packages"`             // packages whose EFI programs ran: name=version, sorted
+	Keys          []string `cel:"keys" json:"keys"`                     // certificates in db, by the SHA-256 of their DER
+	Revoked       int64    `cel:"revoked" json:"revoked"`               // entries in dbx
+	Authorities   []string `cel:"authorities" json:"authorities"`       // by what the images that ran were verified, in PCR 7: certificates likewise
+	SBAT          int64    `cel:"sbat" json:"sbat"`                     // date of shim's revocation level, such as 2024010900
 	SeparatorsAll bool     `cel:"separators_all" json:"separators_all"` // PCR 0 to 7 each closed by its separator
 }
 

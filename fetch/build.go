@@ -184,7 +184,7 @@ func (f *fetcher) build(ctx context.Context, repositories []*repository, offers 
 			// The reason differs from one attempt to the next: keep it out of the set's bytes.
 			b.AddMissing(missing(o.Name, "its file could not be had"))
 		default:
-			if err := b.Add(o.reference(), o.repositories(), f.selected(o.files)); err != nil {
+			if err := b.Add(o.reference(), o.repositories(), deb.Select(o.files, f.Selection)); err != nil {
 				return nil, err
 			}
 		}
@@ -206,15 +206,6 @@ func (o *offer) reference() refval.Package {
 func (o *offer) repositories() (out []refval.Repository) {
 	for _, r := range o.from {
 		out = append(out, r.release.Repository())
-	}
-	return out
-}
-
-func (f *fetcher) selected(files []deb.File) (out []refval.File) {
-	for _, file := range files {
-		if file.Executable || f.Selection == refval.SelectAll {
-			out = append(out, file.File)
-		}
 	}
 	return out
 }

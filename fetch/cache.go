@@ -112,8 +112,9 @@ func (c cache) writeFiles(d keystead.Digest, files []deb.File) error {
 }
 
 // The digests of one .deb, as lines: magic and the .deb's digest; for each file x or -
-// for executable or not, digest, quoted path; at the end the digest of all that.
-const filesMagic = "keystead-deb-files/1 "
+// for executable or not, digest, Authenticode digest or -, quoted path; at the end the
+// digest of all that. Version 1 had no Authenticode digests, 2 no maintainer scripts.
+const filesMagic = "keystead-deb-files/3 "
 
 func formatFiles(d keystead.Digest, files []deb.File) []byte {
 	var b bytes.Buffer
@@ -123,7 +124,11 @@ func formatFiles(d keystead.Digest, files []deb.File) []byte {
 		if f.Executable {
 			mark = "x"
 		}
-		fmt.Fprintf(&b, "%s %v %s\n", mark, f.Digest, strconv.Quote(f.Path))
+		efi := "-"
+		if !f.EFI.IsZero() {
+			efi = f.EFI.String()
+		}
+		fmt.Fprintf(&b, "%s %v %s %s\n", mark, f.Digest, efi, strconv.Quote(f.Path))
 	}
 	fmt.Fprintf(&b, "sum %v\n", keystead.Digest(sha256.Sum256(b.Bytes())))
 	return b.Bytes()
@@ -144,16 +149,21 @@ func parseFiles(raw []byte, d keystead.Digest) ([]deb.File, error) {
 	var files []deb.File
 	offset := end - len(body)
 	for line := range strings.Lines(body) {
-		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 3)
-		if len(f) != 3 || f[0] != "x" && f[0] != "-" {
-			return fail(offset, "file", "is not a mark, a digest and a path")
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+		if len(f) != 4 || f[0] != "x" && f[0] != "-" {
+			return fail(offset, "file", "is not a mark, two digests and a path")
 		}
+		var efi keystead.Digest
+		var err3 error
 		digest, err1 := keystead.ParseDigest(f[1])
-		path, err2 := strconv.Unquote(f[2])
-		if err := errors.Join(err1, err2); err != nil {
+		path, err2 := strconv.Unquote(f[3])
+		if f[2] != "-" {
+			efi, err3 = keystead.ParseDigest(f[2])
+		}
+		if err := errors.Join(err1, err2, err3); err != nil {
 			return fail(offset, "file", err.Error())
 		}
-		files = append(files, deb.File{File: refval.File{Path: path, Digest: digest}, Executable: f[0] == "x"})
+		files = append(files, deb.File{File: refval.File{Path: path, Digest: digest}, Executable: f[0] == "x", EFI: efi})
 		offset += len(line)
 	}
 	return files, nil

@@ -21,6 +21,7 @@ type Kind string
 const (
 	KindPolicy  Kind = "keystead-policy/1"  // docs/spec/policy.md
 	KindCodeSet Kind = "keystead-codeset/1" // docs/spec/codeset.md
+	KindBootSet Kind = "keystead-codeset/2" // docs/spec/codeset.md: boots by packages
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
 
@@ -33,9 +34,11 @@ const (
 	KindEnrolment Kind = "keystead-enrolment/1"
 	KindDenial    Kind = "keystead-denial/1"
 	KindKeyspec   Kind = "keystead-key/1" // docs/spec/keys.md
+
+	KindReading Kind = "keystead-reading/1" // docs/spec/archive.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindReading}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

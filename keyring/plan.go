@@ -113,3 +113,19 @@ func (g *Ring) draw(at *Standing, now *Epoch, wanted []Purpose, nodes []Announce
 	}
 	return out, nil
 }
+
+// Lacking returns the epoch of now and the nodes of the roster that say that they do not
+// have its secret.
+func (g *Ring) Lacking(st State, at *Standing) (epoch uint64, nodes []string, err error) {
+	now, err := Current(st)
+	if err != nil || now.Number == 0 {
+		return now.Number, nil, err
+	}
+	said, err := g.announcements(st, at)
+	for _, n := range at.Nodes {
+		if a, there := said[n.Name]; there && a.Lacks == now.Number {
+			nodes = append(nodes, n.Name)
+		}
+	}
+	return now.Number, nodes, err
+}

@@ -35,6 +35,7 @@ func (v Vocabulary) Names() ([]string, error) {
 // expression can do nothing with a claim but read it.
 type claimSet struct {
 	goType reflect.Type
+	levels []string
 	paths  []claimPath
 	byName map[string]int
 }
@@ -50,7 +51,7 @@ func newClaimSet(v Vocabulary) (*claimSet, error) {
 	if t == nil || t.Kind() != reflect.Struct {
 		return nil, fmt.Errorf("policy: the vocabulary's claims are %T, want a struct", v.Claims)
 	}
-	s := &claimSet{goType: t, byName: map[string]int{}}
+	s := &claimSet{goType: t, levels: v.Levels, byName: map[string]int{}}
 	if err := s.add(t, "", nil); err != nil {
 		return nil, err
 	}

@@ -44,11 +44,18 @@ func NewBuilder(s Selection) *Builder {
 }
 
 // Add adds the files of a package that the repositories offer; p.Repositories is
-// disregarded. Adding a package again adds to it. A weak strength is refused with
+// disregarded. Adding a package again adds to it; one without EFI programs is left out
+// of a set of those. A weak strength is refused with
 // digest-weak, a path that can not be one with a *keystead.FormatError.
 func (b *Builder) Add(p Package, offers []Repository, files []File) error {
 	if !p.Strength.Suffices() {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonDigestWeak, Where: p.Name + "=" + p.Version, Want: "digests proven by a vendor's signature", Got: p.Strength.String()})
+	}
+	if b.selection == SelectEFI && len(files) == 0 {
+		for _, r := range offers {
+			b.AddRepository(r)
+		}
+		return nil // most packages hold no EFI program; which were looked through says the recipe
 	}
 	p.Repositories = nil
 	id := fmt.Sprintf("%q", []string{p.Name, p.Version, p.Architecture, p.Digest.String(), p.Strength.String()})
@@ -80,6 +87,9 @@ func (b *Builder) AddMissing(m Missing) { b.missing[m] = true }
 // Merge adds everything of a set.
 func (b *Builder) Merge(s *Set) error {
 	if s.header.Selection != b.selection {
+		if s.header.Selection == SelectEFI || b.selection == SelectEFI {
+			return &keystead.FormatError{Format: "refset", Field: "selection", Problem: "a set of EFI programs holds digests of another kind, and can not be merged with one of files"}
+		}
 		b.selection = SelectMixed
 	}
 	for _, r := range s.header.Repositories {

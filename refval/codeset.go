@@ -3,7 +3,9 @@ package refval
 import (
 	"bytes"
 	"iter"
+	"path"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/keystead/keystead"
@@ -21,9 +23,44 @@ type Code struct {
 type Boot struct {
 	Name        string
 	Kernel      keystead.Digest // Authenticode SHA-256 of the EFI program: kernel or unified image
-	Initrd      keystead.Digest // zero: the boot measures none, as with a unified image
-	CommandLine string          // exact, in UTF-8; the log measures it as UTF-16
+	Initrd      keystead.Digest // zero, without a package: the boot measures none, as with a unified image
+	CommandLine string          // exact, in UTF-8; the log measures it as UTF-16. See Line
 	Guarantees  []Guarantee     // what the initrd enforces, by the word of whoever signed; sorted
+
+	// In place of a digest: whatever the package ships as a kernel, or as an initrd. A
+	// package's name, or what names begin with and an asterisk.
+	KernelPackage, InitrdPackage string
+}
+
+// ShipsKernel reports whether the boot takes a package's file for its kernel.
+func (b Boot) ShipsKernel(s Source) bool { return ships(b.KernelPackage, s, "vmlinuz") }
+
+// ShipsInitrd reports whether the boot takes a package's file for its initrd.
+func (b Boot) ShipsInitrd(s Source) bool {
+	return ships(b.InitrdPackage, s, "initrd") || ships(b.InitrdPackage, s, "initramfs")
+}
+
+// ships reports whether a file is of a package of that name, and called as told,
+// perhaps with a version.
+func ships(name string, s Source, called string) bool {
+	rest, ok := strings.CutPrefix(path.Base(s.Path), called)
+	return ok && (rest == "" || rest[0] == '-' || rest[0] == '.') && of(name, s)
+}
+
+// of reports whether a file is of a package of that name, or of one whose name begins
+// with what stands before an asterisk.
+func of(name string, s Source) bool {
+	prefix, open := strings.CutSuffix(name, "*")
+	return name != "" && (s.Package == prefix || open && strings.HasPrefix(s.Package, prefix))
+}
+
+// version stands in a command line for what follows "vmlinuz-" in the kernel's name.
+const version = "${version}"
+
+// Line returns the command line of a boot whose kernel is a package's file of that path.
+func (b Boot) Line(kernel string) string {
+	_, v, _ := strings.Cut(path.Base(kernel), "vmlinuz-")
+	return strings.ReplaceAll(b.CommandLine, version, v)
 }
 
 // Guarantee is something that an initrd enforces before it starts the system.
@@ -42,27 +79,36 @@ var guarantees = []Guarantee{GuaranteeIMAPolicy, GuaranteePtraceScope3}
 // nothing. It is immutable and safe for concurrent use.
 type CodeSet struct {
 	text    string
+	digest  keystead.Digest
 	name    string
 	files   map[keystead.Digest]Code
-	boots   []Boot // in order of their names
-	signers []key.MemberPublic
+	boots   []Boot   // in order of their names
+	loaders []string // packages whose EFI programs may run before the kernel
+	// packages says that boots may name them: version 2.
+	packages bool
+	signers  []key.MemberPublic
 }
 
-// NewCodeSet returns a code set of its content. It fails if the content has no text form.
-func NewCodeSet(name string, files []Code, boots []Boot) (*CodeSet, error) {
+// NewCodeSet returns a code set of its content; loaders are packages whose EFI programs
+// may run before the kernel. It fails if the content has no text form.
+func NewCodeSet(name string, files []Code, boots []Boot, loaders ...string) (*CodeSet, error) {
 	for _, b := range boots {
 		if !utf8.ValidString(b.CommandLine) {
 			return nil, codeSetError(0, "cmdline", "of %s is not UTF-8", b.Name)
 		}
 	}
-	return ParseCodeSet(formatCodeSet(name, files, boots))
+	return ParseCodeSet(formatCodeSet(name, files, boots, loaders))
 }
 
 // OpenCodeSet reads a signed note whose text is a code set. At least one of the
 // accepted keys must have signed it; a signature by anyone else counts for nothing.
 // A refusal is note-unsigned.
 func OpenCodeSet(signed []byte, accepted ...key.MemberPublic) (*CodeSet, error) {
-	text, by, err := key.Open(signed, key.KindCodeSet, accepted...)
+	kind := key.KindCodeSet
+	if bytes.HasPrefix(signed, []byte(key.KindBootSet+"\n")) {
+		kind = key.KindBootSet
+	}
+	text, by, err := key.Open(signed, kind, accepted...)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +127,7 @@ func (c *CodeSet) Sign(m key.Member) ([]byte, error) { return m.Sign([]byte(c.te
 func (c *CodeSet) Text() string { return c.text }
 
 // Digest names the code set: of the text, without signatures.
-func (c *CodeSet) Digest() keystead.Digest { return keystead.Sum([]byte(c.text)) }
+func (c *CodeSet) Digest() keystead.Digest { return c.digest }
 
 // Name returns the name that its signer gave it.
 func (c *CodeSet) Name() string { return c.name }
@@ -118,6 +164,11 @@ func (c *CodeSet) Path(path string) (wanted []Code) {
 		}
 	}
 	return wanted
+}
+
+// Loads reports whether a package's EFI program may run before the kernel.
+func (c *CodeSet) Loads(s Source) bool {
+	return slices.ContainsFunc(c.loaders, func(name string) bool { return of(name, s) })
 }
 
 // Boots returns the boot entries in order of their names.

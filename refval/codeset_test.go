@@ -108,9 +108,19 @@ func TestParseCodeSetRefuses(t *testing.T) {
 	good := sampleCodeSet(t).Text()
 	d := digestOf("x").String()
 	add := func(line string) string { return good + line + "\n" }
+	two := func(line string) string { return "keystead-codeset/2\nname x\n" + line + "\n" }
 	for _, tc := range []struct{ text, field, problem string }{
 		{"", "name", "missing"},
-		{"keystead-codeset/2\nname x\n", "line 1", "want"},
+		{"keystead-codeset/3\nname x\n", "line 1", "want"},
+		{add("loader shim-signed"), "line", "not one of"},
+		{add("boot x kernel=package:linux-image-* initrd=none guarantees=none cmdline=\"\""), "line", "digest is written"},
+		{add("boot x kernel=" + d + ` initrd=none guarantees=none cmdline="${version}"`), "line", "stands for a package's kernel"},
+		{two("loader *"), "line", "no package's name"},
+		{two("loader a*b*"), "line", "no package's name"},
+		{two("loader shim signed"), "line", "one word"},
+		{two(`boot x kernel=package: initrd=none guarantees=none cmdline=""`), "line", "no package's name"},
+		{two(`boot x kernel=none initrd=none guarantees=none cmdline=""`), "line", "digest is written"},
+		{two("boot x kernel=" + d + ` initrd=package:* guarantees=none cmdline=""`), "line", "no package's name"},
 		{"keystead-codeset/1\n", "name", "missing"},
 		{strings.TrimSuffix(good, "\n"), "line", "newline"},
 		{add("name other"), "line", "second time"},
@@ -153,4 +163,81 @@ func FuzzParseCodeSet(f *testing.F) {
 			t.Fatalf("%q: written again it differs: %v", text, err)
 		}
 	})
+}
+
+// TestBootByPackage: what a code set takes for a kernel, an initrd or a loader.
+func TestBootByPackage(t *testing.T) {
+	boot := Boot{Name: "any", KernelPackage: "linux-image-*", InitrdPackage: "fleet-initrd", CommandLine: "BOOT_IMAGE=/vmlinuz-${version} ro"}
+	c, err := NewCodeSet("x", nil, []Boot{boot}, "shim-signed", "grub-efi-amd64-signed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "keystead-codeset/2\nname x\nloader grub-efi-amd64-signed\nloader shim-signed\nboot any kernel=package:linux-image-* initrd=package:fleet-initrd guarantees=none cmdline=\"BOOT_IMAGE=/vmlinuz-${version} ro\"\n"; c.Text() != want {
+		t.Errorf("got %s", c.Text())
+	}
+	read, err := ParseCodeSet(c.Text())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b := range read.Boots() {
+		boot = b
+	}
+	if got := boot.Line("/boot/vmlinuz-6.12.9-amd64"); got != "BOOT_IMAGE=/vmlinuz-6.12.9-amd64 ro" {
+		t.Errorf("got %q", got)
+	}
+	for _, tc := range []struct {
+		pkg, path              string
+		kernel, initrd, loader bool
+	}{
+		{"linux-image-6.12.9-amd64", "/boot/vmlinuz-6.12.9-amd64", true, false, false},
+		{"linux-image-6.12.9-amd64", "/usr/lib/modules/6.12.9/vmlinuz", true, false, false},
+		{"linux-image-6.12.9-amd64", "/usr/lib/linux/other.efi", false, false, false},
+		{"linux-image", "/boot/vmlinuz", false, false, false},
+		{"grub-efi-amd64-signed", "/usr/lib/grub/vmlinuz", false, false, true},
+		{"grub-efi-amd64-signed-x", "/usr/lib/grub/grubx64.efi", false, false, false},
+		{"fleet-initrd", "/boot/initrd.img-6.12.9-amd64", false, true, false},
+		{"fleet-initrd", "/boot/initramfs-6.12.9.img", false, true, false},
+		{"fleet-initrd", "/usr/bin/initrdtool", false, false, false},
+		{"fleet-initrd-evil", "/boot/initrd.img", false, false, false},
+		{"shim-signed", "/usr/lib/shim/shimx64.efi.signed", false, false, true},
+	} {
+		s := Source{Package: tc.pkg, Path: tc.path}
+		if boot.ShipsKernel(s) != tc.kernel || boot.ShipsInitrd(s) != tc.initrd || read.Loads(s) != tc.loader {
+			t.Errorf("%s %s: kernel %v, initrd %v, loader %v", tc.pkg, tc.path, boot.ShipsKernel(s), boot.ShipsInitrd(s), read.Loads(s))
+		}
+	}
+}
+
+// TestEFISetsStayApart: a digest of Authenticode's is never one of a file.
+func TestEFISetsStayApart(t *testing.T) {
+	p := Package{Name: "linux-image", Version: "1", Architecture: "amd64", Digest: digestOf("deb"), Strength: StrengthRepositoryRehash}
+	set := func(s Selection) *Set {
+		b := NewBuilder(s)
+		offers := []Repository{{Origin: "Debian", Suite: "stable", Codename: "bookworm", Release: digestOf("release"), Signers: []string{"AB"}}}
+		if err := b.Add(p, offers, []File{{"/boot/vmlinuz", digestOf("kernel")}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Add(Package{Name: "bash", Version: "1", Architecture: "amd64", Digest: digestOf("bash"), Strength: p.Strength}, offers, nil); err != nil {
+			t.Fatal(err)
+		}
+		out, err := b.Set()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	efi, files := set(SelectEFI), set(SelectAll)
+	if n := len(efi.Header().Packages); n != 1 {
+		t.Errorf("%d packages in a set of EFI programs of one", n)
+	}
+	for _, sets := range [][2]*Set{{efi, files}, {files, efi}} {
+		_, err := Merge(sets[0], sets[1])
+		wantFormat(t, "merge", err, "selection", "another kind")
+	}
+	if _, err := Merge(efi, efi); err != nil {
+		t.Error(err)
+	}
+	if _, err := Parse(efi.Bytes()); err != nil {
+		t.Error(err)
+	}
 }

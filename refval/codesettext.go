@@ -18,7 +18,8 @@ const MaxCodeSet = key.MaxText
 // codeSetMagic is the first line and carries the version. It only ever grows:
 //
 //	1  name, file, boot
-const codeSetMagic = string(key.KindCodeSet)
+//	2  loader; kernels and initrds by their package, and ${version} in their command lines
+var codeSetMagics = []string{string(key.KindCodeSet), string(key.KindBootSet)}
 
 func codeSetError(offset int, field, format string, args ...any) error {
 	return &keystead.FormatError{Format: "codeset", Offset: int64(offset), Field: field, Problem: fmt.Sprintf(format, args...)}
@@ -31,7 +32,7 @@ func ParseCodeSet(text string) (*CodeSet, error) {
 	if len(text) > MaxCodeSet {
 		return nil, codeSetError(0, "whole", "is %d bytes long, at most %d are accepted", len(text), MaxCodeSet)
 	}
-	c := &CodeSet{text: text, files: map[keystead.Digest]Code{}}
+	c := &CodeSet{text: text, digest: keystead.Sum([]byte(text)), files: map[keystead.Digest]Code{}}
 	offset := 0
 	for number := 0; offset < len(text); number++ {
 		line, _, ended := strings.Cut(text[offset:], "\n")
@@ -60,9 +61,10 @@ func (c *CodeSet) parseLine(number int, line string) error {
 		return fmt.Errorf("holds control characters or is not UTF-8")
 	}
 	if number == 0 {
-		if line != codeSetMagic {
-			return fmt.Errorf("is %.40q, want %q", line, codeSetMagic)
+		if !slices.Contains(codeSetMagics, line) {
+			return fmt.Errorf("is %.40q, want one of %q", line, codeSetMagics)
 		}
+		c.packages = line == string(key.KindBootSet)
 		return nil
 	}
 	word, rest, _ := strings.Cut(line, " ")
@@ -76,12 +78,15 @@ func (c *CodeSet) parseLine(number int, line string) error {
 		return checkWord("name", rest)
 	case word == "file":
 		return c.parseFile(rest)
+	case word == "loader" && c.packages:
+		c.loaders = append(c.loaders, rest)
+		return checkPackage(rest)
 	case word == "boot":
-		b, err := parseBoot(rest)
+		b, err := parseBoot(rest, c.packages)
 		c.boots = append(c.boots, b)
 		return err
 	}
-	return fmt.Errorf("%.40q is not one of name, file, boot", word)
+	return fmt.Errorf("%.40q is not one of name, file, boot, nor, in version 2, loader", word)
 }
 
 // parseFile reads "DIGEST PATH VERSION". A path holds no spaces.
@@ -104,8 +109,9 @@ func (c *CodeSet) parseFile(rest string) error {
 	return checkWord("version", fields[2])
 }
 
-// parseBoot reads "NAME kernel=DIGEST initrd=DIGEST|none guarantees=A,B cmdline=JSON-STRING".
-func parseBoot(rest string) (b Boot, err error) {
+// parseBoot reads "NAME kernel=PART initrd=PART|none guarantees=A,B cmdline=JSON-STRING",
+// where a part is a digest or, in version 2, a package.
+func parseBoot(rest string, packages bool) (b Boot, err error) {
 	var ok bool
 	if b.Name, rest, ok = strings.Cut(rest, " "); !ok {
 		return b, fmt.Errorf("want: boot NAME kernel=DIGEST initrd=DIGEST guarantees=LIST cmdline=STRING")
@@ -122,19 +128,16 @@ func parseBoot(rest string) (b Boot, err error) {
 		}
 		return v
 	}
-	digest := func(v string) (d keystead.Digest) {
-		d, perr := keystead.ParseDigest(v)
-		if perr == nil && d.IsZero() {
-			perr = fmt.Errorf("an all-zero digest names nothing")
-		}
+	part := func(v string) (d keystead.Digest, pkg string) {
+		d, pkg, perr := parsePart(v, packages)
 		if perr != nil && err == nil {
 			err = fmt.Errorf("boot %s: %w", b.Name, perr)
 		}
-		return d
+		return d, pkg
 	}
-	b.Kernel = digest(value("kernel"))
+	b.Kernel, b.KernelPackage = part(value("kernel"))
 	if v := value("initrd"); v != "none" {
-		b.Initrd = digest(v)
+		b.Initrd, b.InitrdPackage = part(v)
 	}
 	list, cmdline := value("guarantees"), value("cmdline")
 	if err != nil {
@@ -154,7 +157,42 @@ func parseBoot(rest string) (b Boot, err error) {
 	return b, b.check()
 }
 
+const packagePart = "package:"
+
+// parsePart reads a digest or, if it may be one, a package.
+func parsePart(v string, packages bool) (d keystead.Digest, pkg string, err error) {
+	if name, ok := strings.CutPrefix(v, packagePart); ok && packages {
+		return d, name, checkPackage(name)
+	}
+	if d, err = keystead.ParseDigest(v); err == nil && d.IsZero() {
+		err = fmt.Errorf("an all-zero digest names nothing")
+	}
+	return d, "", err
+}
+
+// checkPackage admits a package's name, or the beginning of one and an asterisk.
+func checkPackage(name string) error {
+	if bare := strings.TrimSuffix(name, "*"); bare == "" || strings.Contains(bare, "*") {
+		return fmt.Errorf("%.80q is no package's name, nor the beginning of one and an asterisk", name)
+	}
+	return checkWord("package", name)
+}
+
+// formatPart gives the text of a part.
+func formatPart(d keystead.Digest, pkg string) string {
+	switch {
+	case pkg != "":
+		return packagePart + pkg
+	case d.IsZero():
+		return "none"
+	}
+	return d.String()
+}
+
 func (b Boot) check() error {
+	if b.KernelPackage == "" && strings.Contains(b.CommandLine, version) {
+		return fmt.Errorf("boot %s: %s stands for a package's kernel, and this one is a digest", b.Name, version)
+	}
 	for i, g := range b.Guarantees {
 		if !slices.Contains(guarantees, g) {
 			return fmt.Errorf("boot %s: guarantee %q is not one of %v", b.Name, g, guarantees)
@@ -174,21 +212,25 @@ func checkWord(field, s string) error {
 	return nil
 }
 
-// formatCodeSet gives the text form: files by digest, boot entries by name.
-func formatCodeSet(name string, files []Code, boots []Boot) string {
+// formatCodeSet gives the text form: loaders, files by digest, boot entries by name.
+func formatCodeSet(name string, files []Code, boots []Boot, loaders []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\nname %s\n", codeSetMagic, name)
+	magic := key.KindCodeSet
+	if len(loaders) > 0 || slices.ContainsFunc(boots, func(b Boot) bool { return b.KernelPackage+b.InitrdPackage != "" }) {
+		magic = key.KindBootSet
+	}
+	fmt.Fprintf(&b, "%s\nname %s\n", magic, name)
 	files, boots = slices.Clone(files), slices.Clone(boots)
 	slices.SortFunc(files, func(a, b Code) int { return bytes.Compare(a.Digest[:], b.Digest[:]) })
 	slices.SortFunc(boots, func(a, b Boot) int { return strings.Compare(a.Name, b.Name) })
+	for _, l := range slices.Sorted(slices.Values(loaders)) {
+		fmt.Fprintf(&b, "loader %s\n", l)
+	}
 	for _, f := range files {
 		fmt.Fprintf(&b, "file %v %s %s\n", f.Digest, f.Path, f.Version)
 	}
 	for _, e := range boots {
-		initrd, list := "none", "none"
-		if !e.Initrd.IsZero() {
-			initrd = e.Initrd.String()
-		}
+		list := "none"
 		if len(e.Guarantees) > 0 {
 			words := make([]string, len(e.Guarantees))
 			for i, g := range e.Guarantees {
@@ -197,7 +239,7 @@ func formatCodeSet(name string, files []Code, boots []Boot) string {
 			slices.Sort(words)
 			list = strings.Join(words, ",")
 		}
-		fmt.Fprintf(&b, "boot %s kernel=%v initrd=%s guarantees=%s cmdline=%s\n", e.Name, e.Kernel, initrd, list, quote(e.CommandLine))
+		fmt.Fprintf(&b, "boot %s kernel=%s initrd=%s guarantees=%s cmdline=%s\n", e.Name, formatPart(e.Kernel, e.KernelPackage), formatPart(e.Initrd, e.InitrdPackage), list, quote(e.CommandLine))
 	}
 	return b.String()
 }

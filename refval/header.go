@@ -22,7 +22,7 @@ type Header struct {
 	Missing      []Missing    `json:"missing"` // asked for and not found, sorted; their files are not in the set
 }
 
-// Selection says which of a package's regular files are in the set.
+// Selection says which of a package's regular files are in the set, and by what digest.
 type Selection string
 
 const (
@@ -31,6 +31,10 @@ const (
 	// SelectExecutable takes what can be executed or mapped: any execute bit, ELF, or
 	// a name as of a shared object or kernel module.
 	SelectExecutable Selection = "executable"
+	// SelectEFI takes EFI programs (PE32+): kernels, shim, boot loaders. Their digests
+	// are Authenticode's, as firmware measures them, so such a set is never mixed
+	// with others.
+	SelectEFI Selection = "efi"
 	// SelectMixed is a merge of sets of different selections.
 	SelectMixed Selection = "mixed"
 )
@@ -130,7 +134,7 @@ func parseHeader(raw []byte) (h Header, err error) {
 		return h, err
 	}
 	switch h.Selection {
-	case SelectAll, SelectExecutable, SelectMixed:
+	case SelectAll, SelectExecutable, SelectEFI, SelectMixed:
 	default:
 		return h, fmt.Errorf("selection %q is not known", h.Selection)
 	}

@@ -285,16 +285,12 @@ func (s *server) Read(ctx context.Context, r *connect.Request[apiv1.ReadRequest]
 		out.Index = status.Applied
 		size := 0
 		for _, k := range r.Msg.GetKeys() {
-			get := v.Get
-			if r.Msg.GetJudged() {
-				get = v.Judged
-			}
-			x, err := get(k)
+			x, err := v.Get(k)
 			if err != nil {
 				return err
 			}
 			if size += len(x.Data); size > maxReadBytes {
-				return keystead.Deny(keystead.Finding{Reason: keystead.ReasonTooLarge, Where: "keys", Want: fmt.Sprintf("values of at most %d bytes together", maxReadBytes), Got: "more"})
+				return tooMuch()
 			}
 			out.Values = append(out.Values, &apiv1.Value{Key: k, Value: x.Data, Version: x.Version})
 		}
@@ -304,6 +300,11 @@ func (s *server) Read(ctx context.Context, r *connect.Request[apiv1.ReadRequest]
 		return nil, err
 	}
 	return connect.NewResponse(out), nil
+}
+
+// tooMuch refuses to answer with more than one answer holds.
+func tooMuch() error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonTooLarge, Where: "keys", Want: fmt.Sprintf("values of at most %d bytes together", maxReadBytes), Got: "more"})
 }
 
 // Tail implements the API's LedgerService.

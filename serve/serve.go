@@ -74,6 +74,7 @@ type Services struct {
 	Hosts   Hosts
 	Nodes   Nodes
 	Keys    Keys
+	Archive Archive
 }
 
 // server holds what the handlers share.
@@ -86,13 +87,14 @@ type server struct {
 	hosts                                        Hosts
 	nodes                                        Nodes
 	keys                                         Keys
+	archive                                      Archive
 	inFlight                                     atomic.Int64
 	rate                                         *rate
 }
 
 // New returns the handler of a node's API.
 func New(by Services, opts Options) http.Handler {
-	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, rate: newRate(opts.Rate)}
+	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, rate: newRate(opts.Rate)}
 	with := func(most int) []connect.HandlerOption {
 		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
 	}

@@ -506,6 +506,114 @@ func (x *ReleaseKeyResponse) GetHoldsMs() uint64 {
 	return 0
 }
 
+type WatchLeaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLeaseRequest) Reset() {
+	*x = WatchLeaseRequest{}
+	mi := &file_v1_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLeaseRequest) ProtoMessage() {}
+
+func (x *WatchLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLeaseRequest.ProtoReflect.Descriptor instead.
+func (*WatchLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{7}
+}
+
+type WatchLeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// phase as in AgentStatusResponse. Only in "admitted" there is a lease.
+	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	// lease_version of the lease; 0 without one.
+	LeaseVersion uint64 `protobuf:"varint,2,opt,name=lease_version,json=leaseVersion,proto3" json:"lease_version,omitempty"`
+	// left_ms is how long the lease lasts from now, unless it is renewed.
+	LeftMs uint64 `protobuf:"varint,3,opt,name=left_ms,json=leftMs,proto3" json:"left_ms,omitempty"`
+	// because says why there is no lease.
+	Because       *Refusal `protobuf:"bytes,4,opt,name=because,proto3" json:"because,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLeaseResponse) Reset() {
+	*x = WatchLeaseResponse{}
+	mi := &file_v1_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLeaseResponse) ProtoMessage() {}
+
+func (x *WatchLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLeaseResponse.ProtoReflect.Descriptor instead.
+func (*WatchLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_v1_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchLeaseResponse) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *WatchLeaseResponse) GetLeaseVersion() uint64 {
+	if x != nil {
+		return x.LeaseVersion
+	}
+	return 0
+}
+
+func (x *WatchLeaseResponse) GetLeftMs() uint64 {
+	if x != nil {
+		return x.LeftMs
+	}
+	return 0
+}
+
+func (x *WatchLeaseResponse) GetBecause() *Refusal {
+	if x != nil {
+		return x.Because
+	}
+	return nil
+}
+
 var File_v1_agent_proto protoreflect.FileDescriptor
 
 const file_v1_agent_proto_rawDesc = "" +
@@ -546,12 +654,20 @@ const file_v1_agent_proto_rawDesc = "" +
 	"\x12ReleaseKeyResponse\x12\x16\n" +
 	"\x06sealed\x18\x01 \x01(\fR\x06sealed\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x19\n" +
-	"\bholds_ms\x18\x03 \x01(\x04R\aholdsMs2\x80\x02\n" +
+	"\bholds_ms\x18\x03 \x01(\x04R\aholdsMs\"\x13\n" +
+	"\x11WatchLeaseRequest\"\x98\x01\n" +
+	"\x12WatchLeaseResponse\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12#\n" +
+	"\rlease_version\x18\x02 \x01(\x04R\fleaseVersion\x12\x17\n" +
+	"\aleft_ms\x18\x03 \x01(\x04R\x06leftMs\x12.\n" +
+	"\abecause\x18\x04 \x01(\v2\x14.keystead.v1.RefusalR\abecause2\xd1\x02\n" +
 	"\fAgentService\x12U\n" +
 	"\vAgentStatus\x12\x1f.keystead.v1.AgentStatusRequest\x1a .keystead.v1.AgentStatusResponse\"\x03\x90\x02\x01\x12J\n" +
 	"\tChallenge\x12\x1d.keystead.v1.ChallengeRequest\x1a\x1e.keystead.v1.ChallengeResponse\x12M\n" +
 	"\n" +
-	"ReleaseKey\x12\x1e.keystead.v1.ReleaseKeyRequest\x1a\x1f.keystead.v1.ReleaseKeyResponseB\x95\x01\n" +
+	"ReleaseKey\x12\x1e.keystead.v1.ReleaseKeyRequest\x1a\x1f.keystead.v1.ReleaseKeyResponse\x12O\n" +
+	"\n" +
+	"WatchLease\x12\x1e.keystead.v1.WatchLeaseRequest\x1a\x1f.keystead.v1.WatchLeaseResponse0\x01B\x95\x01\n" +
 	"\x0fcom.keystead.v1B\n" +
 	"AgentProtoP\x01Z)github.com/keystead/keystead/api/v1;apiv1\xa2\x02\x03KXX\xaa\x02\vKeystead.V1\xca\x02\vKeystead\\V1\xe2\x02\x17Keystead\\V1\\GPBMetadata\xea\x02\fKeystead::V1b\x06proto3"
 
@@ -567,7 +683,7 @@ func file_v1_agent_proto_rawDescGZIP() []byte {
 	return file_v1_agent_proto_rawDescData
 }
 
-var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_v1_agent_proto_goTypes = []any{
 	(*AgentStatusRequest)(nil),  // 0: keystead.v1.AgentStatusRequest
 	(*AgentStatusResponse)(nil), // 1: keystead.v1.AgentStatusResponse
@@ -576,23 +692,28 @@ var file_v1_agent_proto_goTypes = []any{
 	(*ChallengeResponse)(nil),   // 4: keystead.v1.ChallengeResponse
 	(*ReleaseKeyRequest)(nil),   // 5: keystead.v1.ReleaseKeyRequest
 	(*ReleaseKeyResponse)(nil),  // 6: keystead.v1.ReleaseKeyResponse
-	(*Refusal)(nil),             // 7: keystead.v1.Refusal
+	(*WatchLeaseRequest)(nil),   // 7: keystead.v1.WatchLeaseRequest
+	(*WatchLeaseResponse)(nil),  // 8: keystead.v1.WatchLeaseResponse
+	(*Refusal)(nil),             // 9: keystead.v1.Refusal
 }
 var file_v1_agent_proto_depIdxs = []int32{
-	7, // 0: keystead.v1.AgentStatusResponse.problem:type_name -> keystead.v1.Refusal
+	9, // 0: keystead.v1.AgentStatusResponse.problem:type_name -> keystead.v1.Refusal
 	2, // 1: keystead.v1.AgentStatusResponse.nodes:type_name -> keystead.v1.AgentNode
-	7, // 2: keystead.v1.AgentNode.problem:type_name -> keystead.v1.Refusal
-	0, // 3: keystead.v1.AgentService.AgentStatus:input_type -> keystead.v1.AgentStatusRequest
-	3, // 4: keystead.v1.AgentService.Challenge:input_type -> keystead.v1.ChallengeRequest
-	5, // 5: keystead.v1.AgentService.ReleaseKey:input_type -> keystead.v1.ReleaseKeyRequest
-	1, // 6: keystead.v1.AgentService.AgentStatus:output_type -> keystead.v1.AgentStatusResponse
-	4, // 7: keystead.v1.AgentService.Challenge:output_type -> keystead.v1.ChallengeResponse
-	6, // 8: keystead.v1.AgentService.ReleaseKey:output_type -> keystead.v1.ReleaseKeyResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	9, // 2: keystead.v1.AgentNode.problem:type_name -> keystead.v1.Refusal
+	9, // 3: keystead.v1.WatchLeaseResponse.because:type_name -> keystead.v1.Refusal
+	0, // 4: keystead.v1.AgentService.AgentStatus:input_type -> keystead.v1.AgentStatusRequest
+	3, // 5: keystead.v1.AgentService.Challenge:input_type -> keystead.v1.ChallengeRequest
+	5, // 6: keystead.v1.AgentService.ReleaseKey:input_type -> keystead.v1.ReleaseKeyRequest
+	7, // 7: keystead.v1.AgentService.WatchLease:input_type -> keystead.v1.WatchLeaseRequest
+	1, // 8: keystead.v1.AgentService.AgentStatus:output_type -> keystead.v1.AgentStatusResponse
+	4, // 9: keystead.v1.AgentService.Challenge:output_type -> keystead.v1.ChallengeResponse
+	6, // 10: keystead.v1.AgentService.ReleaseKey:output_type -> keystead.v1.ReleaseKeyResponse
+	8, // 11: keystead.v1.AgentService.WatchLease:output_type -> keystead.v1.WatchLeaseResponse
+	8, // [8:12] is the sub-list for method output_type
+	4, // [4:8] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_v1_agent_proto_init() }
@@ -607,7 +728,7 @@ func file_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_agent_proto_rawDesc), len(file_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

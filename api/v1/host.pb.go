@@ -1732,8 +1732,10 @@ type WitnessResponse struct {
 	// same verdict. The signature is over the batch of those that are true.
 	Agreed []bool `protobuf:"varint,1,rep,packed,name=agreed,proto3" json:"agreed,omitempty"`
 	// node and signature over that batch (docs/spec/ledger.md).
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	Node      string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Signature []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	// refusals, one a renewal: empty where the witness agreed.
+	Refusals      []*Refusal `protobuf:"bytes,4,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1789,6 +1791,103 @@ func (x *WitnessResponse) GetSignature() []byte {
 	return nil
 }
 
+func (x *WitnessResponse) GetRefusals() []*Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+type GetRulingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// proposal: digest of the entry, 32 bytes.
+	Proposal      []byte `protobuf:"bytes,1,opt,name=proposal,proto3" json:"proposal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRulingRequest) Reset() {
+	*x = GetRulingRequest{}
+	mi := &file_v1_host_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRulingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRulingRequest) ProtoMessage() {}
+
+func (x *GetRulingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRulingRequest.ProtoReflect.Descriptor instead.
+func (*GetRulingRequest) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *GetRulingRequest) GetProposal() []byte {
+	if x != nil {
+		return x.Proposal
+	}
+	return nil
+}
+
+type GetRulingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refusal of a node that does not endorse; empty if it endorses.
+	Refusal       *Refusal `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRulingResponse) Reset() {
+	*x = GetRulingResponse{}
+	mi := &file_v1_host_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRulingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRulingResponse) ProtoMessage() {}
+
+func (x *GetRulingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRulingResponse.ProtoReflect.Descriptor instead.
+func (*GetRulingResponse) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *GetRulingResponse) GetRefusal() *Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
 type CertifyNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// change is the text of the roster change (docs/spec/ledger.md), unsigned.
@@ -1799,7 +1898,7 @@ type CertifyNodeRequest struct {
 
 func (x *CertifyNodeRequest) Reset() {
 	*x = CertifyNodeRequest{}
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1910,7 @@ func (x *CertifyNodeRequest) String() string {
 func (*CertifyNodeRequest) ProtoMessage() {}
 
 func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1923,7 @@ func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeRequest.ProtoReflect.Descriptor instead.
 func (*CertifyNodeRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_v1_host_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CertifyNodeRequest) GetChange() []byte {
@@ -1845,7 +1944,7 @@ type CertifyNodeResponse struct {
 
 func (x *CertifyNodeResponse) Reset() {
 	*x = CertifyNodeResponse{}
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1956,7 @@ func (x *CertifyNodeResponse) String() string {
 func (*CertifyNodeResponse) ProtoMessage() {}
 
 func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1969,7 @@ func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeResponse.ProtoReflect.Descriptor instead.
 func (*CertifyNodeResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{29}
+	return file_v1_host_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CertifyNodeResponse) GetNode() string {
@@ -1883,6 +1982,365 @@ func (x *CertifyNodeResponse) GetNode() string {
 func (x *CertifyNodeResponse) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+type ReadArchiveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// leaf of the admission.
+	Leaf uint64 `protobuf:"varint,1,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// reading is the note that members signed (docs/spec/archive.md).
+	Reading       []byte `protobuf:"bytes,2,opt,name=reading,proto3" json:"reading,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadArchiveRequest) Reset() {
+	*x = ReadArchiveRequest{}
+	mi := &file_v1_host_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadArchiveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadArchiveRequest) ProtoMessage() {}
+
+func (x *ReadArchiveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadArchiveRequest.ProtoReflect.Descriptor instead.
+func (*ReadArchiveRequest) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReadArchiveRequest) GetLeaf() uint64 {
+	if x != nil {
+		return x.Leaf
+	}
+	return 0
+}
+
+func (x *ReadArchiveRequest) GetReading() []byte {
+	if x != nil {
+		return x.Reading
+	}
+	return nil
+}
+
+type ReadArchiveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         []byte                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadArchiveResponse) Reset() {
+	*x = ReadArchiveResponse{}
+	mi := &file_v1_host_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadArchiveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadArchiveResponse) ProtoMessage() {}
+
+func (x *ReadArchiveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadArchiveResponse.ProtoReflect.Descriptor instead.
+func (*ReadArchiveResponse) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ReadArchiveResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+type WatchHostsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// from is the first leaf wanted.
+	From uint64 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	// after_ms of the domain clock: leases that ran out until then were told. 0 tells
+	// only those that run out from now on.
+	AfterMs uint64 `protobuf:"varint,2,opt,name=after_ms,json=afterMs,proto3" json:"after_ms,omitempty"`
+	// live begins with what happens next; from is not read then.
+	Live bool `protobuf:"varint,3,opt,name=live,proto3" json:"live,omitempty"`
+	// prefix of the names wanted.
+	Prefix string `protobuf:"bytes,4,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// renewals are told as well.
+	Renewals      bool `protobuf:"varint,5,opt,name=renewals,proto3" json:"renewals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchHostsRequest) Reset() {
+	*x = WatchHostsRequest{}
+	mi := &file_v1_host_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchHostsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchHostsRequest) ProtoMessage() {}
+
+func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchHostsRequest.ProtoReflect.Descriptor instead.
+func (*WatchHostsRequest) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *WatchHostsRequest) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *WatchHostsRequest) GetAfterMs() uint64 {
+	if x != nil {
+		return x.AfterMs
+	}
+	return 0
+}
+
+func (x *WatchHostsRequest) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+func (x *WatchHostsRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *WatchHostsRequest) GetRenewals() bool {
+	if x != nil {
+		return x.Renewals
+	}
+	return false
+}
+
+type WatchHostsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// events, at most 256; none now and then, as a sign of life.
+	Events []*HostEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// next and clock_ms are from and after_ms of a request that goes on after these.
+	Next          uint64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	ClockMs       uint64 `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchHostsResponse) Reset() {
+	*x = WatchHostsResponse{}
+	mi := &file_v1_host_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchHostsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchHostsResponse) ProtoMessage() {}
+
+func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchHostsResponse.ProtoReflect.Descriptor instead.
+func (*WatchHostsResponse) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *WatchHostsResponse) GetEvents() []*HostEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WatchHostsResponse) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *WatchHostsResponse) GetClockMs() uint64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
+}
+
+// HostEvent is what became of a host.
+type HostEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id is the same on every node: of two messages with one id, drop one.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// host, or the node that members removed.
+	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// event: "admitted", "renewed", "suspended", "revoked", "expired" or "evicted".
+	Event string `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	// leaf and transaction_id of the entry that did it; of the admission if it expired.
+	Leaf          uint64 `protobuf:"varint,4,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	TransactionId []byte `protobuf:"bytes,5,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// lease_version that it is about.
+	LeaseVersion uint64 `protobuf:"varint,6,opt,name=lease_version,json=leaseVersion,proto3" json:"lease_version,omitempty"`
+	// time_ms on the domain clock, if it is known.
+	TimeMs uint64 `protobuf:"varint,7,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// until_ms is the end of the lease, if it has one now.
+	UntilMs uint64 `protobuf:"varint,8,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	// because says why, unless it is good news.
+	Because       *Refusal `protobuf:"bytes,9,opt,name=because,proto3" json:"because,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostEvent) Reset() {
+	*x = HostEvent{}
+	mi := &file_v1_host_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostEvent) ProtoMessage() {}
+
+func (x *HostEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostEvent.ProtoReflect.Descriptor instead.
+func (*HostEvent) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *HostEvent) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *HostEvent) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HostEvent) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *HostEvent) GetLeaf() uint64 {
+	if x != nil {
+		return x.Leaf
+	}
+	return 0
+}
+
+func (x *HostEvent) GetTransactionId() []byte {
+	if x != nil {
+		return x.TransactionId
+	}
+	return nil
+}
+
+func (x *HostEvent) GetLeaseVersion() uint64 {
+	if x != nil {
+		return x.LeaseVersion
+	}
+	return 0
+}
+
+func (x *HostEvent) GetTimeMs() uint64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *HostEvent) GetUntilMs() uint64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+func (x *HostEvent) GetBecause() *Refusal {
+	if x != nil {
+		return x.Because
 	}
 	return nil
 }
@@ -2007,16 +2465,46 @@ const file_v1_host_proto_rawDesc = "" +
 	"\x06bundle\x18\x03 \x01(\fR\x06bundle\x12\x12\n" +
 	"\x04tick\x18\x04 \x01(\x04R\x04tick\x12\x19\n" +
 	"\buntil_ms\x18\x05 \x01(\x04R\auntilMs\x12\x18\n" +
-	"\averdict\x18\x06 \x01(\fR\averdict\"[\n" +
+	"\averdict\x18\x06 \x01(\fR\averdict\"\x8d\x01\n" +
 	"\x0fWitnessResponse\x12\x16\n" +
 	"\x06agreed\x18\x01 \x03(\bR\x06agreed\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
-	"\tsignature\x18\x03 \x01(\fR\tsignature\",\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\x120\n" +
+	"\brefusals\x18\x04 \x03(\v2\x14.keystead.v1.RefusalR\brefusals\".\n" +
+	"\x10GetRulingRequest\x12\x1a\n" +
+	"\bproposal\x18\x01 \x01(\fR\bproposal\"C\n" +
+	"\x11GetRulingResponse\x12.\n" +
+	"\arefusal\x18\x01 \x01(\v2\x14.keystead.v1.RefusalR\arefusal\",\n" +
 	"\x12CertifyNodeRequest\x12\x16\n" +
 	"\x06change\x18\x01 \x01(\fR\x06change\"G\n" +
 	"\x13CertifyNodeResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature2\xe8\x05\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"B\n" +
+	"\x12ReadArchiveRequest\x12\x12\n" +
+	"\x04leaf\x18\x01 \x01(\x04R\x04leaf\x12\x18\n" +
+	"\areading\x18\x02 \x01(\fR\areading\"+\n" +
+	"\x13ReadArchiveResponse\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\x8a\x01\n" +
+	"\x11WatchHostsRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x19\n" +
+	"\bafter_ms\x18\x02 \x01(\x04R\aafterMs\x12\x12\n" +
+	"\x04live\x18\x03 \x01(\bR\x04live\x12\x16\n" +
+	"\x06prefix\x18\x04 \x01(\tR\x06prefix\x12\x1a\n" +
+	"\brenewals\x18\x05 \x01(\bR\brenewals\"s\n" +
+	"\x12WatchHostsResponse\x12.\n" +
+	"\x06events\x18\x01 \x03(\v2\x16.keystead.v1.HostEventR\x06events\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\x12\x19\n" +
+	"\bclock_ms\x18\x03 \x01(\x04R\aclockMs\"\x89\x02\n" +
+	"\tHostEvent\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x14\n" +
+	"\x05event\x18\x03 \x01(\tR\x05event\x12\x12\n" +
+	"\x04leaf\x18\x04 \x01(\x04R\x04leaf\x12%\n" +
+	"\x0etransaction_id\x18\x05 \x01(\fR\rtransactionId\x12#\n" +
+	"\rlease_version\x18\x06 \x01(\x04R\fleaseVersion\x12\x17\n" +
+	"\atime_ms\x18\a \x01(\x04R\x06timeMs\x12\x19\n" +
+	"\buntil_ms\x18\b \x01(\x04R\auntilMs\x12.\n" +
+	"\abecause\x18\t \x01(\v2\x14.keystead.v1.RefusalR\abecause2\x8d\a\n" +
 	"\vHostService\x12>\n" +
 	"\x05Nonce\x12\x19.keystead.v1.NonceRequest\x1a\x1a.keystead.v1.NonceResponse\x12>\n" +
 	"\x05Admit\x12\x19.keystead.v1.AdmitRequest\x1a\x1a.keystead.v1.AdmitResponse\x12>\n" +
@@ -2027,10 +2515,14 @@ const file_v1_host_proto_rawDesc = "" +
 	"\bListKeys\x12\x1c.keystead.v1.ListKeysRequest\x1a\x1d.keystead.v1.ListKeysResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\bGetState\x12\x1c.keystead.v1.GetStateRequest\x1a\x1d.keystead.v1.GetStateResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\tPutObject\x12\x1d.keystead.v1.PutObjectRequest\x1a\x1e.keystead.v1.PutObjectResponse(\x01\x12L\n" +
-	"\tGetObject\x12\x1d.keystead.v1.GetObjectRequest\x1a\x1e.keystead.v1.GetObjectResponse0\x012\xa5\x01\n" +
+	"\tGetObject\x12\x1d.keystead.v1.GetObjectRequest\x1a\x1e.keystead.v1.GetObjectResponse0\x01\x12R\n" +
+	"\vReadArchive\x12\x1f.keystead.v1.ReadArchiveRequest\x1a .keystead.v1.ReadArchiveResponse0\x01\x12O\n" +
+	"\n" +
+	"WatchHosts\x12\x1e.keystead.v1.WatchHostsRequest\x1a\x1f.keystead.v1.WatchHostsResponse0\x012\xf6\x01\n" +
 	"\vNodeService\x12D\n" +
 	"\aWitness\x12\x1b.keystead.v1.WitnessRequest\x1a\x1c.keystead.v1.WitnessResponse\x12P\n" +
-	"\vCertifyNode\x12\x1f.keystead.v1.CertifyNodeRequest\x1a .keystead.v1.CertifyNodeResponseB\x94\x01\n" +
+	"\vCertifyNode\x12\x1f.keystead.v1.CertifyNodeRequest\x1a .keystead.v1.CertifyNodeResponse\x12O\n" +
+	"\tGetRuling\x12\x1d.keystead.v1.GetRulingRequest\x1a\x1e.keystead.v1.GetRulingResponse\"\x03\x90\x02\x01B\x94\x01\n" +
 	"\x0fcom.keystead.v1B\tHostProtoP\x01Z)github.com/keystead/keystead/api/v1;apiv1\xa2\x02\x03KXX\xaa\x02\vKeystead.V1\xca\x02\vKeystead\\V1\xe2\x02\x17Keystead\\V1\\GPBMetadata\xea\x02\fKeystead::V1b\x06proto3"
 
 var (
@@ -2045,7 +2537,7 @@ func file_v1_host_proto_rawDescGZIP() []byte {
 	return file_v1_host_proto_rawDescData
 }
 
-var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_v1_host_proto_goTypes = []any{
 	(*NonceRequest)(nil),        // 0: keystead.v1.NonceRequest
 	(*NonceResponse)(nil),       // 1: keystead.v1.NonceResponse
@@ -2075,51 +2567,68 @@ var file_v1_host_proto_goTypes = []any{
 	(*WitnessRequest)(nil),      // 25: keystead.v1.WitnessRequest
 	(*Renewal)(nil),             // 26: keystead.v1.Renewal
 	(*WitnessResponse)(nil),     // 27: keystead.v1.WitnessResponse
-	(*CertifyNodeRequest)(nil),  // 28: keystead.v1.CertifyNodeRequest
-	(*CertifyNodeResponse)(nil), // 29: keystead.v1.CertifyNodeResponse
-	(*Refusal)(nil),             // 30: keystead.v1.Refusal
-	(*Value)(nil),               // 31: keystead.v1.Value
+	(*GetRulingRequest)(nil),    // 28: keystead.v1.GetRulingRequest
+	(*GetRulingResponse)(nil),   // 29: keystead.v1.GetRulingResponse
+	(*CertifyNodeRequest)(nil),  // 30: keystead.v1.CertifyNodeRequest
+	(*CertifyNodeResponse)(nil), // 31: keystead.v1.CertifyNodeResponse
+	(*ReadArchiveRequest)(nil),  // 32: keystead.v1.ReadArchiveRequest
+	(*ReadArchiveResponse)(nil), // 33: keystead.v1.ReadArchiveResponse
+	(*WatchHostsRequest)(nil),   // 34: keystead.v1.WatchHostsRequest
+	(*WatchHostsResponse)(nil),  // 35: keystead.v1.WatchHostsResponse
+	(*HostEvent)(nil),           // 36: keystead.v1.HostEvent
+	(*Refusal)(nil),             // 37: keystead.v1.Refusal
+	(*Value)(nil),               // 38: keystead.v1.Value
 }
 var file_v1_host_proto_depIdxs = []int32{
 	4,  // 0: keystead.v1.AdmitResponse.lease:type_name -> keystead.v1.Lease
-	30, // 1: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
+	37, // 1: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
 	4,  // 2: keystead.v1.RenewResponse.lease:type_name -> keystead.v1.Lease
 	10, // 3: keystead.v1.ReleaseRequest.application:type_name -> keystead.v1.Application
 	14, // 4: keystead.v1.ListHostsResponse.hosts:type_name -> keystead.v1.Host
 	4,  // 5: keystead.v1.Host.lease:type_name -> keystead.v1.Lease
 	17, // 6: keystead.v1.ListKeysResponse.keys:type_name -> keystead.v1.Key
 	18, // 7: keystead.v1.Key.versions:type_name -> keystead.v1.KeyVersion
-	31, // 8: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
+	38, // 8: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
 	26, // 9: keystead.v1.WitnessRequest.renewals:type_name -> keystead.v1.Renewal
-	0,  // 10: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
-	2,  // 11: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
-	5,  // 12: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
-	7,  // 13: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
-	9,  // 14: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
-	12, // 15: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
-	15, // 16: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
-	19, // 17: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
-	21, // 18: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
-	23, // 19: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
-	25, // 20: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
-	28, // 21: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
-	1,  // 22: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
-	3,  // 23: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
-	6,  // 24: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
-	8,  // 25: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
-	11, // 26: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
-	13, // 27: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
-	16, // 28: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
-	20, // 29: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
-	22, // 30: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
-	24, // 31: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
-	27, // 32: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
-	29, // 33: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
-	22, // [22:34] is the sub-list for method output_type
-	10, // [10:22] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	37, // 10: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
+	37, // 11: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
+	36, // 12: keystead.v1.WatchHostsResponse.events:type_name -> keystead.v1.HostEvent
+	37, // 13: keystead.v1.HostEvent.because:type_name -> keystead.v1.Refusal
+	0,  // 14: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
+	2,  // 15: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
+	5,  // 16: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
+	7,  // 17: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
+	9,  // 18: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
+	12, // 19: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
+	15, // 20: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
+	19, // 21: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
+	21, // 22: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
+	23, // 23: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
+	32, // 24: keystead.v1.HostService.ReadArchive:input_type -> keystead.v1.ReadArchiveRequest
+	34, // 25: keystead.v1.HostService.WatchHosts:input_type -> keystead.v1.WatchHostsRequest
+	25, // 26: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
+	30, // 27: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
+	28, // 28: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
+	1,  // 29: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
+	3,  // 30: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
+	6,  // 31: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
+	8,  // 32: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
+	11, // 33: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
+	13, // 34: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
+	16, // 35: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
+	20, // 36: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
+	22, // 37: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
+	24, // 38: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
+	33, // 39: keystead.v1.HostService.ReadArchive:output_type -> keystead.v1.ReadArchiveResponse
+	35, // 40: keystead.v1.HostService.WatchHosts:output_type -> keystead.v1.WatchHostsResponse
+	27, // 41: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
+	31, // 42: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
+	29, // 43: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
+	29, // [29:44] is the sub-list for method output_type
+	14, // [14:29] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_v1_host_proto_init() }
@@ -2134,7 +2643,7 @@ func file_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_host_proto_rawDesc), len(file_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

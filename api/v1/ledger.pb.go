@@ -643,12 +643,8 @@ func (x *PipelineResponse) GetOutcomes() []*Outcome {
 type ReadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// keys: at most 1,024, all read at one moment.
-	Keys        []string    `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	Consistency Consistency `protobuf:"varint,2,opt,name=consistency,proto3,enum=keystead.v1.Consistency" json:"consistency,omitempty"`
-	// judged reads keys that effective proposals wrote, such as
-	// "setting/lease-seconds", and not those of contracts. The version of a setting is
-	// the base of the next proposal on it.
-	Judged        bool `protobuf:"varint,3,opt,name=judged,proto3" json:"judged,omitempty"`
+	Keys          []string    `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Consistency   Consistency `protobuf:"varint,2,opt,name=consistency,proto3,enum=keystead.v1.Consistency" json:"consistency,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -695,13 +691,6 @@ func (x *ReadRequest) GetConsistency() Consistency {
 		return x.Consistency
 	}
 	return Consistency_CONSISTENCY_UNSPECIFIED
-}
-
-func (x *ReadRequest) GetJudged() bool {
-	if x != nil {
-		return x.Judged
-	}
-	return false
 }
 
 type ReadResponse struct {
@@ -1882,11 +1871,10 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x0fPipelineRequest\x12<\n" +
 	"\ftransactions\x18\x01 \x03(\v2\x18.keystead.v1.TransactionR\ftransactions\"D\n" +
 	"\x10PipelineResponse\x120\n" +
-	"\boutcomes\x18\x01 \x03(\v2\x14.keystead.v1.OutcomeR\boutcomes\"u\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x14.keystead.v1.OutcomeR\boutcomes\"k\n" +
 	"\vReadRequest\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12:\n" +
-	"\vconsistency\x18\x02 \x01(\x0e2\x18.keystead.v1.ConsistencyR\vconsistency\x12\x16\n" +
-	"\x06judged\x18\x03 \x01(\bR\x06judged\"P\n" +
+	"\vconsistency\x18\x02 \x01(\x0e2\x18.keystead.v1.ConsistencyR\vconsistencyJ\x04\b\x03\x10\x04R\x06judged\"P\n" +
 	"\fReadResponse\x12*\n" +
 	"\x06values\x18\x01 \x03(\v2\x12.keystead.v1.ValueR\x06values\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"1\n" +

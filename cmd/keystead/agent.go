@@ -151,7 +151,7 @@ func readAgentConfig(path string) (agent.Config, error) {
 func runAgent(cfg agent.Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	log := cfg.Logger(os.Stderr)
+	log := cfg.Log.Logger(os.Stderr)
 	g, err := agent.Start(ctx, cfg, log)
 	if err != nil {
 		return aboutMachine(err)

@@ -31,8 +31,9 @@ A member signs it, and answers for what it says. docs/spec/codeset.md describes 
 }
 
 func (a *app) codesetBuild() *cobra.Command {
-	var name, version, boot, kernel, initrd, cmdline string
-	var files, loaders, guarantees []string
+	var name, version, boot, cmdline string
+	var kernel, initrd bootPart
+	var files, loaders, packages, guarantees []string
 	c := &cobra.Command{
 		Use:   "build --name NAME",
 		Short: "Compute a code set from files",
@@ -40,10 +41,18 @@ func (a *app) codesetBuild() *cobra.Command {
 PATH=INSTALLED when it lies elsewhere on the host. Kernel and loaders (shim, GRUB, systemd-boot) are
 EFI programs and are named by their Authenticode digest, as firmware measures them. The command line
 is the whole of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what the
-initrd enforces: ima-policy, ptrace-scope-3.`,
+initrd enforces: ima-policy, ptrace-scope-3.
+
+Kernel, initrd and loaders may also be whatever a package ships as such (--kernel-package): a
+package's name, or what names begin with and an asterisk. Verifiers then know them by reference sets
+(keystead refval build --efi for kernels and loaders), so that an update needs no new code set. In
+the command line ${version} stands for what follows vmlinuz- in the kernel's name.`,
 		Example: `  keystead codeset build --name fleet --file-version 1.0 --file agent=/usr/bin/agent > fleet.txt
   keystead codeset build --name boot --boot debian-12 --kernel vmlinuz --initrd initrd.img \
-      --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt`,
+      --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt
+  keystead codeset build --name boot --boot debian --kernel-package linux-image-* \
+      --initrd-package fleet-initrd --cmdline root=/dev/vda \
+      --loader-package shim-signed --loader-package grub-efi-amd64-signed > boot.txt`,
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
@@ -52,12 +61,16 @@ initrd enforces: ima-policy, ptrace-scope-3.`,
 	f.StringVar(&version, "file-version", "", "`VERSION` of the files and loaders")
 	f.StringArrayVar(&loaders, "loader", nil, "EFI program `PATH[=INSTALLED]` that runs before the kernel; may be repeated")
 	f.StringVar(&boot, "boot", "", "`NAME` of a boot entry")
-	f.StringVar(&kernel, "kernel", "", "the entry's kernel or unified image `FILE`")
-	f.StringVar(&initrd, "initrd", "", "the entry's initrd `FILE`")
+	f.StringArrayVar(&packages, "loader-package", nil, "`PACKAGE` whose EFI programs may run before the kernel; may be repeated")
+	f.StringVar(&kernel.file, "kernel", "", "the entry's kernel or unified image `FILE`")
+	f.StringVar(&kernel.pkg, "kernel-package", "", "`PACKAGE` that ships the entry's kernel")
+	f.StringVar(&initrd.file, "initrd", "", "the entry's initrd `FILE`")
+	f.StringVar(&initrd.pkg, "initrd-package", "", "`PACKAGE` that ships the entry's initrd")
 	f.StringVar(&cmdline, "cmdline", "", "the entry's command `LINE`")
 	f.StringArrayVar(&guarantees, "guarantee", nil, "what the initrd enforces; may be repeated")
 	must(c.MarkFlagRequired("name"))
-	c.MarkFlagsRequiredTogether("boot", "kernel")
+	c.MarkFlagsMutuallyExclusive("kernel", "kernel-package")
+	c.MarkFlagsMutuallyExclusive("initrd", "initrd-package")
 	c.RunE = func(*cobra.Command, []string) error {
 		var codes []refval.Code
 		for _, path := range files {
@@ -75,6 +88,9 @@ initrd enforces: ima-policy, ptrace-scope-3.`,
 			codes = append(codes, code)
 		}
 		var boots []refval.Boot
+		if (boot == "") != kernel.isZero() {
+			return misuse(errors.New("a boot entry is a name and a kernel"), "--boot NAME with --kernel FILE or --kernel-package PACKAGE")
+		}
 		if boot != "" {
 			b, err := bootOf(boot, kernel, initrd, cmdline, guarantees)
 			if err != nil {
@@ -82,10 +98,10 @@ initrd enforces: ima-policy, ptrace-scope-3.`,
 			}
 			boots = append(boots, b)
 		}
-		if len(codes)+len(boots) == 0 {
+		if len(codes)+len(boots)+len(packages) == 0 {
 			return misuse(errors.New("the code set would be empty"), "--file, --loader and --boot say what goes into it")
 		}
-		set, err := refval.NewCodeSet(name, codes, boots)
+		set, err := refval.NewCodeSet(name, codes, boots, packages...)
 		if err != nil {
 			return misuse(err, "docs/spec/codeset.md describes the format")
 		}
@@ -116,17 +132,24 @@ func codeOf(spec, version string, digest func([]byte) (keystead.Digest, error)) 
 	return refval.Code{Digest: d, Path: installed, Version: version}, nil
 }
 
-func bootOf(name, kernel, initrd, cmdline string, guarantees []string) (refval.Boot, error) {
-	b := refval.Boot{Name: name, CommandLine: cmdline}
-	image, err := readFile(kernel, maxProgram)
-	if err != nil {
-		return b, err
+// bootPart is a kernel or an initrd: a file, or whatever a package ships as such.
+type bootPart struct{ file, pkg string }
+
+func (p bootPart) isZero() bool { return p == bootPart{} }
+
+func bootOf(name string, kernel, initrd bootPart, cmdline string, guarantees []string) (refval.Boot, error) {
+	b := refval.Boot{Name: name, CommandLine: cmdline, KernelPackage: kernel.pkg, InitrdPackage: initrd.pkg}
+	if kernel.file != "" {
+		image, err := readFile(kernel.file, maxProgram)
+		if err != nil {
+			return b, err
+		}
+		if b.Kernel, err = authenticode.Digest(image); err != nil {
+			return b, misuse(fmt.Errorf("%s: %w", kernel.file, err), "the kernel is an EFI program, such as /boot/vmlinuz")
+		}
 	}
-	if b.Kernel, err = authenticode.Digest(image); err != nil {
-		return b, misuse(fmt.Errorf("%s: %w", kernel, err), "the kernel is an EFI program, such as /boot/vmlinuz")
-	}
-	if initrd != "" {
-		content, err := readFile(initrd, maxProgram)
+	if initrd.file != "" {
+		content, err := readFile(initrd.file, maxProgram)
 		if err != nil {
 			return b, err
 		}

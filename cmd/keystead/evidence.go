@@ -33,6 +33,9 @@ the two need no connection. docs/guide/attest.md walks through it.`,
 		a.evidenceCollect(),
 		a.evidenceShow(),
 		a.evidenceVerify(),
+		a.evidenceExport(),
+		a.evidenceRequest(),
+		a.evidenceReplay(),
 	)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -123,7 +124,7 @@ manual.`,
 func runNode(cfg daemon.Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	log := cfg.Logger(os.Stderr)
+	log := cfg.Log.Logger(os.Stderr)
 	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: programVersion()})
 	if err != nil {
 		return aboutStart(err)
@@ -140,13 +141,19 @@ func runNode(cfg daemon.Config) error {
 		if cerr := n.Close(); err == nil {
 			err = cerr
 		}
+		if errors.Is(err, keystead.ReasonNotMember) {
+			err = hinted(err, removedHint)
+		}
 		return err
 	}
 }
 
+// removedHint is for a node that members removed.
+const removedHint = "members removed this node: its disk and keys count no more. To have the machine back, make a node anew in an empty directory (keystead node init) and have members add it (keystead node add)"
+
 // aboutStart gives what keeps a node from starting a hint.
 func aboutStart(err error) error {
-	var config *daemon.ConfigError
+	var config *conf.Error
 	switch {
 	case errors.As(err, &config):
 		return misuse(err, "keystead node run --example-config explains every field")
@@ -154,6 +161,8 @@ func aboutStart(err error) error {
 		return hinted(err, "the machine booted otherwise than when the key was sealed; boot as before, or make the node anew (keystead node init) and have members replace it")
 	case errors.Is(err, keystead.ReasonSealedElsewhere), errors.Is(err, keystead.ReasonKeyForeign):
 		return hinted(err, "a node's directory belongs to the TPM that it was made with; make a node anew with keystead node init")
+	case errors.Is(err, keystead.ReasonNotMember):
+		return hinted(err, removedHint)
 	case errors.Is(err, keystead.ReasonSealedDamaged):
 		return hinted(err, "the sealed key is lost; make the node anew (keystead node init) and have members replace it")
 	}

@@ -22,12 +22,15 @@ func (a *app) policy() *cobra.Command {
 		`A policy says what evidence has to establish before a machine is trusted: a text of
 directives and of rules in CEL, signed by members. docs/spec/policy.md describes it.`,
 		`  keystead policy show strict > strict.txt
+  keystead policy init --name web --nonce $NONCE --ak golden.ak golden.bundle > web.txt
   keystead policy sign --key ops.key strict.txt > strict.signed
   keystead policy check --signer ops.key.pub strict.signed`,
 		a.policyCheck(),
 		a.policySign(),
 		a.policyShow(),
 		a.policyExplain(),
+		a.policyInit(),
+		a.policyDiff(),
 	)
 }
 

@@ -35,7 +35,7 @@ versions only.`,
 
 func (a *app) refvalBuild() *cobra.Command {
 	var out, bundle, status, root, keyring, cache, recipe, parts string
-	var offline, fresh, executable, complete bool
+	var offline, fresh, executable, efi, complete bool
 	c := &cobra.Command{
 		Use:   "build --out FILE",
 		Short: "Build the reference set of a package list",
@@ -61,9 +61,11 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 	f.BoolVar(&offline, "offline", false, "use what apt and the cache have")
 	f.BoolVar(&fresh, "fresh", false, "fetch indexes anew, whatever apt has")
 	f.BoolVar(&executable, "executable", false, "take only what can be executed or mapped")
+	f.BoolVar(&efi, "efi", false, "take the EFI programs, by their Authenticode digests, for the boot; no files")
 	f.BoolVar(&complete, "complete", false, "refuse to leave out packages")
 	must(c.MarkFlagRequired("out"))
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
+	c.MarkFlagsMutuallyExclusive("executable", "efi")
 	c.MarkFlagsRequiredTogether("recipe", "parts")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		list, err := packageList(bundle, status, root)
@@ -77,8 +79,11 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 		if len(o.Packages) == 0 {
 			return misuse(errors.New("the package list names no installed package"), "a dpkg status file is wanted, such as /var/lib/dpkg/status")
 		}
-		if executable {
+		switch {
+		case executable:
 			o.Selection = refval.SelectExecutable
+		case efi:
+			o.Selection = refval.SelectEFI
 		}
 		if keyring != "" {
 			if o.Keyring, err = readFile(keyring, 16<<20); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -42,7 +43,7 @@ func (a *app) settingShow() *cobra.Command {
 			return err
 		}
 		defer done()
-		r, err := cl.Judged(ctx, settingKey(args[0]))
+		r, err := cl.State(ctx, []string{settingKey(args[0])}, nil)
 		if err != nil {
 			return err
 		}
@@ -62,19 +63,27 @@ func (a *app) settingShow() *cobra.Command {
 
 func (a *app) settingSet() *cobra.Command {
 	var f clientFlags
-	var keys []string
+	var keys, members []string
 	c := &cobra.Command{
 		Use:   "set NAME VALUE --domain FILE [--key FILE]",
 		Short: "Change a setting",
 		Long: `Writes the text that sets a setting, upon the version that it has now. With as many --key
 as the domain's threshold it is handed in; with fewer it is printed for other members to
 sign (keystead member sign, then keystead domain submit). A signature serves once: for
-the next version of the setting.`,
-		Example: `  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key`,
-		Args:    arguments("NAME", "VALUE"),
+the next version of the setting.
+
+lease-seconds: how long a lease lasts, 5 to 86400; 60 if it was never set.
+archive-days: how long the evidence of admissions is archived, 0 (not at all) to 36500; 365 if
+it was never set. Evidence that is older is destroyed.
+archive-readers: how many of the members that --name names may read it together; nobody
+may if it was never set.`,
+		Example: `  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key
+  keystead setting set archive-readers 1 --name ada --name ben --domain demo/domain.json --key demo/member.key`,
+		Args: arguments("NAME", "VALUE"),
 	}
 	f.add(c)
 	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
+	c.Flags().StringArrayVar(&members, "name", nil, "`NAME` of a member who may read the archive, for archive-readers; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		value, err := strconv.ParseUint(args[1], 10, 64)
 		if err != nil {
@@ -85,7 +94,7 @@ the next version of the setting.`,
 			return err
 		}
 		defer done()
-		r, err := cl.Judged(ctx, settingKey(args[0]))
+		r, err := cl.State(ctx, []string{settingKey(args[0])}, nil)
 		if err != nil {
 			return err
 		}
@@ -93,7 +102,7 @@ the next version of the setting.`,
 		if err != nil {
 			return err
 		}
-		text, err := (&admit.Setting{Domain: v.Domain, Name: args[0], Base: r.GetValues()[0].GetVersion(), Value: value}).Text()
+		text, err := (&admit.Setting{Domain: v.Domain, Name: args[0], Base: r.GetValues()[0].GetVersion(), Value: value, Members: ascending(members)}).Text()
 		if err != nil {
 			return misuse(err, "")
 		}
@@ -108,6 +117,9 @@ the next version of the setting.`,
 	}
 	return c
 }
+
+// ascending returns each of the words once, in order.
+func ascending(words []string) []string { return slices.Compact(slices.Sorted(slices.Values(words))) }
 
 // submitStatement proposes what members signed.
 func (a *app) submitStatement(f *clientFlags, signed []byte) error {

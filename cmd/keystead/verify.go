@@ -24,7 +24,16 @@ type verification struct {
 	raw                        bool
 }
 
+// flags are those of an appraisal by a policy.
 func (v *verification) flags(c *cobra.Command) {
+	v.evidence(c)
+	c.Flags().StringVar(&v.policy, "policy", "", "signed policy `FILE`")
+	must(c.MarkFlagRequired("policy"))
+	must(c.MarkFlagRequired("signer"))
+}
+
+// evidence adds the flags for all that a verdict is made of but the policy.
+func (v *verification) evidence(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&v.nonce, "nonce", "", "the nonce that was asked for, in `HEX`")
 	f.BoolVar(&v.raw, "raw-nonce", false, "the quote is another tool's, and carries the nonce itself")
@@ -34,12 +43,9 @@ func (v *verification) flags(c *cobra.Command) {
 	f.StringArrayVar(&v.helper, "ek-intermediate", nil, "PEM `FILE` of intermediates that help to build chains; may be repeated")
 	f.StringArrayVar(&v.refs, "refs", nil, "reference set `FILE` of keystead refval build; may be repeated")
 	f.StringArrayVar(&v.codeSets, "codeset", nil, "signed code set `FILE`; may be repeated")
-	f.StringVar(&v.policy, "policy", "", "signed policy `FILE`")
 	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` of policy and code sets: a public key, or a file with one; may be repeated")
 	f.StringVar(&v.at, "at", "", "judge as of this `TIME` (RFC 3339; default now)")
 	must(c.MarkFlagRequired("nonce"))
-	must(c.MarkFlagRequired("policy"))
-	must(c.MarkFlagRequired("signer"))
 }
 
 // input reads all that a verdict is made of.
@@ -64,8 +70,10 @@ func (v *verification) input(bundle string) (in appraise.Input, err error) {
 			return in, misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
 		}
 	}
-	if in.Policy, _, err = openPolicy(v.policy, v.signers); err != nil {
-		return in, err
+	if v.policy != "" {
+		if in.Policy, _, err = openPolicy(v.policy, v.signers); err != nil {
+			return in, err
+		}
 	}
 	return in, v.trust(&in)
 }

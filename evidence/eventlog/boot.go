@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 
 	"github.com/keystead/keystead/evidence"
 )
@@ -19,6 +20,12 @@ import (
 //   - Loaded: every digest in PCR 2 and 4, in order within each, that is not one of
 //     a separator or of a short readable text. An image cannot be hidden among them;
 //     something else than an image may be listed.
+//   - Keys, Revoked: the lists db and dbx that firmware measured into PCR 7, each once
+//     before its first separator.
+//   - Authorities: every other event of PCR 7 after that, in order: what the images that
+//     ran were verified by. SBAT: of shim's one SbatLevel there. Whoever controls the
+//     running system can add to these: they are proof if PCR 7 stayed as it was when
+//     the kernel started, which the caller checks (ima.List.CheckBootAggregate).
 //   - SeparatorsAll: the registers 0 to 7 are covered and each has its separator.
 func (l *Log) Boot() evidence.BootClaims {
 	c := evidence.BootClaims{Events: int64(len(l.events)), Uncovered: int64(l.uncovered), SeparatorsAll: true}
@@ -26,6 +33,7 @@ func (l *Log) Boot() evidence.BootClaims {
 		c.SeparatorsAll = c.SeparatorsAll && l.separator(pcr) != nil
 	}
 	c.SecureBoot = l.secureBoot()
+	l.secureBootKeys(&c)
 	c.Firmware = l.firmware()
 	for _, pcr := range []int{2, 4} {
 		for _, d := range l.images(pcr) {
@@ -48,8 +56,7 @@ func (l *Log) separator(pcr int) *Event {
 
 // secureBootVariable returns the UEFI_VARIABLE_DATA of SecureBoot as firmware measures it.
 func secureBootVariable(value ...byte) []byte {
-	b := []byte{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c} // EFI_GLOBAL_VARIABLE
-	b = binary.LittleEndian.AppendUint64(b, uint64(len("SecureBoot")))
+	b := binary.LittleEndian.AppendUint64(slices.Clone(globalVariable[:]), uint64(len("SecureBoot")))
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(value)))
 	for _, c := range "SecureBoot" {
 		b = append(b, byte(c), 0)
@@ -57,11 +64,14 @@ func secureBootVariable(value ...byte) []byte {
 	return append(b, value...)
 }
 
-func (l *Log) secureBoot() bool {
-	end := l.separator(7)
+func (l *Log) secureBoot() bool { return l.secureBootIn(7) }
+
+// secureBootIn looks in the register that the variable SecureBoot is measured into.
+func (l *Log) secureBootIn(pcr int) bool {
+	end := l.separator(pcr)
 	on, off, absent := l.sum(secureBootVariable(1)), l.sum(secureBootVariable(0)), l.sum(secureBootVariable())
 	n := 0
-	for e := range l.of(7) {
+	for e := range l.of(pcr) {
 		switch {
 		case bytes.Equal(e.Digest, off), bytes.Equal(e.Digest, absent):
 			return false

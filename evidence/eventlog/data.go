@@ -2,7 +2,6 @@ package eventlog
 
 import (
 	"bytes"
-	"encoding/binary"
 
 	"github.com/keystead/keystead/internal/chain"
 )
@@ -31,7 +30,7 @@ func demands(e *Event) bool {
 func (l *Log) Bound(e *Event) bool {
 	switch e.Type {
 	case EFIVariableBoot:
-		if v := variableValue(e.Data); v != nil && l.has(e, v) {
+		if v, ok := parseVariable(e.Data); ok && l.has(e, v.data) {
 			return true
 		}
 	case IPL:
@@ -47,21 +46,6 @@ func (l *Log) has(e *Event, data []byte) bool {
 	var v chain.Value
 	chain.Sum(l.bank, &v, data)
 	return v.Is(e.Digest)
-}
-
-// variableValue returns the VariableData of a UEFI_VARIABLE_DATA structure:
-// GUID, lengths of name in characters and of data in bytes, name, data.
-func variableValue(b []byte) []byte {
-	const head = 16 + 8 + 8
-	if len(b) < head {
-		return nil
-	}
-	name, data := binary.LittleEndian.Uint64(b[16:]), binary.LittleEndian.Uint64(b[24:])
-	rest := b[head:]
-	if name > uint64(len(rest))/2 || data != uint64(len(rest))-2*name {
-		return nil
-	}
-	return rest[2*name:]
 }
 
 // GRUB measures what it is told to do into PCR 8; the label before the text is

@@ -171,6 +171,15 @@ func claims(t *testing.T, name string, l *Log, peer []tcg.Event) {
 	if sb, err := extract.SecureBootState(peer, extract.TPMRegisterConfig, extract.Opts{}); err == nil && sb.GetEnabled() != c.SecureBoot {
 		t.Errorf("%s: secure boot is %v, the peer says %v", name, c.SecureBoot, sb.GetEnabled())
 	}
+	if sb, err := extract.SecureBootState(peer, extract.TPMRegisterConfig, extract.Opts{}); err == nil {
+		if len(c.Keys) != len(sb.GetDb().GetCerts()) || int(c.Revoked) != len(sb.GetDbx().GetCerts())+len(sb.GetDbx().GetHashes()) {
+			t.Errorf("%s: %d keys and %d revoked, the peer has %d and %d", name, len(c.Keys), c.Revoked, len(sb.GetDb().GetCerts()), len(sb.GetDbx().GetCerts())+len(sb.GetDbx().GetHashes()))
+		}
+		// The peer takes an old shim's word for certificates that the digests are not of; here they are events.
+		if len(c.Authorities) != len(sb.GetAuthority().GetCerts()) {
+			t.Errorf("%s: authorities %q, the peer has %d", name, c.Authorities, len(sb.GetAuthority().GetCerts()))
+		}
+	}
 	if c.Events != int64(len(l.Events())) {
 		t.Errorf("%s: got %+v", name, c)
 	}

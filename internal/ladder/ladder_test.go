@@ -25,7 +25,7 @@ var rungs = map[string]int{
 	"admit":   3,
 	"keyring": 4,
 	"ledger":  5, "attest": 5, "channel": 5, "relay": 5, "interchange": 5, "recorder": 5,
-	"replica": 6, "collect": 6, "fetch": 6, "serve": 6, "client": 6, "console": 6,
+	"archive": 6, "replica": 6, "collect": 6, "fetch": 6, "serve": 6, "client": 6, "console": 6,
 	"daemon": 7, "agent": 7,
 	"cmd": 8,
 }

@@ -152,13 +152,7 @@ func (p *RecipePackage) add(b *refval.Builder, s refval.Selection, offers []offe
 	if err != nil {
 		return err
 	}
-	var selected []refval.File
-	for _, f := range files {
-		if f.Executable || s == refval.SelectAll {
-			selected = append(selected, f.File)
-		}
-	}
-	return b.Add(refval.Package{Name: p.Package, Version: p.Version, Architecture: p.Architecture, Digest: digest, Strength: refval.StrengthRepositoryRehash}, from, selected)
+	return b.Add(refval.Package{Name: p.Package, Version: p.Version, Architecture: p.Architecture, Digest: digest, Strength: refval.StrengthRepositoryRehash}, from, Select(files, s))
 }
 
 func packageMissing(n Name, want, got string) error {

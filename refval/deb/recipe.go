@@ -3,6 +3,7 @@ package deb
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -128,8 +129,8 @@ func (r *Recipe) line(n int, words []string) (err error) {
 			r.At, err = time.Parse(time.RFC3339, words[1])
 		case 2:
 			r.Selection = refval.Selection(words[1])
-			if r.Selection != refval.SelectAll && r.Selection != refval.SelectExecutable {
-				err = fmt.Errorf("%.40q is neither %s nor %s", words[1], refval.SelectAll, refval.SelectExecutable)
+			if known := []refval.Selection{refval.SelectAll, refval.SelectExecutable, refval.SelectEFI}; !slices.Contains(known, r.Selection) {
+				err = fmt.Errorf("%.40q is not one of %v", words[1], known)
 			}
 		}
 		return err

@@ -10,13 +10,14 @@ import (
 	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/authenticode"
 	"github.com/keystead/keystead/refval"
 )
 
 // Limits bound what a package may unpack to.
 type Limits struct {
-	Bytes int64 // of the unpacked data.tar, and of the files' content
-	Files int   // members of the data.tar
+	Bytes int64 // of each unpacked archive, and of the files' content
+	Files int   // members of each archive
 }
 
 // DefaultLimits hold for Debian's largest packages: debug symbols and game data.
@@ -25,18 +26,36 @@ var DefaultLimits = Limits{Bytes: 16 << 30, Files: 1 << 20}
 // File is a regular file of a package, or a hard link to one.
 type File struct {
 	refval.File
-	Executable bool // it can be executed or mapped: see refval.SelectExecutable
+	Executable bool            // it can be executed or mapped: see refval.SelectExecutable
+	EFI        keystead.Digest // Authenticode's, if it is an EFI program: see refval.SelectEFI
 }
+
+// Select returns the files of a selection, each by the digest that the selection wants.
+func Select(files []File, s refval.Selection) (out []refval.File) {
+	for _, f := range files {
+		switch {
+		case s == refval.SelectEFI && !f.EFI.IsZero():
+			out = append(out, refval.File{Path: f.Path, Digest: f.EFI})
+		case s == refval.SelectAll, s == refval.SelectExecutable && f.Executable:
+			out = append(out, f.File)
+		}
+	}
+	return out
+}
+
+// maxEFI bounds an EFI program, in bytes; it is held in memory.
+const maxEFI = 256 << 20
 
 // Unpack returns the regular files of a .deb, once its size and SHA-256 are those
 // that the index states (else index-mismatch). What does not unpack, or exceeds the
 // limits, or holds a path outside of the root, is package-corrupt. Symbolic links,
-// directories and devices have no content and are left out.
+// directories and devices have no content and are left out. The scripts that dpkg
+// executes are among the files, by the names under which it keeps them.
 func Unpack(deb []byte, want Package, limits Limits) ([]File, error) {
 	if err := compare(want.Filename, fileSum{want.Size, want.Digest}, deb); err != nil {
 		return nil, err
 	}
-	files, err := unpack(deb, limits)
+	files, err := unpack(deb, want.Name, limits)
 	if err != nil {
 		return nil, corrupt(want.Filename, err)
 	}
@@ -47,32 +66,41 @@ func corrupt(where string, err error) error {
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonPackageCorrupt, Where: where, Want: "a file that unpacks within its bounds", Got: err.Error()})
 }
 
-func unpack(deb []byte, limits Limits) ([]File, error) {
-	suffix, content, err := dataMember(deb)
+func unpack(deb []byte, name Name, limits Limits) ([]File, error) {
+	control, data, err := tarballs(deb)
 	if err != nil {
 		return nil, err
 	}
-	r, err := decompressor(suffix, bytes.NewReader(content))
-	if err != nil {
+	u := unpacker{limits: limits, byPath: map[string]int{}, sum: newSummer()}
+	if err := u.walk(data, u.member); err != nil {
 		return nil, err
+	}
+	scripts, err := u.scripts(control, name)
+	return append(u.files, scripts...), err
+}
+
+// walk calls member for each member of the archive.
+func (u *unpacker) walk(t tarball, member func(*tar.Header, io.Reader) error) error {
+	r, err := decompressor(t.suffix, bytes.NewReader(t.content))
+	if err != nil {
+		return err
 	}
 	defer r.Close()
-	u := unpacker{limits: limits, byPath: map[string]int{}, sum: newSummer()}
-	data := &bounded{r, limits.Bytes}
+	data := &bounded{r, u.limits.Bytes}
 	archive := tar.NewReader(data)
 	for members := 0; ; members++ {
 		h, err := archive.Next()
 		switch {
 		case errors.Is(err, io.EOF):
 			_, err := io.Copy(io.Discard, data) // to the decompressor's own check at the end
-			return u.files, err
+			return err
 		case err != nil:
-			return nil, err
-		case members == limits.Files:
-			return nil, fmt.Errorf("holds more than %d members", limits.Files)
+			return err
+		case members == u.limits.Files:
+			return fmt.Errorf("holds more than %d members", u.limits.Files)
 		}
-		if err := u.member(h, archive); err != nil {
-			return nil, fmt.Errorf("%.200q: %w", h.Name, err)
+		if err := member(h, archive); err != nil {
+			return fmt.Errorf("%.200q: %w", h.Name, err)
 		}
 	}
 }
@@ -99,6 +127,7 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 		if err != nil {
 			return err
 		}
+		f.EFI = u.sum.efi()
 		u.limits.Bytes -= n // a sparse member has more content than the archive has bytes
 		f.Digest, f.Executable = u.sum.digest(), h.Mode&0o111 != 0 || u.sum.elf() || loadable(path)
 	case tar.TypeLink:
@@ -138,17 +167,21 @@ type summer struct {
 	}
 	begin [4]byte
 	buf   []byte
+	kept  []byte // the whole file, if it begins as EFI programs do
 }
 
 func newSummer() *summer { return &summer{hash: sha256.New(), buf: make([]byte, 128<<10)} }
 
 func (s *summer) read(r io.Reader) (n int64, err error) {
 	s.hash.Reset()
-	s.begin = [4]byte{}
+	s.begin, s.kept = [4]byte{}, s.kept[:0]
 	for {
 		k, err := r.Read(s.buf)
 		if n < int64(len(s.begin)) {
 			copy(s.begin[n:], s.buf[:k])
+		}
+		if n == 0 || s.mz() && len(s.kept) <= maxEFI {
+			s.kept = append(s.kept, s.buf[:k]...)
 		}
 		s.hash.Write(s.buf[:k])
 		n += int64(k)
@@ -165,5 +198,19 @@ func (s *summer) digest() (d keystead.Digest) {
 	s.hash.Sum(d[:0])
 	return d
 }
+
+// efi returns the Authenticode digest of an EFI program, zero of anything else.
+func (s *summer) efi() keystead.Digest {
+	if !s.mz() || len(s.kept) > maxEFI {
+		return keystead.Digest{}
+	}
+	d, err := authenticode.Digest(s.kept)
+	if err != nil { // a program for DOS or 32 bits, which no firmware here starts
+		return keystead.Digest{}
+	}
+	return d
+}
+
+func (s *summer) mz() bool { return string(s.begin[:2]) == "MZ" }
 
 func (s *summer) elf() bool { return string(s.begin[:]) == "\x7fELF" }

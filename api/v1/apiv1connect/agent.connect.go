@@ -40,6 +40,8 @@ const (
 	AgentServiceChallengeProcedure = "/keystead.v1.AgentService/Challenge"
 	// AgentServiceReleaseKeyProcedure is the fully-qualified name of the AgentService's ReleaseKey RPC.
 	AgentServiceReleaseKeyProcedure = "/keystead.v1.AgentService/ReleaseKey"
+	// AgentServiceWatchLeaseProcedure is the fully-qualified name of the AgentService's WatchLease RPC.
+	AgentServiceWatchLeaseProcedure = "/keystead.v1.AgentService/WatchLease"
 )
 
 // AgentServiceClient is a client for the keystead.v1.AgentService service.
@@ -51,6 +53,9 @@ type AgentServiceClient interface {
 	Challenge(context.Context, *connect.Request[v1.ChallengeRequest]) (*connect.Response[v1.ChallengeResponse], error)
 	// ReleaseKey gives an agreed key in answer to a report, sealed to its wrapping key.
 	ReleaseKey(context.Context, *connect.Request[v1.ReleaseKeyRequest]) (*connect.Response[v1.ReleaseKeyResponse], error)
+	// WatchLease tells where the host stands, at once and whenever that changes: so an
+	// application hears that the lease is over when it is. Renewals are not told.
+	WatchLease(context.Context, *connect.Request[v1.WatchLeaseRequest]) (*connect.ServerStreamForClient[v1.WatchLeaseResponse], error)
 }
 
 // NewAgentServiceClient constructs a client for the keystead.v1.AgentService service. By default,
@@ -83,6 +88,12 @@ func NewAgentServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(agentServiceMethods.ByName("ReleaseKey")),
 			connect.WithClientOptions(opts...),
 		),
+		watchLease: connect.NewClient[v1.WatchLeaseRequest, v1.WatchLeaseResponse](
+			httpClient,
+			baseURL+AgentServiceWatchLeaseProcedure,
+			connect.WithSchema(agentServiceMethods.ByName("WatchLease")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -91,6 +102,7 @@ type agentServiceClient struct {
 	agentStatus *connect.Client[v1.AgentStatusRequest, v1.AgentStatusResponse]
 	challenge   *connect.Client[v1.ChallengeRequest, v1.ChallengeResponse]
 	releaseKey  *connect.Client[v1.ReleaseKeyRequest, v1.ReleaseKeyResponse]
+	watchLease  *connect.Client[v1.WatchLeaseRequest, v1.WatchLeaseResponse]
 }
 
 // AgentStatus calls keystead.v1.AgentService.AgentStatus.
@@ -108,6 +120,11 @@ func (c *agentServiceClient) ReleaseKey(ctx context.Context, req *connect.Reques
 	return c.releaseKey.CallUnary(ctx, req)
 }
 
+// WatchLease calls keystead.v1.AgentService.WatchLease.
+func (c *agentServiceClient) WatchLease(ctx context.Context, req *connect.Request[v1.WatchLeaseRequest]) (*connect.ServerStreamForClient[v1.WatchLeaseResponse], error) {
+	return c.watchLease.CallServerStream(ctx, req)
+}
+
 // AgentServiceHandler is an implementation of the keystead.v1.AgentService service.
 type AgentServiceHandler interface {
 	// AgentStatus says where the host stands.
@@ -117,6 +134,9 @@ type AgentServiceHandler interface {
 	Challenge(context.Context, *connect.Request[v1.ChallengeRequest]) (*connect.Response[v1.ChallengeResponse], error)
 	// ReleaseKey gives an agreed key in answer to a report, sealed to its wrapping key.
 	ReleaseKey(context.Context, *connect.Request[v1.ReleaseKeyRequest]) (*connect.Response[v1.ReleaseKeyResponse], error)
+	// WatchLease tells where the host stands, at once and whenever that changes: so an
+	// application hears that the lease is over when it is. Renewals are not told.
+	WatchLease(context.Context, *connect.Request[v1.WatchLeaseRequest], *connect.ServerStream[v1.WatchLeaseResponse]) error
 }
 
 // NewAgentServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -145,6 +165,12 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(agentServiceMethods.ByName("ReleaseKey")),
 		connect.WithHandlerOptions(opts...),
 	)
+	agentServiceWatchLeaseHandler := connect.NewServerStreamHandler(
+		AgentServiceWatchLeaseProcedure,
+		svc.WatchLease,
+		connect.WithSchema(agentServiceMethods.ByName("WatchLease")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/keystead.v1.AgentService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AgentServiceAgentStatusProcedure:
@@ -153,6 +179,8 @@ func NewAgentServiceHandler(svc AgentServiceHandler, opts ...connect.HandlerOpti
 			agentServiceChallengeHandler.ServeHTTP(w, r)
 		case AgentServiceReleaseKeyProcedure:
 			agentServiceReleaseKeyHandler.ServeHTTP(w, r)
+		case AgentServiceWatchLeaseProcedure:
+			agentServiceWatchLeaseHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -172,4 +200,8 @@ func (UnimplementedAgentServiceHandler) Challenge(context.Context, *connect.Requ
 
 func (UnimplementedAgentServiceHandler) ReleaseKey(context.Context, *connect.Request[v1.ReleaseKeyRequest]) (*connect.Response[v1.ReleaseKeyResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.AgentService.ReleaseKey is not implemented"))
+}
+
+func (UnimplementedAgentServiceHandler) WatchLease(context.Context, *connect.Request[v1.WatchLeaseRequest], *connect.ServerStream[v1.WatchLeaseResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.AgentService.WatchLease is not implemented"))
 }

@@ -55,10 +55,16 @@ const (
 	HostServicePutObjectProcedure = "/keystead.v1.HostService/PutObject"
 	// HostServiceGetObjectProcedure is the fully-qualified name of the HostService's GetObject RPC.
 	HostServiceGetObjectProcedure = "/keystead.v1.HostService/GetObject"
+	// HostServiceReadArchiveProcedure is the fully-qualified name of the HostService's ReadArchive RPC.
+	HostServiceReadArchiveProcedure = "/keystead.v1.HostService/ReadArchive"
+	// HostServiceWatchHostsProcedure is the fully-qualified name of the HostService's WatchHosts RPC.
+	HostServiceWatchHostsProcedure = "/keystead.v1.HostService/WatchHosts"
 	// NodeServiceWitnessProcedure is the fully-qualified name of the NodeService's Witness RPC.
 	NodeServiceWitnessProcedure = "/keystead.v1.NodeService/Witness"
 	// NodeServiceCertifyNodeProcedure is the fully-qualified name of the NodeService's CertifyNode RPC.
 	NodeServiceCertifyNodeProcedure = "/keystead.v1.NodeService/CertifyNode"
+	// NodeServiceGetRulingProcedure is the fully-qualified name of the NodeService's GetRuling RPC.
+	NodeServiceGetRulingProcedure = "/keystead.v1.NodeService/GetRuling"
 )
 
 // HostServiceClient is a client for the keystead.v1.HostService service.
@@ -88,6 +94,13 @@ type HostServiceClient interface {
 	PutObject(context.Context) *connect.ClientStreamForClient[v1.PutObjectRequest, v1.PutObjectResponse]
 	// GetObject gives an object by its digest.
 	GetObject(context.Context, *connect.Request[v1.GetObjectRequest]) (*connect.ServerStreamForClient[v1.GetObjectResponse], error)
+	// ReadArchive gives the archived record of an admission (docs/spec/archive.md) to who
+	// asks with the signatures of members whom the domain names as readers. Each request
+	// serves once, and stands on the ledger before it is answered.
+	ReadArchive(context.Context, *connect.Request[v1.ReadArchiveRequest]) (*connect.ServerStreamForClient[v1.ReadArchiveResponse], error)
+	// WatchHosts tells what becomes of hosts, from a leaf on, and goes on as more
+	// happens. A watcher that takes too long is cut, and may go on where it was.
+	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest]) (*connect.ServerStreamForClient[v1.WatchHostsResponse], error)
 }
 
 // NewHostServiceClient constructs a client for the keystead.v1.HostService service. By default, it
@@ -164,21 +177,35 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("GetObject")),
 			connect.WithClientOptions(opts...),
 		),
+		readArchive: connect.NewClient[v1.ReadArchiveRequest, v1.ReadArchiveResponse](
+			httpClient,
+			baseURL+HostServiceReadArchiveProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("ReadArchive")),
+			connect.WithClientOptions(opts...),
+		),
+		watchHosts: connect.NewClient[v1.WatchHostsRequest, v1.WatchHostsResponse](
+			httpClient,
+			baseURL+HostServiceWatchHostsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("WatchHosts")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // hostServiceClient implements HostServiceClient.
 type hostServiceClient struct {
-	nonce     *connect.Client[v1.NonceRequest, v1.NonceResponse]
-	admit     *connect.Client[v1.AdmitRequest, v1.AdmitResponse]
-	renew     *connect.Client[v1.RenewRequest, v1.RenewResponse]
-	issueSVID *connect.Client[v1.IssueSVIDRequest, v1.IssueSVIDResponse]
-	release   *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
-	listHosts *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
-	listKeys  *connect.Client[v1.ListKeysRequest, v1.ListKeysResponse]
-	getState  *connect.Client[v1.GetStateRequest, v1.GetStateResponse]
-	putObject *connect.Client[v1.PutObjectRequest, v1.PutObjectResponse]
-	getObject *connect.Client[v1.GetObjectRequest, v1.GetObjectResponse]
+	nonce       *connect.Client[v1.NonceRequest, v1.NonceResponse]
+	admit       *connect.Client[v1.AdmitRequest, v1.AdmitResponse]
+	renew       *connect.Client[v1.RenewRequest, v1.RenewResponse]
+	issueSVID   *connect.Client[v1.IssueSVIDRequest, v1.IssueSVIDResponse]
+	release     *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
+	listHosts   *connect.Client[v1.ListHostsRequest, v1.ListHostsResponse]
+	listKeys    *connect.Client[v1.ListKeysRequest, v1.ListKeysResponse]
+	getState    *connect.Client[v1.GetStateRequest, v1.GetStateResponse]
+	putObject   *connect.Client[v1.PutObjectRequest, v1.PutObjectResponse]
+	getObject   *connect.Client[v1.GetObjectRequest, v1.GetObjectResponse]
+	readArchive *connect.Client[v1.ReadArchiveRequest, v1.ReadArchiveResponse]
+	watchHosts  *connect.Client[v1.WatchHostsRequest, v1.WatchHostsResponse]
 }
 
 // Nonce calls keystead.v1.HostService.Nonce.
@@ -231,6 +258,16 @@ func (c *hostServiceClient) GetObject(ctx context.Context, req *connect.Request[
 	return c.getObject.CallServerStream(ctx, req)
 }
 
+// ReadArchive calls keystead.v1.HostService.ReadArchive.
+func (c *hostServiceClient) ReadArchive(ctx context.Context, req *connect.Request[v1.ReadArchiveRequest]) (*connect.ServerStreamForClient[v1.ReadArchiveResponse], error) {
+	return c.readArchive.CallServerStream(ctx, req)
+}
+
+// WatchHosts calls keystead.v1.HostService.WatchHosts.
+func (c *hostServiceClient) WatchHosts(ctx context.Context, req *connect.Request[v1.WatchHostsRequest]) (*connect.ServerStreamForClient[v1.WatchHostsResponse], error) {
+	return c.watchHosts.CallServerStream(ctx, req)
+}
+
 // HostServiceHandler is an implementation of the keystead.v1.HostService service.
 type HostServiceHandler interface {
 	// Nonce gives the newest ledger nonce, for evidence with purpose admission or
@@ -258,6 +295,13 @@ type HostServiceHandler interface {
 	PutObject(context.Context, *connect.ClientStream[v1.PutObjectRequest]) (*connect.Response[v1.PutObjectResponse], error)
 	// GetObject gives an object by its digest.
 	GetObject(context.Context, *connect.Request[v1.GetObjectRequest], *connect.ServerStream[v1.GetObjectResponse]) error
+	// ReadArchive gives the archived record of an admission (docs/spec/archive.md) to who
+	// asks with the signatures of members whom the domain names as readers. Each request
+	// serves once, and stands on the ledger before it is answered.
+	ReadArchive(context.Context, *connect.Request[v1.ReadArchiveRequest], *connect.ServerStream[v1.ReadArchiveResponse]) error
+	// WatchHosts tells what becomes of hosts, from a leaf on, and goes on as more
+	// happens. A watcher that takes too long is cut, and may go on where it was.
+	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest], *connect.ServerStream[v1.WatchHostsResponse]) error
 }
 
 // NewHostServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -330,6 +374,18 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("GetObject")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceReadArchiveHandler := connect.NewServerStreamHandler(
+		HostServiceReadArchiveProcedure,
+		svc.ReadArchive,
+		connect.WithSchema(hostServiceMethods.ByName("ReadArchive")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceWatchHostsHandler := connect.NewServerStreamHandler(
+		HostServiceWatchHostsProcedure,
+		svc.WatchHosts,
+		connect.WithSchema(hostServiceMethods.ByName("WatchHosts")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/keystead.v1.HostService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case HostServiceNonceProcedure:
@@ -352,6 +408,10 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServicePutObjectHandler.ServeHTTP(w, r)
 		case HostServiceGetObjectProcedure:
 			hostServiceGetObjectHandler.ServeHTTP(w, r)
+		case HostServiceReadArchiveProcedure:
+			hostServiceReadArchiveHandler.ServeHTTP(w, r)
+		case HostServiceWatchHostsProcedure:
+			hostServiceWatchHostsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -401,6 +461,14 @@ func (UnimplementedHostServiceHandler) GetObject(context.Context, *connect.Reque
 	return connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.HostService.GetObject is not implemented"))
 }
 
+func (UnimplementedHostServiceHandler) ReadArchive(context.Context, *connect.Request[v1.ReadArchiveRequest], *connect.ServerStream[v1.ReadArchiveResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.HostService.ReadArchive is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest], *connect.ServerStream[v1.WatchHostsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.HostService.WatchHosts is not implemented"))
+}
+
 // NodeServiceClient is a client for the keystead.v1.NodeService service.
 type NodeServiceClient interface {
 	// Witness judges evidence for renewals a second time, and signs the batch.
@@ -408,6 +476,8 @@ type NodeServiceClient interface {
 	// CertifyNode judges the evidence of a node that has started with a new signing
 	// key, and signs the roster change that brings the key in.
 	CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error)
+	// GetRuling says what the node came to on a proposal, once it has come to something.
+	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the keystead.v1.NodeService service. By default, it
@@ -433,6 +503,13 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("CertifyNode")),
 			connect.WithClientOptions(opts...),
 		),
+		getRuling: connect.NewClient[v1.GetRulingRequest, v1.GetRulingResponse](
+			httpClient,
+			baseURL+NodeServiceGetRulingProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("GetRuling")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -440,6 +517,7 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 type nodeServiceClient struct {
 	witness     *connect.Client[v1.WitnessRequest, v1.WitnessResponse]
 	certifyNode *connect.Client[v1.CertifyNodeRequest, v1.CertifyNodeResponse]
+	getRuling   *connect.Client[v1.GetRulingRequest, v1.GetRulingResponse]
 }
 
 // Witness calls keystead.v1.NodeService.Witness.
@@ -452,6 +530,11 @@ func (c *nodeServiceClient) CertifyNode(ctx context.Context, req *connect.Reques
 	return c.certifyNode.CallUnary(ctx, req)
 }
 
+// GetRuling calls keystead.v1.NodeService.GetRuling.
+func (c *nodeServiceClient) GetRuling(ctx context.Context, req *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error) {
+	return c.getRuling.CallUnary(ctx, req)
+}
+
 // NodeServiceHandler is an implementation of the keystead.v1.NodeService service.
 type NodeServiceHandler interface {
 	// Witness judges evidence for renewals a second time, and signs the batch.
@@ -459,6 +542,8 @@ type NodeServiceHandler interface {
 	// CertifyNode judges the evidence of a node that has started with a new signing
 	// key, and signs the roster change that brings the key in.
 	CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error)
+	// GetRuling says what the node came to on a proposal, once it has come to something.
+	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -480,12 +565,21 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("CertifyNode")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceGetRulingHandler := connect.NewUnaryHandler(
+		NodeServiceGetRulingProcedure,
+		svc.GetRuling,
+		connect.WithSchema(nodeServiceMethods.ByName("GetRuling")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/keystead.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceWitnessProcedure:
 			nodeServiceWitnessHandler.ServeHTTP(w, r)
 		case NodeServiceCertifyNodeProcedure:
 			nodeServiceCertifyNodeHandler.ServeHTTP(w, r)
+		case NodeServiceGetRulingProcedure:
+			nodeServiceGetRulingHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -501,4 +595,8 @@ func (UnimplementedNodeServiceHandler) Witness(context.Context, *connect.Request
 
 func (UnimplementedNodeServiceHandler) CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.CertifyNode is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.GetRuling is not implemented"))
 }

@@ -36,7 +36,7 @@ func runReleasing(config string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Logger(os.Stderr), Lease: func(string) daemon.LeaseOf {
+	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Log.Logger(os.Stderr), Lease: func(string) daemon.LeaseOf {
 		return func(ledger.View, uint64) (keyring.Lease, evidence.Claims, error) {
 			return everybody{}, evidence.Claims{Assurance: evidence.AssuranceTest.String()}, nil
 		}
