@@ -38,11 +38,29 @@ const (
 	ReasonLogAltered        Reason = "log-altered"        // the log can not lead to the quoted PCR value
 	ReasonDigestInvalid     Reason = "digest-invalid"     // an event's data does not have the digest that the log gives for it
 	ReasonBootAggregate     Reason = "boot-aggregate"     // IMA's first entry does not commit to the quoted boot PCRs
+	ReasonLogUnknown        Reason = "log-unknown"        // a continuation of logs that this verifier does not have as the host says: it asks for the whole
 	ReasonCredentialInvalid Reason = "credential-invalid" // the answer to credential activation is not the secret
 	ReasonNoteUnsigned      Reason = "note-unsigned"      // a policy or code set without a signature by an accepted key
 	ReasonIndexUnsigned     Reason = "index-unsigned"     // a repository's index without a signature of the keyring
 	ReasonIndexMismatch     Reason = "index-mismatch"     // a file of a repository differs from what its signed index names
 	ReasonPackageCorrupt    Reason = "package-corrupt"    // a package's bytes do not unpack, or exceed the bounds
+)
+
+// Evidence of trusted execution environments.
+const (
+	ReasonVendorUntrusted   Reason = "vendor-untrusted"   // a certificate chain that does not lead to a pinned vendor root, or not at that time
+	ReasonKeyRevoked        Reason = "key-revoked"        // the vendor revoked a certificate of the chain
+	ReasonMachineMismatch   Reason = "machine-mismatch"   // a certificate of another machine or of another firmware than the evidence
+	ReasonQEUnbound         Reason = "qe-unbound"         // the quoting enclave's report does not name the key that signed the quote
+	ReasonQEUnaccepted      Reason = "qe-unaccepted"      // not the vendor's quoting enclave, or not its firmware module
+	ReasonCollateralMissing Reason = "collateral-missing" // the collateral has nothing about this machine
+	ReasonCollateralInvalid Reason = "collateral-invalid" // collateral that its vendor did not sign, or that is about something else
+	ReasonCollateralExpired Reason = "collateral-expired" // collateral past its next update, or dated after the time of judgement
+	ReasonTCBOutdated       Reason = "tcb-outdated"       // firmware whose level the vendor does not call up to date
+	ReasonTCBRevoked        Reason = "tcb-revoked"        // firmware whose level the vendor revoked
+	ReasonTEEDebug          Reason = "tee-debug"          // memory that a debugger or a migration agent may read
+	ReasonTEEUnsuitable     Reason = "tee-unsuitable"     // evidence that says nothing about this guest: asked for by the host, unsigned, of no machine
+	ReasonTEEUnbound        Reason = "tee-unbound"        // TEE and TPM evidence in one bundle of which one does not name the other
 )
 
 // Attested connections.
@@ -249,7 +267,21 @@ var stages = map[Reason]Stage{
 	ReasonVerdictDisagreement: StagePolicy,
 	ReasonClockStale:          StageUnavailable,
 	ReasonOverloaded:          StageUnavailable,
+	ReasonVendorUntrusted:     StageCollateral,
+	ReasonKeyRevoked:          StageRevoked,
+	ReasonMachineMismatch:     StageCollateral,
+	ReasonQEUnbound:           StageSignature,
+	ReasonQEUnaccepted:        StagePolicy,
+	ReasonCollateralMissing:   StageCollateral,
+	ReasonCollateralInvalid:   StageCollateral,
+	ReasonCollateralExpired:   StageCollateral,
+	ReasonTCBOutdated:         StagePolicy,
+	ReasonTCBRevoked:          StageRevoked,
+	ReasonTEEDebug:            StagePolicy,
+	ReasonTEEUnsuitable:       StagePolicy,
+	ReasonTEEUnbound:          StageSignature,
 	ReasonEKUntrusted:         StageCollateral,
+	ReasonLogUnknown:          StageCollateral,
 	ReasonEKMismatch:          StageCollateral,
 	ReasonIndexExpired:        StageCollateral,
 	ReasonIndexFuture:         StageCollateral,

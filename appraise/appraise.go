@@ -26,7 +26,7 @@ const maxFindings = 256
 // Vocabulary is what policies may speak of: the claims that appraisal establishes.
 func Vocabulary() policy.Vocabulary {
 	v := policy.Vocabulary{Claims: evidence.Claims{}}
-	for a := evidence.AssuranceNone; a <= evidence.AssuranceMeasuredOS; a++ {
+	for _, a := range evidence.Assurances() {
 		v.Levels = append(v.Levels, a.String())
 	}
 	return v
@@ -43,17 +43,30 @@ type Input struct {
 	Policy     *policy.Policy    // without one nothing is allowed
 	Time       time.Time         // of judgement
 	Memory     *Memory           // of earlier appraisals; nil for none. No verdict depends on it
+	Prior      *State            // for a bundle that continues; nil for none
 }
 
 // Appraise judges the evidence. It never fails: what speaks against the host, bytes
 // that do not parse among it, is a finding of the verdict.
 func Appraise(in Input) Verdict { return Explain(in, nil) }
 
-// Explain is Appraise, and tells each file of the covered IMA log in turn. Each may
-// be nil.
+// Follow is Appraise, and returns from what the next bundle may go on: nil if nothing is
+// to be kept, as of evidence that was refused.
+func Follow(in Input) (Verdict, *State) {
+	a := appraise(in, nil)
+	return a.verdict(), a.state()
+}
+
+// Explain is Appraise, and tells each file of the covered IMA log in turn, of a
+// continuation those that it brings. Each may be nil.
 func Explain(in Input, each func(File)) Verdict {
+	a := appraise(in, each)
+	return a.verdict()
+}
+
+func appraise(in Input, each func(File)) *appraisal {
 	in.References, in.CodeSets = present(in.References), present(in.CodeSets)
-	a := appraisal{in: in, parts: in.Bundle.Parts(), each: each}
+	a := &appraisal{in: in, parts: in.Bundle.Parts(), each: each}
 	if a.rootOfTrust(); !a.sound() {
 		a.claims, a.assurance = evidence.Claims{}, evidence.AssuranceNone // the bundle's own words
 	} else {
@@ -65,7 +78,7 @@ func Explain(in Input, each func(File)) Verdict {
 			a.policy()
 		}
 	}
-	return a.verdict()
+	return a
 }
 
 // present returns what of a list is not nil.
@@ -84,8 +97,13 @@ type appraisal struct {
 	assurance   evidence.Assurance
 	covered     []evidence.PCRs
 	established bool
-	boot        *eventlog.Log
+	boot        *eventlog.Log       // nil in a continuation
+	booted      evidence.BootClaims // as the event log has them
+	measured    eventlog.Kernel
+	measuredErr error
 	files       *ima.List
+	refs        *references
+	prior       *State // that a continuation goes on from
 }
 
 func (a *appraisal) sound() bool { return len(a.findings) == 0 }
@@ -218,13 +236,19 @@ func (a *appraisal) quote(q *tpm2.Quote) {
 
 // logs opens both logs; each complains for itself.
 func (a *appraisal) logs() {
+	if from, ok := a.in.Bundle.Continues(); ok {
+		a.resume(from)
+		return
+	}
 	var err error
 	if a.parts.EventLog == nil {
 		a.missing("event-log", "the firmware's event log")
 	} else if a.boot, err = eventlog.Open(a.parts.EventLog, a.covered); err != nil {
 		a.fail("event-log", err)
 	} else {
-		a.claims.Boot = a.boot.Boot()
+		a.booted = a.boot.Boot()
+		a.claims.Boot = a.booted
+		a.measured, a.measuredErr = a.boot.Kernel()
 	}
 	switch {
 	case a.parts.IMALog == nil && a.in.Policy.EveryEntry():

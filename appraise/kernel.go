@@ -1,7 +1,6 @@
 package appraise
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -18,7 +17,7 @@ func (a *appraisal) kernel() {
 		a.claims.Boot.Authorities, a.claims.Boot.SBAT = nil, 0
 	}
 	a.claims.Boot.Packages = a.bootPackages()
-	measured, err := a.boot.Kernel()
+	measured, err := a.measured, a.measuredErr
 	strange := append(a.strangeImages(), a.strangeReads(measured)...)
 	if err == nil && a.files != nil && strange == nil { // without a checked boot_aggregate the registers may have been extended later
 		if b, ok := a.acceptedBoot(measured); ok {
@@ -33,8 +32,7 @@ func (a *appraisal) kernel() {
 	case a.files == nil:
 		a.missing("ima-log", "the kernel's IMA log, whose first entry shows that the boot registers stayed as they were")
 	default:
-		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "kernel, initrd and command line",
-			Want: a.acceptedBoots(), Got: describeBoot(measured, strange)})
+		a.find(a.unaccepted(measured, strange))
 	}
 }
 
@@ -78,14 +76,6 @@ func (a *appraisal) shipped(d keystead.Digest, kind refval.Selection, fits func(
 		}
 	}
 	return false
-}
-
-func describeBoot(k eventlog.Kernel, strange []string) string {
-	s := fmt.Sprintf("kernel %s, initrd %s, command line %s", k.Image, k.Initrd, k.CommandLine)
-	if n := len(strange); n > 0 {
-		s += fmt.Sprintf(", after %d images or files of a loader that no code set accepts: %s", n, strings.Join(strange[:min(n, maxWanted)], ", "))
-	}
-	return s
 }
 
 // loads reports whether a code set lets the package's programs run before the kernel.

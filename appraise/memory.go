@@ -19,6 +19,7 @@ type Memory struct {
 	most  int
 	eks   map[keystead.Digest]rememberedEK
 	lists map[keystead.Digest][]deb.Name
+	refs  map[keystead.Digest]*references
 }
 
 // rememberedEK is a chain that verified, and for which times that says the same: as
@@ -30,7 +31,7 @@ type rememberedEK struct {
 
 // NewMemory returns a memory of at most so many items of each kind.
 func NewMemory(most int) *Memory {
-	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest][]deb.Name{}}
+	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest][]deb.Name{}, refs: map[keystead.Digest]*references{}}
 }
 
 // verifyEK is tpm2.VerifyEK.
@@ -78,6 +79,33 @@ func (m *Memory) status(raw []byte) ([]deb.Name, error) {
 		m.mu.Unlock()
 	}
 	return list, err
+}
+
+// share returns references like these of another host, so that states need not have
+// their own: those of one context whose hosts list the same packages.
+func (m *Memory) share(r *references, context keystead.Digest) *references {
+	if m == nil {
+		return r
+	}
+	parts := [][]byte{context[:]}
+	for _, set := range r.listed {
+		marks := make([]byte, len(set))
+		for i, on := range set {
+			if on {
+				marks[i] = 1
+			}
+		}
+		parts = append(parts, marks)
+	}
+	name := nameOf(parts)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.refs[name]; known != nil {
+		return known
+	}
+	makeRoom(m.refs, m.most)
+	m.refs[name] = r
+	return r
 }
 
 // makeRoom lets go of any item if there are as many as may be.

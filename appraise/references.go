@@ -15,9 +15,11 @@ import (
 type references struct {
 	sets      []*refval.Set
 	codes     []*refval.CodeSet
-	seen      [][]bool // by set and package number: something of it ran
+	seen      [][]bool // by set and package number: something of it ran; nil in a continuation
 	listed    [][]bool // likewise: the host lists a package of that name; nil when it sent no list
 	codePaths map[string][]accepted
+	before    []seenPackage // in a continuation: of which something ran before, in order
+	later     []seenPackage // and what ran since that did not
 }
 
 // accepted is a file of a code set.
@@ -126,7 +128,11 @@ func (r *references) lookup(d keystead.Digest) (owner, bool) {
 
 // ships notes that something of a package ran.
 func (r *references) ships(set, number int) owner {
-	r.seen[set][number] = true
+	if r.seen != nil {
+		r.seen[set][number] = true
+	} else if p := (seenPackage{uint32(set), uint32(number)}); !r.seenBefore(p) {
+		r.later = append(r.later, p)
+	}
 	return owner{pkg: &r.sets[set].Header().Packages[number]}
 }
 
@@ -221,15 +227,9 @@ func (r *references) unlisted() []string {
 // seenPackages returns what name gives for each package of which something ran,
 // sorted, without "" and doubles.
 func (r *references) seenPackages(name func(set, number int, p *refval.Package) string) (out []string) {
-	for n, s := range r.sets {
-		packages := s.Header().Packages
-		for i, seen := range r.seen[n] {
-			if !seen {
-				continue
-			}
-			if text := name(n, i, &packages[i]); text != "" {
-				out = append(out, text)
-			}
+	for _, p := range r.seenList() {
+		if text := name(int(p.set), int(p.number), &r.sets[p.set].Header().Packages[p.number]); text != "" {
+			out = append(out, text)
 		}
 	}
 	slices.Sort(out)

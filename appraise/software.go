@@ -40,15 +40,21 @@ var debuggers = []string{"bpfcc-tools", "bpftrace", "crash", "criu", "delve", "e
 
 // software names every file that the covered IMA log holds.
 func (a *appraisal) software() {
-	refs := newReferences(a.in.References, a.in.CodeSets)
-	a.packages(refs)
-	a.claims.Packages.Debuggers = refs.debuggers()
+	c := &a.claims.Software
+	if s := a.prior; s != nil {
+		a.refs = s.refs.resumed(s.seen)
+		*c, a.claims.Packages = s.software, s.packages
+	} else {
+		a.refs = newReferences(a.in.References, a.in.CodeSets)
+		a.packages(a.refs)
+		a.claims.Packages.Debuggers = a.refs.debuggers()
+	}
 	if a.files == nil {
 		return
 	}
-	c := &a.claims.Software
+	refs := a.refs
 	c.Entries, c.Uncovered = int64(a.files.Len()), int64(a.files.Uncovered())
-	aggregate := true // the first entry is boot_aggregate, which logs checked
+	aggregate := a.prior == nil // the first entry is boot_aggregate, which logs checked
 	for i, e := range a.files.All() {
 		if aggregate {
 			aggregate = false
@@ -57,8 +63,10 @@ func (a *appraisal) software() {
 		}
 		a.file(refs, i, e)
 	}
-	c.Packages = refs.ran()
-	a.claims.Packages.Unlisted = refs.unlisted()
+	if a.prior == nil || len(refs.later) > 0 {
+		c.Packages = refs.ran()
+		a.claims.Packages.Unlisted = refs.unlisted()
+	}
 	if !a.in.Policy.EveryEntry() {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/hex"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -211,18 +212,26 @@ func bootsWith(t *testing.T, edit func(*refval.Boot, *[]refval.Code)) []*refval.
 // TestOtherBoot: a boot that is not the accepted one in any part.
 func TestOtherBoot(t *testing.T) {
 	other := keystead.Sum([]byte("other"))
-	for what, edit := range map[string]func(*refval.Boot, *[]refval.Code){
-		"kernel":          func(b *refval.Boot, _ *[]refval.Code) { b.Kernel = other },
-		"initrd":          func(b *refval.Boot, _ *[]refval.Code) { b.Initrd = other },
-		"no initrd":       func(b *refval.Boot, _ *[]refval.Code) { b.Initrd = keystead.Digest{} },
-		"command line":    func(b *refval.Boot, _ *[]refval.Code) { b.CommandLine += " init=/bin/sh" },
-		"loader":          func(_ *refval.Boot, files *[]refval.Code) { *files = nil },
-		"roles exchanged": func(b *refval.Boot, _ *[]refval.Code) { b.Kernel, b.Initrd = b.Initrd, b.Kernel },
+	for what, c := range map[string]struct {
+		edit  func(*refval.Boot, *[]refval.Code)
+		where string // the finding's place: register and event of each part that differs
+		text  string // in what was found
+	}{
+		"kernel":       {func(b *refval.Boot, _ *[]refval.Code) { b.Kernel = other }, `^kernel \(PCR 4, event \d+, EV_EFI_BOOT_SERVICES_APPLICATION\)$`, "kernel sha256:"},
+		"initrd":       {func(b *refval.Boot, _ *[]refval.Code) { b.Initrd = other }, `^initrd \(PCR 9, event \d+, EV_EVENT_TAG\)$`, "initrd sha256:"},
+		"no initrd":    {func(b *refval.Boot, _ *[]refval.Code) { b.Initrd = keystead.Digest{} }, `^initrd \(PCR 9, event \d+, EV_EVENT_TAG\)$`, "initrd sha256:"},
+		"command line": {func(b *refval.Boot, _ *[]refval.Code) { b.CommandLine += " init=/bin/sh" }, `^command line \(PCR 9, event \d+, EV_EVENT_TAG\)$`, "root=/dev/vda rw"},
+		"loader":       {func(_ *refval.Boot, files *[]refval.Code) { *files = nil }, `^loaded before the kernel \(PCR 4, event \d+, EV_EFI_BOOT_SERVICES_APPLICATION\)$`, "sha256:"},
+		"roles exchanged": {func(b *refval.Boot, _ *[]refval.Code) { b.Kernel, b.Initrd = b.Initrd, b.Kernel },
+			`^kernel \(PCR 4, event \d+, EV_EFI_BOOT_SERVICES_APPLICATION\); initrd \(PCR 9, event \d+, EV_EVENT_TAG\)$`, "kernel sha256:"},
 	} {
 		in, _ := onStage(t).input(t, "packaged")
-		in.CodeSets = bootsWith(t, edit)
+		in.CodeSets = bootsWith(t, c.edit)
 		// Without an accepted boot nothing guarantees the measuring policy either.
-		demand(t, what, in, keystead.ReasonBootUnaccepted, keystead.ReasonBootUnaccepted)
+		f := first(demand(t, what, in, keystead.ReasonBootUnaccepted, keystead.ReasonBootUnaccepted))
+		if !regexp.MustCompile(c.where).MatchString(f.Where) || !strings.Contains(f.Got, c.text) {
+			t.Errorf("%s: got %v", what, f)
+		}
 		if k := appraise.Appraise(in).Claims().Kernel; k.Accepted || k.Initrd != "" || k.CommandLine != "" || k.Guarantees == nil || len(k.Guarantees) != 0 {
 			t.Errorf("%s: claimed %+v", what, k)
 		}

@@ -56,32 +56,34 @@ type Node struct {
 	own     client.Contact // as the directory has it; the signing key may be another since
 	signers signers
 
-	mu         sync.Mutex
-	contacts   map[string]client.Contact // newest known, by name
-	pace       pace
-	left       error  // that members removed this node
-	unsigned   string // why this node signs nothing
-	standing   standing
-	ticks      tickBox
-	court      court
-	effects    effects
-	keys       agreement
-	objects    *objects
-	evidence   box
-	archives   *archives
-	expiries   expiries
-	peers      *peers
-	rulebook   rulebook
-	renewer    *renewer
-	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
-	prover     attest.Prover
-	gate       *gatekeeper
-	authority  *authority
-	suspending suspending
-	rekeys     rekeys
-	voter      voter
-	metrics    *metrics
-	changed    chan struct{} // the roster has
+	mu       sync.Mutex
+	contacts map[string]client.Contact // newest known, by name
+	pace     pace
+	left     error  // that members removed this node
+	unsigned string // why this node signs nothing
+	standing standing
+	ticks    tickBox
+	court    court
+	effects  effects
+	keys     agreement
+	objects  *objects
+	evidence box
+	archives *archives
+	expiries expiries
+
+	archivedTerms sync.Map // role to digest: terms whose objects are kept for good
+	peers         *peers
+	rulebook      rulebook
+	renewer       *renewer
+	tpm           *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
+	prover        attest.Prover
+	gate          *gatekeeper
+	authority     *authority
+	suspending    suspending
+	rekeys        rekeys
+	voter         voter
+	metrics       *metrics
+	changed       chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context

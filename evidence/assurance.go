@@ -18,9 +18,22 @@ const (
 	// ptrace_scope=3, every executed file named and no debugger among the accepted files.
 	// Root at run time and physical access still see memory.
 	AssuranceMeasuredOS
+	// AssuranceTEEVM: a virtual machine whose memory the host's owner can not read
+	// (SEV-SNP, TDX, Nitro). It says nothing of what runs inside: claims do.
+	AssuranceTEEVM
+	// AssuranceTEEProcess: an enclave (SGX); likewise, and no kernel inside.
+	AssuranceTEEProcess
 )
 
-var assuranceNames = [...]string{"none", "test", "measured-os-weak", "measured-os"}
+var assuranceNames = [...]string{"none", "test", "measured-os-weak", "measured-os", "tee-vm", "tee-process"}
+
+// Assurances returns all levels, from nothing to most.
+func Assurances() (all []Assurance) {
+	for i := range assuranceNames {
+		all = append(all, Assurance(i))
+	}
+	return all
+}
 
 // ParseAssurance reads a level's name.
 func ParseAssurance(s string) (Assurance, error) {

@@ -52,3 +52,18 @@ func (b Binding) QualifyingData() []byte {
 	}
 	return h.Sum(nil)
 }
+
+// ReportDataSize is that of REPORTDATA in reports of SEV-SNP, TDX and SGX, in bytes.
+const ReportDataSize = 64
+
+// ReportData returns what a TEE's report must carry: the qualifying data, and behind
+// it the SHA-256 of the attestation key (TPMT_PUBLIC) of a TPM that speaks in the
+// same bundle, or zeros. So a guest says which TPM is its own.
+func (b Binding) ReportData(akPublic []byte) (out [ReportDataSize]byte) {
+	n := copy(out[:], b.QualifyingData())
+	if len(akPublic) > 0 && b.Purpose != PurposeRaw {
+		d := sha256.Sum256(akPublic)
+		copy(out[n:], d[:])
+	}
+	return out
+}

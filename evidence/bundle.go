@@ -30,7 +30,7 @@ const (
 
 // bundleMagic opens a bundle and carries its version. It only ever grows:
 //
-//	1  binding, origin, tpm, event log, IMA log, package list
+//	1  binding, origin, tpm, event log, IMA log, package list; later: tee
 const bundleMagic = "keystead-bundle/1"
 
 // Parts are what a bundle is made of.
@@ -41,6 +41,7 @@ type Parts struct {
 	EventLog []byte // binary_bios_measurements as read: TCG2 crypto-agile or the older format
 	IMALog   []byte // binary_runtime_measurements as read
 	Packages *PackageList
+	TEE      *TEE // nil when the machine is none, or has none
 }
 
 // Origin is what a host says of itself. It helps a person to tell bundles apart
@@ -86,9 +87,10 @@ const (
 	itemEventLog
 	itemIMALog
 	itemPackages
+	itemTEE
 )
 
-var itemNames = [...]string{"", "binding", "origin", "tpm", "event-log", "ima-log", "packages"}
+var itemNames = [...]string{"", "binding", "origin", "tpm", "event-log", "ima-log", "packages", "tee"}
 
 type item struct {
 	_       struct{} `cbor:",toarray"`
@@ -118,34 +120,33 @@ func must[T any](v T, err error) T {
 
 // A Bundle is evidence as received. The zero value is empty and denies.
 type Bundle struct {
-	raw    []byte
-	digest keystead.Digest
-	parts  Parts
+	raw       []byte
+	digest    keystead.Digest
+	parts     Parts
+	continues Reference // zero in a whole bundle
 }
 
 // New makes a bundle of its parts, within the same bounds that Parse enforces.
 func New(p Parts) (Bundle, error) {
-	var buf bytes.Buffer
-	add := func(v any) {
-		b, err := encMode.Marshal(v)
-		if err != nil {
-			panic(err) // plain structs of bytes and numbers always encode
-		}
-		buf.Write(b)
-	}
+	return Parse(p.encode(must(encMode.Marshal(bundleMagic))))
+}
+
+// encode appends the items.
+func (p Parts) encode(raw []byte) []byte {
+	buf := bytes.NewBuffer(raw)
 	put := func(kind int, present bool, v any) {
 		if present {
-			add(item{Type: kind, Content: must(encMode.Marshal(v))})
+			buf.Write(must(encMode.Marshal(item{Type: kind, Content: must(encMode.Marshal(v))})))
 		}
 	}
-	add(bundleMagic)
 	put(itemBinding, true, p.Binding)
 	put(itemOrigin, p.Origin != Origin{}, p.Origin)
 	put(itemTPM, p.TPM != nil, p.TPM)
 	put(itemEventLog, p.EventLog != nil, p.EventLog)
 	put(itemIMALog, p.IMALog != nil, p.IMALog)
 	put(itemPackages, p.Packages != nil, p.Packages)
-	return Parse(buf.Bytes())
+	put(itemTEE, p.TEE != nil, p.TEE)
+	return buf.Bytes()
 }
 
 // Parse reads a bundle (docs/spec/bundle.md). It fails with a
@@ -156,13 +157,18 @@ func Parse(raw []byte) (Bundle, error) {
 	}
 	var magic string
 	rest, err := decMode.UnmarshalFirst(raw, &magic)
-	if err == nil && magic != bundleMagic {
+	if err == nil && magic != bundleMagic && magic != continuationMagic {
 		err = fmt.Errorf("is %.40q, want %q", magic, bundleMagic)
 	}
 	if err != nil {
 		return Bundle{}, formatError(0, "magic", err)
 	}
 	b := Bundle{raw: raw, digest: keystead.Sum(raw)}
+	if magic == continuationMagic {
+		if rest, err = b.reference(rest); err != nil {
+			return Bundle{}, err
+		}
+	}
 	last := 0
 	for len(rest) > 0 {
 		off := len(raw) - len(rest)
@@ -180,6 +186,9 @@ func Parse(raw []byte) (Bundle, error) {
 	}
 	if b.parts.Binding.Purpose == "" {
 		return Bundle{}, formatError(len(raw), "binding", errors.New("is missing"))
+	}
+	if err := b.whole(); err != nil {
+		return Bundle{}, err
 	}
 	return b, nil
 }
@@ -202,6 +211,9 @@ func (p *Parts) set(kind int, content []byte) error {
 	case itemPackages:
 		p.Packages = new(PackageList)
 		limit, into = MaxPackages, p.Packages
+	case itemTEE:
+		p.TEE = new(TEE)
+		limit, into = MaxEventLog+maxSmall, p.TEE
 	}
 	if len(content) > limit {
 		return fmt.Errorf("is %d bytes long, at most %d are accepted", len(content), limit)
@@ -215,6 +227,8 @@ func (p *Parts) set(kind int, content []byte) error {
 	case kind == itemTPM:
 		_, err := p.TPM.PCRBanks()
 		return err
+	case kind == itemTEE:
+		return p.TEE.check()
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func TestBundleRefusesWithOffsetAndItem(t *testing.T) {
 		"wrong magic":         {seq("keystead-bundle/2"), "magic", "want"},
 		"no binding":          {seq(bundleMagic), "binding", "missing"},
 		"empty purpose":       {seq(bundleMagic, []any{1, map[int]any{1: "", 2: []byte("n")}}), "binding", "missing"},
-		"unknown type":        {seq(bundleMagic, binding, []any{7, []byte{}}), "item", "type 7"},
+		"unknown type":        {seq(bundleMagic, binding, []any{8, []byte{}}), "item", "type 8"},
 		"twice":               {seq(bundleMagic, binding, binding), "item", "type 1 after type 1"},
 		"out of order":        {seq(bundleMagic, binding, []any{5, []byte{}}, []any{4, []byte{}}), "item", "type 4 after type 5"},
 		"unknown field":       {seq(bundleMagic, []any{1, map[int]any{1: "verify", 2: []byte("n"), 9: 1}}), "binding", "unknown field"},
@@ -127,7 +127,7 @@ func TestBindingSeparates(t *testing.T) {
 }
 
 func TestAssuranceText(t *testing.T) {
-	for a := AssuranceNone; a <= AssuranceMeasuredOS; a++ {
+	for _, a := range Assurances() {
 		back, err := ParseAssurance(a.String())
 		if err != nil || back != a {
 			t.Errorf("%v: got %v, %v", a, back, err)

@@ -11,6 +11,7 @@ type Claims struct {
 	Kernel    KernelClaims   `cel:"kernel" json:"kernel"`
 	Software  SoftwareClaims `cel:"software" json:"software"`
 	Packages  PackageClaims  `cel:"packages" json:"packages"`
+	TEE       TEEClaims      `cel:"tee" json:"tee"`
 }
 
 // KeyClaims are about the attestation key and the TPM that holds it.

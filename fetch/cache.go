@@ -113,8 +113,8 @@ func (c cache) writeFiles(d keystead.Digest, files []deb.File) error {
 
 // The digests of one .deb, as lines: magic and the .deb's digest; for each file x or -
 // for executable or not, digest, Authenticode digest or -, quoted path; at the end the
-// digest of all that. Version 1 had no Authenticode digests.
-const filesMagic = "keystead-deb-files/2 "
+// digest of all that. Version 1 had no Authenticode digests, 2 no maintainer scripts.
+const filesMagic = "keystead-deb-files/3 "
 
 func formatFiles(d keystead.Digest, files []deb.File) []byte {
 	var b bytes.Buffer

@@ -27,6 +27,7 @@ type Claims struct {
 	Kernel    evidence.KernelClaims   `cel:"kernel"`
 	Software  evidence.SoftwareClaims `cel:"software"`
 	Packages  evidence.PackageClaims  `cel:"packages"`
+	TEE       evidence.TEEClaims      `cel:"tee"`
 	Release   ReleaseClaims           `cel:"release"`
 }
 
@@ -191,7 +192,7 @@ func claimsOf(ask *Ask, now uint64) Claims {
 	if app.Level == "" {
 		app.Level = LevelNone
 	}
-	return Claims{v.Assurance, v.Key, v.Quote, v.Boot, v.Kernel, v.Software, v.Packages,
+	return Claims{v.Assurance, v.Key, v.Quote, v.Boot, v.Kernel, v.Software, v.Packages, v.TEE,
 		ReleaseClaims{ask.Lease.Host(), ask.Lease.Role(), int64(age), app}}
 }
 

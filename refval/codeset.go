@@ -79,6 +79,7 @@ var guarantees = []Guarantee{GuaranteeIMAPolicy, GuaranteePtraceScope3}
 // nothing. It is immutable and safe for concurrent use.
 type CodeSet struct {
 	text    string
+	digest  keystead.Digest
 	name    string
 	files   map[keystead.Digest]Code
 	boots   []Boot   // in order of their names
@@ -126,7 +127,7 @@ func (c *CodeSet) Sign(m key.Member) ([]byte, error) { return m.Sign([]byte(c.te
 func (c *CodeSet) Text() string { return c.text }
 
 // Digest names the code set: of the text, without signatures.
-func (c *CodeSet) Digest() keystead.Digest { return keystead.Sum([]byte(c.text)) }
+func (c *CodeSet) Digest() keystead.Digest { return c.digest }
 
 // Name returns the name that its signer gave it.
 func (c *CodeSet) Name() string { return c.name }

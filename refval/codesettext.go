@@ -32,7 +32,7 @@ func ParseCodeSet(text string) (*CodeSet, error) {
 	if len(text) > MaxCodeSet {
 		return nil, codeSetError(0, "whole", "is %d bytes long, at most %d are accepted", len(text), MaxCodeSet)
 	}
-	c := &CodeSet{text: text, files: map[keystead.Digest]Code{}}
+	c := &CodeSet{text: text, digest: keystead.Sum([]byte(text)), files: map[keystead.Digest]Code{}}
 	offset := 0
 	for number := 0; offset < len(text); number++ {
 		line, _, ended := strings.Cut(text[offset:], "\n")

@@ -134,7 +134,7 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 		}
 		own.to = len(buf.commands)
 	}
-	if origin == s.id {
+	if origin == s.node.id {
 		buf.own = append(buf.own, own)
 	}
 	return next, cc, nil

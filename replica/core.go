@@ -107,9 +107,9 @@ func NewCore(opts CoreOptions, store *Store) (*Core, error) {
 	}
 	l := opts.Limits
 	c := &Core{opts: opts, store: store, id: store.ID(), members: store.Membership(), applied: store.Applied(),
-		proposals: proposals{seq: store.start << 40, maxCount: l.Proposals, maxBytes: l.ProposalBytes,
+		proposals: proposals{seq: store.node.start << 40, maxCount: l.Proposals, maxBytes: l.ProposalBytes,
 			batchCount: l.BatchCount, batchBytes: l.BatchBytes, maxInFlight: l.Batches},
-		reads: reads{context: store.start << 40, max: l.Reads},
+		reads: reads{context: store.node.start << 40, max: l.Reads},
 	}
 	rn, err := raft.NewRawNode(&raft.Config{
 		ID: c.id, ElectionTick: opts.ElectionTicks, HeartbeatTick: 1, Storage: store, Applied: c.applied,

@@ -20,37 +20,31 @@ func (s *Store) openDB(dir string, opts *pebble.Options) (*pebble.DB, error) {
 	return db, s.corrupt(dir, err)
 }
 
-// journalOptions are for a log that is written once and soon deleted: few flushes,
-// and corruption told from a torn tail.
-func (s *Store) journalOptions() *pebble.Options {
-	return &pebble.Options{
-		FS:                          s.gate(s.opts.FS),
-		FormatMajorVersion:          pebble.FormatWALSyncChunks,
-		MemTableSize:                s.opts.MemTableBytes,
-		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       16,
-		L0StopWritesThreshold:       48,
-		Cache:                       s.opts.Cache,
-		Logger:                      engineLogger{s.opts.Logf, s.lose},
-		// Reads that meet corruption return it; pebble's default would end the process.
-		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
-	}
-}
-
 // stateOptions are for a state that is written in batches and flushed now and then;
 // what was not is in the raft log.
 func (s *Store) stateOptions() *pebble.Options {
-	o := s.journalOptions()
-	o.DisableWAL = true
-	o.FormatMajorVersion = pebble.FormatValueSeparation
+	o := &pebble.Options{
+		FS:                          s.gate(s.opts.FS),
+		FormatMajorVersion:          pebble.FormatValueSeparation,
+		DisableWAL:                  true,
+		MemTableSize:                s.opts.MemTableBytes,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       8,
+		L0StopWritesThreshold:       24,
+		Cache:                       s.opts.Cache,
+		Logger:                      engineLogger{s.opts.Logf, s.lose},
+		EventListener: &pebble.EventListener{
+			// Reads that meet corruption return it; pebble's default would end the process.
+			DataCorruption:  func(pebble.DataCorruptionInfo) {},
+			BackgroundError: s.flushes.fail,
+		},
+	}
 	// Large values are mostly written once and in the order of their keys, beside small
 	// records in any order, with which compactions would copy them again and again. So
 	// they go to files of their own.
-	o.L0CompactionThreshold, o.L0StopWritesThreshold = 8, 24
 	o.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
 		return pebble.ValueSeparationPolicy{Enabled: true, MinimumSize: 256, MaxBlobReferenceDepth: 10, RewriteMinimumAge: 5 * time.Minute, TargetGarbageRatio: 0.3}
 	}
-	o.EventListener.BackgroundError = s.flushes.fail
 	return o
 }
 

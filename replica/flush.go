@@ -78,7 +78,8 @@ func (s *Store) Settle() {
 // shorten takes note that size bytes of entries were applied, and cuts the log once
 // it holds twice what is retained. For that the state must be on disk: a flush is
 // begun each time that as much was applied as is retained, long before its end is
-// waited for here. All of it depends on sizes only, and not on how fast disks are.
+// waited for here. All of it depends on sizes only, and not on how fast disks are. On
+// disk the log is cut when its next segment begins.
 func (s *Store) shorten(size uint64) error {
 	f, retain := &s.flushes, s.opts.RetainBytes
 	if f.applied += size; f.applied >= retain && !f.pending {
@@ -100,16 +101,6 @@ func (s *Store) shorten(size uint64) error {
 	to := s.log.oldest(f.durable.index, retain)
 	if to == s.log.truncated { // written by this goroutine alone
 		return nil
-	}
-	b := s.journal.NewBatch()
-	if err := b.Set(keyTruncated, to.bytes(), nil); err != nil {
-		return err
-	}
-	if err := b.DeleteRange(logKey(0), logKey(to.index+1), nil); err != nil {
-		return err
-	}
-	if err := s.guard(func() error { return b.Commit(pebble.NoSync) }); err != nil {
-		return err
 	}
 	s.log.cut(to)
 	return nil

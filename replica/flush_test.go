@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/keystead/keystead"
@@ -116,25 +115,19 @@ func TestFlushFails(t *testing.T) {
 	}
 }
 
-// TestFormatOne: a store of the format before is refused, and nothing of it removed.
-func TestFormatOne(t *testing.T) {
-	fs := vfs.NewMem()
-	s := founder(t, fs)
-	fill(t, s, 9)
-	if err := errors.Join(s.Close(), fs.RemoveAll("data/"+journalDir)); err != nil {
-		t.Fatal(err)
-	}
-	db, err := pebble.Open("data/state-000009", &pebble.Options{FS: fs, Logger: engineLogger{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenStore(StoreOptions{FS: fs, Dir: "data", Machine: &tally{}}); !errors.Is(err, keystead.ReasonStoreCorrupt) {
-		t.Errorf("want store-corrupt, got %v", err)
-	}
-	if _, err := fs.Stat("data/state-000009"); err != nil {
-		t.Error(err)
+// TestOlderFormats: a store whose log is in pebble is refused, and nothing of it removed.
+func TestOlderFormats(t *testing.T) {
+	for _, of := range []string{"journal", "witness"} { // format 2 has both, format 1 the second
+		fs := vfs.NewMem()
+		if err := errors.Join(fs.MkdirAll("data/state-000009", 0o700), fs.MkdirAll("data/"+of, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := OpenStore(StoreOptions{FS: fs, Dir: "data", Machine: &tally{}})
+		if !errors.Is(err, keystead.ReasonStoreCorrupt) || !strings.Contains(err.Error(), "format 2 or older") {
+			t.Errorf("%s: want store-corrupt for its format, got %v", of, err)
+		}
+		if _, err := fs.Stat("data/state-000009"); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -6,15 +6,15 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/replica/internal/segment"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // Bootstrap makes this empty store the founder id of a new group of voters. Every
 // founder must be given the same members, whose ids are 1, 2, …, in this order.
 func (s *Store) Bootstrap(id uint64, members []Member) error {
-	if s.id != 0 || s.applied.index != 0 {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonChangeRefused, Want: "an empty store", Got: fmt.Sprintf("the store of id %d", s.id), Where: s.opts.Dir})
+	if s.node.id != 0 || s.applied.index != 0 {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonChangeRefused, Want: "an empty store", Got: fmt.Sprintf("the store of id %d", s.node.id), Where: s.opts.Dir})
 	}
 	m := &Membership{conf: &pb.ConfState{}}
 	for i, founder := range members {
@@ -51,11 +51,11 @@ func (s *Store) newState(m *Membership, applied entryID) (*pebble.DB, string, er
 	if err != nil {
 		return nil, "", err
 	}
-	return s.beginState(dir, [][2][]byte{{keyFormat, be64(storeFormat)}, {keyMembership, m.encode()}, {keyApplied, applied.bytes()}})
+	return s.beginState(dir, [][2][]byte{{keyFormat, be64(stateFormat)}, {keyMembership, m.encode()}, {keyApplied, applied.bytes()}})
 }
 
 // beginState opens the state in a directory and writes to it, durably. It is not in
-// use before the journal names it; until then a crash leaves what is removed.
+// use before the log names it; until then a crash leaves what is removed.
 func (s *Store) beginState(dir string, records [][2][]byte) (*pebble.DB, string, error) {
 	db, err := s.openDB(dir, s.stateOptions())
 	if err != nil {
@@ -80,37 +80,34 @@ func (s *Store) beginState(dir string, records [][2][]byte) (*pebble.DB, string,
 // if first is given, the log is emptied and begins after it. All of it happens or
 // nothing.
 func (s *Store) name(dir string, id uint64, hard *pb.HardState, first *entryID) error {
-	b := s.journal.NewBatch()
-	hs, err := proto.Marshal(hard)
-	if err != nil {
+	n, note := nodeRecord{id: id, start: s.node.start, state: dir}, segment.Note{}
+	if first != nil {
+		n.reset, n.first, note.Void = true, *first, true
+	}
+	if err := s.setNode(n, note, hard); err != nil {
 		return err
 	}
-	records := [][2][]byte{{keyFormat, be64(storeFormat)}, {keyState, []byte(dir)}, {keyIdentity, be64(id)}, {keyHard, hs}}
+	s.mu.Lock()
+	s.hard = hard
+	s.mu.Unlock()
 	if first != nil {
-		records = append(records, [2][]byte{keyTruncated, first.bytes()})
-		if err := b.DeleteRange([]byte{prefixLog}, []byte{prefixLog + 1}, nil); err != nil {
-			return err
-		}
+		s.log.reset(*first)
 	}
-	for _, kv := range records {
-		if err := b.Set(kv[0], kv[1], nil); err != nil {
-			return err
-		}
-	}
-	return s.guard(func() error { return b.Commit(pebble.Sync) })
+	return nil
 }
 
 // swap turns to the state db in dir, as name says, and removes the one before.
 func (s *Store) swap(db *pebble.DB, dir string, id uint64, hard *pb.HardState, first *entryID) error {
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
+	oldDir := s.node.state
 	if err := s.name(dir, id, hard, first); err != nil {
 		return errors.Join(err, db.Close())
 	}
-	old, oldDir := s.db, s.dir
-	s.db, s.dir = db, dir
+	old := s.db
+	s.db = db
 	if err := errors.Join(s.guard(old.Close), s.opts.FS.RemoveAll(s.path(oldDir))); err != nil {
 		return err
 	}
-	return errors.Join(s.load(), s.bearWitness())
+	return s.load()
 }

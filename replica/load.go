@@ -8,44 +8,42 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/keystead/keystead"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
-// load reads everything but the state machine's part into memory, and checks it.
+// load reads the state, but for the state machine's part, into memory, and checks it
+// and the log against each other.
 func (s *Store) load() (err error) {
-	for _, db := range []*pebble.DB{s.journal, s.db} {
-		format, err := s.number(db, keyFormat)
-		if err != nil {
-			return err
-		}
-		if format != storeFormat {
-			return s.bad(keyFormat, fmt.Sprintf("format %d", storeFormat), fmt.Sprintf("format %d", format))
-		}
-	}
-	if s.id, err = s.number(s.journal, keyIdentity); err != nil {
-		return err
-	}
-	if s.start, err = s.number(s.journal, keyStart); err != nil {
-		return err
-	}
-	hard, _, err := get(s.journal, keyHard)
+	format, err := s.number(s.db, keyFormat)
 	if err != nil {
-		return s.corrupt(string(keyHard), err)
+		return err
 	}
-	s.hard = &pb.HardState{}
-	if err := proto.Unmarshal(hard, s.hard); err != nil {
-		return s.bad(keyHard, "a record that parses", err.Error())
+	if format != stateFormat {
+		return s.bad(string(keyFormat), fmt.Sprintf("format %d", stateFormat), fmt.Sprintf("format %d", format))
 	}
 	if err := s.loadState(); err != nil {
 		return err
 	}
-	if err := s.loadLog(); err != nil {
+	if err := s.checkLog(); err != nil {
 		return err
 	}
 	if s.hard.GetCommit() < s.applied.index { // its last write needed no sync
 		s.hard.Commit = &s.applied.index
 	}
 	return s.opts.Machine.Open(View{s.db}, s.applied.index)
+}
+
+// checkLog checks that the log has all that it must have beside the state.
+func (s *Store) checkLog() error {
+	s.log.mu.Lock()
+	before, last := s.log.truncated.index, s.log.last()
+	s.log.mu.Unlock()
+	if s.applied.index < before {
+		return s.bad(string(keyApplied), fmt.Sprintf("a state at entry %d or later, where the log begins", before), fmt.Sprintf("one at %d", s.applied.index))
+	}
+	if last < s.applied.index || last < s.hard.GetCommit() {
+		return s.bad(logDir, fmt.Sprintf("entries up to %d, which was applied, and %d, which was committed", s.applied.index, s.hard.GetCommit()), fmt.Sprintf("up to %d", last))
+	}
+	return nil
 }
 
 // loadState reads what belongs to the applied index.
@@ -59,7 +57,7 @@ func (s *Store) loadState() error {
 		return s.corrupt(string(keyMembership), err)
 	} else if ok {
 		if members, err = decodeMembership(b); err != nil {
-			return s.bad(keyMembership, "a record that parses", err.Error())
+			return s.bad(string(keyMembership), "a record that parses", err.Error())
 		}
 	}
 	origins := map[uint64]uint64{}
@@ -69,7 +67,7 @@ func (s *Store) loadState() error {
 	}
 	for it.First(); it.Valid(); it.Next() {
 		if len(it.Key()) != len(prefixOrigin)+8 || len(it.Value()) != 8 {
-			return errors.Join(s.bad(it.Key(), "8 bytes", fmt.Sprintf("%d bytes", len(it.Value()))), it.Close())
+			return errors.Join(s.bad(string(it.Key()), "8 bytes", fmt.Sprintf("%d bytes", len(it.Value()))), it.Close())
 		}
 		origins[binary.BigEndian.Uint64(it.Key()[len(prefixOrigin):])] = binary.BigEndian.Uint64(it.Value())
 	}
@@ -89,7 +87,7 @@ func (s *Store) number(db *pebble.DB, key []byte) (uint64, error) {
 		return 0, s.corrupt(string(key), err)
 	}
 	if ok && len(b) != 8 {
-		return 0, s.bad(key, "8 bytes", fmt.Sprintf("%d bytes", len(b)))
+		return 0, s.bad(string(key), "8 bytes", fmt.Sprintf("%d bytes", len(b)))
 	}
 	if !ok {
 		return 0, nil
@@ -106,7 +104,7 @@ func (s *Store) pair(db *pebble.DB, key []byte) (entryID, error) {
 		return entryID{}, nil
 	}
 	if len(b) != 16 {
-		return entryID{}, s.bad(key, "16 bytes", fmt.Sprintf("%d bytes", len(b)))
+		return entryID{}, s.bad(string(key), "16 bytes", fmt.Sprintf("%d bytes", len(b)))
 	}
 	return entryID{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, nil
 }
@@ -119,7 +117,7 @@ func (e entryID) bytes() []byte { return binary.BigEndian.AppendUint64(be64(e.in
 // that it acknowledged.
 const corruptAdvice = "the other members hold everything acknowledged: move the directory away and start the node again, it rejoins as a learner; if a majority is so, keep the directories and recover"
 
-func (s *Store) bad(key []byte, want, got string) error {
+func (s *Store) bad(key string, want, got string) error {
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonStoreCorrupt, Want: want + "; " + corruptAdvice, Got: got,
 		Where: fmt.Sprintf("%s key %q", s.opts.Dir, key)})
 }

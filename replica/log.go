@@ -1,17 +1,13 @@
 package replica
 
 import (
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"slices"
 	"sync"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/keystead/keystead/replica/internal/defect"
+	"github.com/keystead/keystead/replica/internal/segment"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 )
 
 // logTail is the log as raft reads it. The whole of it is in memory: what is
@@ -99,58 +95,38 @@ func (s *Store) Append(ms ...*pb.Message) error {
 }
 
 func (s *Store) appendBatch(ms []*pb.Message) error {
-	size := 256
-	for _, m := range ms {
-		for _, e := range m.GetEntries() {
-			size += len(e.GetData()) + 64
-		}
+	if lost := s.broken.Load(); lost != nil {
+		return *lost
 	}
-	b := s.journal.NewBatchWithSize(size)
-	defer b.Close()
 	sync := false
 	var hard *pb.HardState
-	last, _ := s.LastIndex()
+	var note segment.Note
 	for _, m := range ms {
 		if m.Term != nil {
 			hard = &pb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 		}
 		sync = sync || len(m.GetResponses()) > 0
-		ents := m.GetEntries()
-		if len(ents) == 0 {
-			continue
+		for _, e := range m.GetEntries() {
+			note.Index = max(note.Index, e.GetIndex())
 		}
-		for _, e := range ents {
-			putEntry(b, e)
-		}
-		next := ents[len(ents)-1].GetIndex()
-		if last > next { // another leader's entries, never committed, end here
-			if err := b.DeleteRange(logKey(next+1), logKey(last+1), nil); err != nil {
-				return err
+	}
+	var fill func([]byte) []byte
+	if hard != nil || note.Index > 0 {
+		fill = func(b []byte) []byte {
+			for _, m := range ms {
+				for _, e := range m.GetEntries() {
+					b = appendEntry(b, e)
+				}
 			}
-		}
-		last = next
-	}
-	if hard != nil {
-		hs, err := proto.Marshal(hard)
-		if err != nil {
-			return err
-		}
-		if err := b.Set(keyHard, hs, nil); err != nil {
-			return err
+			if hard != nil {
+				b = appendHard(b, hard)
+			}
+			return b
 		}
 	}
-	if b.Empty() { // pebble would not sync for an empty batch what was written before
-		if !sync || !s.unsynced {
-			return nil
-		}
-		if err := b.LogData(nil, nil); err != nil {
-			return err
-		}
-	}
-	if err := s.guard(func() error { return b.Commit(&pebble.WriteOptions{Sync: sync && defect.On != defect.NoSync}) }); err != nil {
+	if err := s.write(note, sync, fill); err != nil {
 		return err
 	}
-	s.unsynced = !sync
 	if hard != nil {
 		s.mu.Lock()
 		s.hard = hard
@@ -159,10 +135,17 @@ func (s *Store) appendBatch(ms []*pb.Message) error {
 	for _, m := range ms {
 		s.log.append(m.GetEntries())
 	}
-	if !sync {
-		return nil // what is not on disk must not be claimed
+	return nil
+}
+
+// write appends to the log. After an error the store is not to be used any more.
+func (s *Store) write(note segment.Note, sync bool, fill func([]byte) []byte) error {
+	err := s.segments.Append(note, sync, fill)
+	if err != nil {
+		err = fmt.Errorf("a write failed, and what it left is unknown until the next start: %w", err)
+		s.broken.CompareAndSwap(nil, &err)
 	}
-	return s.bearWitness()
+	return err
 }
 
 // append puts entries at their place; what followed it is gone.
@@ -181,6 +164,13 @@ func (l *logTail) append(ents []*pb.Entry) {
 	for _, e := range ents {
 		l.bytes += entrySize(e)
 	}
+}
+
+// reset empties the log, which begins after first.
+func (l *logTail) reset(first entryID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.truncated, l.entries, l.bytes = first, nil, 0
 }
 
 // size returns the bytes of all entries.
@@ -216,73 +206,4 @@ func (l *logTail) cut(to entryID) {
 	}
 	l.entries = slices.Clone(l.entries[n:])
 	l.truncated = to
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-const recordHead = 4 + 8 + 1 // crc32c, term, type
-
-func logKey(index uint64) []byte { return binary.BigEndian.AppendUint64([]byte{prefixLog}, index) }
-
-func putEntry(b *pebble.Batch, e *pb.Entry) {
-	data := e.GetData()
-	d := b.SetDeferred(9, recordHead+len(data))
-	d.Key[0] = prefixLog
-	binary.BigEndian.PutUint64(d.Key[1:], e.GetIndex())
-	binary.BigEndian.PutUint64(d.Value[4:], e.GetTerm())
-	d.Value[12] = byte(e.GetType())
-	copy(d.Value[recordHead:], data)
-	binary.BigEndian.PutUint32(d.Value, recordSum(d.Key, d.Value))
-	finish(d)
-}
-
-func recordSum(key, value []byte) uint32 {
-	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value[4:])
-}
-
-// loadLog reads the log into memory. A record that is not what was written, and a
-// gap, stop the node: what it acknowledged must not silently be less.
-func (s *Store) loadLog() error {
-	truncated, err := s.pair(s.journal, keyTruncated)
-	if err != nil {
-		return err
-	}
-	if s.applied.index < truncated.index {
-		return s.bad(keyApplied, fmt.Sprintf("a state at entry %d or later, where the log begins", truncated.index), fmt.Sprintf("one at %d", s.applied.index))
-	}
-	tail := logTail{truncated: truncated}
-	it, err := s.journal.NewIter(&pebble.IterOptions{LowerBound: []byte{prefixLog}, UpperBound: []byte{prefixLog + 1}})
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for it.First(); it.Valid(); it.Next() {
-		k, v := it.Key(), it.Value()
-		want := logKey(tail.last() + 1)
-		if string(k) != string(want) {
-			return s.bad(want, fmt.Sprintf("the record of entry %d", tail.last()+1), fmt.Sprintf("key %q next", k))
-		}
-		if len(v) < recordHead || recordSum(k, v) != binary.BigEndian.Uint32(v) {
-			return s.bad(k, "a record with its checksum", fmt.Sprintf("%d bytes with another", len(v)))
-		}
-		typ := pb.EntryType(v[12])
-		term, index := binary.BigEndian.Uint64(v[4:]), tail.last()+1
-		e := &pb.Entry{Index: &index, Term: &term, Type: &typ}
-		if len(v) > recordHead {
-			e.Data = append([]byte(nil), v[recordHead:]...)
-		}
-		tail.entries = append(tail.entries, e)
-		tail.bytes += entrySize(e)
-	}
-	if err := it.Error(); err != nil {
-		return s.corrupt(string(prefixLog), err)
-	}
-	last := tail.last()
-	if last < s.applied.index || last < s.hard.GetCommit() {
-		return s.bad(logKey(last+1), fmt.Sprintf("entries up to %d, which was applied, and %d, which was committed", s.applied.index, s.hard.GetCommit()), fmt.Sprintf("up to %d", last))
-	}
-	s.log.mu.Lock()
-	defer s.log.mu.Unlock()
-	s.log.truncated, s.log.entries, s.log.bytes = tail.truncated, tail.entries, tail.bytes
-	return nil
 }

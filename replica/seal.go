@@ -31,7 +31,7 @@ func (s *Store) record() SealRecord {
 	last, _ := s.LastIndex()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return SealRecord{s.id, s.start, s.hard.GetTerm(), s.hard.GetVote(), last, s.applied.index}
+	return SealRecord{s.node.id, s.node.start, s.hard.GetTerm(), s.hard.GetVote(), last, s.applied.index}
 }
 
 // Seal leaves a record of the store as it is closed.

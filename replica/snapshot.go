@@ -164,7 +164,7 @@ func (s *Store) install(m *pb.Message) error {
 		hard = &pb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	}
 	hard = &pb.HardState{Term: new(hard.GetTerm()), Vote: new(hard.GetVote()), Commit: new(max(hard.GetCommit(), id.index))}
-	return s.swap(db, dir, s.id, hard, &id)
+	return s.swap(db, dir, s.node.id, hard, &id)
 }
 
 // checkApplied checks that the state in db is the one that its message described.
@@ -174,7 +174,7 @@ func (s *Store) checkApplied(db *pebble.DB, id entryID) error {
 		return s.corrupt("snapshot", err)
 	}
 	if !ok || !bytes.Equal(applied, id.bytes()) {
-		return s.bad(keyApplied, fmt.Sprintf("%x, as the snapshot's message says", id.bytes()), fmt.Sprintf("%x", applied))
+		return s.bad(string(keyApplied), fmt.Sprintf("%x, as the snapshot's message says", id.bytes()), fmt.Sprintf("%x", applied))
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/replica/internal/segment"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
@@ -18,27 +19,18 @@ import (
 // The store's format number is append-only:
 //
 //	1  log and state in one pebble store
-//	2  the journal and the state in one each, keys and records as below
-const storeFormat = 2
-
-// All numbers in keys and records are big endian.
-var keyFormat = []byte("r/format") // storeFormat (8), in both
-
-// Keys of the journal: the raft log, and what is this node's own.
-const prefixLog = 'l' // l INDEX -> crc32c (4) of key and rest, term (8), type (1), data
-
-var (
-	keyState     = []byte("r/state")     // name of the directory of the state
-	keyIdentity  = []byte("r/identity")  // raft id (8)
-	keyStart     = []byte("r/start")     // how often a node started on this store (8)
-	keyHard      = []byte("r/hard")      // raftpb.HardState
-	keyTruncated = []byte("r/truncated") // index, term of the last entry before the log (16)
-)
+//	2  the log and the state in one each
+//	3  the log in segments (docs/spec/log.md), the state as in 2
+//
+// A state travels between nodes and says 2, which is its own format still.
+const stateFormat = 2
 
 // Keys of the state, which all members have alike.
 const prefixState = 's' // s KEY -> the state machine's
 
+// All numbers in keys and records are big endian.
 var (
+	keyFormat     = []byte("r/format")     // stateFormat (8)
 	keyApplied    = []byte("r/applied")    // index, term of the last applied entry (16)
 	keyMembership = []byte("r/membership") // encodedMembership
 	prefixOrigin  = []byte("r/o/")         // r/o/ID -> sequence number of its last applied batch (8)
@@ -51,30 +43,27 @@ type StoreOptions struct {
 	Machine StateMachine
 
 	RetainBytes   uint64        // log kept, on disk and in memory, for members that lag; 32 MiB if 0
-	MemTableBytes uint64        // of the journal and of the state, each; 64 MiB if 0
+	MemTableBytes uint64        // of the state; 64 MiB if 0
 	Cache         *pebble.Cache // 8 MiB if nil
 	Logf          func(string)  // what the storage engine reports, a line each; nil drops it
 }
 
-// A Store is a node's durable memory: the journal, which holds the raft log and is
-// synced, and the state, which has no write-ahead log of its own and is rebuilt from
-// the raft log after a crash. Append and Apply may run at the same time, each on
+// A Store is a node's durable memory: the raft log in segments, synced, with what is
+// the node's own, and the state, which has no write-ahead log of its own and is
+// rebuilt from the raft log after a crash. Append and Apply may run at the same time, each on
 // one goroutine.
 type Store struct {
 	opts StoreOptions
 
-	witnessFile vfs.File
-	lock        io.Closer
-	journal     *pebble.DB
-	log         logTail
+	lock     io.Closer
+	segments *segment.Log
+	node     nodeRecord // as last written
+	log      logTail
 
 	dbMu sync.RWMutex // held for writing while a snapshot replaces db
 	db   *pebble.DB   // the state
-	dir  string       // its directory
 
-	id, start uint64
-	hard      *pb.HardState
-	unsynced  bool // of the last append
+	hard *pb.HardState
 
 	applyMu sync.Mutex // one of: apply, checkpoint, install
 	flushes flushes
@@ -91,8 +80,6 @@ type Store struct {
 }
 
 type entryID struct{ index, term uint64 }
-
-const journalDir = "journal"
 
 // OpenStore opens the store in the directory, or an empty one.
 func OpenStore(opts StoreOptions) (_ *Store, err error) {
@@ -116,16 +103,13 @@ func OpenStore(opts StoreOptions) (_ *Store, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.journal, err = s.openDB(journalDir, s.journalOptions()); err != nil {
+	if err := s.openLog(); err != nil {
 		return nil, err
 	}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}
 	if err := s.load(); err != nil {
-		return nil, err
-	}
-	if err := s.hearWitness(); err != nil {
 		return nil, err
 	}
 	return s, s.removeStale()
@@ -146,21 +130,18 @@ func makeDir(fs vfs.FS, dir string) error {
 	}
 }
 
-// openState opens the state that the journal names, or begins an empty one.
-func (s *Store) openState() error {
-	dir, ok, err := get(s.journal, keyState)
+// openState opens the state that the log names, or begins an empty one.
+func (s *Store) openState() (err error) {
+	if s.node.state != "" {
+		s.db, err = s.openDB(s.node.state, s.stateOptions())
+		return err
+	}
+	db, dir, err := s.newState(&Membership{conf: &pb.ConfState{}}, entryID{})
 	if err != nil {
-		return s.corrupt(string(keyState), err)
-	}
-	if ok {
-		s.dir = string(dir)
-		s.db, err = s.openDB(s.dir, s.stateOptions())
 		return err
 	}
-	if s.db, s.dir, err = s.newState(&Membership{conf: &pb.ConfState{}}, entryID{}); err != nil {
-		return err
-	}
-	return s.name(s.dir, 0, &pb.HardState{}, &entryID{})
+	s.db = db
+	return s.name(dir, 0, &pb.HardState{}, &entryID{})
 }
 
 // nextDir returns the name of a directory that was not used before.
@@ -187,7 +168,7 @@ func (s *Store) removeStale() error {
 		return err
 	}
 	for _, name := range names {
-		stale := strings.HasPrefix(name, "state-") && name != s.dir || strings.HasPrefix(name, "checkpoint-")
+		stale := strings.HasPrefix(name, "state-") && name != s.node.state || strings.HasPrefix(name, "checkpoint-")
 		if stale {
 			if err := s.opts.FS.RemoveAll(s.path(name)); err != nil {
 				return err
@@ -201,12 +182,34 @@ func (s *Store) path(name string) string { return s.opts.FS.PathJoin(s.opts.Dir,
 
 // started counts a start of the node, so that no sequence number is used twice.
 func (s *Store) started() error {
-	s.start++
-	return s.guard(func() error { return s.journal.Set(keyStart, be64(s.start), pebble.Sync) })
+	n := s.node
+	n.start++
+	return s.setNode(n, segment.Note{}, nil)
+}
+
+// setNode writes the node's own record, and with it a hard state if there is one.
+func (s *Store) setNode(n nodeRecord, note segment.Note, hard *pb.HardState) error {
+	if !n.reset {
+		s.log.mu.Lock()
+		n.first = s.log.truncated
+		s.log.mu.Unlock()
+	}
+	err := s.write(note, true, func(b []byte) []byte {
+		if b = n.append(b); hard != nil {
+			b = appendHard(b, hard)
+		}
+		return b
+	})
+	if err != nil {
+		return err
+	}
+	n.reset = false
+	s.node = n
+	return nil
 }
 
 // ID returns the raft id of the node whose store this is; 0 for an empty store.
-func (s *Store) ID() uint64 { return s.id }
+func (s *Store) ID() uint64 { return s.node.id }
 
 // Applied returns the index of the last entry applied.
 func (s *Store) Applied() uint64 {
@@ -238,19 +241,17 @@ func (s *Store) Close() error {
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
 	var errs []error
-	for _, db := range []*pebble.DB{s.db, s.journal} {
-		switch {
-		case db == nil:
-		case s.broken.Load() != nil: // it may never return, and its error is known
-			go func() { _ = s.guard(db.Close) }()
-		default:
-			errs = append(errs, s.guard(db.Close))
-		}
+	switch db := s.db; {
+	case db == nil:
+	case s.broken.Load() != nil: // it may never return, and its error is known
+		go func() { _ = s.guard(db.Close) }()
+	default:
+		errs = append(errs, s.guard(db.Close))
 	}
-	s.db, s.journal = nil, nil
-	if s.witnessFile != nil {
-		errs = append(errs, s.witnessFile.Close())
-		s.witnessFile = nil
+	s.db = nil
+	if s.segments != nil {
+		errs = append(errs, s.segments.Close())
+		s.segments = nil
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/replica/internal/segment"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
@@ -130,31 +131,38 @@ func TestSyncOfNothing(t *testing.T) {
 // TestCorruptRecords: whatever is wrong with a record stops the node before it
 // serves anything, and the refusal names the key and says what to do.
 func TestCorruptRecords(t *testing.T) {
+	hard := func(s *Store) error {
+		return s.write(segment.Note{}, true, func(b []byte) []byte { return append(b, recordHard, 1) })
+	}
+	replace := func(e *pb.Entry) func(*Store) error {
+		return func(s *Store) error {
+			return s.write(segment.Note{Index: e.GetIndex()}, true, func(b []byte) []byte { return appendEntry(b, e) })
+		}
+	}
+	odd := entry(10, 10, "x")
+	odd.Type = new(pb.EntryType(77))
 	for _, tc := range []struct {
 		name  string
 		wreck func(*Store) error
 		where string
 	}{
-		{"a bit of an entry", func(s *Store) error {
-			v, _, err := get(s.journal, logKey(5))
-			v[len(v)-1] ^= 1
-			return errors.Join(err, s.journal.Set(logKey(5), v, pebble.Sync))
-		}, string(logKey(5))},
-		{"an entry under another key", func(s *Store) error {
-			v, _, err := get(s.journal, logKey(4))
-			return errors.Join(err, s.journal.Set(logKey(5), v, pebble.Sync))
-		}, string(logKey(5))},
-		{"an entry missing", func(s *Store) error { return s.journal.Delete(logKey(5), pebble.Sync) }, string(logKey(5))},
-		{"the last entry missing", func(s *Store) error { return s.journal.Delete(logKey(9), pebble.Sync) }, string(logKey(9))},
-		{"a short entry", func(s *Store) error { return s.journal.Set(logKey(5), []byte("short"), pebble.Sync) }, string(logKey(5))},
+		{"an entry missing", replace(entry(11, 11, "x")), logDir},
+		{"the last entry missing", replace(entry(8, 8, "x")), logDir},
+		{"entry 0", replace(entry(0, 8, "x")), logDir},
+		{"an entry of no type", replace(odd), logDir},
+		{"hard state", hard, logDir},
+		{"a record of a newer build", func(s *Store) error {
+			return s.write(segment.Note{}, true, func(b []byte) []byte { return append(b, 99) })
+		}, logDir},
+		{"a state elsewhere", func(s *Store) error {
+			return s.setNode(nodeRecord{id: 1, state: "../../etc"}, segment.Note{}, nil)
+		}, logDir},
 		{"applied index", func(s *Store) error { return s.db.Set(keyApplied, []byte("short"), pebble.NoSync) }, "r/applied"},
 		{"membership", func(s *Store) error { return s.db.Set(keyMembership, []byte("short"), pebble.NoSync) }, "r/membership"},
-		{"hard state", func(s *Store) error { return s.journal.Set(keyHard, []byte{0xff}, pebble.Sync) }, "r/hard"},
 		{"origin", func(s *Store) error { return s.db.Set([]byte("r/o/x"), be64(1), pebble.NoSync) }, "r/o/x"},
-		{"format", func(s *Store) error { return s.journal.Set(keyFormat, be64(99), pebble.Sync) }, "r/format"},
 		{"format of the state", func(s *Store) error { return s.db.Set(keyFormat, be64(99), pebble.NoSync) }, "r/format"},
 		{"a state from before the log", func(s *Store) error {
-			return s.journal.Set(keyTruncated, entryID{99, 1}.bytes(), pebble.Sync)
+			return s.setNode(nodeRecord{reset: true, id: 1, first: entryID{99, 1}, state: s.node.state}, segment.Note{Void: true}, nil)
 		}, "r/applied"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -182,8 +190,7 @@ func TestCorruptRecords(t *testing.T) {
 // nothing depends on; where one is noticed it must be as a refusal, and where it
 // is not, all that was acknowledged must be there.
 func TestCorruptFiles(t *testing.T) {
-	t.Run("tables", func(t *testing.T) { corruptFiles(t, journalDir, func(s *Store) error { return s.journal.Flush() }) })
-	t.Run("write-ahead log", func(t *testing.T) { corruptFiles(t, journalDir, func(*Store) error { return nil }) })
+	t.Run("log", func(t *testing.T) { corruptFiles(t, logDir, func(*Store) error { return nil }) })
 	t.Run("state", func(t *testing.T) { corruptFiles(t, "state-000002", func(s *Store) error { return s.flush(s.db) }) })
 }
 

@@ -64,11 +64,14 @@ func secureBootVariable(value ...byte) []byte {
 	return append(b, value...)
 }
 
-func (l *Log) secureBoot() bool {
-	end := l.separator(7)
+func (l *Log) secureBoot() bool { return l.secureBootIn(7) }
+
+// secureBootIn looks in the register that the variable SecureBoot is measured into.
+func (l *Log) secureBootIn(pcr int) bool {
+	end := l.separator(pcr)
 	on, off, absent := l.sum(secureBootVariable(1)), l.sum(secureBootVariable(0)), l.sum(secureBootVariable())
 	n := 0
-	for e := range l.of(7) {
+	for e := range l.of(pcr) {
 		switch {
 		case bytes.Equal(e.Digest, off), bytes.Equal(e.Digest, absent):
 			return false

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"unicode/utf16"
 
 	"github.com/keystead/keystead"
@@ -88,6 +89,43 @@ func (l *Log) Kernel() (Kernel, error) {
 		}
 	}
 	return k, nil
+}
+
+// Place says which register and which event of the log hold a digest, for people: the
+// last such event of the given registers. It is "" if there is none.
+func (l *Log) Place(d keystead.Digest, registers ...int) (place string) {
+	for _, pcr := range registers {
+		for e := range l.of(pcr) {
+			if bytes.Equal(e.Digest, d[:]) {
+				place = fmt.Sprintf(" (PCR %d, event %d, %v)", pcr, e.Number, e.Type)
+			}
+		}
+	}
+	return place
+}
+
+// maxLoadOptions bounds a command line that is looked for, in bytes of UTF-16; the kernel
+// takes 2048 characters on x86.
+const maxLoadOptions = 16 << 10
+
+// LoadedOptions returns the text of the kernel's command line if the data of an event,
+// such as systemd-boot's in PCR 12, is one that has the measured digest; else "".
+func (l *Log) LoadedOptions(k Kernel) string {
+	for i := range l.events {
+		data := l.events[i].Data
+		if len(data) == 0 || len(data)%2 != 0 || len(data) > maxLoadOptions {
+			continue
+		}
+		units := make([]uint16, len(data)/2)
+		for i := range units {
+			units[i] = binary.LittleEndian.Uint16(data[2*i:])
+		}
+		text := strings.TrimRight(string(utf16.Decode(units)), "\x00")
+		if terminated, bare := LoadOptions(text); text != "" && (k.CommandLine == terminated || k.CommandLine == bare) {
+			return text
+		}
+	}
+	return ""
 }
 
 // tag returns the id of an EV_EVENT_TAG event, a TCG_PCClientTaggedEvent, or 0.

@@ -36,6 +36,9 @@ type Log struct {
 // whoever wants to 16 and 23, without an entry here; 17 to 22 are for late launch.
 var judged = [evidence.NumPCRs]bool{0: true, 1: true, 2: true, 3: true, 4: true, 5: true, 6: true, 7: true, 8: true, 9: true, 12: true, 13: true, 14: true}
 
+// Judges reports whether a register is one that a log is held against.
+func Judges(pcr int) bool { return pcr >= 0 && pcr < len(judged) && judged[pcr] }
+
 // Open parses a log and replays it against covered, the register values that a
 // quote proves: each judged register (0 to 9 and 12 to 14) in each of its banks.
 // It refuses with a *keystead.DenyError:

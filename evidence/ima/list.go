@@ -47,6 +47,9 @@ type List struct {
 	len     int             // entries of the register in it
 	rest    int             // all other entries
 	banks   []evidence.Bank // where the entries' own digests lead to the quote
+	at      []bank          // where the chains stand
+	lines   int             // entries of all registers in the prefix
+	before  *State          // what was replayed before the first of raw; nil for nothing
 }
 
 // Open parses a list and finds the shortest prefix whose replay equals register pcr
@@ -80,6 +83,9 @@ func Open(raw []byte, quoted []evidence.PCRs, pcr int) (*List, error) {
 		if err := rec.next(c); err != nil {
 			break
 		}
+		if !reached {
+			l.lines++
+		}
 		if reached || rec.pcr != pcr {
 			l.rest++
 			continue
@@ -94,6 +100,7 @@ func Open(raw []byte, quoted []evidence.PCRs, pcr int) (*List, error) {
 		return nil, c.Err()
 	case reached:
 		l.banks, err = r.others(l)
+		l.at = r.at()
 	case c.Err() != nil:
 		err = deny(keystead.ReasonLogTruncated, r.where(), "a list that ends with a whole entry", c.Err().Error())
 	default:
@@ -120,7 +127,12 @@ func (l *List) Banks() []evidence.Bank { return l.banks }
 // ascii_runtime_measurements, from 1. It does not allocate.
 func (l *List) All() iter.Seq2[int, Entry] {
 	return func(yield func(int, Entry) bool) {
+		first := 0
+		if l.before != nil {
+			first = int(l.before.lines)
+		}
 		for n, rec := range records(l.raw[:l.covered]) {
+			n += first
 			if rec.pcr == l.pcr && !yield(n, rec.entry()) {
 				return
 			}

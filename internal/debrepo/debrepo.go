@@ -71,6 +71,17 @@ func Deb(suffix string, members ...tar.Header) []byte {
 	return Ar("debian-binary", []byte("2.0\n"), "control.tar", Tar(), "data.tar"+suffix, Pack(suffix, Tar(members...)))
 }
 
+// Installable writes a .deb that dpkg installs: its control file, with all that it must
+// say, and scripts such as postinst.
+func Installable(name, version string, scripts map[string]string, members ...tar.Header) []byte {
+	text := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: Test <test@test.example>\nDescription: a test\n", name, version)
+	control := []tar.Header{{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "./control", Typeflag: tar.TypeReg, Mode: 0o644, Uname: text}}
+	for _, script := range slices.Sorted(maps.Keys(scripts)) {
+		control = append(control, tar.Header{Name: "./" + script, Typeflag: tar.TypeReg, Mode: 0o755, Uname: scripts[script]})
+	}
+	return Ar("debian-binary", []byte("2.0\n"), "control.tar.gz", Pack(".gz", Tar(control...)), "data.tar.gz", Pack(".gz", Tar(members...)))
+}
+
 // Tar writes an archive; a regular member's content is its header's Uname, which
 // test members have no other use for.
 func Tar(members ...tar.Header) []byte {
@@ -129,6 +140,14 @@ func Ar(members ...any) []byte {
 type Package struct {
 	Name, Version, Architecture string
 	Deb                         []byte
+	NoMD5                       bool // state none, for readers that check it; else a wrong one
+}
+
+func (p Package) md5() string {
+	if p.NoMD5 {
+		return ""
+	}
+	return fmt.Sprintf("MD5sum: %032d\n", 0)
 }
 
 // Filename is where the repository keeps the package.
@@ -138,8 +157,8 @@ func (p Package) Filename() string {
 
 // Stanza is what the index says of the package.
 func (p Package) Stanza() string {
-	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nDescription: a test\n package\nFilename: %s\nSize: %d\nMD5sum: %032d\nSHA256: %x\n\n",
-		p.Name, p.Version, p.Architecture, p.Filename(), len(p.Deb), 0, sha256.Sum256(p.Deb))
+	return fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: %s\nDescription: a test\n package\nFilename: %s\nSize: %d\n%sSHA256: %x\n\n",
+		p.Name, p.Version, p.Architecture, p.Filename(), len(p.Deb), p.md5(), sha256.Sum256(p.Deb))
 }
 
 // Repository is what to write. Suite is its codename too.
@@ -171,7 +190,10 @@ func (r Repository) Release(index string) string {
 		fmt.Fprintf(&b, "Valid-Until: %s\n", r.ValidUntil.UTC().Format(time.RFC1123Z))
 	}
 	b.WriteString("Acquire-By-Hash: yes\nArchitectures: amd64\nComponents: main\n")
-	fmt.Fprintf(&b, "MD5Sum:\n %032d %d %s\nSHA256:\n", 0, len(index), IndexName)
+	if !slices.ContainsFunc(r.Packages, func(p Package) bool { return p.NoMD5 }) {
+		fmt.Fprintf(&b, "MD5Sum:\n %032d %d %s\n", 0, len(index), IndexName)
+	}
+	b.WriteString("SHA256:\n")
 	packed := Pack(".gz", []byte(index))
 	fmt.Fprintf(&b, " %x %d %s\n %x %d %s.gz\n", sha256.Sum256([]byte(index)), len(index), IndexName, sha256.Sum256(packed), len(packed), IndexName)
 	return b.String()

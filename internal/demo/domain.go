@@ -24,6 +24,7 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/internal/practice"
+	"github.com/keystead/keystead/internal/shell"
 )
 
 // The machines of a practice domain: three nodes and two hosts.
@@ -53,7 +54,7 @@ const interval = 500
 // domain plays the second act: machines that earn their keys from a domain.
 type domain struct {
 	*demo
-	sh       *shell
+	sh       *shell.Shell
 	machines map[string]*practice.Machine
 	digest   string
 	sealed   []byte // what the application encrypted
@@ -63,7 +64,7 @@ type domain struct {
 
 // newDomain sets up the machines and founds the domain; nothing runs yet.
 func (d *demo) newDomain(ctx context.Context, program string) (_ *domain, err error) {
-	x := &domain{demo: d, sh: newShell(program, d.dir)}
+	x := &domain{demo: d, sh: shell.New(program, d.dir, "KEYSTEAD_DOMAIN="+filepath.Join(d.dir, file("domain.json")))}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, x.close())
@@ -82,7 +83,7 @@ func (d *demo) newDomain(ctx context.Context, program string) (_ *domain, err er
 	if err != nil {
 		return nil, err
 	}
-	out, err := x.sh.do(ctx, "domain", "init", "demo", "--local", "3", "--machines", d.dir, "--trust-disks", "--dir", "domain", "--port", fmt.Sprint(port))
+	out, err := x.sh.Do(ctx, "domain", "init", "demo", "--local", "3", "--machines", d.dir, "--trust-disks", "--dir", "domain", "--port", fmt.Sprint(port))
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +94,7 @@ func (d *demo) newDomain(ctx context.Context, program string) (_ *domain, err er
 }
 
 func (x *domain) close() error {
-	errs := []error{x.sh.close()}
+	errs := []error{x.sh.Close()}
 	for _, m := range x.machines {
 		errs = append(errs, m.Stop())
 	}
@@ -108,7 +109,7 @@ func member(args ...string) []string { return append(args, "--member", file("mem
 
 // tell fetches an answer in the API's JSON.
 func (x *domain) tell(ctx context.Context, into proto.Message, args ...string) error {
-	out, err := x.sh.do(ctx, append([]string{"--json"}, args...)...)
+	out, err := x.sh.Do(ctx, append([]string{"--json"}, args...)...)
 	if err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (x *domain) tell(ctx context.Context, into proto.Message, args ...string) e
 // runNodes starts the nodes and waits until they keep a ledger.
 func (x *domain) runNodes(ctx context.Context) error {
 	for _, n := range nodes {
-		if err := x.sh.start(n, "node", "run", "--config", file(n+"/keystead.toml")); err != nil {
+		if err := x.sh.Start(n, "node", "run", "--config", file(n+"/keystead.toml")); err != nil {
 			return err
 		}
 	}
@@ -131,8 +132,8 @@ func (x *domain) put(ctx context.Context, key, value string) (uint64, error) {
 	var out struct {
 		Leaf uint64 `json:"leaf"`
 	}
-	if err := x.sh.ask(ctx, &out, "ledger", "put", key, value, "--timeout", "30s"); err != nil {
-		return 0, fmt.Errorf("%w\n%s", err, x.sh.log(nodes[0]))
+	if err := x.sh.Ask(ctx, &out, "ledger", "put", key, value, "--timeout", "30s"); err != nil {
+		return 0, fmt.Errorf("%w\n%s", err, x.sh.Log(nodes[0]))
 	}
 	x.leaves = append(x.leaves, out.Leaf)
 	return out.Leaf, nil
@@ -141,7 +142,7 @@ func (x *domain) put(ctx context.Context, key, value string) (uint64, error) {
 // join sets up a host's agent, has the member enrol the host, and starts the agent.
 func (x *domain) join(ctx context.Context, host string) error {
 	m := x.machines[host]
-	_, err := x.sh.do(ctx, "agent", "init", "agent-"+host, "--host", host, "--tpm", m.Socket(), "--root", filepath.Join(m.Dir, practice.Root),
+	_, err := x.sh.Do(ctx, "agent", "init", "agent-"+host, "--host", host, "--tpm", m.Socket(), "--root", filepath.Join(m.Dir, practice.Root),
 		"--socket", filepath.Join(x.dir, host+".sock"), "--svid", filepath.Join(x.dir, "svid-"+host))
 	if err != nil {
 		return err
@@ -155,10 +156,10 @@ func (x *domain) join(ctx context.Context, host string) error {
 	if err := os.WriteFile(config, []byte(often), 0o600); err != nil {
 		return err
 	}
-	if _, err := x.sh.do(ctx, member("host", "enrol", host, "--tpm", m.Socket())...); err != nil {
+	if _, err := x.sh.Do(ctx, member("host", "enrol", host, "--tpm", m.Socket())...); err != nil {
 		return err
 	}
-	return x.sh.start(host, "agent", "run", "--config", config)
+	return x.sh.Start(host, "agent", "run", "--config", config)
 }
 
 // status asks a host's agent, once it is in the phase.
@@ -166,14 +167,14 @@ func (x *domain) status(ctx context.Context, host, phase string) (*apiv1.AgentSt
 	out := &apiv1.AgentStatusResponse{}
 	err := x.tell(ctx, out, "agent", "status", "--socket", filepath.Join(x.dir, host+".sock"), "--wait", phase, "--timeout", "30s")
 	if err != nil {
-		err = fmt.Errorf("agent of %s: %w\n%s", host, err, x.sh.log(host))
+		err = fmt.Errorf("agent of %s: %w\n%s", host, err, x.sh.Log(host))
 	}
 	return out, err
 }
 
 // release runs an application on the host, which asks the host's agent for the key.
 func (x *domain) release(ctx context.Context, host string) (secret string, err error) {
-	out, err := x.sh.do(ctx, "key", "release", theme, "--socket", filepath.Join(x.dir, host+".sock"))
+	out, err := x.sh.Do(ctx, "key", "release", theme, "--socket", filepath.Join(x.dir, host+".sock"))
 	return strings.TrimSpace(out), err
 }
 
@@ -197,7 +198,7 @@ func (x *domain) found(ctx context.Context) error {
 		return err
 	}
 	var list apiv1.ListKeysResponse
-	err := until(ctx, "an epoch", func(ctx context.Context) (bool, error) {
+	err := shell.Until(ctx, "an epoch", func(ctx context.Context) (bool, error) {
 		err := x.tell(ctx, &list, "key", "list")
 		return list.GetEpoch() > 0, err
 	})
@@ -242,7 +243,7 @@ func (x *domain) agree(ctx context.Context) error {
 	x.noteVersions(&k)
 	var err error
 	if x.first, err = x.release(ctx, good); err != nil {
-		return fmt.Errorf("%w\n%s", err, x.sh.log(good))
+		return fmt.Errorf("%w\n%s", err, x.sh.Log(good))
 	}
 	aead, err := cipherOf(x.first)
 	if err != nil {
@@ -265,9 +266,9 @@ func (x *domain) noteVersions(k *apiv1.Key) {
 
 // decrypt has another process get the key and open what the first one encrypted.
 func (x *domain) decrypt(ctx context.Context) error {
-	out, err := x.sh.do(ctx, "key", "release", theme, "--version", "1", "--socket", filepath.Join(x.dir, good+".sock"))
+	out, err := x.sh.Do(ctx, "key", "release", theme, "--version", "1", "--socket", filepath.Join(x.dir, good+".sock"))
 	if err != nil {
-		return fmt.Errorf("%w\n%s", err, x.sh.log(good))
+		return fmt.Errorf("%w\n%s", err, x.sh.Log(good))
 	}
 	aead, err := cipherOf(strings.TrimSpace(out))
 	if err != nil {
@@ -300,7 +301,7 @@ func (x *domain) denyAltered(ctx context.Context) error {
 	if _, err := x.release(ctx, bad); err == nil {
 		return fmt.Errorf("%s was given the key", bad)
 	}
-	return x.sh.end(bad, syscall.SIGTERM)
+	return x.sh.End(bad, syscall.SIGTERM)
 }
 
 // finding returns the finding for a reason, which must be there.
@@ -314,7 +315,7 @@ func finding(r *apiv1.Refusal, reason string) (*apiv1.Finding, error) {
 
 // leader returns the node that leads.
 func (x *domain) leader(ctx context.Context) (lead string, err error) {
-	err = until(ctx, "a leader", func(ctx context.Context) (bool, error) {
+	err = shell.Until(ctx, "a leader", func(ctx context.Context) (bool, error) {
 		var s apiv1.StatusResponse
 		err := x.tell(ctx, &s, "node", "status", "--timeout", "2s")
 		lead = s.GetLeader()
@@ -329,25 +330,25 @@ func (x *domain) killLeader(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := x.sh.end(lead, syscall.SIGKILL); err != nil {
+	if err := x.sh.End(lead, syscall.SIGKILL); err != nil {
 		return err
 	}
 	began := time.Now()
-	err = until(ctx, "a release without "+lead, func(ctx context.Context) (bool, error) {
+	err = shell.Until(ctx, "a release without "+lead, func(ctx context.Context) (bool, error) {
 		_, err := x.release(ctx, good)
 		return err == nil, err
 	})
 	if err != nil {
-		return fmt.Errorf("%w\n%s", err, x.sh.log(good))
+		return fmt.Errorf("%w\n%s", err, x.sh.Log(good))
 	}
 	x.say("   KILLED     %s; a key released again %.1f s later, by the other two", lead, time.Since(began).Seconds())
-	if err := x.sh.start(lead, "node", "run", "--config", file(lead+"/keystead.toml")); err != nil {
+	if err := x.sh.Start(lead, "node", "run", "--config", file(lead+"/keystead.toml")); err != nil {
 		return err
 	}
 	if _, err := x.put(ctx, "kv/after", "the leader's end"); err != nil {
 		return err
 	}
-	return until(ctx, lead+" back", func(ctx context.Context) (bool, error) {
+	return shell.Until(ctx, lead+" back", func(ctx context.Context) (bool, error) {
 		var s apiv1.StatusResponse
 		err := x.tell(ctx, &s, "node", "status", "--node", lead, "--timeout", "2s")
 		return s.GetFresh() && s.GetLeader() != "" && s.GetRole() != "learner", err
@@ -357,11 +358,11 @@ func (x *domain) killLeader(ctx context.Context) error {
 func (x *domain) evict(ctx context.Context) error {
 	x.say("\n12. A node is evicted: its signature counts no more, and what it could read is rotated")
 	const gone = "n3"
-	if _, err := x.sh.do(ctx, "node", "remove", gone, "--key", file("member.key"), "--timeout", "30s"); err != nil {
+	if _, err := x.sh.Do(ctx, "node", "remove", gone, "--key", file("member.key"), "--timeout", "30s"); err != nil {
 		return err
 	}
 	var k apiv1.Key
-	err := until(ctx, "a rotated key", func(ctx context.Context) (bool, error) {
+	err := shell.Until(ctx, "a rotated key", func(ctx context.Context) (bool, error) {
 		err := x.tell(ctx, &k, "key", "show", theme)
 		return k.GetVersion() > 1, err
 	})
@@ -375,10 +376,10 @@ func (x *domain) evict(ctx context.Context) error {
 			newest = v
 		}
 	}
-	if err := x.sh.stopped(gone); err != nil {
+	if err := x.sh.Stopped(gone); err != nil {
 		return err
 	}
-	if words := x.sh.log(gone); !strings.Contains(words, string(keystead.ReasonNotMember)) {
+	if words := x.sh.Log(gone); !strings.Contains(words, string(keystead.ReasonNotMember)) {
 		return fmt.Errorf("%s stopped for another reason: %s", gone, words)
 	}
 	second, err := x.release(ctx, good)
@@ -462,7 +463,7 @@ func awaitSuspension(ctx context.Context, file *client.Domain, digest keystead.D
 		return err
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, shell.Patience)
 	defer cancel()
 	for suspended := false; !suspended; {
 		err := cl.Hosts(ctx, good, func(h *apiv1.Host) bool {
@@ -491,7 +492,7 @@ func (x *domain) prove(ctx context.Context) error {
 	x.say("\n14. Receipts, verified offline from the domain's digest alone")
 	slices.Sort(x.leaves)
 	for _, leaf := range slices.Compact(x.leaves) {
-		text, err := x.sh.do(ctx, "receipt", "get", fmt.Sprint(leaf), "--timeout", "30s")
+		text, err := x.sh.Do(ctx, "receipt", "get", fmt.Sprint(leaf), "--timeout", "30s")
 		if err != nil {
 			return err
 		}
@@ -499,16 +500,16 @@ func (x *domain) prove(ctx context.Context) error {
 		if err := os.WriteFile(filepath.Join(x.dir, name), []byte(text), 0o600); err != nil {
 			return err
 		}
-		out, err := x.sh.do(ctx, "receipt", "verify", name, "--digest", x.digest)
+		out, err := x.sh.Do(ctx, "receipt", "verify", name, "--digest", x.digest)
 		if err != nil {
 			return err
 		}
 		x.say("   PROVEN     leaf %d: %s", leaf, lineOf(out, "kind:"))
 		x.say("              %s", lineOf(out, "tree:"))
 	}
-	var foreign *refusal
-	_, err := x.sh.do(ctx, "receipt", "verify", fmt.Sprintf("%d.receipt", x.leaves[0]), "--digest", keystead.Sum(nil).String())
-	if !errors.As(err, &foreign) || !strings.Contains(foreign.words, string(keystead.ReasonDomainMismatch)) {
+	var foreign *shell.Refusal
+	_, err := x.sh.Do(ctx, "receipt", "verify", fmt.Sprintf("%d.receipt", x.leaves[0]), "--digest", keystead.Sum(nil).String())
+	if !errors.As(err, &foreign) || !strings.Contains(foreign.Words, string(keystead.ReasonDomainMismatch)) {
 		return fmt.Errorf("a receipt under another domain's digest: want %s, got %v", keystead.ReasonDomainMismatch, err)
 	}
 	x.say("   DENIED     %s: the same receipt under another domain's digest", keystead.ReasonDomainMismatch)

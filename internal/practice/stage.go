@@ -58,6 +58,9 @@ func (s *Stage) Publish(dir string) error {
 // Root is the authority's certificate.
 func (s *Stage) Root() *x509.Certificate { return s.ca.Root }
 
+// Authority certifies the machines' TPMs.
+func (s *Stage) Authority() *swtpm.CA { return s.ca }
+
 // Alone sets up one machine in dir, which must not exist yet, with the verifier's
 // files beside its own. Stop ends and removes all of it.
 func Alone(ctx context.Context, dir string) (m *Machine, stop func() error, err error) {

@@ -32,7 +32,7 @@ func (ca *CA) Start(ctx context.Context) (*TPM, error) {
 		return nil, err
 	}
 	t := &TPM{Socket: filepath.Join(dir, "tpm"), dir: dir}
-	if err := ca.manufacture(ctx, dir); err != nil {
+	if err := ca.Manufacture(ctx, dir); err != nil {
 		return nil, errors.Join(err, t.Stop())
 	}
 	if err := t.boot(ctx); err != nil {
@@ -41,7 +41,9 @@ func (ca *CA) Start(ctx context.Context) (*TPM, error) {
 	return t, nil
 }
 
-func (ca *CA) manufacture(ctx context.Context, dir string) error {
+// Manufacture makes the state of a TPM in dir, as Start does, for whoever runs it: an
+// emulated machine, for one.
+func (ca *CA) Manufacture(ctx context.Context, dir string) error {
 	cmd := exec.CommandContext(ctx, "swtpm_setup", "--tpm2", "--tpmstate", dir, "--config", ca.path("setup.conf"),
 		"--create-ek-cert", "--lock-nvram", "--pcr-banks", "sha256,sha384")
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir)

@@ -23,11 +23,12 @@ type Options struct {
 
 // Bed is a guest that can be booted. Boots do not change it.
 type Bed struct {
-	Kernel   string // the kernel's file, as its package has it
-	Initrd   string // as initramfs-tools made it
-	Loader   string // the EFI boot loader's file, as its package has it
-	Status   string // the guest's dpkg status
-	Releases string // directory of the InRelease files that the packages came by
+	Kernel     string // the kernel's file, as its package has it
+	Initrd     string // as initramfs-tools made it
+	Loader     string // the EFI boot loader's file, as its package has it
+	Status     string // the guest's dpkg status
+	Releases   string // directory of the InRelease files that the packages came by
+	References string // the reference set of the guest's packages, of the day that it was built
 
 	image    string // root file system
 	dir      string // all of the above
@@ -46,6 +47,9 @@ const (
 	loaderPath    = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 )
 
+// timers would start programs of the guest's at times of their own.
+const timers = "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer"
+
 // Build installs a Debian system of this machine's suite from this machine's
 // mirror into a disk image.
 func Build(ctx context.Context, o Options) (*Bed, error) {
@@ -62,6 +66,9 @@ func Build(ctx context.Context, o Options) (*Bed, error) {
 	packages := append(append([]string{s.kernel}, base...), o.Packages...)
 	b := &Bed{progress: o.Progress, kept: o.Cache != ""}
 	if b.kept {
+		if o.Cache, err = filepath.Abs(o.Cache); err != nil {
+			return nil, fmt.Errorf("testbed: %w", err)
+		}
 		b.dir = filepath.Join(o.Cache, "guest-"+key(s, packages))
 		if b.locate() == nil {
 			b.progress("guest: taken from %s", b.dir)
@@ -88,10 +95,13 @@ func (b *Bed) Close() error {
 	return os.RemoveAll(b.dir)
 }
 
+// buildVersion changes with what build does beside what key sees.
+const buildVersion = 2
+
 // key names a guest by all that goes into it, but for the day of the mirror.
 func key(s sources, packages []string) string {
 	h := sha256.New()
-	fmt.Fprintln(h, s.suite, s.lines, packages)
+	fmt.Fprintln(h, buildVersion, s.suite, s.lines, packages, timers)
 	fs.WalkDir(guest, ".", func(p string, d fs.DirEntry, _ error) error {
 		if !d.IsDir() {
 			b, _ := guest.ReadFile(p) // embedded: there
@@ -124,7 +134,8 @@ func (b *Bed) build(ctx context.Context, s sources, packages []string) error {
 		"--dpkgopt=force-unsafe-io", `--aptopt=Acquire::Languages "none"`,
 		fmt.Sprintf(`--extract-hook=cp -rT '%s' "$1"`, overlay),
 		fmt.Sprintf(`--customize-hook=cp "$1"/var/lib/apt/lists/*InRelease '%s'`, filepath.Join(work, "releases")),
-		`--customize-hook=chroot "$1" systemctl --quiet enable keystead-testbed.service`,
+		`--customize-hook=chroot "$1" systemctl --quiet enable systemd-networkd keystead-testbed`,
+		`--customize-hook=chroot "$1" systemctl --quiet disable ` + timers,
 		s.suite, root}
 	install := command(ctx, "mmdebstrap", append(args, s.lines...)...)
 	if rootIsMounted() {
@@ -144,6 +155,9 @@ func (b *Bed) build(ctx context.Context, s sources, packages []string) error {
 		return err
 	}
 	b.progress("guest: disk image made in %.1f s", time.Since(start).Seconds())
+	if err := b.refer(ctx, work); err != nil {
+		return err
+	}
 	for _, dir := range []string{overlay, root} {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
@@ -156,6 +170,21 @@ func (b *Bed) build(ctx context.Context, s sources, packages []string) error {
 		return err
 	}
 	return b.locate()
+}
+
+// refer builds the reference set now, while the packages are on the mirrors.
+func (b *Bed) refer(ctx context.Context, work string) error {
+	start := time.Now()
+	status, err := os.ReadFile(filepath.Join(work, "boot/dpkg-status"))
+	if err != nil {
+		return err
+	}
+	set, err := reference(ctx, status)
+	if err != nil {
+		return fmt.Errorf("reference set: %w", err)
+	}
+	b.progress("guest: reference set of %d packages' %d digests built in %.1f s", len(set.Header().Packages), set.Len(), time.Since(start).Seconds())
+	return os.WriteFile(filepath.Join(work, "references"), set.Bytes(), 0o644)
 }
 
 // writeGuestFiles writes the files that make the guest a bed, for cp to take over.
@@ -213,8 +242,9 @@ func (b *Bed) locate() error {
 	boot := filepath.Join(b.dir, "boot")
 	b.Kernel, b.Initrd, b.Loader = filepath.Join(boot, "vmlinuz"), filepath.Join(boot, "initrd.img"), filepath.Join(boot, "loader.efi")
 	b.Status, b.Releases = filepath.Join(boot, "dpkg-status"), filepath.Join(b.dir, "releases")
+	b.References = filepath.Join(b.dir, "references")
 	b.image = filepath.Join(b.dir, "root.img")
-	for _, p := range []string{b.Kernel, b.Initrd, b.Loader, b.Status, b.Releases, b.image} {
+	for _, p := range []string{b.Kernel, b.Initrd, b.Loader, b.Status, b.Releases, b.References, b.image} {
 		if _, err := os.Stat(p); err != nil {
 			return err
 		}

@@ -12,9 +12,9 @@ import (
 )
 
 // CodeSet returns a code set that accepts this guest's boot, computed from the files
-// that it boots from. Kernel and boot loader are named by their Authenticode
+// that it boots from, and more programs, files of this machine by the guest's paths. Kernel and boot loader are named by their Authenticode
 // digests, as firmware measures them.
-func (b *Bed) CodeSet() (*refval.CodeSet, error) {
+func (b *Bed) CodeSet(programs map[string]string) (*refval.CodeSet, error) {
 	kernel, err := efiProgram(b.Kernel)
 	if err != nil {
 		return nil, err
@@ -39,8 +39,15 @@ func (b *Bed) CodeSet() (*refval.CodeSet, error) {
 	if i < 0 {
 		return nil, fmt.Errorf("%s does not list %s", b.Status, loaderPackage)
 	}
-	return refval.NewCodeSet("testbed",
-		[]refval.Code{{Digest: loader, Path: "/EFI/BOOT/BOOTX64.EFI", Version: packages[i].Version}},
+	code := []refval.Code{{Digest: loader, Path: "/EFI/BOOT/BOOTX64.EFI", Version: packages[i].Version}}
+	for at, file := range programs {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		code = append(code, refval.Code{Digest: keystead.Sum(content), Path: at, Version: "built"})
+	}
+	return refval.NewCodeSet("testbed", code,
 		[]refval.Boot{{
 			Name:        "guest",
 			Kernel:      kernel,

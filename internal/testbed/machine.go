@@ -3,13 +3,13 @@ package testbed
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"time"
 )
 
-// machine is the emulator's command: no hardware virtualisation, no network.
-func machine(ctx context.Context, image string, at func(string) string) *exec.Cmd {
+// machine is the emulator's command: no hardware virtualisation, and a network by which
+// the guest reaches what this machine reaches and nobody reaches the guest.
+func machine(ctx context.Context, at func(string) string) *exec.Cmd {
 	args := []string{
 		"-machine", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "1024",
 		"-nodefaults", "-display", "none", "-no-reboot", "-serial", "file:" + at("console"),
@@ -17,26 +17,26 @@ func machine(ctx context.Context, image string, at func(string) string) *exec.Cm
 		"-drive", "if=pflash,format=raw,unit=1,file=" + at("vars.fd"),
 		"-chardev", "socket,id=tpm,path=" + at("tpm.sock"),
 		"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0",
+		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+		"-chardev", "socket,id=port,server=on,wait=off,path=" + at("port.sock"),
+		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=keystead",
 	}
 	disk := func(serial, drive, device string) {
 		args = append(args, "-drive", fmt.Sprintf("if=none,id=%s,format=raw,cache=unsafe,%s", serial, drive),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s%s", serial, serial, device))
 	}
-	disk("root", "snapshot=on,file="+image, "")
-	disk("steps", "readonly=on,file="+at("steps.img"), "")
-	disk("results", "file="+at("results.img"), "")
+	disk("root", "file="+at("root.img"), "")
 	disk("esp", "readonly=on,file=fat:"+at("esp"), ",bootindex=0")
-	cmd := command(ctx, "qemu-system-x86_64", args...)
-	cmd.Env = append(os.Environ(), "TMPDIR="+at(".")) // where the snapshot goes
-	return cmd
+	return command(ctx, "qemu-system-x86_64", args...)
 }
 
-// awaitFile waits until path exists, or until the program that should make it ends.
-func awaitFile(ctx context.Context, path string, ended <-chan error) error {
+// await tries, again and again, until that goes well or the program that it depends on
+// ends.
+func await(ctx context.Context, ended <-chan error, try func() error) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(path); err == nil {
+		if try() == nil {
 			return nil
 		}
 		select {

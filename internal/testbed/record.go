@@ -16,10 +16,9 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence/eventlog"
 	"github.com/keystead/keystead/evidence/ima"
-	"github.com/keystead/keystead/fetch"
 	"github.com/keystead/keystead/internal/recording"
+	"github.com/keystead/keystead/internal/swtpm"
 	"github.com/keystead/keystead/refval"
-	"github.com/keystead/keystead/refval/deb"
 )
 
 // Record boots the guest, takes it through the phases, and writes a recording to
@@ -27,31 +26,29 @@ import (
 // program that ran in the first phase is named by a package or the code set, and
 // the later phases add what they are meant to add.
 func Record(ctx context.Context, b *Bed, dir string) error {
-	var steps []Step
-	for _, p := range phases() {
-		steps = append(steps, p.step)
-	}
 	now := time.Now().UTC().Truncate(time.Second)
-	result, err := b.Boot(ctx, steps)
+	captures, err := b.capture(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("testbed: %w", err)
 	}
-	start := time.Now()
-	set, err := reference(ctx, result.Status)
+	raw, err := os.ReadFile(b.References)
 	if err != nil {
-		return fmt.Errorf("testbed: reference set: %w", err)
+		return fmt.Errorf("testbed: %w", err)
 	}
-	b.progress("recording: reference set of %d packages' %d digests built in %.1f s", len(set.Header().Packages), set.Len(), time.Since(start).Seconds())
-	code, err := b.CodeSet()
+	set, err := refval.Parse(raw)
+	if err != nil {
+		return fmt.Errorf("testbed: %s: %w", b.References, err)
+	}
+	code, err := b.CodeSet(nil)
 	if err != nil {
 		return fmt.Errorf("testbed: code set: %w", err)
 	}
-	files, err := recordingFiles(result, set, code)
+	files, err := recordingFiles(captures, set, code)
 	if err == nil {
 		err = b.addReleases(files, set)
 	}
 	if err == nil {
-		err = addManifest(ctx, files, now, result, set, code)
+		err = addManifest(ctx, files, now, captures, set, code)
 	}
 	if err == nil {
 		err = write(dir, files)
@@ -67,36 +64,47 @@ func Record(ctx context.Context, b *Bed, dir string) error {
 	return nil
 }
 
-// reference builds the reference set of what can be executed of the packages that
-// a dpkg status lists, through the signed chain from the repositories as they are now.
-func reference(ctx context.Context, status []byte) (*refval.Set, error) {
-	names, err := deb.ParseStatus(status)
+// capture takes a guest through the phases.
+func (b *Bed) capture(ctx context.Context) (captures []*Capture, err error) {
+	dir, err := os.MkdirTemp("", "keystead-testbed-ca-")
 	if err != nil {
 		return nil, err
 	}
-	built, err := fetch.Build(ctx, fetch.Options{Packages: names, Selection: refval.SelectExecutable, Fresh: true})
+	defer os.RemoveAll(dir)
+	ca, err := swtpm.NewCA(dir)
 	if err != nil {
 		return nil, err
 	}
-	var problems []error
-	for _, m := range built.Set.Header().Missing {
-		problems = append(problems, keystead.Deny(m.Finding()))
+	g, err := b.Start(ctx, ca, nil)
+	if err != nil {
+		return nil, err
 	}
-	return built.Set, errors.Join(problems...)
+	defer func() { err = errors.Join(err, g.Close()) }()
+	if err := g.Write(ctx, strangerPath, "600", stranger(0)); err != nil {
+		return nil, err
+	}
+	for _, p := range phases() {
+		if _, err := g.Run(ctx, p.script); err != nil {
+			return nil, fmt.Errorf("phase %s: %w", p.name, err)
+		}
+		c, err := g.Capture(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("phase %s: %w", p.name, err)
+		}
+		captures = append(captures, c)
+	}
+	return captures, nil
 }
 
-func recordingFiles(result *Result, set *refval.Set, code *refval.CodeSet) (map[string][]byte, error) {
+func recordingFiles(captures []*Capture, set *refval.Set, code *refval.CodeSet) (map[string][]byte, error) {
 	files := map[string][]byte{
-		recording.FileEventLog:  result.EventLog,
-		recording.FileStatus:    trimStatus(result.Status),
+		recording.FileEventLog:  captures[0].EventLog,
+		recording.FileStatus:    trimStatus(captures[0].Status),
 		recording.FileCodeSet:   []byte(code.Text()),
 		recording.FileReference: set.Bytes(),
 	}
-	for _, s := range result.Steps {
-		if s.Status != 0 {
-			return nil, fmt.Errorf("phase %s ended with status %d:\n%s", s.Name, s.Status, s.Output)
-		}
-		files[recording.FilePCRs] = append(files[recording.FilePCRs], recording.FormatPCRs(s.Name, s.PCRs)...)
+	for i, p := range phases() {
+		files[recording.FilePCRs] = append(files[recording.FilePCRs], recording.FormatPCRs(p.name, captures[i].PCRs)...)
 	}
 	return files, nil
 }
@@ -124,35 +132,36 @@ func (b *Bed) addReleases(files map[string][]byte, set *refval.Set) error {
 
 // addManifest proves each phase's logs by its registers, and adds the IMA log up to
 // the last phase's end and the manifest with the marks.
-func addManifest(ctx context.Context, files map[string][]byte, now time.Time, result *Result, set *refval.Set, code *refval.CodeSet) error {
+func addManifest(ctx context.Context, files map[string][]byte, now time.Time, captures []*Capture, set *refval.Set, code *refval.CodeSet) error {
+	result := captures[0]
 	m := recording.Manifest{
 		Format: recording.Format, Recorded: now, Kernel: result.Kernel, CommandLine: result.CommandLine,
 		PtraceScope: result.PtraceScope, Lockdown: result.Lockdown,
 		Packages: len(set.Header().Packages), Tools: tools(ctx),
 	}
-	log := result.Steps[len(result.Steps)-1].IMALog
+	log := captures[len(captures)-1].IMALog
 	var unnamed []string
 	for i, p := range phases() {
-		pcrs := result.Steps[i].PCRs
+		pcrs := captures[i].PCRs
 		if _, err := eventlog.Open(result.EventLog, pcrs); err != nil {
-			return fmt.Errorf("phase %s: %w", p.step.Name, err)
+			return fmt.Errorf("phase %s: %w", p.name, err)
 		}
 		list, err := ima.Open(log, pcrs, ima.Register)
 		if err != nil {
-			return fmt.Errorf("phase %s: %w", p.step.Name, err)
+			return fmt.Errorf("phase %s: %w", p.name, err)
 		}
 		if err := list.CheckBootAggregate(pcrs); err != nil {
-			return fmt.Errorf("phase %s: %w", p.step.Name, err)
+			return fmt.Errorf("phase %s: %w", p.name, err)
 		}
 		unnamed = append(unnamed, p.unnamed...)
 		if got := namedByNone(list, set, code); !slices.Equal(got, unnamed) {
-			return fmt.Errorf("phase %s: no package and no code set names %q, want %q", p.step.Name, got, unnamed)
+			return fmt.Errorf("phase %s: no package and no code set names %q, want %q", p.name, got, unnamed)
 		}
 		size, err := recording.PrefixSize(log, list.Len())
 		if err != nil {
 			return err
 		}
-		m.Phases = append(m.Phases, recording.Mark{Name: p.step.Name, About: p.about, Entries: list.Len(), Bytes: size})
+		m.Phases = append(m.Phases, recording.Mark{Name: p.name, About: p.about, Entries: list.Len(), Bytes: size})
 		files[recording.FileIMALog] = log[:size]
 	}
 	manifest, err := json.MarshalIndent(m, "", "  ")

@@ -6,11 +6,11 @@ import (
 )
 
 // stranger returns a program that is in no package: the smallest ELF executable
-// for x86-64 Linux that ends with status 0.
-func stranger() []byte {
+// for x86-64 Linux that ends with a status.
+func stranger(status byte) []byte {
 	const base, headers = 0x400000, 64 + 56
 	code := []byte{
-		0x31, 0xff, // xor edi, edi
+		0xbf, status, 0, 0, 0, // mov edi, status
 		0xb8, 60, 0, 0, 0, // mov eax, SYS_exit
 		0x0f, 0x05, // syscall
 	}

@@ -2,9 +2,13 @@ package testbed
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keystead/keystead/fetch"
+	"github.com/keystead/keystead/internal/debrepo"
+	"github.com/keystead/keystead/internal/swtpm"
 	"github.com/keystead/keystead/refval/deb"
 )
 
@@ -27,6 +34,10 @@ func TestBootStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &Bed{Kernel: file, Initrd: file, Loader: file, image: file, progress: func(string, ...any) {}}
+	ca, err := swtpm.NewCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	stopped := errors.New("stopped by the test")
 	ctx, stop := context.WithCancelCause(t.Context())
 	go func() {
@@ -39,7 +50,7 @@ func TestBootStopped(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
-	_, err := b.Boot(ctx, []Step{{Name: "never", Script: "true"}})
+	_, err = b.Start(ctx, ca, nil)
 	if !errors.Is(err, stopped) || !strings.Contains(err.Error(), "console ends:") || !strings.Contains(err.Error(), "BdsDxe") {
 		t.Errorf("got %v, want the cause and the console's end", err)
 	}
@@ -89,7 +100,7 @@ func TestRunSaysWhy(t *testing.T) {
 
 func TestStranger(t *testing.T) {
 	p := filepath.Join(t.TempDir(), "stranger")
-	if err := os.WriteFile(p, stranger(), 0o755); err != nil {
+	if err := os.WriteFile(p, stranger(0), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := exec.Command(p).Run(); err != nil {
@@ -97,59 +108,46 @@ func TestStranger(t *testing.T) {
 	}
 }
 
-func TestPackSteps(t *testing.T) {
-	disk, err := packSteps([]Step{{Name: "one", Script: "true"}, {Name: "two", Script: "false", Files: map[string][]byte{"f": []byte("content")}}})
-	if err != nil || len(disk)%512 != 0 {
-		t.Fatalf("a disk of %d bytes, %v", len(disk), err)
-	}
-	p := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(p, disk, 0o644); err != nil {
+// TestStrangerStatus wants the status that was asked for.
+func TestStrangerStatus(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "stranger")
+	if err := os.WriteFile(p, stranger(7), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	got, err := unpack(p)
-	want := map[string][]byte{"01-one.sh": []byte("true"), "02-two.sh": []byte("false"), "f": []byte("content")}
-	if err != nil || !reflect.DeepEqual(got, want) {
-		t.Errorf("got %q (%v), want %q", got, err, want)
+	var exit *exec.ExitError
+	if err := exec.Command(p).Run(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+		t.Errorf("got %v, want status 7", err)
 	}
 }
 
-func TestReadResult(t *testing.T) {
+func TestReadCapture(t *testing.T) {
 	files := map[string]string{
 		"./uname": "Linux 6.12\n", "./cmdline": "root=/dev/vda\n", "./ptrace_scope": "3\n", "./lockdown": "none integrity [confidentiality]\n",
-		"./event-log": "events", "./dpkg-status": "status",
-		"./01-one/status": "7\n", "./01-one/output": "said", "./01-one/ima-log": "log",
-		"./01-one/pcrs": "sha256 3 " + strings.Repeat("AB", 32) + "\nsha384 3 " + strings.Repeat("CD", 48) + "\n",
+		"./event-log": "events", "./dpkg-status": "status", "./ima-log": "log",
+		"./pcrs": "sha256 3 " + strings.Repeat("AB", 32) + "\nsha384 3 " + strings.Repeat("CD", 48) + "\n",
 	}
-	steps := []Step{{Name: "one"}}
-	r, err := readResult(disk(t, files), steps)
+	c, err := readCapture(archive(t, files))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := r.Steps[0]
-	if r.Kernel != "Linux 6.12" || r.CommandLine != "root=/dev/vda" || r.PtraceScope != 3 || r.Lockdown != "confidentiality" ||
-		string(r.EventLog) != "events" || string(r.Status) != "status" || s.Name != "one" || s.Status != 7 || s.Output != "said" || string(s.IMALog) != "log" {
-		t.Errorf("got %+v", r)
+	if c.Kernel != "Linux 6.12" || c.CommandLine != "root=/dev/vda" || c.PtraceScope != 3 || c.Lockdown != "confidentiality" ||
+		string(c.EventLog) != "events" || string(c.Status) != "status" || string(c.IMALog) != "log" {
+		t.Errorf("got %+v", c)
 	}
-	if len(s.PCRs) != 2 || s.PCRs[0].Value[3][0] != 0xab || s.PCRs[1].Value[3][47] != 0xcd || s.PCRs[0].Value[4] != nil {
-		t.Errorf("registers %v", s.PCRs)
+	if len(c.PCRs) != 2 || c.PCRs[0].Value[3][0] != 0xab || c.PCRs[1].Value[3][47] != 0xcd || c.PCRs[0].Value[4] != nil {
+		t.Errorf("registers %v", c.PCRs)
 	}
-	for missing, want := range map[string]string{
-		"./uname": "left no results", "./ptrace_scope": "ptrace_scope", "./01-one/status": "step one: status", "./01-one/pcrs": "step one: no register values",
-	} {
-		rest := map[string]string{}
-		for name, content := range files {
-			if name != missing {
-				rest[name] = content
-			}
-		}
-		if _, err := readResult(disk(t, rest), steps); err == nil || !strings.Contains(err.Error(), want) {
+	for missing, want := range map[string]string{"./ptrace_scope": "ptrace_scope", "./pcrs": "no register values"} {
+		rest := maps.Clone(files)
+		delete(rest, missing)
+		if _, err := readCapture(archive(t, rest)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("without %s: got %v, want an error with %q", missing, err, want)
 		}
 	}
 }
 
-// disk makes a results' disk as the guest does: a tar archive and zeros.
-func disk(t *testing.T, files map[string]string) string {
+// archive makes a tar archive as the guest does.
+func archive(t *testing.T, files map[string]string) io.Reader {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -161,12 +159,84 @@ func disk(t *testing.T, files map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	b.Write(make([]byte, 1<<16)) // no end marker is needed before zeros
-	p := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(p, b.Bytes(), 0o644); err != nil {
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return &b
+}
+
+// port makes a guest of which this test is the machine.
+func port(t *testing.T) (*Guest, net.Conn) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	return &Guest{port: ours, answers: bufio.NewReader(ours), off: make(chan struct{})}, theirs
+}
+
+// TestRun has a guest answer well, badly, and not at all.
+func TestRun(t *testing.T) {
+	answer := func(text string) (string, error) {
+		g, guest := port(t)
+		go func() {
+			guest.Read(make([]byte, 64))
+			guest.Write([]byte(text))
+			if text == "" {
+				g.failed = errors.New("it burns")
+				guest.Close()
+				close(g.off)
+			}
+		}()
+		return g.Run(t.Context(), "true")
+	}
+	if out, err := answer("0 5\nhello"); err != nil || out != "hello" {
+		t.Errorf("got %q, %v", out, err)
+	}
+	var failure *Failure
+	if out, err := answer("3 2\nno"); !errors.As(err, &failure) || failure.Status != 3 || out != "no" || !strings.Contains(err.Error(), "status 3:\nno") {
+		t.Errorf("got %q, %v", out, err)
+	}
+	for _, text := range []string{"what\n", "0\n", "0 -1\n", "0 99999999999\n"} {
+		if _, err := answer(text); err == nil || !strings.Contains(err.Error(), "want status and size") {
+			t.Errorf("%q: got %v", text, err)
+		}
+	}
+	if _, err := answer(""); err == nil || err.Error() != "it burns" {
+		t.Errorf("a guest that is off: got %v", err)
+	}
+	g, guest := port(t)
+	ctx, stop := context.WithCancelCause(t.Context())
+	stopped := errors.New("stopped by the test")
+	go func() {
+		guest.Read(make([]byte, 64))
+		stop(stopped)
+	}()
+	if _, err := g.Run(ctx, "true"); !errors.Is(err, stopped) {
+		t.Errorf("a guest that says nothing: got %v", err)
+	}
+}
+
+// TestMirror has this machine's own reader take a package from the mirror.
+func TestMirror(t *testing.T) {
+	m, err := NewMirror()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	root := t.TempDir()
+	if err := m.WriteRoot(root); err != nil {
+		t.Fatal(err)
+	}
+	content := debrepo.Installable("tool", "1.0", map[string]string{"postinst": "#!/bin/sh\n"}, tar.Header{Name: "./usr/bin/tool", Typeflag: tar.TypeReg, Mode: 0o755, Uname: "tool"})
+	m.Offer(debrepo.Package{Name: "tool", Version: "1.0", Architecture: "amd64", Deb: content, NoMD5: true})
+	built, err := fetch.Build(t.Context(), fetch.Options{Root: root, Cache: t.TempDir(), Packages: []deb.Name{{Package: "tool", Version: "1.0", Architecture: "amd64"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/usr/bin/tool", "/var/lib/dpkg/info/tool.postinst"} {
+		if _, ok := built.Set.Path(path); !ok {
+			t.Errorf("the set does not name %s; skipped %v", path, built.Skipped)
+		}
+	}
 }
 
 // TestTrimStatus wants the trimmed list to name what this machine's own list names.

@@ -13,33 +13,42 @@ const (
 	arHeader = 60
 )
 
-// dataMember returns the suffix and content of a .deb's data.tar member, and checks
-// what comes before it: debian-binary of format 2, one control.tar.
-func dataMember(deb []byte) (suffix string, content []byte, err error) {
+// tarball is a member of a .deb that is an archive itself, packed as its suffix says.
+type tarball struct {
+	suffix  string
+	content []byte
+}
+
+// tarballs returns a .deb's control.tar and data.tar, and checks what comes before
+// them: debian-binary of format 2.
+func tarballs(deb []byte) (control, data tarball, err error) {
 	rest, ok := strings.CutPrefix(string(deb[:min(len(deb), len(arMagic))]), arMagic)
 	if !ok || rest != "" {
-		return "", nil, fmt.Errorf("is not an ar archive")
+		return control, data, fmt.Errorf("is not an ar archive")
 	}
 	deb = deb[len(arMagic):]
 	for number := 0; len(deb) > 0; number++ {
 		name, body, next, err := nextMember(deb)
 		if err != nil {
-			return "", nil, fmt.Errorf("member %d: %w", number, err)
+			return control, data, fmt.Errorf("member %d: %w", number, err)
 		}
 		deb = next
 		switch {
 		case number == 0 && (name != "debian-binary" || !strings.HasPrefix(string(body[:min(len(body), 8)]), "2.")):
-			return "", nil, fmt.Errorf("does not begin with debian-binary of format 2")
+			return control, data, fmt.Errorf("does not begin with debian-binary of format 2")
 		case number == 1 && !strings.HasPrefix(name, "control.tar"):
-			return "", nil, fmt.Errorf("has %.16q where control.tar belongs", name)
-		case number < 2 || strings.HasPrefix(name, "_"): // deb(5): such members are passed over
+			return control, data, fmt.Errorf("has %.16q where control.tar belongs", name)
+		case number == 1:
+			control = tarball{strings.TrimPrefix(name, "control.tar"), body}
+			continue
+		case number == 0 || strings.HasPrefix(name, "_"): // deb(5): such members are passed over
 			continue
 		case !strings.HasPrefix(name, "data.tar"):
-			return "", nil, fmt.Errorf("has %.16q where data.tar belongs", name)
+			return control, data, fmt.Errorf("has %.16q where data.tar belongs", name)
 		}
-		return strings.TrimPrefix(name, "data.tar"), body, nil
+		return control, tarball{strings.TrimPrefix(name, "data.tar"), body}, nil
 	}
-	return "", nil, fmt.Errorf("has no data.tar")
+	return control, data, fmt.Errorf("has no data.tar")
 }
 
 func nextMember(b []byte) (name string, body, rest []byte, err error) {

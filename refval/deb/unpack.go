@@ -16,8 +16,8 @@ import (
 
 // Limits bound what a package may unpack to.
 type Limits struct {
-	Bytes int64 // of the unpacked data.tar, and of the files' content
-	Files int   // members of the data.tar
+	Bytes int64 // of each unpacked archive, and of the files' content
+	Files int   // members of each archive
 }
 
 // DefaultLimits hold for Debian's largest packages: debug symbols and game data.
@@ -49,12 +49,13 @@ const maxEFI = 256 << 20
 // Unpack returns the regular files of a .deb, once its size and SHA-256 are those
 // that the index states (else index-mismatch). What does not unpack, or exceeds the
 // limits, or holds a path outside of the root, is package-corrupt. Symbolic links,
-// directories and devices have no content and are left out.
+// directories and devices have no content and are left out. The scripts that dpkg
+// executes are among the files, by the names under which it keeps them.
 func Unpack(deb []byte, want Package, limits Limits) ([]File, error) {
 	if err := compare(want.Filename, fileSum{want.Size, want.Digest}, deb); err != nil {
 		return nil, err
 	}
-	files, err := unpack(deb, limits)
+	files, err := unpack(deb, want.Name, limits)
 	if err != nil {
 		return nil, corrupt(want.Filename, err)
 	}
@@ -65,32 +66,41 @@ func corrupt(where string, err error) error {
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonPackageCorrupt, Where: where, Want: "a file that unpacks within its bounds", Got: err.Error()})
 }
 
-func unpack(deb []byte, limits Limits) ([]File, error) {
-	suffix, content, err := dataMember(deb)
+func unpack(deb []byte, name Name, limits Limits) ([]File, error) {
+	control, data, err := tarballs(deb)
 	if err != nil {
 		return nil, err
 	}
-	r, err := decompressor(suffix, bytes.NewReader(content))
-	if err != nil {
+	u := unpacker{limits: limits, byPath: map[string]int{}, sum: newSummer()}
+	if err := u.walk(data, u.member); err != nil {
 		return nil, err
+	}
+	scripts, err := u.scripts(control, name)
+	return append(u.files, scripts...), err
+}
+
+// walk calls member for each member of the archive.
+func (u *unpacker) walk(t tarball, member func(*tar.Header, io.Reader) error) error {
+	r, err := decompressor(t.suffix, bytes.NewReader(t.content))
+	if err != nil {
+		return err
 	}
 	defer r.Close()
-	u := unpacker{limits: limits, byPath: map[string]int{}, sum: newSummer()}
-	data := &bounded{r, limits.Bytes}
+	data := &bounded{r, u.limits.Bytes}
 	archive := tar.NewReader(data)
 	for members := 0; ; members++ {
 		h, err := archive.Next()
 		switch {
 		case errors.Is(err, io.EOF):
 			_, err := io.Copy(io.Discard, data) // to the decompressor's own check at the end
-			return u.files, err
+			return err
 		case err != nil:
-			return nil, err
-		case members == limits.Files:
-			return nil, fmt.Errorf("holds more than %d members", limits.Files)
+			return err
+		case members == u.limits.Files:
+			return fmt.Errorf("holds more than %d members", u.limits.Files)
 		}
-		if err := u.member(h, archive); err != nil {
-			return nil, fmt.Errorf("%.200q: %w", h.Name, err)
+		if err := member(h, archive); err != nil {
+			return fmt.Errorf("%.200q: %w", h.Name, err)
 		}
 	}
 }

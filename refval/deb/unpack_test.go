@@ -36,7 +36,7 @@ func realDeb(t testing.TB, pack string, files map[string][]byte) []byte {
 	write("DEBIAN/control", []byte("Package: test\nVersion: 1\nArchitecture: amd64\nMaintainer: T <t@test.example>\nDescription: test\n"), 0o644)
 	for name, content := range files {
 		mode := os.FileMode(0o644)
-		if strings.Contains(name, "bin/") {
+		if strings.Contains(name, "bin/") || strings.HasPrefix(name, "DEBIAN/") {
 			mode = 0o755
 		}
 		write(name, content, mode)
@@ -54,7 +54,8 @@ func realDeb(t testing.TB, pack string, files map[string][]byte) []byte {
 func TestUnpackReal(t *testing.T) {
 	long := "usr/share/" + strings.Repeat("a-long-directory-name/", 12) + "file"
 	content := map[string][]byte{"usr/bin/tool": []byte("#!/bin/sh\n"), "usr/lib/plain.so.1": []byte("a library"), "usr/lib/elf": []byte("\x7fELF..."),
-		"usr/share/doc/x": nil, long: bytes.Repeat([]byte("x"), 300<<10)}
+		"usr/share/doc/x": nil, long: bytes.Repeat([]byte("x"), 300<<10),
+		"DEBIAN/preinst": []byte("#!/bin/sh\n# before\n"), "DEBIAN/postinst": []byte("#!/bin/sh\n# after\n"), "DEBIAN/templates": []byte("Template: test/none\n")}
 	for _, pack := range []string{"xz", "gzip", "zstd", "none"} {
 		raw := realDeb(t, pack, content)
 		files, err := Unpack(raw, offered(raw), DefaultLimits)
@@ -68,6 +69,13 @@ func TestUnpackReal(t *testing.T) {
 		}
 		var want []string
 		for name, c := range content {
+			script, control := strings.CutPrefix(name, "DEBIAN/")
+			switch {
+			case script == "templates": // nobody executes it
+				continue
+			case control:
+				name = "var/lib/dpkg/info/test." + script
+			}
 			want = append(want, fmt.Sprint("/", name, " ", keystead.Sum(c), " ", !strings.Contains(name, "share")))
 		}
 		want = append(want, fmt.Sprint("/usr/bin/zhard ", keystead.Sum(content["usr/bin/tool"]), " true"))
@@ -75,6 +83,43 @@ func TestUnpackReal(t *testing.T) {
 		slices.Sort(want)
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: got\n%s\nwant\n%s", pack, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+}
+
+// TestMaintainerScripts wants dpkg's scripts under the names that dpkg gives them, and
+// a control.tar held to the same bounds as the files.
+func TestMaintainerScripts(t *testing.T) {
+	pack := func(control string, members ...tar.Header) []byte {
+		members = append(members, regular("./control", control))
+		return debrepo.Ar("debian-binary", []byte("2.0\n"), "control.tar.gz", debrepo.Pack(".gz", debrepo.Tar(members...)), "data.tar", debrepo.Tar())
+	}
+	scripts := []tar.Header{regular("./prerm", "a"), regular("postrm", "b"), regular("./config", "c"), regular("./md5sums", "d"), regular("./sub/postinst", "e"),
+		{Name: "./postinst", Typeflag: tar.TypeSymlink, Linkname: "/tmp/x"}}
+	for control, prefix := range map[string]string{"Package: test\n": "test", "Package: test\nMulti-Arch: same\n": "test:amd64", "Package: test\nMulti-Arch: foreign\n": "test"} {
+		raw := pack(control, scripts...)
+		files, err := Unpack(raw, offered(raw), DefaultLimits)
+		var got []string
+		for _, f := range files {
+			got = append(got, fmt.Sprint(f.Path, " ", f.Digest, " ", f.Executable))
+		}
+		var want []string
+		for _, s := range [][2]string{{"prerm", "a"}, {"postrm", "b"}, {"config", "c"}} {
+			want = append(want, fmt.Sprint("/var/lib/dpkg/info/", prefix, ".", s[0], " ", keystead.Sum([]byte(s[1])), " true"))
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: got %q (%v), want %q", control, got, err, want)
+		}
+	}
+	for what, raw := range map[string][]byte{
+		"a bomb":              pack("Package: test\n", regular("./postinst", strings.Repeat("x", 2<<20))),
+		"too many members":    pack("Package: test\n", slices.Repeat([]tar.Header{regular("./x", "")}, 101)...),
+		"a control too long":  pack("Package: test\nDescription: " + strings.Repeat("x", maxControl)),
+		"a control malformed": pack("no field\n"),
+	} {
+		_, err := Unpack(raw, offered(raw), Limits{Bytes: 1 << 20, Files: 100})
+		if !errors.Is(err, keystead.ReasonPackageCorrupt) {
+			t.Errorf("%s: got %v, want %s", what, err, keystead.ReasonPackageCorrupt)
 		}
 	}
 }

@@ -1,4 +1,7 @@
-package demo
+// Package shell runs commands of the program as a person would, for the demo and the
+// test bed: to their end, or beside, with their logs in files. It trusts the program
+// that it is given.
+package shell
 
 import (
 	"bytes"
@@ -14,13 +17,14 @@ import (
 	"time"
 )
 
-// patience bounds what the demo waits for, and how long a process takes to end.
-const patience = 30 * time.Second
+// Patience bounds what is waited for, and how long a process takes to end.
+const Patience = 30 * time.Second
 
-// A shell runs commands of the program as a person would, in one directory.
-type shell struct {
-	program string // this program
+// A Shell runs commands in one directory.
+type Shell struct {
+	program string
 	dir     string
+	env     []string
 	running map[string]*process
 }
 
@@ -30,28 +34,29 @@ type process struct {
 	ended chan error
 }
 
-func newShell(program, dir string) *shell {
-	return &shell{program: program, dir: dir, running: map[string]*process{}}
+// New returns a shell that runs the program in dir, with more in its environment.
+func New(program, dir string, env ...string) *Shell {
+	return &Shell{program: program, dir: dir, env: env, running: map[string]*process{}}
 }
 
-func (s *shell) command(args ...string) *exec.Cmd {
+func (s *Shell) command(args ...string) *exec.Cmd {
 	c := exec.Command(s.program, args...)
 	c.Dir = s.dir
-	c.Env = append(os.Environ(), "KEYSTEAD_DOMAIN="+filepath.Join(s.dir, file("domain.json")))
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // never outlives the demo
+	c.Env = append(os.Environ(), s.env...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // never outlives who runs it
 	return c
 }
 
-// A refusal is a command that ended with another status than 0.
-type refusal struct {
-	status int
-	words  string // standard error
+// A Refusal is a command that ended with another status than 0.
+type Refusal struct {
+	Status int
+	Words  string // standard error
 }
 
-func (r *refusal) Error() string { return r.words }
+func (r *Refusal) Error() string { return r.Words }
 
-// do runs a command to its end and returns what it answered.
-func (s *shell) do(ctx context.Context, args ...string) (string, error) {
+// Do runs a command to its end and returns what it answered.
+func (s *Shell) Do(ctx context.Context, args ...string) (string, error) {
 	c := s.command(args...)
 	var out, words bytes.Buffer
 	c.Stdout, c.Stderr = &out, &words
@@ -62,7 +67,7 @@ func (s *shell) do(ctx context.Context, args ...string) (string, error) {
 	err := c.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && ctx.Err() == nil {
-		return out.String(), &refusal{exit.ExitCode(), strings.TrimSpace(words.String())}
+		return out.String(), &Refusal{exit.ExitCode(), strings.TrimSpace(words.String())}
 	}
 	if err != nil {
 		return "", fmt.Errorf("keystead %s: %w %s", strings.Join(args, " "), errors.Join(ctx.Err(), err), words.String())
@@ -70,9 +75,9 @@ func (s *shell) do(ctx context.Context, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// ask runs a command with --json and reads its answer.
-func (s *shell) ask(ctx context.Context, into any, args ...string) error {
-	out, err := s.do(ctx, append([]string{"--json"}, args...)...)
+// Ask runs a command with --json and reads its answer.
+func (s *Shell) Ask(ctx context.Context, into any, args ...string) error {
+	out, err := s.Do(ctx, append([]string{"--json"}, args...)...)
 	if err != nil {
 		return fmt.Errorf("keystead %s: %w", strings.Join(args, " "), err)
 	}
@@ -82,8 +87,8 @@ func (s *shell) ask(ctx context.Context, into any, args ...string) error {
 	return nil
 }
 
-// start starts a command that goes on; what it logs is in NAME.log.
-func (s *shell) start(name string, args ...string) error {
+// Start starts a command that goes on; what it logs is in NAME.log.
+func (s *Shell) Start(name string, args ...string) error {
 	log, err := os.OpenFile(filepath.Join(s.dir, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -99,8 +104,8 @@ func (s *shell) start(name string, args ...string) error {
 	return nil
 }
 
-// end sends a signal to a command that goes on, and waits for its end.
-func (s *shell) end(name string, signal syscall.Signal) error {
+// End sends a signal to a command that goes on, and waits for its end.
+func (s *Shell) End(name string, signal syscall.Signal) error {
 	p := s.running[name]
 	delete(s.running, name)
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -109,25 +114,25 @@ func (s *shell) end(name string, signal syscall.Signal) error {
 	select {
 	case <-p.ended:
 		return nil
-	case <-time.After(patience):
+	case <-time.After(Patience):
 		return errors.Join(fmt.Errorf("%s does not end after %v", name, signal), p.cmd.Process.Kill())
 	}
 }
 
-// stopped waits for a command to end by itself.
-func (s *shell) stopped(name string) error {
+// Stopped waits for a command to end by itself.
+func (s *Shell) Stopped(name string) error {
 	p := s.running[name]
 	select {
 	case <-p.ended:
 		delete(s.running, name)
 		return nil
-	case <-time.After(patience):
+	case <-time.After(Patience):
 		return fmt.Errorf("%s does not end by itself", name)
 	}
 }
 
-// log returns the last lines that a command logged.
-func (s *shell) log(name string) string {
+// Log returns the last lines that a command logged.
+func (s *Shell) Log(name string) string {
 	b, err := os.ReadFile(filepath.Join(s.dir, name+".log"))
 	if err != nil {
 		return ""
@@ -136,13 +141,13 @@ func (s *shell) log(name string) string {
 	return strings.Join(lines[max(0, len(lines)-5):], "\n")
 }
 
-// close ends everything that still runs: politely, then not.
-func (s *shell) close() error {
+// Close ends everything that still runs: politely, then not.
+func (s *Shell) Close() error {
 	for _, p := range s.running {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 	}
 	var errs []error
-	deadline := time.After(patience)
+	deadline := time.After(Patience)
 	for name, p := range s.running {
 		select {
 		case <-p.ended:
@@ -154,10 +159,10 @@ func (s *shell) close() error {
 	return errors.Join(errs...)
 }
 
-// until asks again and again until done says so. Between two questions there is no
+// Until asks again and again until done says so. Between two questions there is no
 // event to wait for: they go to other processes.
-func until(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func Until(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	var last error
 	for {
@@ -170,7 +175,7 @@ func until(ctx context.Context, what string, done func(context.Context) (bool, e
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not within %v: %w", what, patience, errors.Join(last, ctx.Err()))
+			return fmt.Errorf("%s: not within %v: %w", what, Patience, errors.Join(last, ctx.Err()))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

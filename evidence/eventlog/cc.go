@@ -1,0 +1,130 @@
+package eventlog
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/chain"
+)
+
+// RTMRs is the number of run-time measurement registers of a TD.
+const RTMRs = 4
+
+// judgedRTMRs are those that firmware, boot loader and EFI stub measure into; 3 is for
+// whatever runs later, without an entry in this log.
+const judgedRTMRs = 3
+
+// A CCLog is a confidential computing event log (CCEL, UEFI 2.10, 38.4) whose replay
+// equals a TD's registers 0 to 2. What a replay proves, and what not, is as for a [Log]:
+// digests and their order within a register.
+type CCLog struct{ log *Log }
+
+// OpenCC parses a log and replays it against the registers that a quote proves, of
+// SHA-384. Behind its events the log may be filled up with one byte, 0x00 or 0xFF, as the
+// firmware's table is. Refusals are those of Open.
+func OpenCC(raw []byte, rtmr [RTMRs][]byte) (*CCLog, error) {
+	if len(raw) == 0 {
+		return nil, deny(keystead.ReasonEvidenceMissing, "cc-event-log", "an event log", "none")
+	}
+	p := newParser(raw, []evidence.Bank{evidence.SHA384})
+	if err := p.header(); err != nil {
+		return nil, err
+	}
+	if p.legacy || p.algorithm(evidence.SHA384) == nil {
+		return nil, deny(keystead.ReasonEvidenceMissing, "cc-event-log", "digests of bank sha384", "a log with "+p.declared())
+	}
+	l := &Log{bank: evidence.SHA384}
+	l.zeros, l.ones = l.sum([]byte{0, 0, 0, 0}), l.sum([]byte{0xff, 0xff, 0xff, 0xff})
+	var state [RTMRs]chain.Value
+	var rec record
+	for n := 1; p.more() && !p.padding(); n++ {
+		if err := p.next(n, &rec); err != nil {
+			return nil, err
+		}
+		switch {
+		case rec.typ == NoAction:
+		case rec.pcr > RTMRs || rec.digest[0] == nil:
+			p.c.Fail("register", "event %d is of register %d, with sha384: %v; they are 0 (MRTD) to %d", n, rec.pcr, rec.digest[0] != nil, RTMRs)
+			return nil, p.c.Err()
+		case rec.pcr == 0 || rec.pcr > judgedRTMRs:
+			l.uncovered++
+		default:
+			r := int(rec.pcr) - 1
+			state[r].Extend(evidence.SHA384, rec.digest[0])
+			l.events = append(l.events, Event{Number: n, PCR: r, Type: rec.typ, Digest: rec.digest[0], Data: rec.data})
+		}
+	}
+	return &CCLog{l}, l.compareCC(state, rtmr)
+}
+
+// padding reports whether only filling follows. Such bytes are no event: no register is
+// 0xFFFFFFFF, and no event is of type 0 without a digest.
+func (p *parser) padding() bool {
+	rest := p.c.Rest()
+	if len(rest) == 0 {
+		return false
+	}
+	fill := rest[0]
+	if n := min(8, len(rest)); fill != 0 && fill != 0xff || bytes.Count(rest[:n], []byte{fill}) < n {
+		return false // so that the rest is counted once
+	}
+	return bytes.Count(rest, []byte{fill}) == len(rest)
+}
+
+func (l *Log) compareCC(state [RTMRs]chain.Value, rtmr [RTMRs][]byte) error {
+	var bad []keystead.Finding
+	for i := range judgedRTMRs {
+		if state[i].Is(rtmr[i]) {
+			continue
+		}
+		f := keystead.Finding{Reason: keystead.ReasonPCRMismatch, Where: fmt.Sprintf("cc-event-log, RTMR %d", i),
+			Want: hex.EncodeToString(rtmr[i]), Got: hex.EncodeToString(state[i][:evidence.SHA384.Size()])}
+		var digests [][]byte
+		for e := range l.of(i) {
+			digests = append(digests, e.Digest)
+		}
+		if edit, at := chain.Explain(evidence.SHA384, chain.Value{}, digests, nil, rtmr[i], explainBudget); edit != chain.Unknown {
+			f.Reason = keystead.ReasonLogAltered
+			f.Got += fmt.Sprintf(", edited at event %d of the register's %d", at, len(digests))
+		}
+		bad = append(bad, f)
+	}
+	if bad != nil {
+		return keystead.Deny(bad...)
+	}
+	return nil
+}
+
+// Boot returns the claims that the log proves, as [Log.Boot] does. RTMR 0 has what PCR 1
+// and 7 have elsewhere, RTMR 1 what PCR 2 to 6 have. The firmware itself is in MRTD.
+func (c *CCLog) Boot() evidence.BootClaims {
+	l := c.log
+	b := evidence.BootClaims{Events: int64(len(l.events)), Uncovered: int64(l.uncovered),
+		SecureBoot: l.secureBootIn(0), SeparatorsAll: l.separator(0) != nil && l.separator(1) != nil}
+	for _, d := range l.images(1) {
+		b.Loaded = append(b.Loaded, "sha384:"+hex.EncodeToString(d))
+	}
+	return b
+}
+
+// Digests returns the digests of a register's events, in order: sha384 and hex.
+func (c *CCLog) Digests(rtmr int) (out []string) {
+	for e := range c.log.of(rtmr) {
+		out = append(out, "sha384:"+hex.EncodeToString(e.Digest))
+	}
+	return out
+}
+
+// Text returns what GRUB measured into RTMR 2, in order, each proven by its digest. The
+// labels are not: a command may be presented as a command line.
+func (c *CCLog) Text() (out []string) {
+	for e := range c.log.of(2) {
+		if text, ok := grubText(e.Data); ok && e.Type == IPL && c.log.Bound(e) {
+			out = append(out, string(text))
+		}
+	}
+	return out
+}
