@@ -71,19 +71,18 @@ type Node struct {
 	archives *archives
 	expiries expiries
 
-	archivedTerms sync.Map // role to digest: terms whose objects are kept for good
-	peers         *peers
-	rulebook      rulebook
-	renewer       *renewer
-	tpm           *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
-	prover        attest.Prover
-	gate          *gatekeeper
-	authority     *authority
-	suspending    suspending
-	rekeys        rekeys
-	voter         voter
-	metrics       *metrics
-	changed       chan struct{} // the roster has
+	peers      *peers
+	rulebook   rulebook
+	renewer    *renewer
+	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
+	prover     attest.Prover
+	gate       *gatekeeper
+	authority  *authority
+	suspending suspending
+	rekeys     rekeys
+	voter      voter
+	metrics    *metrics
+	changed    chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context
