@@ -2,9 +2,12 @@ package daemon_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
@@ -98,4 +102,80 @@ func (f *field) handOver(ctx context.Context, conn net.Conn, entry []byte) error
 	f.t.Cleanup(tr.CloseIdleConnections)
 	_, err := apiv1connect.NewDomainServiceClient(&http.Client{Transport: tr}, "http://node.invalid").Submit(ctx, connect.NewRequest(&apiv1.SubmitRequest{Entry: entry}))
 	return refusal.Decode(err)
+}
+
+// TestReleaseSeesTheLastRenewal asks for a key whose policy is about something that was not
+// so when the host was admitted: every node goes by the verdict on the newest evidence,
+// those that did not judge it too. It has to hold the other way round as well: what was
+// so and is no more.
+func TestReleaseSeesTheLastRenewal(t *testing.T) {
+	t.Parallel()
+	f := newField(t, 3, "trust-disks=true")
+	web, _ := f.admitted("web")
+	cl := f.client("")
+	s, err := cl.State(f.ctx, []string{admit.VerdictKey("web")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct{ Claims evidence.Claims }
+	if err := json.Unmarshal(s.GetValues()[0].GetValue(), &v); err != nil || v.Claims.Quote.Clock == 0 {
+		t.Fatalf("%v, TPM clock %d", err, v.Claims.Quote.Clock)
+	}
+	for name, is := range map[string]string{"later": ">", "then": "=="} {
+		f.specify(f.ctx, cl, name, 1, fmt.Sprintf("keystead-policy/1\nname web\nminimum-assurance test\nrule clock\n  require quote.clock %s %d\n  otherwise the time is not right\n", is, v.Claims.Quote.Clock))
+		f.awaitKey(f.ctx, cl, name, 1)
+	}
+	web.everywhere()
+	ask := func(key string) map[string]error {
+		out := map[string]error{}
+		for name, contact := range f.contacts() {
+			_, out[name] = web.at(name, contact).Release(f.ctx, &apiv1.ReleaseRequest{Host: "web", Key: key})
+		}
+		return out
+	}
+	check := func(when, key string, refused bool) {
+		for node, err := range ask(key) {
+			if refused {
+				demand(t, when+", "+key+" from "+node, err, keystead.ReasonRuleFailed)
+			} else if err != nil {
+				t.Errorf("%s, %s from %s: %v", when, key, node, err)
+			}
+		}
+	}
+	check("admitted", "later", true)
+	check("admitted", "then", false)
+	if _, err := web.renew(); err != nil {
+		t.Fatal(err)
+	}
+	check("renewed", "later", false)
+	check("renewed", "then", true)
+}
+
+// TestSuspendedMidRequest suspends a host's lease while its renewal is under way: judged by
+// one node, on evidence from before, and on its way to another that does not answer.
+func TestSuspendedMidRequest(t *testing.T) {
+	t.Parallel()
+	f := newField(t, 3, "trust-disks=true")
+	web, _ := f.admitted("web")
+	web.everywhere()
+	bundle, tick, err := web.answer(evidence.PurposeRenewal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n1 := web.at("n1", f.contacts()["n1"])
+	f.signal(2, syscall.SIGSTOP) // whom n1 asks first
+	defer f.signal(2, syscall.SIGCONT)
+	renewed := make(chan error, 1)
+	go func() {
+		_, err := n1.Renew(f.ctx, &apiv1.RenewRequest{Host: "web", Bundle: bundle, Tick: tick})
+		renewed <- err
+	}()
+	web.goBad()
+	bad := f.hostOn("web", web.rig)
+	bad.phase = web.phase
+	_, err = bad.at("n2", f.contacts()["n2"]).Nonce(f.ctx)
+	demand(t, "the host, gone bad", err, keystead.ReasonFileAltered)
+	demand(t, "the renewal under way", <-renewed, keystead.ReasonLeaseSuspended)
+	_, err = web.at("n2", f.contacts()["n2"]).IssueSVID(f.ctx, "web")
+	demand(t, "what the renewal was for", err, keystead.ReasonLeaseSuspended)
 }

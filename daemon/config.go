@@ -91,7 +91,7 @@ func DefaultConfig() Config {
 		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
 		Ops:     OpsConfig{Listen: "127.0.0.1:7300"},
 		TPM:     TPMConfig{Root: "/", EverySeconds: 60},
-		Store:   StoreConfig{CacheMiB: 256},
+		Store:   StoreConfig{CacheMiB: 512},
 		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
 		Archive: ArchiveConfig{QuotaMiB: 8192},
 		Log:     conf.Log{Level: "info", Format: "text"},

@@ -27,11 +27,17 @@ func (n *Node) PutObject(_ context.Context, content io.Reader) (keystead.Digest,
 	return n.objects.put(content, time.Now())
 }
 
-// OpenObject implements serve.Objects. Evidence that is being judged goes to other
-// nodes only.
+// OpenObject implements serve.Objects. Evidence that is being judged, and verdicts on it,
+// go to other nodes only.
 func (n *Node) OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser, error) {
-	if b, ok := n.evidence.get(d); ok && serve.PeerOf(ctx).Node != "" {
-		return io.NopCloser(bytes.NewReader(b)), nil
+	if serve.PeerOf(ctx).Node != "" {
+		b, ok := n.evidence.get(d)
+		if !ok {
+			b, ok = n.verdicts.get(d)
+		}
+		if ok {
+			return io.NopCloser(bytes.NewReader(b)), nil
+		}
 	}
 	return n.objects.open(d)
 }
@@ -134,6 +140,9 @@ func (n *Node) libraryLoop() {
 		}
 		if err := n.objects.sweep(n.now()); err != nil {
 			n.log.Error("objects not let go", "because", err)
+		}
+		if err := n.forgetVerdicts(); err != nil {
+			n.log.Error("verdicts not let go", "because", err)
 		}
 		select {
 		case <-every.C:

@@ -160,3 +160,25 @@ func TestSecretsStaySecret(t *testing.T) {
 		t.Error("a key that others can read was taken")
 	}
 }
+
+// TestLateFounder has a founder take in the domain after the others have started, and
+// with that the contacts by which they are known since.
+func TestLateFounder(t *testing.T) {
+	n := &Node{file: &client.Domain{}}
+	for _, name := range []string{"n1", "n2", "n1"} { // the last one is n1 as it is later, by another key
+		contact, err := Prepare(context.Background(), filepath.Join(t.TempDir(), name), Place{Name: name, Peer: address(t), API: address(t), Ops: address(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := client.OpenContact(contact)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.file.Contacts = append(n.file.Contacts, contact); len(n.file.Contacts) <= 2 {
+			n.genesis.Roster.Nodes = append(n.genesis.Roster.Nodes, c.Node())
+		}
+	}
+	if got := n.founders(); len(got) != 2 || got[0].ID != 1 || got[1].ID != 2 {
+		t.Errorf("founders: %+v", got)
+	}
+}

@@ -56,21 +56,21 @@ type Node struct {
 	own     client.Contact // as the directory has it; the signing key may be another since
 	signers signers
 
-	mu       sync.Mutex
-	contacts map[string]client.Contact // newest known, by name
-	pace     pace
-	left     error  // that members removed this node
-	unsigned string // why this node signs nothing
-	standing standing
-	ticks    tickBox
-	court    court
-	effects  effects
-	keys     agreement
-	objects  *objects
-	evidence box
-	archives *archives
-	expiries expiries
-
+	mu         sync.Mutex
+	contacts   map[string]client.Contact // newest known, by name
+	pace       pace
+	left       error  // that members removed this node
+	unsigned   string // why this node signs nothing
+	standing   standing
+	ticks      tickBox
+	court      court
+	effects    effects
+	keys       agreement
+	objects    *objects
+	evidence   box
+	archives   *archives
+	expiries   expiries
+	verdicts   verdicts
 	peers      *peers
 	rulebook   rulebook
 	renewer    *renewer
@@ -79,6 +79,7 @@ type Node struct {
 	gate       *gatekeeper
 	authority  *authority
 	suspending suspending
+	replayed   replayed
 	rekeys     rekeys
 	voter      voter
 	metrics    *metrics
@@ -218,16 +219,18 @@ func (n *Node) loadDomain() error {
 	return nil
 }
 
-// founders returns raft's first voters, alike on every founder.
+// founders returns raft's first voters, alike on every founder: by the contacts that
+// they were founded with. The file may have newer ones as well, of founders that
+// have started already.
 func (n *Node) founders() (out []replica.Member) {
-	by := map[string]client.Contact{}
+	by := map[receipt.Node]client.Contact{}
 	for _, signed := range n.file.Contacts {
 		if c, err := client.OpenContact(signed); err == nil {
-			by[c.Name] = c
+			by[c.Node()] = c
 		}
 	}
 	for _, f := range n.genesis.Roster.Nodes {
-		if c, ok := by[f.Name]; ok && c.Node() == f {
+		if c, ok := by[f]; ok {
 			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
 		}
 	}

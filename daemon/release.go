@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -21,8 +22,8 @@ import (
 type LeaseOf func(v ledger.View, clock uint64) (keyring.Lease, evidence.Claims, error)
 
 // leaseOf finds the lease of a host that speaks over a connection, and the claims of the
-// verdict by which it was admitted.
-func leaseOf(from serve.Peer, host string) LeaseOf {
+// verdict on its newest evidence: that of its admission, or of its last renewal.
+func (n *Node) leaseOf(from serve.Peer, host string) LeaseOf {
 	return func(v ledger.View, _ uint64) (keyring.Lease, evidence.Claims, error) {
 		var verdict struct {
 			Claims evidence.Claims `json:"claims"`
@@ -33,6 +34,14 @@ func leaseOf(from serve.Peer, host string) LeaseOf {
 		lease, err := admit.Current(v, host)
 		if err != nil {
 			return nil, verdict.Claims, err
+		}
+		if lease.Renewed() != 0 {
+			b, here := n.verdicts.get(lease.Verdict())
+			if !here {
+				return lease, verdict.Claims, verdictMissing(host, lease.Verdict())
+			}
+			err := json.Unmarshal(b, &verdict)
+			return lease, verdict.Claims, err
 		}
 		x, err := v.Judged(admit.VerdictKey(host))
 		if err == nil && x.Version != lease.Version() {
@@ -81,17 +90,31 @@ func in(r *receipt.Roster, name string) bool {
 	return ok
 }
 
+// maxRecalls is how often a release starts over because the host was renewed meanwhile.
+const maxRecalls = 2
+
 // Release implements serve.Keys.
 func (n *Node) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
-	lease := leaseOf(serve.PeerOf(ctx), r.GetHost())
+	from := serve.PeerOf(ctx)
+	lease, recall := n.leaseOf(from, r.GetHost()), func() error { return n.recall(ctx, from, r.GetHost()) }
 	if n.opts.Lease != nil {
-		lease = n.opts.Lease(r.GetHost())
+		lease, recall = n.opts.Lease(r.GetHost()), func() error { return nil }
 	}
 	a := r.GetApplication()
 	app := keyring.Application{Level: a.GetLevel(), Path: a.GetPath(), Digest: a.GetDigest(), UID: int64(a.GetUid())}
-	g, err := n.ReleaseKey(ctx, r.GetKey(), r.GetVersion(), app, lease)
-	if err != nil {
-		return nil, err
+	var g keyring.Grant
+	for try := 0; ; try++ {
+		err := recall()
+		if err == nil {
+			g, err = n.ReleaseKey(ctx, r.GetKey(), r.GetVersion(), app, lease)
+		}
+		if errors.Is(err, keystead.ReasonObjectMissing) && try < maxRecalls {
+			continue // renewed in between, or a moment ago
+		}
+		if err != nil {
+			return nil, err
+		}
+		break
 	}
 	return &apiv1.ReleaseResponse{Secret: g.Secret().Encode(), Version: g.Version(), HoldMs: uint64(g.Hold().Milliseconds())}, nil
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -30,18 +32,20 @@ func (t *TLSTransport) accept() {
 			}
 			continue
 		}
+		from := addressOf(raw)
 		t.mu.Lock()
-		if len(t.conns) >= maxConns || t.ctx.Err() != nil {
+		if len(t.conns) >= maxConns || t.unknown[from] >= maxUnknown || t.ctx.Err() != nil {
 			raw.Close()
 			t.mu.Unlock()
 			continue
 		}
 		t.conns[raw] = true
+		t.unknown[from]++
 		t.tasks.Add(1)
 		t.mu.Unlock()
 		go func() {
 			defer t.tasks.Done()
-			if err := t.serve(raw); err != nil && t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
+			if err := t.serve(raw, sync.OnceFunc(func() { t.known(from) })); err != nil && t.ctx.Err() == nil && !errors.Is(err, io.EOF) {
 				host, _, _ := net.SplitHostPort(raw.RemoteAddr().String()) // its port is another each time
 				t.news.tell(slog.LevelInfo, host, "connection ended", err, "from", raw.RemoteAddr())
 			}
@@ -53,10 +57,40 @@ func (t *TLSTransport) accept() {
 	}
 }
 
-const maxConns = 4 * maxMembers // at a time, from anyone
+// Bounds of connections at a time: from anyone, and from one address of those that have
+// not shown yet that they are a member's.
+const (
+	maxConns   = 4 * maxMembers
+	maxUnknown = 32
+)
 
-// serve reads one connection to its end.
-func (t *TLSTransport) serve(raw net.Conn) error {
+// addressOf is what counts as one address: of IPv6 the network.
+func addressOf(raw net.Conn) netip.Prefix {
+	at, err := netip.ParseAddrPort(raw.RemoteAddr().String())
+	if err != nil {
+		return netip.Prefix{}
+	}
+	ip, bits := at.Addr().Unmap().WithZone(""), 32
+	if ip.Is6() {
+		bits = 64
+	}
+	p, _ := ip.Prefix(bits)
+	return p
+}
+
+// known says that a connection of an address is a member's now, or is over.
+func (t *TLSTransport) known(from netip.Prefix) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.unknown[from]--; t.unknown[from] == 0 {
+		delete(t.unknown, from)
+	}
+}
+
+// serve reads one connection to its end. Known is called once it is a member's, and in
+// any case in the end.
+func (t *TLSTransport) serve(raw net.Conn, known func()) error {
+	defer known()
 	ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
 	defer cancel()
 	conn, from, err := t.opts.Guard.Server(ctx, raw, func(key keystead.Digest) error {
@@ -66,6 +100,7 @@ func (t *TLSTransport) serve(raw net.Conn) error {
 	if err != nil {
 		return err
 	}
+	known()
 	p := &patient{Conn: conn}
 	r := bufio.NewReaderSize(p, 256<<10)
 	kind, err := r.ReadByte()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -58,6 +59,7 @@ type TLSTransport struct {
 	members map[keystead.Digest]Member
 	peers   map[uint64]*peer
 	conns   map[net.Conn]bool
+	unknown map[netip.Prefix]int // of conns, those that are not known to be a member's, by address
 }
 
 // ListenTLS returns what [Options].Connect takes.
@@ -69,7 +71,7 @@ func ListenTLS(opts TLSOptions) func(Handler) (Transport, error) {
 		if opts.Log == nil {
 			opts.Log = slog.New(slog.DiscardHandler)
 		}
-		t := &TLSTransport{opts: opts, handler: h, members: map[keystead.Digest]Member{}, peers: map[uint64]*peer{}, conns: map[net.Conn]bool{}}
+		t := &TLSTransport{opts: opts, handler: h, members: map[keystead.Digest]Member{}, peers: map[uint64]*peer{}, conns: map[net.Conn]bool{}, unknown: map[netip.Prefix]int{}}
 		t.news.log = opts.Log
 		t.ctx, t.cancel = context.WithCancel(context.Background())
 		t.tasks.Add(1)

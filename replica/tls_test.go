@@ -208,6 +208,27 @@ func TestHostileConnections(t *testing.T) {
 	}
 }
 
+// TestStrangersLeaveRoom has one address open as many connections as there may be, and
+// say nothing on them: a member at another address gets through.
+func TestStrangersLeaveRoom(t *testing.T) {
+	a, b := newEnd(t), newEnd(t)
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	for range maxConns + 8 {
+		conn, err := from.Dial("tcp", b.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	a.TLSTransport.Members([]Member{a.as(1), b.as(2)})
+	b.TLSTransport.Members([]Member{a.as(1), b.as(2)})
+	began := time.Now()
+	sendUntil(t, a, b, heartbeat(1, 2))
+	if took := time.Since(began); took > dialTimeout {
+		t.Errorf("the member got through after %v, when the strangers' time was over", took)
+	}
+}
+
 // TestOnlyTLS13 without tickets, and with a certificate from both sides.
 func TestOnlyTLS13(t *testing.T) {
 	a, b := pair(t)

@@ -44,8 +44,9 @@ type domainInit struct {
 	root              string
 	machines          string
 	by                yardstick
-	settings          []string // that name founding terms
-	objects           [][]byte // that founding terms name, and those terms
+	nodesBy           yardstick // where nodes are judged otherwise than hosts
+	settings          []string  // that name founding terms
+	objects           [][]byte  // that founding terms name, and those terms
 }
 
 func (a *app) domainInit() *cobra.Command {
@@ -71,7 +72,8 @@ have no TPM, so their domain is founded like that, unless --tpm names one for ea
 --machines a directory of practice machines, whose references are then the founding terms.
 
 --policy, --roots, --refs and --codeset make founding terms: by what hosts and nodes are
-judged from the start. They are written as objects beside the domain file, in objects/, from
+judged from the start. --node-policy, --node-roots, --node-refs, --node-codeset and so on
+stand in their place for nodes, where these are judged otherwise. All are written as objects beside the domain file, in objects/, from
 where keystead domain join takes them into a node's directory.`,
 		Example: `  keystead domain init demo --local 3 --dir demo
   keystead domain init example --member ops.key.pub --node n1/contact --policy strict \
@@ -91,6 +93,7 @@ where keystead domain join takes them into a node's directory.`,
 	c.Flags().StringVar(&o.root, "machine-root", "/", "with --local and --tpm: `DIR` below which nodes read their logs")
 	c.Flags().StringVar(&o.machines, "machines", "", "with --local: `DIR` of practice machines n1, n2, …, each with tpm and root, on which the nodes run")
 	o.by.add(c)
+	o.nodesBy.addAs(c, "node-", "of nodes alone: ")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if !slices.Contains([]string{"", "required", receipt.EvidenceNone}, o.evidence) {
 			return misuse(fmt.Errorf("--evidence %s is neither required nor none", o.evidence), "")
@@ -154,25 +157,39 @@ func (o *domainInit) practise() {
 
 // found makes founding terms of what was given, and their objects.
 func (o *domainInit) found() error {
-	if !o.by.given() {
+	if !o.by.given() && !o.nodesBy.given() {
 		return nil
 	}
-	parts, err := o.by.parts()
-	if err != nil {
-		return err
-	}
-	for _, p := range parts {
-		o.objects = append(o.objects, p.content)
-	}
-	for _, role := range []string{admit.RoleHost, admit.RoleNode} {
-		t := terms(role, parts)
+	for _, of := range []struct {
+		role string
+		by   yardstick
+	}{{admit.RoleHost, o.by}, {admit.RoleNode, o.nodesBy.or(o.by)}} {
+		if !of.by.given() { // a domain without hosts, as yet
+			continue
+		}
+		parts, err := of.by.parts()
+		if err != nil {
+			return err
+		}
+		for _, p := range parts {
+			o.keep(p.content)
+		}
+		t := terms(of.role, parts)
 		text, err := t.Text()
 		if err != nil {
 			return misuse(err, "")
 		}
-		o.objects, o.settings = append(o.objects, text), append(o.settings, admit.FoundingTerms(role, text))
+		o.keep(text)
+		o.settings = append(o.settings, admit.FoundingTerms(of.role, text))
 	}
 	return nil
+}
+
+// keep adds a founding object, once.
+func (o *domainInit) keep(content []byte) {
+	if !slices.ContainsFunc(o.objects, func(b []byte) bool { return string(b) == string(content) }) {
+		o.objects = append(o.objects, content)
+	}
 }
 
 // genesis makes the unsigned domain file.

@@ -26,14 +26,33 @@ type yardstick struct {
 	refs, codeSets                 []string
 }
 
-func (y *yardstick) add(c *cobra.Command) {
+func (y *yardstick) add(c *cobra.Command) { y.addAs(c, "", "") }
+
+// addAs adds the flags with a prefix to their names, for one role.
+func (y *yardstick) addAs(c *cobra.Command, prefix, whose string) {
 	f := c.Flags()
-	f.StringVar(&y.policy, "policy", "", "policy `FILE`, signed or not, or the name of a shipped one")
-	f.StringArrayVar(&y.roots, "roots", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
-	f.StringArrayVar(&y.testRoots, "test-roots", nil, "PEM `FILE` of roots of software TPMs, which reach assurance test; may be repeated")
-	f.StringArrayVar(&y.intermediate, "intermediates", nil, "PEM `FILE` of intermediates that help to build chains; may be repeated")
-	f.StringArrayVar(&y.refs, "refs", nil, "reference set `FILE`; may be repeated")
-	f.StringArrayVar(&y.codeSets, "codeset", nil, "code set `FILE`; may be repeated")
+	f.StringVar(&y.policy, prefix+"policy", "", whose+"policy `FILE`, signed or not, or the name of a shipped one")
+	f.StringArrayVar(&y.roots, prefix+"roots", nil, whose+"PEM `FILE` of TPM vendors' roots; may be repeated")
+	f.StringArrayVar(&y.testRoots, prefix+"test-roots", nil, whose+"PEM `FILE` of roots of software TPMs, which reach assurance test; may be repeated")
+	f.StringArrayVar(&y.intermediate, prefix+"intermediates", nil, whose+"PEM `FILE` of intermediates that help to build chains; may be repeated")
+	f.StringArrayVar(&y.refs, prefix+"refs", nil, whose+"reference set `FILE`; may be repeated")
+	f.StringArrayVar(&y.codeSets, prefix+"codeset", nil, whose+"code set `FILE`; may be repeated")
+}
+
+// or returns it with what was not given taken from another.
+func (y yardstick) or(other yardstick) yardstick {
+	if y.policy == "" {
+		y.policy = other.policy
+	}
+	if len(y.roots)+len(y.testRoots) == 0 {
+		y.roots, y.testRoots = other.roots, other.testRoots
+	}
+	for _, list := range []struct{ own, others *[]string }{{&y.intermediate, &other.intermediate}, {&y.refs, &other.refs}, {&y.codeSets, &other.codeSets}} {
+		if len(*list.own) == 0 {
+			*list.own = *list.others
+		}
+	}
+	return y
 }
 
 // given reports whether any of it was.
