@@ -4,7 +4,7 @@ export CGO_ENABLED ?= 0
 export GOFLAGS := -buildvcs=false -trimpath
 BUILD := build
 
-.PHONY: help build demo test chaos check bench bench-ledger bench-hosts fuzz testbed-record generate clean
+.PHONY: help build demo test chaos check bench bench-ledger bench-hosts fuzz testbed testbed-record generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -34,9 +34,14 @@ check: ## format, vet, staticcheck, generated code
 generate: ## generated code from its sources (api/v1)
 	@scripts/generate api
 
+testbed: ## a real machine, emulated, with the agent inside, in a domain of three nodes
+	@scripts/need testbed
+	@$(MAKE) --no-print-directory build
+	@go test -tags testbed ./internal/testbed -count=1 -timeout=20m -v -run TestMachineInADomain
+
 testbed-record: ## boot a packaged guest and record it afresh
 	@scripts/need testbed
-	@go run ./internal/testbed/cmd/record
+	@go run ./internal/testbed/cmd/record -cache $(BUILD)/guest
 
 fuzz: ## every fuzz target, FOR=60s each
 	@scripts/fuzz $(or $(FOR),60s)

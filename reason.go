@@ -106,11 +106,15 @@ const (
 
 // Collateral.
 const (
-	ReasonEKUntrusted    Reason = "ek-untrusted"    // the EK certificate does not chain to a configured root
-	ReasonEKMismatch     Reason = "ek-mismatch"     // the EK certificate is of another key
-	ReasonIndexExpired   Reason = "index-expired"   // a repository's index after its Valid-Until
-	ReasonIndexFuture    Reason = "index-future"    // a repository's index dated after the time of judgement
-	ReasonPackageMissing Reason = "package-missing" // an installed package that no signed index offers
+	ReasonEKUntrusted     Reason = "ek-untrusted"     // the EK certificate does not chain to a configured root
+	ReasonEKMismatch      Reason = "ek-mismatch"      // the EK certificate is of another key
+	ReasonIndexExpired    Reason = "index-expired"    // a repository's index after its Valid-Until
+	ReasonIndexFuture     Reason = "index-future"     // a repository's index dated after the time of judgement
+	ReasonPackageMissing  Reason = "package-missing"  // an installed package that no signed index offers
+	ReasonHeaderAltered   Reason = "header-altered"   // a package header that is not what its digest or vendor's signature is over
+	ReasonHeaderAmbiguous Reason = "header-ambiguous" // a package header with bytes, tags or data that one reader sees and another does not
+	ReasonPackageUnsigned Reason = "package-unsigned" // a package whose header or index nobody signed
+	ReasonPackageForeign  Reason = "package-foreign"  // a package signed by nobody whom the verifier accepts for it
 )
 
 // Software and policy.
@@ -122,6 +126,7 @@ const (
 	ReasonDigestWeak      Reason = "digest-weak"           // a match by MD5 or SHA-1 only, which never suffices
 	ReasonViolation       Reason = "measurement-violation" // IMA could not measure: a file was written while it was open
 	ReasonPackageUnlisted Reason = "package-unlisted"      // a file ran from a package that the host's own list does not name
+	ReasonPackageOutdated Reason = "package-outdated"      // a version below the floor that the policy states
 	ReasonBootUnaccepted  Reason = "boot-unaccepted"       // kernel, initrd or command line is in no code set
 	ReasonRuleFailed      Reason = "rule-failed"           // a rule of the policy is not met
 	ReasonPolicyUnusable  Reason = "policy-unusable"       // a rule could not be evaluated
@@ -286,6 +291,11 @@ var stages = map[Reason]Stage{
 	ReasonIndexExpired:        StageCollateral,
 	ReasonIndexFuture:         StageCollateral,
 	ReasonPackageMissing:      StageCollateral,
+	ReasonHeaderAltered:       StageSignature,
+	ReasonHeaderAmbiguous:     StageSignature,
+	ReasonPackageUnsigned:     StagePolicy,
+	ReasonPackageForeign:      StagePolicy,
+	ReasonPackageOutdated:     StagePolicy,
 	ReasonAKUnbound:           StagePolicy,
 	ReasonAssuranceLow:        StagePolicy,
 	ReasonFileUnknown:         StagePolicy,

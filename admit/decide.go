@@ -18,6 +18,7 @@ type Application struct {
 	Time   uint64               // domain clock of that entry, Unix milliseconds: the time of judgement
 	Key    appraise.AcceptedKey // that this node activated by itself; its certificate and time are not used
 	Rules  *Rules               // the terms in force for the host's role, opened
+	Prior  *appraise.State      // of the host's last evidence, for a bundle that continues it; nil for none
 }
 
 // Decision is what came of an application. It is made by Decide and Renew only; the
@@ -26,6 +27,7 @@ type Application struct {
 type Decision struct {
 	host    string
 	verdict appraise.Verdict
+	state   *appraise.State
 	against bool
 	record  *Record
 	renewal *Renewal
@@ -33,6 +35,9 @@ type Decision struct {
 
 // Verdict returns the verdict on the evidence; a zero one if there was none.
 func (d Decision) Verdict() appraise.Verdict { return d.verdict }
+
+// State is what the host's next evidence may go on from; nil for none.
+func (d Decision) State() *appraise.State { return d.state }
 
 // Against reports whether a refusal speaks against the machine: its own key signed the
 // answer to this very question, or members ended it. Then its lease is to be
@@ -69,6 +74,7 @@ func (d Decision) Ruling() Ruling {
 // the application, so nodes of one build that activated the same key come to the same
 // decision, bit by bit. A refusal has all findings.
 func Decide(s State, a Application) (Decision, error) {
+	a.Prior = nil // what is admitted is judged whole, and so archived
 	if err := a.afresh(s); err != nil {
 		return Decision{host: a.Host}, err
 	}
@@ -117,10 +123,10 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 	}
 	findings := a.hardware(h)
 	if findings == nil {
-		d.verdict = a.appraise(purpose)
+		d.verdict, d.state = a.appraise(purpose)
 		findings = d.verdict.Findings()
 		c := d.verdict.Claims()
-		d.against = c.Key.Name != "" // the root of trust held
+		d.against = c.Key.Name != "" && !errors.Is(d.verdict.Err(), keystead.ReasonLogUnknown) // the root of trust held, and the logs were judged
 		more, err := denied(s, a.Host, denials(&c, h.enrolment.EK))
 		if err != nil {
 			return h, d, err

@@ -58,6 +58,21 @@ func OpenEnrolment(signed []byte, c Case) (Enrolment, error) {
 // Enrolled returns a host's last enrolment, perhaps a revoked one, and its version; the
 // version is 0 if there was none.
 func Enrolled(s State, host string) (Enrolment, uint64, error) {
+	o, ok := s.(*once)
+	if !ok {
+		return readEnrolled(s, host)
+	}
+	if e, known := o.enrolled[host]; known {
+		return e.enrolment, e.version, nil
+	}
+	e, version, err := readEnrolled(s, host)
+	if err == nil {
+		o.enrolled[host] = enrolledOnce{e, version}
+	}
+	return e, version, err
+}
+
+func readEnrolled(s State, host string) (Enrolment, uint64, error) {
 	if !receipt.ValidName(host) {
 		return Enrolment{}, 0, nil
 	}

@@ -58,13 +58,13 @@ func publicKey(der []byte) bool {
 // appraise judges the evidence by the terms. Of the accepted key only its name is this
 // node's own: all else is in the bundle, or the time of the tick, so that verdicts are
 // equal bit by bit.
-func (a *Application) appraise(purpose string) appraise.Verdict {
+func (a *Application) appraise(purpose string) (appraise.Verdict, *appraise.State) {
 	tpm, now := a.Bundle.Parts().TPM, time.UnixMilli(int64(a.Time)).UTC()
-	return appraise.Appraise(appraise.Input{
+	return appraise.Follow(appraise.Input{
 		Bundle:  a.Bundle,
 		Expect:  evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()},
 		Key:     appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now},
-		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Memory: a.Rules.memory, Time: now,
+		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Memory: a.Rules.memory, Time: now, Prior: a.Prior,
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/process"
 	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/internal/conf"
@@ -45,12 +46,13 @@ type Agent struct {
 	closing sync.Once
 	closed  error
 
-	mu     sync.Mutex // guards what follows
-	core   *Core
-	held   *held
-	seen   map[string]error // nodes, as they were found
-	spiffe string           // of the SVID that is written
-	news   chan struct{}    // closed when the lease or the phase changes; nil while nobody watches
+	mu       sync.Mutex // guards what follows
+	core     *Core
+	held     *held
+	seen     map[string]error   // nodes, as they were found
+	replayed evidence.Reference // what nodes have of this host's logs; zero for nothing
+	spiffe   string             // of the SVID that is written
+	news     chan struct{}      // closed when the lease or the phase changes; nil while nobody watches
 }
 
 // Start opens the TPM and the socket and begins to show evidence. That no node can be

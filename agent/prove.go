@@ -51,17 +51,56 @@ func (a *Agent) obtain(ctx context.Context, purpose string) (Lease, error) {
 		return Lease{}, err
 	}
 	var lease *apiv1.Lease
+	var replayed *apiv1.Replayed
 	if purpose == evidence.PurposeAdmission {
 		r, e := a.host.Admit(ctx, &apiv1.AdmitRequest{Host: a.cfg.Host, Bundle: bundle.Bytes(), Tick: nonce.GetTick()})
-		lease, err = r.GetLease(), e
+		lease, replayed, err = r.GetLease(), r.GetReplayed(), e
 	} else {
-		r, e := a.host.Renew(ctx, &apiv1.RenewRequest{Host: a.cfg.Host, Bundle: bundle.Bytes(), Tick: nonce.GetTick()})
-		lease, err = r.GetLease(), e
+		r, e := a.renew(ctx, bundle, nonce.GetTick())
+		lease, replayed, err = r.GetLease(), r.GetReplayed(), e
 	}
+	a.remember(replayed)
 	if err != nil {
 		return Lease{}, err
 	}
 	return a.lease(lease, asked)
+}
+
+// renew hands in what the logs have gained since the nodes saw them, and all of it where
+// they ask for that, or do not agree: one that was asked first may know less.
+func (a *Agent) renew(ctx context.Context, whole evidence.Bundle, tick uint64) (*apiv1.RenewResponse, error) {
+	a.mu.Lock()
+	from := a.replayed
+	a.mu.Unlock()
+	request := &apiv1.RenewRequest{Host: a.cfg.Host, Bundle: whole.Bytes(), Tick: tick}
+	if b, err := evidence.Continue(whole.Parts(), from); err == nil {
+		request.Bundle = b.Bytes()
+		r, err := a.host.Renew(ctx, request)
+		if !wantsWhole(err) {
+			return r, err
+		}
+		a.log.Debug("the whole logs are wanted", "because", err)
+		request.Bundle = whole.Bytes()
+	}
+	return a.host.Renew(ctx, request)
+}
+
+// wantsWhole reports whether a refusal of a continuation may be of what nodes have of
+// the logs, and not of this machine.
+func wantsWhole(err error) bool {
+	return errors.Is(err, keystead.ReasonLogUnknown) || errors.Is(err, keystead.ReasonPairMissing) || errors.Is(err, keystead.ReasonVerdictDisagreement)
+}
+
+// remember keeps what nodes have of the logs, for the next evidence.
+func (a *Agent) remember(r *apiv1.Replayed) {
+	var from evidence.Reference
+	digest := func(b []byte) (d keystead.Digest) { copy(d[:], b); return d }
+	if r != nil {
+		from = evidence.Reference{EventLog: digest(r.GetEventLog()), IMALog: digest(r.GetImaLog()), Bytes: r.GetBytes(), Entries: r.GetEntries(), Packages: digest(r.GetPackages())}
+	}
+	a.mu.Lock()
+	a.replayed = from
+	a.mu.Unlock()
 }
 
 // lease takes a node's answer, if it is of this host.

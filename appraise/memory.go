@@ -8,7 +8,6 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence/tpm2"
-	"github.com/keystead/keystead/refval/deb"
 )
 
 // A Memory remembers what appraisal concluded from bytes that hosts send again and
@@ -18,7 +17,7 @@ type Memory struct {
 	mu    sync.Mutex
 	most  int
 	eks   map[keystead.Digest]rememberedEK
-	lists map[keystead.Digest][]deb.Name
+	lists map[keystead.Digest]*installed
 	refs  map[keystead.Digest]*references
 }
 
@@ -31,7 +30,7 @@ type rememberedEK struct {
 
 // NewMemory returns a memory of at most so many items of each kind.
 func NewMemory(most int) *Memory {
-	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest][]deb.Name{}, refs: map[keystead.Digest]*references{}}
+	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest]*installed{}, refs: map[keystead.Digest]*references{}}
 }
 
 // verifyEK is tpm2.VerifyEK.
@@ -59,28 +58,6 @@ func (m *Memory) verifyEK(chain [][]byte, ek *tpm2.Public, public []byte, roots 
 	return id, nil
 }
 
-// status is deb.ParseStatus of a list that parses. The caller must not change it.
-func (m *Memory) status(raw []byte) ([]deb.Name, error) {
-	if m == nil {
-		return deb.ParseStatus(raw)
-	}
-	name := keystead.Sum(raw)
-	m.mu.Lock()
-	known, ok := m.lists[name]
-	m.mu.Unlock()
-	if ok {
-		return known, nil
-	}
-	list, err := deb.ParseStatus(raw)
-	if err == nil {
-		m.mu.Lock()
-		makeRoom(m.lists, m.most)
-		m.lists[name] = list
-		m.mu.Unlock()
-	}
-	return list, err
-}
-
 // share returns references like these of another host, so that states need not have
 // their own: those of one context whose hosts list the same packages.
 func (m *Memory) share(r *references, context keystead.Digest) *references {
@@ -97,6 +74,7 @@ func (m *Memory) share(r *references, context keystead.Digest) *references {
 		}
 		parts = append(parts, marks)
 	}
+	parts = append(parts, r.proof[:]) // what a list proves of itself is that host's own
 	name := nameOf(parts)
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -9,17 +9,47 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence/ima"
 	"github.com/keystead/keystead/refval"
+	"github.com/keystead/keystead/refval/rpm"
 )
 
 // references are all sets and code sets of one appraisal, and what was seen of them.
 type references struct {
 	sets      []*refval.Set
 	codes     []*refval.CodeSet
-	seen      [][]bool // by set and package number: something of it ran; nil in a continuation
-	listed    [][]bool // likewise: the host lists a package of that name; nil when it sent no list
+	faults    [][]fault // by set and package number
+	seen      [][]bool  // likewise: something of it ran; nil in a continuation
+	listed    [][]bool  // likewise: the host lists a package of that name; nil when it sent no list
 	codePaths map[string][]accepted
-	before    []seenPackage // in a continuation: of which something ran before, in order
-	later     []seenPackage // and what ran since that did not
+	floors    floors
+	vendors   []vendor
+	keys      []ima.Key // of IMA signatures
+	keyNames  []string
+	unproven  unproven
+	proof     keystead.Digest // of the host's list, where that proves itself
+	early     bool            // and what it proves may be more at a later time
+	before    []seenPackage   // in a continuation: of which something ran before, in order
+	later     []seenPackage   // and what ran since that did not
+}
+
+// A fault is why files of a package that a set proves do not count all the same.
+type fault uint8
+
+const (
+	faultNone     fault = iota
+	faultForeign        // its repository's signer is none whom a code set accepts for it
+	faultOutdated       // below the policy's floor
+)
+
+// vendor is a code set's, with its keys' fingerprints.
+type vendor struct {
+	refval.Vendor
+	signers []string
+}
+
+// unproven are the files of packages whose own headers do not prove them.
+type unproven struct {
+	byDigest map[keystead.Digest]*rpm.Refusal
+	byPath   map[string]*rpm.Refusal // canonical
 }
 
 // accepted is a file of a code set.
@@ -30,16 +60,80 @@ type accepted struct {
 
 // newReferences takes the sets of files, not those of EFI programs: their digests are
 // of another kind.
-func newReferences(sets []*refval.Set, codes []*refval.CodeSet) *references {
-	r := &references{codes: codes}
-	for _, s := range sets {
-		if s.Header().Selection == refval.SelectEFI {
-			continue
+func newReferences(sets []*refval.Set, codes []*refval.CodeSet, f floors) *references {
+	r := &references{codes: codes, floors: f}
+	for _, c := range codes {
+		for v := range c.Vendors() {
+			signers, err := v.Signers()
+			if err == nil { // a code set that parses has keys that do
+				r.vendors = append(r.vendors, vendor{v, signers})
+			}
 		}
-		r.sets = append(r.sets, s)
-		r.seen = append(r.seen, make([]bool, len(s.Header().Packages)))
+		for k := range c.IMAKeys() {
+			public, err := k.Public()
+			if err != nil {
+				continue
+			}
+			if one, err := ima.NewKey(public); err == nil {
+				r.keys, r.keyNames = append(r.keys, one), append(r.keyNames, k.Name)
+			}
+		}
+	}
+	for _, s := range sets {
+		r.add(s)
 	}
 	return r
+}
+
+// add takes a set in.
+func (r *references) add(s *refval.Set) {
+	h := s.Header()
+	faults := make([]fault, len(h.Packages))
+	for i := range h.Packages {
+		p := &h.Packages[i]
+		switch {
+		case !r.vouched(p, h.Repositories):
+			faults[i] = faultForeign
+		case r.floors.below(p) != "":
+			faults[i] = faultOutdated
+		}
+	}
+	r.sets, r.faults, r.seen = append(r.sets, s), append(r.faults, faults), append(r.seen, make([]bool, len(h.Packages)))
+}
+
+// vouched reports whether an accepted vendor stands behind the package. Where no code
+// set names vendors of its format, whoever built the set chose them.
+func (r *references) vouched(p *refval.Package, repositories []refval.Repository) bool {
+	named := false
+	for _, v := range r.vendors {
+		if v.Format != p.Format {
+			continue
+		}
+		named = true
+		if v.Covers(p.Name) && slices.ContainsFunc(p.Repositories, func(n int) bool {
+			return slices.ContainsFunc(repositories[n].Signers, func(s string) bool { return slices.Contains(v.signers, s) })
+		}) {
+			return true
+		}
+	}
+	return !named
+}
+
+// prove takes in what a host's list of that digest proves of itself, and what it does not.
+func (r *references) prove(list keystead.Digest, p *rpm.Proven) {
+	r.add(p.Set)
+	r.proof, r.early = list, p.Early
+	r.unproven = unproven{map[keystead.Digest]*rpm.Refusal{}, map[string]*rpm.Refusal{}}
+	for _, list := range [][]rpm.Refusal{p.Refused, p.Weak} {
+		for i := range list {
+			for _, f := range list[i].Files {
+				r.unproven.byPath[f.Path] = &list[i]
+				if !f.Digest.IsZero() {
+					r.unproven.byDigest[f.Digest] = &list[i]
+				}
+			}
+		}
+	}
 }
 
 // list marks the packages that the host lists.
@@ -52,18 +146,24 @@ func (r *references) list(names map[string]bool) {
 	}
 }
 
-// owner is the package or code set that names a file.
+// owner is the package, code set or IMA key that names a file.
 type owner struct {
-	pkg  *refval.Package
-	code string
+	pkg     *refval.Package
+	code    string
+	signer  string
+	refused *rpm.Refusal // a package that does not prove itself
 }
 
 func (o owner) String() string {
 	switch {
 	case o.code != "":
 		return "code set " + o.code
+	case o.signer != "":
+		return "IMA key " + o.signer
 	case o.pkg != nil:
 		return o.pkg.Name + " " + o.pkg.Version
+	case o.refused != nil:
+		return o.refused.Name + " " + o.refused.Version
 	}
 	return ""
 }
@@ -75,18 +175,52 @@ func (r *references) judge(e ima.Entry) (Status, owner) {
 		return Violation, owner{}
 	case e.Alg == "md5" || e.Alg == "sha1":
 		return Weak, owner{}
-	case e.Alg != "sha256":
-		return Unknown, owner{} // reference values are of sha256 alone
+	case e.Alg != "sha256": // reference values are of sha256 alone
+		if o, ok := r.signed(e); ok {
+			return Named, o
+		}
+		return Unknown, owner{}
 	case buffer(e):
 		return Unknown, owner{}
 	}
-	if o, ok := r.lookup(keystead.Digest(e.FileDigest)); ok {
+	d := keystead.Digest(e.FileDigest)
+	o, f, ok := r.lookup(d)
+	switch {
+	case ok && f == faultNone:
 		return Named, o
+	case ok && f == faultOutdated:
+		return Outdated, o
+	}
+	if signer, ok := r.signed(e); ok {
+		return Named, signer
+	}
+	if ok {
+		return Unproven, o
+	}
+	if refused := r.unproven.byDigest[d]; refused != nil {
+		return Unproven, owner{refused: refused}
 	}
 	if o, wanted := r.path(e.Path); wanted != nil {
 		return Altered, o
 	}
+	if path, ok := refval.CanonicalPath(string(e.Path)); ok {
+		if refused := r.unproven.byPath[path]; refused != nil {
+			return Unproven, owner{refused: refused}
+		}
+	}
 	return Unknown, owner{}
+}
+
+// signed reports whether an accepted IMA key signed the entry's content.
+func (r *references) signed(e ima.Entry) (owner, bool) {
+	if len(r.keys) == 0 || !e.Signable() {
+		return owner{}, false
+	}
+	n, err := e.Signed(r.keys)
+	if err != nil {
+		return owner{}, false
+	}
+	return owner{signer: r.keyNames[n]}, true
 }
 
 // buffer reports whether the entry is of a measured buffer, such as the command line
@@ -96,35 +230,44 @@ func buffer(e ima.Entry) bool {
 	return (len(e.Path) == 0 || e.Path[0] != '/') && len(e.Signature) > 0 && keystead.Sum(e.Signature) == keystead.Digest(e.FileDigest)
 }
 
-// lookup finds who ships the content, preferring a package that the host lists.
-func (r *references) lookup(d keystead.Digest) (owner, bool) {
+// lookup finds who ships the content, preferring a package without fault, and among
+// these one that the host lists.
+func (r *references) lookup(d keystead.Digest) (owner, fault, bool) {
 	for _, c := range r.codes {
 		if _, ok := c.Lookup(d); ok {
-			return owner{code: c.Name()}, true
+			return owner{code: c.Name()}, faultNone, true
 		}
 	}
 	set, number := -1, -1
+	better := func(n, i int) bool {
+		if set < 0 {
+			return true
+		}
+		f, best := r.faults[n][i], r.faults[set][number]
+		return f < best || f == best && r.lists(n, i) && !r.lists(set, number)
+	}
 	for n, s := range r.sets {
 		first, ok := s.Number(d)
-		switch {
-		case !ok:
+		if !ok {
 			continue
-		case r.listed == nil || r.listed[n][first]:
-			return r.ships(n, first), true
-		case set < 0:
-			set, number = n, first
+		}
+		if r.faults[n][first] == faultNone && r.lists(n, first) {
+			return r.ships(n, first), faultNone, true
 		}
 		for other := range s.Sources(d) {
-			if r.listed[n][other.Number] {
-				return r.ships(n, other.Number), true
+			if better(n, other.Number) {
+				set, number = n, other.Number
 			}
 		}
 	}
 	if set < 0 {
-		return owner{}, false
+		return owner{}, faultNone, false
 	}
-	return r.ships(set, number), true
+	return r.ships(set, number), r.faults[set][number], true
 }
+
+// lists reports whether the host lists the package, or sent no list.
+func (r *references) lists(set, number int) bool { return r.listed == nil || r.listed[set][number] }
 
 // ships notes that something of a package ran.
 func (r *references) ships(set, number int) owner {
@@ -172,7 +315,7 @@ func (r *references) indexCode() {
 // maxWanted bounds how many accepted versions of a file a finding lists.
 const maxWanted = 4
 
-func (r *references) finding(reason keystead.Reason, i int, e ima.Entry) keystead.Finding {
+func (r *references) finding(reason keystead.Reason, i int, e ima.Entry, o owner) keystead.Finding {
 	f := keystead.Finding{Reason: reason, Where: e.Path.String(), Got: digestOf(e)}
 	if len(e.Path) == 0 {
 		f.Where = fmt.Sprintf("measurement list, entry %d", i)
@@ -184,6 +327,8 @@ func (r *references) finding(reason keystead.Reason, i int, e ima.Entry) keystea
 			wanted = append(wanted[:maxWanted], fmt.Sprintf("%d more", n))
 		}
 		f.Want = strings.Join(wanted, " or ")
+	case keystead.ReasonPackageOutdated:
+		f.Want, f.Got = fmt.Sprintf("%s %s or later", o.pkg.Name, r.floors.below(o.pkg)), f.Got+" of package "+o.String()
 	case keystead.ReasonFileUnknown:
 		f.Want = "a file of a package or code set"
 		if e.Alg != "sha256" {
@@ -194,7 +339,50 @@ func (r *references) finding(reason keystead.Reason, i int, e ima.Entry) keystea
 	case keystead.ReasonViolation:
 		f.Want, f.Got = "a file that nobody writes while it is measured", "a violation; that it was this file is the log's word alone"
 	}
+	switch { // of a package without proof, whatever the reason
+	case o.refused != nil:
+		f.Want, f.Got = o.refused.Finding.Want, fmt.Sprintf("%s of package %s: %s", f.Got, o, o.refused.Finding.Got)
+	case reason == keystead.ReasonPackageForeign:
+		f.Want, f.Got = "a package of a vendor whom a code set accepts for "+o.pkg.Name, f.Got+" of package "+o.String()
+	}
 	return f
+}
+
+// outdated lists the packages below a floor of which something ran: name=version.
+func (r *references) outdated() []string {
+	return r.seenPackages(func(n, i int, p *refval.Package) string {
+		if r.faults[n][i] != faultOutdated {
+			return ""
+		}
+		return p.Name + "=" + p.Version
+	})
+}
+
+// sorted returns the list in order, each once.
+func sorted(list []string) []string {
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// strength says how strongly the owner names its files.
+func (o owner) strength() string {
+	switch {
+	case o.signer != "":
+		return refval.StrengthIMASignature.String()
+	case o.code != "":
+		return "code-set"
+	case o.pkg != nil:
+		return o.pkg.Strength.String()
+	}
+	return ""
+}
+
+// reason says why the owner's package does not count.
+func (o owner) reason() keystead.Reason {
+	if o.refused != nil {
+		return o.refused.Finding.Reason
+	}
+	return keystead.ReasonPackageForeign
 }
 
 // digestOf gives what the entry says of the file's content, in text.
@@ -232,8 +420,7 @@ func (r *references) seenPackages(name func(set, number int, p *refval.Package) 
 			out = append(out, text)
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return sorted(out)
 }
 
 // debuggers lists which packages that can attach to processes the sets ship.
@@ -247,8 +434,7 @@ func (r *references) debuggers() (out []string) {
 			}
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return sorted(out)
 }
 
 // isDebugger reports whether a package is the named one, perhaps with a version.

@@ -8,6 +8,7 @@ import (
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/ima"
 	"github.com/keystead/keystead/refval"
+	"github.com/keystead/keystead/refval/rpm"
 )
 
 // A Status is what became of one entry of the IMA log.
@@ -21,6 +22,8 @@ const (
 	Altered   Status = "altered" // unknown content at a path that a package or code set owns
 	Weak      Status = "weak"    // measured by MD5 or SHA-1, which never suffices
 	Violation Status = "violation"
+	Unproven  Status = "unproven" // of a package that nobody signed, somebody else did, or whose header was altered
+	Outdated  Status = "outdated" // of a package below the policy's floor
 )
 
 // A File is an entry of the IMA log and what it was found to be.
@@ -29,7 +32,9 @@ type File struct {
 	Path   string
 	Digest string // algorithm and hex
 	Status Status
-	Source string // the package or code set that names it, or that owns the path
+	Source string // the package, code set or IMA key that names it, or that owns the path
+
+	Strength string // of what names it: signed-header, repository-rehash, ima-signature, code-set; "" if nothing does
 }
 
 // debuggers are packages whose programs attach to processes or read their memory, in
@@ -45,11 +50,14 @@ func (a *appraisal) software() {
 		a.refs = s.refs.resumed(s.seen)
 		*c, a.claims.Packages = s.software, s.packages
 	} else {
-		a.refs = newReferences(a.in.References, a.in.CodeSets)
+		a.refs = newReferences(a.in.References, a.in.CodeSets, a.floors())
 		a.packages(a.refs)
 		a.claims.Packages.Debuggers = a.refs.debuggers()
 	}
 	if a.files == nil {
+		if a.parts.TPM == nil && a.in.Policy.EveryEntry() {
+			a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
+		}
 		return
 	}
 	refs := a.refs
@@ -65,6 +73,7 @@ func (a *appraisal) software() {
 	}
 	if a.prior == nil || len(refs.later) > 0 {
 		c.Packages = refs.ran()
+		a.claims.Packages.Outdated = sorted(slices.Concat(a.claims.Packages.Outdated, refs.outdated()))
 		a.claims.Packages.Unlisted = refs.unlisted()
 	}
 	if !a.in.Policy.EveryEntry() {
@@ -88,21 +97,47 @@ func (a *appraisal) packages(refs *references) {
 		}
 		return
 	}
-	if list.Format != evidence.FormatDpkgStatus {
-		a.find(keystead.Finding{Reason: keystead.ReasonMalformed, Where: "packages", Want: evidence.FormatDpkgStatus, Got: fmt.Sprintf("format %.40q", list.Format)})
-		return
+	vendors := []refval.Vendor{}
+	for _, v := range refs.vendors {
+		vendors = append(vendors, v.Vendor)
 	}
-	installed, err := a.in.Memory.status(list.Data)
+	installed, err := a.in.Memory.installed(list, vendors, a.in.Time)
 	if err != nil {
 		a.fail("packages", err)
 		return
 	}
-	a.claims.Packages.Listed = int64(len(installed))
-	listed := map[string]bool{}
-	for _, p := range installed {
-		listed[p.Package] = true
+	c := &a.claims.Packages
+	c.Format, c.Listed = list.Format, int64(len(installed.packages))
+	if p := installed.proven; p != nil {
+		a.proven(refs, keystead.Sum(list.Data), p)
 	}
-	refs.list(listed)
+	names := map[string]bool{}
+	for i := range installed.packages {
+		p := &installed.packages[i]
+		names[p.Name] = true
+		if floor := refs.floors.below(p); floor != "" {
+			c.Outdated = append(c.Outdated, p.Name+"="+p.Version)
+			if a.in.Policy.EveryEntry() {
+				a.find(keystead.Finding{Reason: keystead.ReasonPackageOutdated, Where: "packages", Want: fmt.Sprintf("%s %s or later", p.Name, floor), Got: p.Version + " in the host's list"})
+			}
+		}
+	}
+	refs.list(names)
+}
+
+// proven takes in what the list proves of itself. A header that was meddled with speaks
+// against the host; one without a vendor's signature only if something of it runs.
+func (a *appraisal) proven(refs *references, list keystead.Digest, p *rpm.Proven) {
+	refs.prove(list, p)
+	c := &a.claims.Packages
+	c.Proven = int64(len(p.Packages) - len(p.Refused))
+	for _, r := range p.Refused {
+		c.Unproven = append(c.Unproven, r.Name+"="+r.Version)
+		if r.Lie() && a.in.Policy.EveryEntry() {
+			a.find(r.Finding)
+		}
+	}
+	slices.Sort(c.Unproven)
 }
 
 // file judges one entry.
@@ -113,6 +148,13 @@ func (a *appraisal) file(refs *references, i int, e ima.Entry) {
 	switch status {
 	case Named:
 		c.Named++
+		*strengthOf(c, source)++
+	case Unproven:
+		c.Unproven++
+		reason = source.reason()
+	case Outdated:
+		c.Outdated++
+		reason = keystead.ReasonPackageOutdated
 	case Unknown:
 		c.Unknown++
 		reason = keystead.ReasonFileUnknown
@@ -130,14 +172,29 @@ func (a *appraisal) file(refs *references, i int, e ima.Entry) {
 	switch {
 	case reason == "" || !a.in.Policy.EveryEntry():
 	case len(a.findings) < maxFindings:
-		a.find(refs.finding(reason, i, e))
+		a.find(refs.finding(reason, i, e, source))
 	default:
 		a.omitted++ // without making words of it
 	}
 }
 
+// strengthOf is the count of those that are named as strongly as the owner's files.
+func strengthOf(c *evidence.SoftwareClaims, o owner) *int64 {
+	switch {
+	case o.signer != "":
+		return &c.IMASignature
+	case o.pkg == nil:
+		return &c.CodeSet
+	case o.pkg.Strength == refval.StrengthSignedHeader:
+		return &c.SignedHeader
+	case o.pkg.Strength == refval.StrengthIMASignature:
+		return &c.IMASignature
+	}
+	return &c.RepositoryRehash
+}
+
 func (a *appraisal) tell(i int, e ima.Entry, s Status, o owner) {
 	if a.each != nil {
-		a.each(File{Entry: i, Path: e.Path.String(), Digest: digestOf(e), Status: s, Source: o.String()})
+		a.each(File{Entry: i, Path: e.Path.String(), Digest: digestOf(e), Status: s, Source: o.String(), Strength: o.strength()})
 	}
 }

@@ -42,7 +42,7 @@ func (s *State) Reference() evidence.Reference {
 // Size is how much memory the state takes, about, in bytes, without what hosts share.
 func (s *State) Size() int {
 	size := 2048 + len(s.key) + 8*cap(s.seen)
-	for _, list := range [][]string{s.boot.Loaded, s.boot.Packages, s.boot.Keys, s.boot.Authorities, s.software.Packages, s.packages.Unlisted} {
+	for _, list := range [][]string{s.boot.Loaded, s.boot.Packages, s.boot.Keys, s.boot.Authorities, s.software.Packages, s.packages.Unlisted, s.packages.Unproven, s.packages.Outdated} {
 		for _, text := range list {
 			size += 16 + len(text)
 		}
@@ -81,9 +81,10 @@ func registers(covered []evidence.PCRs) keystead.Digest {
 	return nameOf(parts)
 }
 
-// state mints what the next bundle can go on from; nil where there is nothing to.
+// state mints what the next bundle can go on from; nil where there is nothing to, and
+// where a TEE spoke, which rests on collateral and its own log: such evidence is whole.
 func (a *appraisal) state() *State {
-	if !a.sound() || !a.established || a.files == nil || a.refs == nil {
+	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early || a.parts.TEE != nil {
 		return nil
 	}
 	list, ok := a.files.State()
@@ -115,6 +116,9 @@ func (a *appraisal) resume(from evidence.Reference) {
 	}
 	s := a.in.Prior
 	switch {
+	case a.parts.TEE != nil:
+		unknown("a continuation of a TPM's evidence alone", "one with evidence of a TEE")
+		return
 	case s == nil || s.list.IsZero():
 		unknown("what this verifier has of the host from before", "a continuation, and nothing from before")
 		return

@@ -137,3 +137,25 @@ func (l LocalAgent) explain(err error) error {
 	}
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "socket " + l.path, Want: "the agent of this machine", Got: got})
 }
+
+// Watch yields where the host stands, at once and whenever that changes, until ctx ends
+// or yield returns false. When the agent can not be watched any more it fails: whoever
+// watches takes that as the end of the lease.
+func (l LocalAgent) Watch(ctx context.Context, yield func(*apiv1.WatchLeaseResponse) bool) error {
+	to, done := l.connect()
+	defer done()
+	s, err := to.WatchLease(ctx, connect.NewRequest(&apiv1.WatchLeaseRequest{}))
+	if err != nil {
+		return l.explain(err)
+	}
+	defer s.Close()
+	for s.Receive() {
+		if !yield(s.Msg()) {
+			return nil
+		}
+	}
+	if err := s.Err(); err != nil {
+		return l.explain(err)
+	}
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "socket " + l.path, Want: "an agent that goes on telling", Got: "the end"})
+}

@@ -16,6 +16,7 @@ type Prover struct {
 	machine Machine
 	kind    AKType
 	note    string
+	rpm     rpmMemory
 
 	mu   sync.Mutex
 	keys evidence.TPMKeys // as the TPM gave them the first time; they do not change
@@ -74,7 +75,7 @@ func (p *Prover) Prove(ctx context.Context, binding evidence.Binding, challenge 
 		}
 		parts.TPM.EKPublic, parts.TPM.EKCertificate = keys.EKPublic, keys.EKCertificate
 	}
-	if _, err = p.machine.Read(&parts); err != nil {
+	if _, err = p.machine.read(&parts, &p.rpm); err != nil {
 		return bundle, nil, err
 	}
 	bundle, err = evidence.New(parts)

@@ -96,6 +96,7 @@ type evidenceCase struct {
 	host   string
 	bundle evidence.Bundle
 	tick   uint64
+	from   *serve.Peer // who must be that host; nil where another node hands it on
 }
 
 // rulers judge evidence: for an admission, or for a renewal.
@@ -104,31 +105,61 @@ type ruler func(admit.State, admit.Application) (admit.Decision, error)
 // decide judges evidence by what this node knows itself: its state, its activation of
 // the host's key.
 func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.Decision, err error) {
-	app := admit.Application{Host: x.host, Bundle: x.bundle}
-	var enrolled admit.Enrolment
 	err = n.snapshot(func(v ledger.View) error {
-		var version uint64
-		if enrolled, version, err = admit.Enrolled(v, x.host); err != nil || version == 0 {
-			return err
-		}
-		tick, err := v.Tick(x.tick)
-		app.Nonce, app.Time = tick.Nonce, tick.Clock
+		d, err = n.decideAt(v, admit.Once(v), by, x, n.rulebook.opened)
 		return err
 	})
-	if err != nil {
-		return d, err
-	}
-	if !enrolled.EK.IsZero() && !enrolled.Revoked {
-		app.Key = n.accepted(enrolled.EK)
-		if app.Rules, err = n.rules(ctx, enrolled.Role); err != nil {
+	return n.reconsider(ctx, by, x, d, err)
+}
+
+// reconsider judges anew what failed because the terms at hand are not those in force.
+func (n *Node) reconsider(ctx context.Context, by ruler, x evidenceCase, d admit.Decision, err error) (admit.Decision, error) {
+	if errors.Is(err, keystead.ReasonSubjectChanged) {
+		var enrolled admit.Enrolment
+		if err = n.snapshot(func(v ledger.View) (err error) { enrolled, _, err = admit.Enrolled(v, x.host); return err }); err != nil {
+			return d, err
+		}
+		rules, err := n.rules(ctx, enrolled.Role)
+		if err != nil {
+			return d, err
+		}
+		err = n.snapshot(func(v ledger.View) (err error) {
+			d, err = n.decideAt(v, admit.Once(v), by, x, func(string) *admit.Rules { return rules })
+			return err
+		})
+		if err != nil {
 			return d, err
 		}
 	}
-	err = n.snapshot(func(v ledger.View) error {
-		d, err = by(v, app)
-		return err
-	})
+	if err == nil {
+		n.replayed.keep(x.host, d.State())
+	}
 	return d, err
+}
+
+// decideAt judges on the state of one moment, of which s is read once.
+func (n *Node) decideAt(v ledger.View, s admit.State, by ruler, x evidenceCase, rules func(role string) *admit.Rules) (d admit.Decision, err error) {
+	if x.from != nil {
+		if err := speaksFor(s, *x.from, x.host); err != nil {
+			return d, err
+		}
+	}
+	app := admit.Application{Host: x.host, Bundle: x.bundle, Prior: n.replayed.find(x.host, x.bundle)}
+	enrolled, version, err := admit.Enrolled(s, x.host)
+	if err != nil {
+		return d, err
+	}
+	if version != 0 {
+		tick, err := v.Tick(x.tick)
+		if err != nil {
+			return d, err
+		}
+		app.Nonce, app.Time = tick.Nonce, tick.Clock
+	}
+	if !enrolled.EK.IsZero() && !enrolled.Revoked {
+		app.Key, app.Rules = n.accepted(enrolled.EK), rules(enrolled.Role)
+	}
+	return by(s, app)
 }
 
 // accepted returns the attestation key that this node activated for a TPM.
@@ -151,7 +182,7 @@ func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest
 	if err != nil {
 		return nil, err
 	}
-	d, err := n.decide(ctx, admit.Decide, evidenceCase{r.GetHost(), bundle, r.GetTick()})
+	d, err := n.decide(ctx, admit.Decide, evidenceCase{host: r.GetHost(), bundle: bundle, tick: r.GetTick()})
 	if err != nil {
 		n.turnedBad(r.GetHost(), d, err)
 		return nil, err
@@ -174,7 +205,11 @@ func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest
 	}); err != nil {
 		return nil, err
 	}
-	return n.admitted(r.GetHost(), d)
+	out, err := n.admitted(r.GetHost(), d)
+	if err == nil {
+		out.Replayed = replayedMessage(d.State())
+	}
+	return out, err
 }
 
 // applicationEntry makes the proposal to admit a host, and keeps the evidence at hand.
@@ -244,7 +279,7 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	if err != nil {
 		return err
 	}
-	d, err := n.decide(ctx, admit.Decide, evidenceCase{h.Proposal.Subject, bundle, a.tick})
+	d, err := n.decide(ctx, admit.Decide, evidenceCase{host: h.Proposal.Subject, bundle: bundle, tick: a.tick})
 	if err != nil {
 		n.turnedBad(h.Proposal.Subject, d, err)
 		return err
@@ -252,10 +287,23 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	if record, _ := d.Record(); record.AK != a.ak {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "application of " + h.Proposal.Subject, Want: "the attestation key that it names, " + a.ak.String(), Got: record.AK.String()})
 	}
-	if err := n.archiveEvidence(ctx, evidenceCase{h.Proposal.Subject, bundle, a.tick}, d); err != nil {
+	if err := n.archiveEvidence(ctx, evidenceCase{host: h.Proposal.Subject, bundle: bundle, tick: a.tick}, d); err != nil {
 		return err
 	}
 	return adopt(out)(d.Ruling(), nil)
+}
+
+// replayedMessage tells a host what its next evidence may go on from; nil for nothing.
+func replayedMessage(s *appraise.State) *apiv1.Replayed {
+	r := s.Reference()
+	if r.IsZero() {
+		return nil
+	}
+	out := &apiv1.Replayed{EventLog: r.EventLog[:], ImaLog: r.IMALog[:], Bytes: r.Bytes, Entries: r.Entries}
+	if !r.Packages.IsZero() {
+		out.Packages = r.Packages[:]
+	}
+	return out
 }
 
 // leaseMessage is a lease as the API shows it.

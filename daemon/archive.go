@@ -30,7 +30,8 @@ const (
 type archives struct {
 	fs    vfs.FS
 	dir   string
-	quota int64 // bytes of all records
+	quota int64    // bytes of all records
+	terms sync.Map // role to digest: terms whose objects are kept for good
 
 	mu      sync.Mutex
 	kept    map[keystead.Digest]archived

@@ -88,7 +88,7 @@ func Build(version string) string { return version + " " + runtime.Version() }
 // objects of all admissions together. Terms that are no longer in force are
 // subject-changed.
 func (n *Node) keepTerms(ctx context.Context, role string, d keystead.Digest) error {
-	if known, ok := n.archivedTerms.Load(role); ok && known == d {
+	if known, ok := n.archives.terms.Load(role); ok && known == d {
 		return nil
 	}
 	f, err := n.inForce(role)
@@ -116,7 +116,7 @@ func (n *Node) keepTerms(ctx context.Context, role string, d keystead.Digest) er
 			return err
 		}
 	}
-	n.archivedTerms.Store(role, d)
+	n.archives.terms.Store(role, d)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -28,6 +29,7 @@ type Config struct {
 	Store   StoreConfig     `toml:"store"`
 	Objects ObjectsConfig   `toml:"objects"`
 	Archive ArchiveConfig   `toml:"archive"`
+	Webhook WebhookConfig   `toml:"webhook"`
 	Log     conf.Log        `toml:"log"`
 }
 
@@ -89,7 +91,7 @@ func DefaultConfig() Config {
 		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
 		Ops:     OpsConfig{Listen: "127.0.0.1:7300"},
 		TPM:     TPMConfig{Root: "/", EverySeconds: 60},
-		Store:   StoreConfig{CacheMiB: 256},
+		Store:   StoreConfig{CacheMiB: 512},
 		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
 		Archive: ArchiveConfig{QuotaMiB: 8192},
 		Log:     conf.Log{Level: "info", Format: "text"},
@@ -159,7 +161,7 @@ func (c *Config) check() error {
 	case c.Objects.PendingMinutes < 1 || c.Objects.PendingMinutes > 10_000:
 		return conf.Bad("objects.pending-minutes must be 1 to 10000, and is %d", c.Objects.PendingMinutes)
 	}
-	return c.Log.Check()
+	return errors.Join(c.Webhook.check(), c.Log.Check())
 }
 
 func loopback(address string) bool {

@@ -72,7 +72,7 @@ func (n *Node) serve() error {
 	if len(n.cfg.API.Clients) > 0 {
 		rate = 0 // they are known
 	}
-	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n, Keys: n, Archive: n}, serve.Options{
+	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n, Keys: n, Archive: n, Watch: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
 		Rate:     rate,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,

@@ -121,6 +121,11 @@ func judgeObject(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 	})
 }
 
+// recipeAhead is how far a recipe may be ahead of the domain clock, which is behind its
+// nodes' by design, and whose members' clocks may be ahead of theirs: a set that was
+// built a moment ago is not of the future.
+const recipeAhead = time.Minute
+
 // rebuild builds the reference set of a statement's recipe, which is not of the future.
 func rebuild(ctx context.Context, h *Hearing, o *admit.Object) (keystead.Digest, error) {
 	if len(o.Recipe) != 1 || o.Recipe[0].Role != admit.IngredientRecipe {
@@ -139,7 +144,7 @@ func rebuild(ctx context.Context, h *Hearing, o *admit.Object) (keystead.Digest,
 	if err := h.Read(func(v ledger.View) (err error) { clock, err = v.Clock(); return err }); err != nil {
 		return keystead.Digest{}, err
 	}
-	if now := time.UnixMilli(int64(clock)); recipe.At.After(now) {
+	if now := time.UnixMilli(int64(clock)).Add(recipeAhead); recipe.At.After(now) {
 		return keystead.Digest{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexFuture, Where: "recipe", Want: "a time of judgement by " + now.UTC().Format(time.RFC3339), Got: recipe.At.Format(time.RFC3339)})
 	}
 	set, err := deb.Rebuild(recipe, h.at(ctx))

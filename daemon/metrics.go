@@ -50,6 +50,15 @@ func newMetrics(n *Node) *metrics {
 		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "checkpoints_total", Help: "Checkpoints that a majority completed or a further node signed."}),
 	}
 	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for name, g := range map[string]struct {
+		help  string
+		value func() float64
+	}{
+		"archive_records": {"Admissions whose evidence is archived here.", func() float64 { records, _ := n.archives.usage(); return float64(records) }},
+		"archive_bytes":   {"Bytes of archived evidence.", func() float64 { _, size := n.archives.usage(); return float64(size) }},
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: name, Help: g.help}, g.value))
+	}
 	for _, g := range gauges {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: g.name, Help: g.help},
 			func() float64 { return g.value(n.Status()) }))

@@ -56,34 +56,34 @@ type Node struct {
 	own     client.Contact // as the directory has it; the signing key may be another since
 	signers signers
 
-	mu       sync.Mutex
-	contacts map[string]client.Contact // newest known, by name
-	pace     pace
-	left     error  // that members removed this node
-	unsigned string // why this node signs nothing
-	standing standing
-	ticks    tickBox
-	court    court
-	effects  effects
-	keys     agreement
-	objects  *objects
-	evidence box
-	archives *archives
-	verdicts verdicts
-
-	archivedTerms sync.Map // role to digest: terms whose objects are kept for good
-	peers         *peers
-	rulebook      rulebook
-	renewer       *renewer
-	tpm           *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
-	prover        attest.Prover
-	gate          *gatekeeper
-	authority     *authority
-	suspending    suspending
-	rekeys        rekeys
-	voter         voter
-	metrics       *metrics
-	changed       chan struct{} // the roster has
+	mu         sync.Mutex
+	contacts   map[string]client.Contact // newest known, by name
+	pace       pace
+	left       error  // that members removed this node
+	unsigned   string // why this node signs nothing
+	standing   standing
+	ticks      tickBox
+	court      court
+	effects    effects
+	keys       agreement
+	objects    *objects
+	evidence   box
+	archives   *archives
+	expiries   expiries
+	verdicts   verdicts
+	peers      *peers
+	rulebook   rulebook
+	renewer    *renewer
+	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
+	prover     attest.Prover
+	gate       *gatekeeper
+	authority  *authority
+	suspending suspending
+	replayed   replayed
+	rekeys     rekeys
+	voter      voter
+	metrics    *metrics
+	changed    chan struct{} // the roster has
 
 	stop    context.CancelFunc
 	running context.Context
@@ -128,6 +128,10 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n.archives.pushed = func(host string, verdict keystead.Digest) {
 		n.log.Warn("archived evidence destroyed before its time, to make room", "host", host, "verdict", verdict)
 	}
+	hook, err := openWebhook(n)
+	if err != nil {
+		return nil, err
+	}
 	n.renewer = newRenewer(n)
 	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
@@ -157,6 +161,9 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
 		n.background(task)
+	}
+	if hook != nil {
+		n.background(hook.loop)
 	}
 	return n, nil
 }

@@ -188,6 +188,7 @@ func TestReferenceSets(t *testing.T) {
 	f.startAll()
 	f.whole(0, 1, 2)
 	c := newCupboard(t, f)
+	c.recipe.At = time.Now().Add(5 * time.Second).UTC().Truncate(time.Second) // built just now, where the clock is a bit ahead
 	if err := c.offer(c.set.Bytes(), c.recipe); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"runtime"
 	"slices"
 	"sync"
@@ -39,7 +40,6 @@ type renewer struct {
 
 	mu      sync.Mutex
 	waiting []*renewal
-	turn    int // which node is asked next
 }
 
 // renewal is one on its way.
@@ -48,6 +48,7 @@ type renewal struct {
 	item  ledger.RenewalItem
 	leaf  uint64
 	held  []keystead.Finding // what other nodes hold against it
+	lease *apiv1.Lease       // as it became
 	done  chan error
 }
 
@@ -69,14 +70,11 @@ func (n *Node) Renew(ctx context.Context, from serve.Peer, r *apiv1.RenewRequest
 		return nil, err
 	}
 	host := r.GetHost()
-	if err := n.snapshot(func(v ledger.View) error { return speaksFor(v, from, host) }); err != nil {
-		return nil, err
-	}
 	bundle, err := evidence.Parse(r.GetBundle())
 	if err != nil {
 		return nil, err
 	}
-	d, err := n.decide(ctx, admit.Renew, evidenceCase{host, bundle, r.GetTick()})
+	d, err := n.decide(ctx, admit.Renew, evidenceCase{host: host, bundle: bundle, tick: r.GetTick(), from: &from})
 	if err != nil {
 		n.turnedBad(host, d, err)
 		return nil, err
@@ -94,13 +92,7 @@ func (n *Node) Renew(ctx context.Context, from serve.Peer, r *apiv1.RenewRequest
 	if err != nil {
 		return nil, err
 	}
-	out := &apiv1.RenewResponse{Leaf: x.leaf}
-	err = n.snapshot(func(v ledger.View) error {
-		st, err := admit.Look(v, host)
-		out.Lease = leaseMessage(&st)
-		return err
-	})
-	return out, err
+	return &apiv1.RenewResponse{Leaf: x.leaf, Lease: x.lease, Replayed: replayedMessage(d.State())}, nil
 }
 
 func (b *renewer) add(x ...*renewal) {
@@ -167,9 +159,34 @@ func (b *renewer) take() (batch []*renewal) {
 	return batch
 }
 
-// run brings a batch onto the ledger. What one node does not come to the same verdict
-// on, the next is asked.
+// run brings a batch onto the ledger, in parts by who is asked first: for one host that
+// is always the same node as long as it can be had, for it has replayed the host's logs.
 func (b *renewer) run(batch []*renewal) {
+	n := b.node
+	others := n.peers.others()
+	if len(others) < 2 {
+		b.part(batch, others)
+		return
+	}
+	parts := make([][]*renewal, len(others))
+	for _, x := range batch {
+		h := fnv.New32a()
+		h.Write([]byte(x.item.Host))
+		i := int(h.Sum32() % uint32(len(others)))
+		parts[i] = append(parts[i], x)
+	}
+	var all sync.WaitGroup
+	for i, part := range parts {
+		if len(part) > 0 {
+			all.Go(func() { b.part(part, slices.Concat(others[i:], others[:i])) })
+		}
+	}
+	all.Wait()
+}
+
+// part brings part of a batch onto the ledger. What one node does not come to the same
+// verdict on, the next is asked.
+func (b *renewer) part(batch []*renewal, others []*peer) {
 	n := b.node
 	ctx, cancel := context.WithTimeout(n.running, 4*witnessTime)
 	defer cancel()
@@ -178,19 +195,13 @@ func (b *renewer) run(batch []*renewal) {
 		b.record(ctx, ledger.NewRenewals(clock, items(batch)), batch)
 		return
 	}
-	others := n.peers.others()
-	b.mu.Lock()
-	b.turn++
-	turn := b.turn
-	b.mu.Unlock()
 	var last error
-	for i := range others {
+	for _, p := range others {
 		if len(batch) == 0 {
 			return
 		}
 		var agreed []*renewal
 		var second ledger.Signed
-		p := others[(turn+i)%len(others)]
 		agreed, batch, second, last = b.witnessed(ctx, p, clock, batch)
 		if len(agreed) == 0 {
 			continue
@@ -283,8 +294,9 @@ func (b *renewer) record(ctx context.Context, r *ledger.Renewals, batch []*renew
 	outcomes := make([]error, len(batch))
 	if err == nil {
 		err = n.snapshot(func(v ledger.View) (err error) {
+			s := admit.Once(v)
 			for i, x := range batch {
-				if outcomes[i], err = became(v, x); err != nil {
+				if outcomes[i], err = became(s, x); err != nil {
 					return err
 				}
 			}
@@ -302,8 +314,8 @@ func (b *renewer) record(ctx context.Context, r *ledger.Renewals, batch []*renew
 }
 
 // became says whether a renewal took effect.
-func became(v ledger.View, x *renewal) (refused, err error) {
-	st, err := admit.Look(v, x.item.Host)
+func became(s admit.State, x *renewal) (refused, err error) {
+	st, err := admit.Look(s, x.item.Host)
 	switch {
 	case err != nil:
 		return nil, err
@@ -312,6 +324,7 @@ func became(v ledger.View, x *renewal) (refused, err error) {
 	case st.Version != x.item.Lease || st.Until < x.item.Until:
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseUnknown, Where: "host " + x.item.Host, Want: fmt.Sprintf("lease %d until %d", x.item.Lease, x.item.Until), Got: fmt.Sprintf("lease %d until %d", st.Version, st.Until)}), nil
 	}
+	x.lease = leaseMessage(&st)
 	return nil, nil
 }
 
@@ -336,13 +349,23 @@ func (n *Node) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.Wit
 		out.Refusals[i] = &apiv1.Refusal{}
 	}
 	judged := make([]ledger.RenewalItem, len(r.GetRenewals()))
-	each(len(judged), func(i int) {
-		var err error
-		if judged[i], err = n.witness(ctx, r.GetRenewals()[i]); err != nil {
-			n.log.Warn("renewal not witnessed", "host", r.GetRenewals()[i].GetHost(), "because", err)
-			out.Refusals[i] = wireRefusal(err)
+	workers := min(len(judged), runtime.GOMAXPROCS(0))
+	each(workers, func(worker int) {
+		err := n.snapshot(func(v ledger.View) error {
+			s := admit.Once(v) // terms and settings are read once for all
+			for i := worker; i < len(judged); i += workers {
+				var err error
+				if judged[i], err = n.witness(ctx, v, s, r.GetRenewals()[i]); err != nil {
+					n.log.Warn("renewal not witnessed", "host", r.GetRenewals()[i].GetHost(), "because", err)
+					out.Refusals[i] = wireRefusal(err)
+				}
+				out.Agreed[i] = err == nil
+			}
+			return nil
+		})
+		if err != nil {
+			n.log.Error("renewals not witnessed", "because", err)
 		}
-		out.Agreed[i] = err == nil
 	})
 	var agreed []ledger.RenewalItem
 	for i, ok := range out.Agreed {
@@ -360,13 +383,14 @@ func (n *Node) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.Wit
 }
 
 // witness judges one renewal, and wants the other node's conclusion.
-func (n *Node) witness(ctx context.Context, r *apiv1.Renewal) (ledger.RenewalItem, error) {
+func (n *Node) witness(ctx context.Context, v ledger.View, s admit.State, r *apiv1.Renewal) (ledger.RenewalItem, error) {
 	bundle, err := evidence.Parse(r.GetBundle())
 	if err != nil {
 		return ledger.RenewalItem{}, err
 	}
-	d, err := n.decide(ctx, admit.Renew, evidenceCase{r.GetHost(), bundle, r.GetTick()})
-	if err != nil {
+	x := evidenceCase{host: r.GetHost(), bundle: bundle, tick: r.GetTick()}
+	d, err := n.decideAt(v, s, admit.Renew, x, n.rulebook.opened)
+	if d, err = n.reconsider(ctx, admit.Renew, x, d, err); err != nil {
 		n.turnedBad(r.GetHost(), d, err)
 		return ledger.RenewalItem{}, err
 	}

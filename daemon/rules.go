@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
@@ -21,6 +22,19 @@ type openRules struct {
 	once   sync.Once
 	rules  *admit.Rules
 	err    error
+	done   atomic.Bool // rules are opened
+}
+
+// opened returns the terms of a role that were in force last, if they are open; nil
+// else. Whoever judges by them finds out if others are in force.
+func (b *rulebook) opened(role string) *admit.Rules {
+	b.mu.Lock()
+	x := b.open[role]
+	b.mu.Unlock()
+	if x == nil || !x.done.Load() {
+		return nil
+	}
+	return x.rules
 }
 
 // rules returns the terms in force for a role, opened. Objects of theirs that are not
@@ -43,6 +57,7 @@ func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
 	b.mu.Unlock()
 	x.once.Do(func() {
 		x.rules, x.err = f.Open(func(d keystead.Digest) ([]byte, error) { return n.public(ctx, d) })
+		x.done.Store(x.err == nil)
 	})
 	if x.err != nil { // another time they may be to be had
 		b.mu.Lock()

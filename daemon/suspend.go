@@ -40,6 +40,7 @@ func (n *Node) turnedBad(host string, d admit.Decision, because error) {
 	if !d.Against() {
 		return
 	}
+	n.replayed.drop(host)
 	var verdict keystead.Digest
 	if b := d.Verdict().Bytes(); b != nil {
 		verdict = keystead.Sum(b)

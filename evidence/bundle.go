@@ -70,14 +70,18 @@ type Values struct {
 }
 
 // PackageList is the host's package metadata database. The host sends it, so it
-// counts as names and versions only.
+// counts as names and versions only, and as more where it proves itself (rpm).
 type PackageList struct {
-	Format string `cbor:"1,keyasint"` // FormatDpkgStatus
+	Format string `cbor:"1,keyasint"` // FormatDpkgStatus, FormatRPMHeaders, FormatAPKInstalled
 	Data   []byte `cbor:"2,keyasint"`
 }
 
-// FormatDpkgStatus is /var/lib/dpkg/status as it stands on the host.
-const FormatDpkgStatus = "dpkg-status"
+// Formats of package lists.
+const (
+	FormatDpkgStatus   = "dpkg-status"   // /var/lib/dpkg/status as it stands on the host
+	FormatRPMHeaders   = "rpm-headers"   // the headers of the host's rpm database, packed (docs/spec/bundle.md)
+	FormatAPKInstalled = "apk-installed" // /lib/apk/db/installed as it stands on the host
+)
 
 // item types of version 1.
 const (

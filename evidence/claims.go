@@ -71,11 +71,23 @@ type SoftwareClaims struct {
 	Weak       int64    `cel:"weak" json:"weak"` // measured by MD5 or SHA-1
 	Violations int64    `cel:"violations" json:"violations"`
 	Packages   []string `cel:"packages" json:"packages"` // packages of which something ran: name=version, sorted
+	Unproven   int64    `cel:"unproven" json:"unproven"` // of a package that does not prove itself
+	Outdated   int64    `cel:"outdated" json:"outdated"` // of a package below the policy's floor
+
+	// How those that are named were: these four add up to Named.
+	SignedHeader     int64 `cel:"signed_header" json:"signed_header"`
+	RepositoryRehash int64 `cel:"repository_rehash" json:"repository_rehash"`
+	IMASignature     int64 `cel:"ima_signature" json:"ima_signature"`
+	CodeSet          int64 `cel:"code_set" json:"code_set"`
 }
 
 // PackageClaims are about the list that the host sent of itself.
 type PackageClaims struct {
 	Listed    int64    `cel:"listed" json:"listed"`
 	Unlisted  []string `cel:"unlisted" json:"unlisted"`   // packages of which something ran though the list does not name them
+	Format    string   `cel:"format" json:"format"`       // of the list: dpkg-status, rpm-headers, apk-installed
+	Proven    int64    `cel:"proven" json:"proven"`       // packages that the list itself proves, by vendors' signatures
+	Unproven  []string `cel:"unproven" json:"unproven"`   // packages of a list that could, which do not: name=version, sorted
+	Outdated  []string `cel:"outdated" json:"outdated"`   // packages, listed or running, below the policy's floor: name=version, sorted
 	Debuggers []string `cel:"debuggers" json:"debuggers"` // packages among the accepted reference values that can attach to processes
 }

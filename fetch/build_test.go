@@ -408,3 +408,31 @@ func TestCacheOfAnother(t *testing.T) {
 		t.Errorf("a cache of another user: %v", err)
 	}
 }
+
+// TestVendors: a third party's repository, with a key of its own under Signed-By, is
+// accepted for what the configuration says that it may sign, and for nothing else.
+func TestVendors(t *testing.T) {
+	main, third := newBed(t), newBed(t)
+	third.repo.Packages = []debrepo.Package{tool("hello", "9.0", "replaced"), tool("third-tool", "1.0", "third")}
+	third.signer = debrepo.NewSigner("third", noon.Add(-time.Hour), 0)
+	third.repo.Signers = []*debrepo.Signer{third.signer}
+	third.publish()
+	o := main.options("hello=1.0", "hello=9.0", "third-tool=1.0")
+	o.Sources = []Source{
+		{URI: main.server.URL + "/debian/", Suite: "stable", Components: []string{"main"}, Key: main.signer.Public()},
+		{URI: third.server.URL + "/debian/", Suite: "stable", Components: []string{"main"}, Key: third.signer.Public()},
+	}
+	if all := main.build(o).Set.Header(); len(all.Packages) != 3 {
+		t.Fatalf("by Signed-By alone: %+v", all)
+	}
+	o.Vendors = []refval.Vendor{{Name: "main", Packages: []string{"*"}, Key: main.signer.Public()}, {Name: "third", Packages: []string{"third-*"}, Key: third.signer.Public()}}
+	h := main.build(o).Set.Header()
+	if len(h.Packages) != 2 || h.Packages[0].Version != "1.0" || h.Packages[1].Name != "third-tool" || len(h.Missing) != 1 || h.Missing[0].Version != "9.0" {
+		t.Errorf("%+v, missing %+v", h.Packages, h.Missing)
+	}
+	o.Vendors = o.Vendors[:1]
+	r := main.build(o)
+	if len(r.Skipped) != 1 || !errors.Is(r.Skipped[0].Err, keystead.ReasonIndexUnsigned) || len(r.Set.Header().Packages) != 1 {
+		t.Errorf("a source whose key no vendor has: %+v", r)
+	}
+}

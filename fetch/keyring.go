@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
 )
 
@@ -18,6 +20,17 @@ const maxKeyFile = 4 << 20
 func (f *fetcher) keyring(s Source) (deb.Keyring, error) {
 	if f.Keyring != nil {
 		return deb.ParseKeyring(f.Keyring)
+	}
+	if vendors := f.vendors(); vendors != nil {
+		var k deb.Keyring
+		for _, v := range vendors {
+			more, err := deb.ParseKeyring(v.Key)
+			if err != nil {
+				return k, fmt.Errorf("vendor %s: %w", v.Name, err)
+			}
+			k = k.Add(more)
+		}
+		return k, nil
 	}
 	if s.Key != nil {
 		return deb.ParseKeyring(s.Key)
@@ -46,6 +59,25 @@ func (f *fetcher) keyring(s Source) (deb.Keyring, error) {
 		k = k.Only(fingerprints...)
 	}
 	return k, nil
+}
+
+// vendors are those of Debian's packages; nil if none is named.
+func (f *fetcher) vendors() (out []refval.Vendor) {
+	for _, v := range f.Vendors {
+		if v.Format == refval.FormatDeb {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// accepts reports whether a package counts that a release of those signers offers.
+func (f *fetcher) accepts(pkg string, signers []string) bool {
+	vendors := f.vendors()
+	return vendors == nil || slices.ContainsFunc(vendors, func(v refval.Vendor) bool {
+		theirs, err := v.Signers()
+		return err == nil && v.Covers(pkg) && slices.ContainsFunc(theirs, func(s string) bool { return slices.Contains(signers, s) })
+	})
 }
 
 // trustedKeys are those that apt accepts for any source without a Signed-By.

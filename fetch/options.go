@@ -31,6 +31,10 @@ type Options struct {
 	Sources []Source // in place of those that apt is configured with
 	Keyring []byte   // the only keys that count, in place of those that apt is configured with
 
+	// Vendors, where they name one of Debian's packages, are who may sign, and which
+	// packages count: keys and Signed-By of apt's sources are then disregarded.
+	Vendors []refval.Vendor
+
 	Cache    string         // directory; "": keystead in the user's cache directory
 	Offline  bool           // use apt's lists and archives and the cache only
 	Fresh    bool           // pass apt's lists over

@@ -51,7 +51,7 @@ func (f *fetcher) open(ctx context.Context, s Source, architectures []string, wa
 			if err != nil {
 				return nil, err
 			}
-			if wanted[p.Name] {
+			if wanted[p.Name] && f.accepts(p.Package, r.release.Signers) {
 				r.packages = append(r.packages, p)
 			}
 		}

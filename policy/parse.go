@@ -16,7 +16,8 @@ const (
 	MaxText  = 64 << 10 // bytes
 	maxLine  = 4 << 10  // bytes
 	maxRules = 128
-	maxName  = 64 // bytes of a policy's or rule's name
+	maxName  = 64  // bytes of a policy's or rule's name
+	maxFloor = 256 // floors, and bytes of each word of one
 )
 
 // DefaultAssurance is the minimum of a policy that states none. Weaker levels, test
@@ -40,19 +41,20 @@ func (l line) fail(field, format string, args ...any) error {
 }
 
 // directives of the head, in the order that hints list them.
-var directives = []string{"name", "minimum-assurance", "software", "boot", "rules", "rule"}
+var directives = []string{"name", "minimum-assurance", "software", "boot", "floor", "tee", "tee-tcb", "tee-revocation", "tee-debug", "rules", "rule"}
 
 // parser reads one statement a line.
 type parser struct {
-	levels []string
-	head   header
-	rules  []ruleText
-	none   bool            // rules none
-	seen   map[string]line // directives, and rules by name
+	levels  []string
+	formats []string
+	head    header
+	rules   []ruleText
+	none    bool            // rules none
+	seen    map[string]line // directives, and rules by name
 }
 
 // parse reads the text's statements. Expressions are compiled elsewhere.
-func parse(text []byte, levels []string) (header, []ruleText, error) {
+func parse(text []byte, levels, formats []string) (header, []ruleText, error) {
 	start := line{number: 1}
 	switch {
 	case len(text) > MaxText:
@@ -60,7 +62,7 @@ func parse(text []byte, levels []string) (header, []ruleText, error) {
 	case key.IsNote(text):
 		return header{}, nil, start.fail("whole", "is a signed note; its signatures have to be checked or taken off first")
 	}
-	p := parser{levels: levels, head: header{everyEntry: true, bootAccepted: true, minimumAssurance: DefaultAssurance}, seen: map[string]line{}}
+	p := parser{levels: levels, formats: formats, head: header{everyEntry: true, bootAccepted: true, teeCurrent: true, teeRevocation: true, minimumAssurance: DefaultAssurance}, seen: map[string]line{}}
 	at := start
 	for rest := text; ; at.number++ {
 		raw, tail, ended := bytes.Cut(rest, []byte("\n"))
@@ -122,7 +124,7 @@ func (p *parser) directive(at line, word, value string) error {
 		}
 		return at.fail("directive", "%.40q is not one; did you mean %s?", word, nearest(word, directives))
 	}
-	if first, twice := p.seen[word]; twice {
+	if first, twice := p.seen[word]; twice && word != "floor" {
 		return at.fail(word, "is stated twice, first in line %d", first.number)
 	}
 	p.seen[word] = at
@@ -139,10 +141,41 @@ func (p *parser) directive(at line, word, value string) error {
 		p.head.everyEntry, err = value == "every-entry", oneOf(at, word, value, []string{"every-entry", "report"})
 	case "boot":
 		p.head.bootAccepted, err = value == "accepted", oneOf(at, word, value, []string{"accepted", "report"})
+	case "floor":
+		err = p.floor(at, value)
+	case "tee":
+		p.head.tee, err = value == "accepted", oneOf(at, word, value, []string{"accepted", "none"})
+	case "tee-tcb":
+		p.head.teeCurrent, err = value == "current", oneOf(at, word, value, []string{"current", "report"})
+	case "tee-revocation":
+		p.head.teeRevocation, err = value == "required", oneOf(at, word, value, []string{"required", "report"})
+	case "tee-debug":
+		p.head.teeDebug, err = value == "allowed", oneOf(at, word, value, []string{"allowed", "refused"})
 	case "rules":
 		p.none, err = true, oneOf(at, word, value, []string{"none"})
 	}
 	return err
+}
+
+// floor reads "FORMAT PACKAGE VERSION", once for each package of a format.
+func (p *parser) floor(at line, value string) error {
+	f := strings.Fields(value)
+	if len(f) != 3 || len(f[0]) > maxFloor || len(f[1]) > maxFloor || len(f[2]) > maxFloor {
+		return at.fail("floor", "is %.80q, want a format, a package and a version", value)
+	}
+	if err := oneOf(at, "floor", f[0], p.formats); err != nil {
+		return err
+	}
+	name := "floor " + f[0] + " " + f[1]
+	if first, twice := p.seen[name]; twice {
+		return at.fail("floor", "of %.80s is stated twice, first in line %d", f[1], first.number)
+	}
+	if len(p.head.floors) == maxFloor {
+		return at.fail("floor", "is one more than the %d that are accepted", maxFloor)
+	}
+	p.seen[name] = at
+	p.head.floors = append(p.head.floors, Floor{f[0], f[1], f[2]})
+	return nil
 }
 
 func (p *parser) startRule(at line, name string) error {

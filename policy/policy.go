@@ -38,6 +38,11 @@ type header struct {
 	minimumAssurance string
 	everyEntry       bool
 	bootAccepted     bool
+	floors           []Floor
+	tee              bool
+	teeCurrent       bool
+	teeRevocation    bool
+	teeDebug         bool
 }
 
 // rule is one compiled rule.
@@ -54,7 +59,7 @@ func Compile(text []byte, vocabulary Vocabulary) (*Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	head, rules, err := parse(text, vocabulary.Levels)
+	head, rules, err := parse(text, vocabulary.Levels, vocabulary.Formats)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +118,21 @@ func (p *Policy) EveryEntry() bool { return p.head.everyEntry }
 // BootAccepted reports whether kernel, initrd and command line must be those of one
 // entry of a code set (boot accepted), or are only reported (boot report).
 func (p *Policy) BootAccepted() bool { return p.head.bootAccepted }
+
+// A Floor is the oldest version of a package that is accepted.
+type Floor struct {
+	Format  string `json:"format"` // how versions compare: deb, rpm, apk
+	Package string `json:"package"`
+	Version string `json:"version"`
+}
+
+// Floors returns the floors in the order of the text. The caller must not change them.
+func (p *Policy) Floors() []Floor {
+	if p.IsZero() {
+		return nil
+	}
+	return p.head.floors
+}
 
 // A Rule is a rule as the text states it.
 type Rule struct {

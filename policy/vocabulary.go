@@ -19,6 +19,8 @@ type Vocabulary struct {
 	Claims any
 	// Levels are the names of the assurance levels, in ascending order.
 	Levels []string
+	// Formats are the package formats whose versions floors may state.
+	Formats []string
 }
 
 // Names returns the names of all claims in the order of the struct.

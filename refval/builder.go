@@ -58,7 +58,7 @@ func (b *Builder) Add(p Package, offers []Repository, files []File) error {
 		return nil // most packages hold no EFI program; which were looked through says the recipe
 	}
 	p.Repositories = nil
-	id := fmt.Sprintf("%q", []string{p.Name, p.Version, p.Architecture, p.Digest.String(), p.Strength.String()})
+	id := fmt.Sprintf("%q", []string{p.Name, p.Version, p.Architecture, p.Digest.String(), p.Strength.String(), string(p.Format)})
 	bp := b.packages[id]
 	if bp == nil {
 		bp = &builderPackage{Package: p, releases: map[keystead.Digest]bool{}, files: map[File]bool{}}

@@ -84,6 +84,8 @@ type CodeSet struct {
 	files   map[keystead.Digest]Code
 	boots   []Boot   // in order of their names
 	loaders []string // packages whose EFI programs may run before the kernel
+	vendors []Vendor
+	imaKeys []IMAKey
 	// packages says that boots may name them: version 2.
 	packages bool
 	signers  []key.MemberPublic

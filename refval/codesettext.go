@@ -18,7 +18,8 @@ const MaxCodeSet = key.MaxText
 // codeSetMagic is the first line and carries the version. It only ever grows:
 //
 //	1  name, file, boot
-//	2  loader; kernels and initrds by their package, and ${version} in their command lines
+//	2  loader; kernels and initrds by their package, and ${version} in their command lines;
+//	   vendor, ima-key
 var codeSetMagics = []string{string(key.KindCodeSet), string(key.KindBootSet)}
 
 func codeSetError(offset int, field, format string, args ...any) error {
@@ -81,12 +82,16 @@ func (c *CodeSet) parseLine(number int, line string) error {
 	case word == "loader" && c.packages:
 		c.loaders = append(c.loaders, rest)
 		return checkPackage(rest)
+	case word == "vendor" && c.packages:
+		return c.parseVendor(rest)
+	case word == "ima-key" && c.packages:
+		return c.parseIMAKey(rest)
 	case word == "boot":
 		b, err := parseBoot(rest, c.packages)
 		c.boots = append(c.boots, b)
 		return err
 	}
-	return fmt.Errorf("%.40q is not one of name, file, boot, nor, in version 2, loader", word)
+	return fmt.Errorf("%.40q is not one of name, file, boot, nor, in version 2, loader, vendor, ima-key", word)
 }
 
 // parseFile reads "DIGEST PATH VERSION". A path holds no spaces.

@@ -61,11 +61,27 @@ type Package struct {
 	Digest       keystead.Digest `json:"digest"` // of the package file
 	Strength     Strength        `json:"strength"`
 	Repositories []int           `json:"repositories"` // the signed indexes that offer it, by number, ascending
+	Format       Format          `json:"format,omitempty"`
 }
+
+// Format says what kind of package it is, and so how its versions compare.
+type Format string
+
+const (
+	// FormatDeb is Debian's, and what is meant where a set names none.
+	FormatDeb Format = ""
+	// FormatRPM is rpm's.
+	FormatRPM Format = "rpm"
+	// FormatAPK is Alpine's.
+	FormatAPK Format = "apk"
+)
+
+// String returns deb, rpm or apk.
+func (f Format) String() string { return cmp.Or(string(f), "deb") }
 
 func (p Package) compare(q Package) int {
 	return cmp.Or(strings.Compare(p.Name, q.Name), strings.Compare(p.Version, q.Version), strings.Compare(p.Architecture, q.Architecture),
-		bytes.Compare(p.Digest[:], q.Digest[:]), int(p.Strength)-int(q.Strength))
+		bytes.Compare(p.Digest[:], q.Digest[:]), int(p.Strength)-int(q.Strength), strings.Compare(string(p.Format), string(q.Format)))
 }
 
 // Missing is a package that was asked for and could not be proven.
@@ -185,6 +201,9 @@ func (p Package) check(repositories int) error {
 	}
 	if !p.Strength.Suffices() {
 		return fmt.Errorf("strength %v does not suffice", p.Strength)
+	}
+	if p.Format != FormatDeb && p.Format != FormatRPM && p.Format != FormatAPK {
+		return fmt.Errorf("format %q is not known", p.Format)
 	}
 	if len(p.Repositories) == 0 {
 		return errors.New("no repository offers it")

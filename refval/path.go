@@ -51,3 +51,12 @@ func clean(p string) bool {
 	}
 	return true
 }
+
+// Loadable reports whether the name is one of a shared object or kernel module.
+func Loadable(path string) bool {
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	for _, end := range []string{".gz", ".xz", ".zst"} {
+		name = strings.TrimSuffix(name, end)
+	}
+	return strings.HasSuffix(name, ".so") || strings.HasSuffix(name, ".ko") || strings.Contains(name, ".so.")
+}

@@ -75,6 +75,7 @@ type Services struct {
 	Nodes   Nodes
 	Keys    Keys
 	Archive Archive
+	Watch   Watch
 }
 
 // server holds what the handlers share.
@@ -88,13 +89,15 @@ type server struct {
 	nodes                                        Nodes
 	keys                                         Keys
 	archive                                      Archive
+	watch                                        Watch
+	watchers                                     watchers
 	inFlight                                     atomic.Int64
 	rate                                         *rate
 }
 
 // New returns the handler of a node's API.
 func New(by Services, opts Options) http.Handler {
-	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, rate: newRate(opts.Rate)}
+	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, watch: by.Watch, rate: newRate(opts.Rate)}
 	with := func(most int) []connect.HandlerOption {
 		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
 	}

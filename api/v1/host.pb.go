@@ -199,6 +199,8 @@ type AdmitResponse struct {
 	// leaf of the effective entry, for its receipt.
 	Leaf          uint64 `protobuf:"varint,2,opt,name=leaf,proto3" json:"leaf,omitempty"`
 	TransactionId []byte `protobuf:"bytes,3,opt,name=transaction_id,json=transactionId,proto3" json:"transaction_id,omitempty"`
+	// replayed is what the next evidence may go on from, if the node keeps that.
+	Replayed      *Replayed `protobuf:"bytes,4,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -254,6 +256,95 @@ func (x *AdmitResponse) GetTransactionId() []byte {
 	return nil
 }
 
+func (x *AdmitResponse) GetReplayed() *Replayed {
+	if x != nil {
+		return x.Replayed
+	}
+	return nil
+}
+
+// Replayed is what nodes have of a host's logs: what a continuation refers to
+// (docs/spec/bundle.md).
+type Replayed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event_log is the SHA-256 of the whole event log.
+	EventLog []byte `protobuf:"bytes,1,opt,name=event_log,json=eventLog,proto3" json:"event_log,omitempty"`
+	// ima_log is that of the first bytes of the IMA log.
+	ImaLog []byte `protobuf:"bytes,2,opt,name=ima_log,json=imaLog,proto3" json:"ima_log,omitempty"`
+	Bytes  uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// entries in those bytes.
+	Entries uint64 `protobuf:"varint,4,opt,name=entries,proto3" json:"entries,omitempty"`
+	// packages is the SHA-256 of the package list; empty if there is none.
+	Packages      []byte `protobuf:"bytes,5,opt,name=packages,proto3" json:"packages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replayed) Reset() {
+	*x = Replayed{}
+	mi := &file_v1_host_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replayed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replayed) ProtoMessage() {}
+
+func (x *Replayed) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replayed.ProtoReflect.Descriptor instead.
+func (*Replayed) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Replayed) GetEventLog() []byte {
+	if x != nil {
+		return x.EventLog
+	}
+	return nil
+}
+
+func (x *Replayed) GetImaLog() []byte {
+	if x != nil {
+		return x.ImaLog
+	}
+	return nil
+}
+
+func (x *Replayed) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Replayed) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *Replayed) GetPackages() []byte {
+	if x != nil {
+		return x.Packages
+	}
+	return nil
+}
+
 // Lease as the node that answers sees it.
 type Lease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -282,7 +373,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_v1_host_proto_msgTypes[4]
+	mi := &file_v1_host_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +385,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[4]
+	mi := &file_v1_host_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +398,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{4}
+	return file_v1_host_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Lease) GetHost() string {
@@ -398,7 +489,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_v1_host_proto_msgTypes[5]
+	mi := &file_v1_host_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +501,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[5]
+	mi := &file_v1_host_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +514,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{5}
+	return file_v1_host_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RenewRequest) GetHost() string {
@@ -451,14 +542,16 @@ type RenewResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Lease *Lease                 `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
 	// leaf of the entry that holds the batch.
-	Leaf          uint64 `protobuf:"varint,2,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Leaf uint64 `protobuf:"varint,2,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// replayed is what the next evidence may go on from, if the node keeps that.
+	Replayed      *Replayed `protobuf:"bytes,3,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_v1_host_proto_msgTypes[6]
+	mi := &file_v1_host_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +563,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[6]
+	mi := &file_v1_host_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +576,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{6}
+	return file_v1_host_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RenewResponse) GetLease() *Lease {
@@ -500,6 +593,13 @@ func (x *RenewResponse) GetLeaf() uint64 {
 	return 0
 }
 
+func (x *RenewResponse) GetReplayed() *Replayed {
+	if x != nil {
+		return x.Replayed
+	}
+	return nil
+}
+
 type IssueSVIDRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -509,7 +609,7 @@ type IssueSVIDRequest struct {
 
 func (x *IssueSVIDRequest) Reset() {
 	*x = IssueSVIDRequest{}
-	mi := &file_v1_host_proto_msgTypes[7]
+	mi := &file_v1_host_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +621,7 @@ func (x *IssueSVIDRequest) String() string {
 func (*IssueSVIDRequest) ProtoMessage() {}
 
 func (x *IssueSVIDRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[7]
+	mi := &file_v1_host_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +634,7 @@ func (x *IssueSVIDRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueSVIDRequest.ProtoReflect.Descriptor instead.
 func (*IssueSVIDRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_v1_host_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IssueSVIDRequest) GetHost() string {
@@ -557,7 +657,7 @@ type IssueSVIDResponse struct {
 
 func (x *IssueSVIDResponse) Reset() {
 	*x = IssueSVIDResponse{}
-	mi := &file_v1_host_proto_msgTypes[8]
+	mi := &file_v1_host_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +669,7 @@ func (x *IssueSVIDResponse) String() string {
 func (*IssueSVIDResponse) ProtoMessage() {}
 
 func (x *IssueSVIDResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[8]
+	mi := &file_v1_host_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +682,7 @@ func (x *IssueSVIDResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueSVIDResponse.ProtoReflect.Descriptor instead.
 func (*IssueSVIDResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{8}
+	return file_v1_host_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IssueSVIDResponse) GetCertificates() [][]byte {
@@ -621,7 +721,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_v1_host_proto_msgTypes[9]
+	mi := &file_v1_host_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +733,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[9]
+	mi := &file_v1_host_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +746,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_v1_host_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReleaseRequest) GetHost() string {
@@ -692,7 +792,7 @@ type Application struct {
 
 func (x *Application) Reset() {
 	*x = Application{}
-	mi := &file_v1_host_proto_msgTypes[10]
+	mi := &file_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +804,7 @@ func (x *Application) String() string {
 func (*Application) ProtoMessage() {}
 
 func (x *Application) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[10]
+	mi := &file_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +817,7 @@ func (x *Application) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Application.ProtoReflect.Descriptor instead.
 func (*Application) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Application) GetLevel() string {
@@ -761,7 +861,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_v1_host_proto_msgTypes[11]
+	mi := &file_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +873,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[11]
+	mi := &file_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +886,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReleaseResponse) GetSecret() []byte {
@@ -824,7 +924,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_v1_host_proto_msgTypes[12]
+	mi := &file_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +936,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[12]
+	mi := &file_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +949,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListHostsRequest) GetPrefix() string {
@@ -883,7 +983,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_v1_host_proto_msgTypes[13]
+	mi := &file_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +995,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[13]
+	mi := &file_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1008,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -943,7 +1043,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_v1_host_proto_msgTypes[14]
+	mi := &file_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1055,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[14]
+	mi := &file_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1068,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Host) GetName() string {
@@ -1022,7 +1122,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_v1_host_proto_msgTypes[15]
+	mi := &file_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1134,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[15]
+	mi := &file_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1147,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListKeysRequest) GetPrefix() string {
@@ -1070,7 +1170,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_v1_host_proto_msgTypes[16]
+	mi := &file_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1182,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[16]
+	mi := &file_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1195,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListKeysResponse) GetKeys() []*Key {
@@ -1141,7 +1241,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_v1_host_proto_msgTypes[17]
+	mi := &file_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1253,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[17]
+	mi := &file_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1266,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Key) GetName() string {
@@ -1233,7 +1333,7 @@ type KeyVersion struct {
 
 func (x *KeyVersion) Reset() {
 	*x = KeyVersion{}
-	mi := &file_v1_host_proto_msgTypes[18]
+	mi := &file_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1345,7 @@ func (x *KeyVersion) String() string {
 func (*KeyVersion) ProtoMessage() {}
 
 func (x *KeyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[18]
+	mi := &file_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1358,7 @@ func (x *KeyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersion.ProtoReflect.Descriptor instead.
 func (*KeyVersion) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KeyVersion) GetVersion() uint64 {
@@ -1301,7 +1401,7 @@ type GetStateRequest struct {
 
 func (x *GetStateRequest) Reset() {
 	*x = GetStateRequest{}
-	mi := &file_v1_host_proto_msgTypes[19]
+	mi := &file_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1413,7 @@ func (x *GetStateRequest) String() string {
 func (*GetStateRequest) ProtoMessage() {}
 
 func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[19]
+	mi := &file_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1426,7 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
 func (*GetStateRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetStateRequest) GetKeys() []string {
@@ -1357,7 +1457,7 @@ type GetStateResponse struct {
 
 func (x *GetStateResponse) Reset() {
 	*x = GetStateResponse{}
-	mi := &file_v1_host_proto_msgTypes[20]
+	mi := &file_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1469,7 @@ func (x *GetStateResponse) String() string {
 func (*GetStateResponse) ProtoMessage() {}
 
 func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[20]
+	mi := &file_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1482,7 @@ func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateResponse.ProtoReflect.Descriptor instead.
 func (*GetStateResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetStateResponse) GetValues() []*Value {
@@ -1416,7 +1516,7 @@ type PutObjectRequest struct {
 
 func (x *PutObjectRequest) Reset() {
 	*x = PutObjectRequest{}
-	mi := &file_v1_host_proto_msgTypes[21]
+	mi := &file_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1528,7 @@ func (x *PutObjectRequest) String() string {
 func (*PutObjectRequest) ProtoMessage() {}
 
 func (x *PutObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[21]
+	mi := &file_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1541,7 @@ func (x *PutObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectRequest.ProtoReflect.Descriptor instead.
 func (*PutObjectRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PutObjectRequest) GetChunk() []byte {
@@ -1461,7 +1561,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_v1_host_proto_msgTypes[22]
+	mi := &file_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1573,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[22]
+	mi := &file_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1586,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutObjectResponse) GetDigest() string {
@@ -1506,7 +1606,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_v1_host_proto_msgTypes[23]
+	mi := &file_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1618,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[23]
+	mi := &file_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1631,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetObjectRequest) GetDigest() string {
@@ -1550,7 +1650,7 @@ type GetObjectResponse struct {
 
 func (x *GetObjectResponse) Reset() {
 	*x = GetObjectResponse{}
-	mi := &file_v1_host_proto_msgTypes[24]
+	mi := &file_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1662,7 @@ func (x *GetObjectResponse) String() string {
 func (*GetObjectResponse) ProtoMessage() {}
 
 func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[24]
+	mi := &file_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1675,7 @@ func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectResponse.ProtoReflect.Descriptor instead.
 func (*GetObjectResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{24}
+	return file_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetObjectResponse) GetChunk() []byte {
@@ -1597,7 +1697,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_v1_host_proto_msgTypes[25]
+	mi := &file_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1709,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[25]
+	mi := &file_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1722,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{25}
+	return file_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WitnessRequest) GetRenewals() []*Renewal {
@@ -1656,7 +1756,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_v1_host_proto_msgTypes[26]
+	mi := &file_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1768,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[26]
+	mi := &file_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1781,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Renewal) GetHost() string {
@@ -1742,7 +1842,7 @@ type WitnessResponse struct {
 
 func (x *WitnessResponse) Reset() {
 	*x = WitnessResponse{}
-	mi := &file_v1_host_proto_msgTypes[27]
+	mi := &file_v1_host_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1854,7 @@ func (x *WitnessResponse) String() string {
 func (*WitnessResponse) ProtoMessage() {}
 
 func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[27]
+	mi := &file_v1_host_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1867,7 @@ func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
 func (*WitnessResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{27}
+	return file_v1_host_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WitnessResponse) GetAgreed() []bool {
@@ -1808,7 +1908,7 @@ type GetRulingRequest struct {
 
 func (x *GetRulingRequest) Reset() {
 	*x = GetRulingRequest{}
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +1920,7 @@ func (x *GetRulingRequest) String() string {
 func (*GetRulingRequest) ProtoMessage() {}
 
 func (x *GetRulingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +1933,7 @@ func (x *GetRulingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulingRequest.ProtoReflect.Descriptor instead.
 func (*GetRulingRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_v1_host_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetRulingRequest) GetProposal() []byte {
@@ -1853,7 +1953,7 @@ type GetRulingResponse struct {
 
 func (x *GetRulingResponse) Reset() {
 	*x = GetRulingResponse{}
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1965,7 @@ func (x *GetRulingResponse) String() string {
 func (*GetRulingResponse) ProtoMessage() {}
 
 func (x *GetRulingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1978,7 @@ func (x *GetRulingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulingResponse.ProtoReflect.Descriptor instead.
 func (*GetRulingResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{29}
+	return file_v1_host_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetRulingResponse) GetRefusal() *Refusal {
@@ -1898,7 +1998,7 @@ type CertifyNodeRequest struct {
 
 func (x *CertifyNodeRequest) Reset() {
 	*x = CertifyNodeRequest{}
-	mi := &file_v1_host_proto_msgTypes[30]
+	mi := &file_v1_host_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2010,7 @@ func (x *CertifyNodeRequest) String() string {
 func (*CertifyNodeRequest) ProtoMessage() {}
 
 func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[30]
+	mi := &file_v1_host_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2023,7 @@ func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeRequest.ProtoReflect.Descriptor instead.
 func (*CertifyNodeRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{30}
+	return file_v1_host_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CertifyNodeRequest) GetChange() []byte {
@@ -1944,7 +2044,7 @@ type CertifyNodeResponse struct {
 
 func (x *CertifyNodeResponse) Reset() {
 	*x = CertifyNodeResponse{}
-	mi := &file_v1_host_proto_msgTypes[31]
+	mi := &file_v1_host_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2056,7 @@ func (x *CertifyNodeResponse) String() string {
 func (*CertifyNodeResponse) ProtoMessage() {}
 
 func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[31]
+	mi := &file_v1_host_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2069,7 @@ func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeResponse.ProtoReflect.Descriptor instead.
 func (*CertifyNodeResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{31}
+	return file_v1_host_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CertifyNodeResponse) GetNode() string {
@@ -1998,7 +2098,7 @@ type ReadArchiveRequest struct {
 
 func (x *ReadArchiveRequest) Reset() {
 	*x = ReadArchiveRequest{}
-	mi := &file_v1_host_proto_msgTypes[32]
+	mi := &file_v1_host_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2110,7 @@ func (x *ReadArchiveRequest) String() string {
 func (*ReadArchiveRequest) ProtoMessage() {}
 
 func (x *ReadArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[32]
+	mi := &file_v1_host_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2123,7 @@ func (x *ReadArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadArchiveRequest.ProtoReflect.Descriptor instead.
 func (*ReadArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{32}
+	return file_v1_host_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReadArchiveRequest) GetLeaf() uint64 {
@@ -2049,7 +2149,7 @@ type ReadArchiveResponse struct {
 
 func (x *ReadArchiveResponse) Reset() {
 	*x = ReadArchiveResponse{}
-	mi := &file_v1_host_proto_msgTypes[33]
+	mi := &file_v1_host_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2161,7 @@ func (x *ReadArchiveResponse) String() string {
 func (*ReadArchiveResponse) ProtoMessage() {}
 
 func (x *ReadArchiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[33]
+	mi := &file_v1_host_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2174,7 @@ func (x *ReadArchiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadArchiveResponse.ProtoReflect.Descriptor instead.
 func (*ReadArchiveResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{33}
+	return file_v1_host_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReadArchiveResponse) GetChunk() []byte {
@@ -2103,7 +2203,7 @@ type WatchHostsRequest struct {
 
 func (x *WatchHostsRequest) Reset() {
 	*x = WatchHostsRequest{}
-	mi := &file_v1_host_proto_msgTypes[34]
+	mi := &file_v1_host_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2215,7 @@ func (x *WatchHostsRequest) String() string {
 func (*WatchHostsRequest) ProtoMessage() {}
 
 func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[34]
+	mi := &file_v1_host_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2228,7 @@ func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsRequest.ProtoReflect.Descriptor instead.
 func (*WatchHostsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{34}
+	return file_v1_host_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchHostsRequest) GetFrom() uint64 {
@@ -2179,7 +2279,7 @@ type WatchHostsResponse struct {
 
 func (x *WatchHostsResponse) Reset() {
 	*x = WatchHostsResponse{}
-	mi := &file_v1_host_proto_msgTypes[35]
+	mi := &file_v1_host_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2291,7 @@ func (x *WatchHostsResponse) String() string {
 func (*WatchHostsResponse) ProtoMessage() {}
 
 func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[35]
+	mi := &file_v1_host_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2304,7 @@ func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsResponse.ProtoReflect.Descriptor instead.
 func (*WatchHostsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{35}
+	return file_v1_host_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchHostsResponse) GetEvents() []*HostEvent {
@@ -2254,7 +2354,7 @@ type HostEvent struct {
 
 func (x *HostEvent) Reset() {
 	*x = HostEvent{}
-	mi := &file_v1_host_proto_msgTypes[36]
+	mi := &file_v1_host_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2366,7 @@ func (x *HostEvent) String() string {
 func (*HostEvent) ProtoMessage() {}
 
 func (x *HostEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[36]
+	mi := &file_v1_host_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2379,7 @@ func (x *HostEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostEvent.ProtoReflect.Descriptor instead.
 func (*HostEvent) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{36}
+	return file_v1_host_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HostEvent) GetId() string {
@@ -2359,11 +2459,18 @@ const file_v1_host_proto_rawDesc = "" +
 	"\fAdmitRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12\x12\n" +
-	"\x04tick\x18\x03 \x01(\x04R\x04tick\"t\n" +
+	"\x04tick\x18\x03 \x01(\x04R\x04tick\"\xa7\x01\n" +
 	"\rAdmitResponse\x12(\n" +
 	"\x05lease\x18\x01 \x01(\v2\x12.keystead.v1.LeaseR\x05lease\x12\x12\n" +
 	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\x12%\n" +
-	"\x0etransaction_id\x18\x03 \x01(\fR\rtransactionId\"\xc8\x02\n" +
+	"\x0etransaction_id\x18\x03 \x01(\fR\rtransactionId\x121\n" +
+	"\breplayed\x18\x04 \x01(\v2\x15.keystead.v1.ReplayedR\breplayed\"\x8c\x01\n" +
+	"\bReplayed\x12\x1b\n" +
+	"\tevent_log\x18\x01 \x01(\fR\beventLog\x12\x17\n" +
+	"\aima_log\x18\x02 \x01(\fR\x06imaLog\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\aentries\x18\x04 \x01(\x04R\aentries\x12\x1a\n" +
+	"\bpackages\x18\x05 \x01(\fR\bpackages\"\xc8\x02\n" +
 	"\x05Lease\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x18\n" +
@@ -2382,10 +2489,11 @@ const file_v1_host_proto_rawDesc = "" +
 	"\fRenewRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
 	"\x06bundle\x18\x02 \x01(\fR\x06bundle\x12\x12\n" +
-	"\x04tick\x18\x03 \x01(\x04R\x04tick\"M\n" +
+	"\x04tick\x18\x03 \x01(\x04R\x04tick\"\x80\x01\n" +
 	"\rRenewResponse\x12(\n" +
 	"\x05lease\x18\x01 \x01(\v2\x12.keystead.v1.LeaseR\x05lease\x12\x12\n" +
-	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\"&\n" +
+	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\x121\n" +
+	"\breplayed\x18\x03 \x01(\v2\x15.keystead.v1.ReplayedR\breplayed\"&\n" +
 	"\x10IssueSVIDRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\"l\n" +
 	"\x11IssueSVIDResponse\x12\"\n" +
@@ -2537,98 +2645,101 @@ func file_v1_host_proto_rawDescGZIP() []byte {
 	return file_v1_host_proto_rawDescData
 }
 
-var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_v1_host_proto_goTypes = []any{
 	(*NonceRequest)(nil),        // 0: keystead.v1.NonceRequest
 	(*NonceResponse)(nil),       // 1: keystead.v1.NonceResponse
 	(*AdmitRequest)(nil),        // 2: keystead.v1.AdmitRequest
 	(*AdmitResponse)(nil),       // 3: keystead.v1.AdmitResponse
-	(*Lease)(nil),               // 4: keystead.v1.Lease
-	(*RenewRequest)(nil),        // 5: keystead.v1.RenewRequest
-	(*RenewResponse)(nil),       // 6: keystead.v1.RenewResponse
-	(*IssueSVIDRequest)(nil),    // 7: keystead.v1.IssueSVIDRequest
-	(*IssueSVIDResponse)(nil),   // 8: keystead.v1.IssueSVIDResponse
-	(*ReleaseRequest)(nil),      // 9: keystead.v1.ReleaseRequest
-	(*Application)(nil),         // 10: keystead.v1.Application
-	(*ReleaseResponse)(nil),     // 11: keystead.v1.ReleaseResponse
-	(*ListHostsRequest)(nil),    // 12: keystead.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),   // 13: keystead.v1.ListHostsResponse
-	(*Host)(nil),                // 14: keystead.v1.Host
-	(*ListKeysRequest)(nil),     // 15: keystead.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),    // 16: keystead.v1.ListKeysResponse
-	(*Key)(nil),                 // 17: keystead.v1.Key
-	(*KeyVersion)(nil),          // 18: keystead.v1.KeyVersion
-	(*GetStateRequest)(nil),     // 19: keystead.v1.GetStateRequest
-	(*GetStateResponse)(nil),    // 20: keystead.v1.GetStateResponse
-	(*PutObjectRequest)(nil),    // 21: keystead.v1.PutObjectRequest
-	(*PutObjectResponse)(nil),   // 22: keystead.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),    // 23: keystead.v1.GetObjectRequest
-	(*GetObjectResponse)(nil),   // 24: keystead.v1.GetObjectResponse
-	(*WitnessRequest)(nil),      // 25: keystead.v1.WitnessRequest
-	(*Renewal)(nil),             // 26: keystead.v1.Renewal
-	(*WitnessResponse)(nil),     // 27: keystead.v1.WitnessResponse
-	(*GetRulingRequest)(nil),    // 28: keystead.v1.GetRulingRequest
-	(*GetRulingResponse)(nil),   // 29: keystead.v1.GetRulingResponse
-	(*CertifyNodeRequest)(nil),  // 30: keystead.v1.CertifyNodeRequest
-	(*CertifyNodeResponse)(nil), // 31: keystead.v1.CertifyNodeResponse
-	(*ReadArchiveRequest)(nil),  // 32: keystead.v1.ReadArchiveRequest
-	(*ReadArchiveResponse)(nil), // 33: keystead.v1.ReadArchiveResponse
-	(*WatchHostsRequest)(nil),   // 34: keystead.v1.WatchHostsRequest
-	(*WatchHostsResponse)(nil),  // 35: keystead.v1.WatchHostsResponse
-	(*HostEvent)(nil),           // 36: keystead.v1.HostEvent
-	(*Refusal)(nil),             // 37: keystead.v1.Refusal
-	(*Value)(nil),               // 38: keystead.v1.Value
+	(*Replayed)(nil),            // 4: keystead.v1.Replayed
+	(*Lease)(nil),               // 5: keystead.v1.Lease
+	(*RenewRequest)(nil),        // 6: keystead.v1.RenewRequest
+	(*RenewResponse)(nil),       // 7: keystead.v1.RenewResponse
+	(*IssueSVIDRequest)(nil),    // 8: keystead.v1.IssueSVIDRequest
+	(*IssueSVIDResponse)(nil),   // 9: keystead.v1.IssueSVIDResponse
+	(*ReleaseRequest)(nil),      // 10: keystead.v1.ReleaseRequest
+	(*Application)(nil),         // 11: keystead.v1.Application
+	(*ReleaseResponse)(nil),     // 12: keystead.v1.ReleaseResponse
+	(*ListHostsRequest)(nil),    // 13: keystead.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),   // 14: keystead.v1.ListHostsResponse
+	(*Host)(nil),                // 15: keystead.v1.Host
+	(*ListKeysRequest)(nil),     // 16: keystead.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),    // 17: keystead.v1.ListKeysResponse
+	(*Key)(nil),                 // 18: keystead.v1.Key
+	(*KeyVersion)(nil),          // 19: keystead.v1.KeyVersion
+	(*GetStateRequest)(nil),     // 20: keystead.v1.GetStateRequest
+	(*GetStateResponse)(nil),    // 21: keystead.v1.GetStateResponse
+	(*PutObjectRequest)(nil),    // 22: keystead.v1.PutObjectRequest
+	(*PutObjectResponse)(nil),   // 23: keystead.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),    // 24: keystead.v1.GetObjectRequest
+	(*GetObjectResponse)(nil),   // 25: keystead.v1.GetObjectResponse
+	(*WitnessRequest)(nil),      // 26: keystead.v1.WitnessRequest
+	(*Renewal)(nil),             // 27: keystead.v1.Renewal
+	(*WitnessResponse)(nil),     // 28: keystead.v1.WitnessResponse
+	(*GetRulingRequest)(nil),    // 29: keystead.v1.GetRulingRequest
+	(*GetRulingResponse)(nil),   // 30: keystead.v1.GetRulingResponse
+	(*CertifyNodeRequest)(nil),  // 31: keystead.v1.CertifyNodeRequest
+	(*CertifyNodeResponse)(nil), // 32: keystead.v1.CertifyNodeResponse
+	(*ReadArchiveRequest)(nil),  // 33: keystead.v1.ReadArchiveRequest
+	(*ReadArchiveResponse)(nil), // 34: keystead.v1.ReadArchiveResponse
+	(*WatchHostsRequest)(nil),   // 35: keystead.v1.WatchHostsRequest
+	(*WatchHostsResponse)(nil),  // 36: keystead.v1.WatchHostsResponse
+	(*HostEvent)(nil),           // 37: keystead.v1.HostEvent
+	(*Refusal)(nil),             // 38: keystead.v1.Refusal
+	(*Value)(nil),               // 39: keystead.v1.Value
 }
 var file_v1_host_proto_depIdxs = []int32{
-	4,  // 0: keystead.v1.AdmitResponse.lease:type_name -> keystead.v1.Lease
-	37, // 1: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
-	4,  // 2: keystead.v1.RenewResponse.lease:type_name -> keystead.v1.Lease
-	10, // 3: keystead.v1.ReleaseRequest.application:type_name -> keystead.v1.Application
-	14, // 4: keystead.v1.ListHostsResponse.hosts:type_name -> keystead.v1.Host
-	4,  // 5: keystead.v1.Host.lease:type_name -> keystead.v1.Lease
-	17, // 6: keystead.v1.ListKeysResponse.keys:type_name -> keystead.v1.Key
-	18, // 7: keystead.v1.Key.versions:type_name -> keystead.v1.KeyVersion
-	38, // 8: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
-	26, // 9: keystead.v1.WitnessRequest.renewals:type_name -> keystead.v1.Renewal
-	37, // 10: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
-	37, // 11: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
-	36, // 12: keystead.v1.WatchHostsResponse.events:type_name -> keystead.v1.HostEvent
-	37, // 13: keystead.v1.HostEvent.because:type_name -> keystead.v1.Refusal
-	0,  // 14: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
-	2,  // 15: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
-	5,  // 16: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
-	7,  // 17: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
-	9,  // 18: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
-	12, // 19: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
-	15, // 20: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
-	19, // 21: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
-	21, // 22: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
-	23, // 23: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
-	32, // 24: keystead.v1.HostService.ReadArchive:input_type -> keystead.v1.ReadArchiveRequest
-	34, // 25: keystead.v1.HostService.WatchHosts:input_type -> keystead.v1.WatchHostsRequest
-	25, // 26: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
-	30, // 27: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
-	28, // 28: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
-	1,  // 29: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
-	3,  // 30: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
-	6,  // 31: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
-	8,  // 32: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
-	11, // 33: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
-	13, // 34: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
-	16, // 35: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
-	20, // 36: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
-	22, // 37: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
-	24, // 38: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
-	33, // 39: keystead.v1.HostService.ReadArchive:output_type -> keystead.v1.ReadArchiveResponse
-	35, // 40: keystead.v1.HostService.WatchHosts:output_type -> keystead.v1.WatchHostsResponse
-	27, // 41: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
-	31, // 42: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
-	29, // 43: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
-	29, // [29:44] is the sub-list for method output_type
-	14, // [14:29] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 0: keystead.v1.AdmitResponse.lease:type_name -> keystead.v1.Lease
+	4,  // 1: keystead.v1.AdmitResponse.replayed:type_name -> keystead.v1.Replayed
+	38, // 2: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
+	5,  // 3: keystead.v1.RenewResponse.lease:type_name -> keystead.v1.Lease
+	4,  // 4: keystead.v1.RenewResponse.replayed:type_name -> keystead.v1.Replayed
+	11, // 5: keystead.v1.ReleaseRequest.application:type_name -> keystead.v1.Application
+	15, // 6: keystead.v1.ListHostsResponse.hosts:type_name -> keystead.v1.Host
+	5,  // 7: keystead.v1.Host.lease:type_name -> keystead.v1.Lease
+	18, // 8: keystead.v1.ListKeysResponse.keys:type_name -> keystead.v1.Key
+	19, // 9: keystead.v1.Key.versions:type_name -> keystead.v1.KeyVersion
+	39, // 10: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
+	27, // 11: keystead.v1.WitnessRequest.renewals:type_name -> keystead.v1.Renewal
+	38, // 12: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
+	38, // 13: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
+	37, // 14: keystead.v1.WatchHostsResponse.events:type_name -> keystead.v1.HostEvent
+	38, // 15: keystead.v1.HostEvent.because:type_name -> keystead.v1.Refusal
+	0,  // 16: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
+	2,  // 17: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
+	6,  // 18: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
+	8,  // 19: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
+	10, // 20: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
+	13, // 21: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
+	16, // 22: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
+	20, // 23: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
+	22, // 24: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
+	24, // 25: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
+	33, // 26: keystead.v1.HostService.ReadArchive:input_type -> keystead.v1.ReadArchiveRequest
+	35, // 27: keystead.v1.HostService.WatchHosts:input_type -> keystead.v1.WatchHostsRequest
+	26, // 28: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
+	31, // 29: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
+	29, // 30: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
+	1,  // 31: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
+	3,  // 32: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
+	7,  // 33: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
+	9,  // 34: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
+	12, // 35: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
+	14, // 36: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
+	17, // 37: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
+	21, // 38: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
+	23, // 39: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
+	25, // 40: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
+	34, // 41: keystead.v1.HostService.ReadArchive:output_type -> keystead.v1.ReadArchiveResponse
+	36, // 42: keystead.v1.HostService.WatchHosts:output_type -> keystead.v1.WatchHostsResponse
+	28, // 43: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
+	32, // 44: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
+	30, // 45: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
+	31, // [31:46] is the sub-list for method output_type
+	16, // [16:31] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_v1_host_proto_init() }
@@ -2643,7 +2754,7 @@ func file_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_host_proto_rawDesc), len(file_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

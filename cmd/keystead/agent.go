@@ -26,7 +26,7 @@ the keys that their release policies allow. docs/guide/host.md goes through it.`
 		`  keystead agent init /etc/keystead-agent --host web-1 --domain domain.json
   keystead agent run --config /etc/keystead-agent/agent.toml
   keystead agent status`,
-		a.agentInit(), a.agentRun(), a.agentStatus(), a.agentEnrolment(),
+		a.agentInit(), a.agentRun(), a.agentStatus(), a.agentWatch(), a.agentEnrolment(),
 	)
 }
 

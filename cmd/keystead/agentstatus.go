@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -62,6 +63,72 @@ admitted.`,
 		return a.answerMessage(s, func(w io.Writer) { printAgent(w, s) })
 	}
 	return c
+}
+
+func (a *app) agentWatch() *cobra.Command {
+	var f socketFlags
+	var over bool
+	c := &cobra.Command{
+		Use:   "watch",
+		Short: "Tell where this host stands, at once and whenever it changes",
+		Long: `Prints a line whenever the host gets a lease or loses it, as the agent tells applications on
+its socket; renewals are not told. With --until-over it ends once there is no lease, with
+the refusal that says why. When the agent ends, so does the command, as unavailable.`,
+		Example: `  keystead agent watch --until-over && echo never reached`,
+		Args:    cobra.NoArgs,
+	}
+	f.add(c)
+	t := c.Flags().Lookup("timeout")
+	t.Usage, t.DefValue, f.timeout = "how long to watch; 0 for ever", "0s", 0
+	c.Flags().BoolVar(&over, "until-over", false, "end once the host has no lease")
+	c.RunE = func(*cobra.Command, []string) error {
+		if f.timeout == 0 {
+			f.timeout = 1 << 62 // as good as for ever
+		}
+		to, ctx, done := f.open()
+		defer done()
+		ctx, stop := interruptible(ctx)
+		defer stop()
+		var lost error
+		err := to.Watch(ctx, func(r *apiv1.WatchLeaseResponse) bool {
+			a.tellLease(r)
+			if over && r.GetLeaseVersion() == 0 {
+				lost = cmp.Or[error](asError(r.GetBecause()), errors.New("the host has no lease"))
+			}
+			return lost == nil
+		})
+		if ctx.Err() != nil {
+			return nil // as asked for
+		}
+		return cmp.Or(lost, err)
+	}
+	return c
+}
+
+// asError returns a refusal of the API as an error, or nil.
+func asError(r *apiv1.Refusal) error {
+	if deny := refusal.Parse(r); deny != nil {
+		return deny
+	}
+	return nil
+}
+
+func (a *app) tellLease(r *apiv1.WatchLeaseResponse) {
+	if a.json {
+		a.answered = true
+		if raw, err := compactJSON(r); err == nil {
+			fmt.Fprintf(a.stdout, "%s\n", raw)
+		}
+		return
+	}
+	switch {
+	case r.GetLeaseVersion() != 0:
+		fmt.Fprintf(a.stdout, "%s: lease %d, %v left unless it is renewed\n", r.GetPhase(), r.GetLeaseVersion(), time.Duration(r.GetLeftMs())*time.Millisecond)
+	case r.GetBecause() != nil:
+		fmt.Fprintf(a.stdout, "%s: %s\n", r.GetPhase(), said(r.GetBecause()))
+	default:
+		fmt.Fprintln(a.stdout, r.GetPhase())
+	}
 }
 
 // awaitPhase asks until the host is in the phase, or once if that is "".

@@ -33,7 +33,7 @@ A member signs it, and answers for what it says. docs/spec/codeset.md describes 
 func (a *app) codesetBuild() *cobra.Command {
 	var name, version, boot, cmdline string
 	var kernel, initrd bootPart
-	var files, loaders, packages, guarantees []string
+	var files, loaders, packages, guarantees, vendors, imaKeys []string
 	c := &cobra.Command{
 		Use:   "build --name NAME",
 		Short: "Compute a code set from files",
@@ -46,7 +46,12 @@ initrd enforces: ima-policy, ptrace-scope-3.
 Kernel, initrd and loaders may also be whatever a package ships as such (--kernel-package): a
 package's name, or what names begin with and an asterisk. Verifiers then know them by reference sets
 (keystead refval build --efi for kernels and loaders), so that an update needs no new code set. In
-the command line ${version} stands for what follows vmlinuz- in the kernel's name.`,
+the command line ${version} stands for what follows vmlinuz- in the kernel's name.
+
+A vendor is who may sign packages of a format (deb, rpm, apk), and which: names, or what names begin
+with and an asterisk. The key is a file of OpenPGP certificates or, of apk, of an RSA public key. The
+headers in an rpm host's own database count as far as a vendor signed them. An IMA key names the files
+that it signed (evmctl); it is a public key or an X.509 certificate, PEM or DER.`,
 		Example: `  keystead codeset build --name fleet --file-version 1.0 --file agent=/usr/bin/agent > fleet.txt
   keystead codeset build --name boot --boot debian-12 --kernel vmlinuz --initrd initrd.img \
       --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt
@@ -68,6 +73,8 @@ the command line ${version} stands for what follows vmlinuz- in the kernel's nam
 	f.StringVar(&initrd.pkg, "initrd-package", "", "`PACKAGE` that ships the entry's initrd")
 	f.StringVar(&cmdline, "cmdline", "", "the entry's command `LINE`")
 	f.StringArrayVar(&guarantees, "guarantee", nil, "what the initrd enforces; may be repeated")
+	f.StringArrayVar(&vendors, "vendor", nil, "who may sign packages: `NAME:FORMAT:PACKAGE[,PACKAGE]:FILE`; may be repeated")
+	f.StringArrayVar(&imaKeys, "ima-key", nil, "whose IMA signatures name files: `NAME:FILE`; may be repeated")
 	must(c.MarkFlagRequired("name"))
 	c.MarkFlagsMutuallyExclusive("kernel", "kernel-package")
 	c.MarkFlagsMutuallyExclusive("initrd", "initrd-package")
@@ -98,12 +105,15 @@ the command line ${version} stands for what follows vmlinuz- in the kernel's nam
 			}
 			boots = append(boots, b)
 		}
-		if len(codes)+len(boots)+len(packages) == 0 {
-			return misuse(errors.New("the code set would be empty"), "--file, --loader and --boot say what goes into it")
+		if len(codes)+len(boots)+len(packages)+len(vendors)+len(imaKeys) == 0 {
+			return misuse(errors.New("the code set would be empty"), "--file, --loader, --boot and --vendor say what goes into it")
 		}
 		set, err := refval.NewCodeSet(name, codes, boots, packages...)
 		if err != nil {
 			return misuse(err, "docs/spec/codeset.md describes the format")
+		}
+		if set, err = trusting(set, vendors, imaKeys); err != nil {
+			return err
 		}
 		return a.answerCodeSet(set, []byte(set.Text()))
 	}

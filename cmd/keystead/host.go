@@ -27,7 +27,7 @@ as long as it does.`,
 		`  keystead host enrol web-1 --tpm /dev/tpmrm0 --domain d.json --member m.key
   keystead host list --domain d.json
   keystead host revoke web-1 --domain d.json --member m.key`,
-		a.hostEnrol(), a.hostList(), a.hostShow(), a.hostRevoke(), a.hostDeny(), a.hostAllow(),
+		a.hostEnrol(), a.hostList(), a.hostShow(), a.hostRevoke(), a.hostDeny(), a.hostAllow(), a.hostWatch(),
 	)
 }
 

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/fetch"
 	"github.com/keystead/keystead/refval"
@@ -34,7 +35,8 @@ versions only.`,
 }
 
 func (a *app) refvalBuild() *cobra.Command {
-	var out, bundle, status, root, keyring, cache, recipe, parts string
+	var out, bundle, status, root, keyring, cache, recipe, parts, codeset string
+	var repositories []string
 	var offline, fresh, executable, efi, complete bool
 	c := &cobra.Command{
 		Use:   "build --out FILE",
@@ -44,7 +46,11 @@ verifies the repositories' InRelease files by their keyrings, then index, packag
 digest. Packages that no signed index offers in that version are named in the set as missing; with
 --complete, and if no package at all could be proved, nothing is written and the exit status is 3.
 It needs no root. What was unpacked once is kept in the user's cache, so a build that was
-interrupted goes on where it was. FILE is replaced at the end, whole.`,
+interrupted goes on where it was. FILE is replaced at the end, whole.
+
+With --codeset, only the vendors of that code set may sign, each for its own packages. An rpm host's
+list holds its packages' signed headers, and the set is made of those that a vendor signed. An Alpine
+host's set is built from --repository. Of both, a code set has to name the vendors.`,
 		Example: `  keystead refval build --out host.refs
   keystead refval build --bundle host.bundle --executable --complete --out host.refs`,
 		Args: cobra.NoArgs,
@@ -58,6 +64,8 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 	f.StringVar(&cache, "cache", "", "`DIR` to keep indexes and digests (default: keystead in the user's cache)")
 	f.StringVar(&recipe, "recipe", "", "write what the set was built of to this new `FILE`, for others to build it again")
 	f.StringVar(&parts, "parts", "", "with --recipe: `DIR` for the bytes that the recipe names")
+	f.StringVar(&codeset, "codeset", "", "accept the vendors of this code set `FILE` only, for their own packages")
+	f.StringArrayVar(&repositories, "repository", nil, "Alpine: `ADDRESS` of a directory with APKINDEX.tar.gz; may be repeated")
 	f.BoolVar(&offline, "offline", false, "use what apt and the cache have")
 	f.BoolVar(&fresh, "fresh", false, "fetch indexes anew, whatever apt has")
 	f.BoolVar(&executable, "executable", false, "take only what can be executed or mapped")
@@ -67,23 +75,36 @@ interrupted goes on where it was. FILE is replaced at the end, whole.`,
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
 	c.MarkFlagsMutuallyExclusive("executable", "efi")
 	c.MarkFlagsRequiredTogether("recipe", "parts")
+	c.MarkFlagsMutuallyExclusive("recipe", "codeset") // who rebuilds a recipe knows no code set
+	c.MarkFlagsMutuallyExclusive("keyring", "codeset")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		list, err := packageList(bundle, status, root)
 		if err != nil {
 			return err
 		}
 		o := fetch.Options{Root: root, Cache: cache, Offline: offline, Fresh: fresh}
-		if o.Packages, err = deb.ParseStatus(list); err != nil {
+		if o.Vendors, err = readVendors(codeset); err != nil {
 			return err
-		}
-		if len(o.Packages) == 0 {
-			return misuse(errors.New("the package list names no installed package"), "a dpkg status file is wanted, such as /var/lib/dpkg/status")
 		}
 		switch {
 		case executable:
 			o.Selection = refval.SelectExecutable
 		case efi:
 			o.Selection = refval.SelectEFI
+		}
+		if list.Format != evidence.FormatDpkgStatus {
+			if efi || keyring != "" || recipe != "" {
+				return misuse(errors.New("--efi, --keyring and --recipe are of Debian's packages"), "--codeset names who may sign others")
+			}
+			return a.writeOther(c.Context(), out, func(ctx context.Context) (*refval.Set, error) {
+				return a.buildOther(ctx, list, o.Vendors, cmp.Or(o.Selection, refval.SelectAll), repositories, complete)
+			})
+		}
+		if o.Packages, err = deb.ParseStatus(list.Data); err != nil {
+			return err
+		}
+		if len(o.Packages) == 0 {
+			return misuse(errors.New("the package list names no installed package"), "a dpkg status file is wanted, such as /var/lib/dpkg/status")
 		}
 		if keyring != "" {
 			if o.Keyring, err = readFile(keyring, 16<<20); err != nil {
@@ -172,13 +193,39 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 	return result, nil
 }
 
-// packageList reads a dpkg status from where the flags say.
-func packageList(bundle, status, root string) ([]byte, error) {
-	if bundle == "" {
-		if status == "" {
-			status = filepath.Join(root, "var/lib/dpkg/status")
+// writeOther writes the set that build makes.
+func (a *app) writeOther(ctx context.Context, out string, build func(ctx context.Context) (*refval.Set, error)) error {
+	ctx, stop := interruptible(ctx)
+	defer stop()
+	file, err := openOutput(out)
+	if err != nil {
+		return err
+	}
+	defer file.discard()
+	set, err := build(ctx)
+	if err != nil {
+		return err
+	}
+	if err := file.commit(set.Bytes(), 0o644); err != nil {
+		return err
+	}
+	d := describeSet(set)
+	return a.answer(d, func(w io.Writer) { d.print(w, false) })
+}
+
+// packageList reads a package list from where the flags say: a dpkg status, a bundle's
+// list, or what the machine has.
+func packageList(bundle, status, root string) (*evidence.PackageList, error) {
+	switch {
+	case status != "":
+		data, err := readFile(status, evidence.MaxPackages)
+		return &evidence.PackageList{Format: evidence.FormatDpkgStatus, Data: data}, err
+	case bundle == "":
+		list, sights, err := collect.Machine{Root: root}.Packages()
+		if err == nil && list == nil {
+			err = misuse(fmt.Errorf("no package list: %s %s", sights[0].Where, sights[0].Detail), "--root names the place of a machine's files")
 		}
-		return readFile(status, evidence.MaxPackages)
+		return list, err
 	}
 	raw, err := readFile(bundle, evidence.MaxBundle)
 	if err != nil {
@@ -189,10 +236,10 @@ func packageList(bundle, status, root string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", bundle, err)
 	}
 	list := b.Parts().Packages
-	if list == nil || list.Format != evidence.FormatDpkgStatus {
-		return nil, misuse(errors.New(bundle+" holds no dpkg status"), "keystead evidence collect --explain on the host says why")
+	if list == nil {
+		return nil, misuse(errors.New(bundle+" holds no package list"), "keystead evidence collect --explain on the host says why")
 	}
-	return list.Data, nil
+	return list, nil
 }
 
 // setDescription is what refval show says of a set.

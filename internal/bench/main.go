@@ -12,6 +12,7 @@ func main() {
 		measure func() ([]row, error)
 	}{
 		{"quote and event log", quoteRows},
+		{"re-appraisal", steadyRows},
 		{"IMA log against reference values", imaRows},
 		{"reference values from packages", packageRows},
 		{"attested connections", attestRows},

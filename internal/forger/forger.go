@@ -85,3 +85,28 @@ func (f *Forger) Sign(message []byte) []byte {
 		Signature: gotpm.NewTPMUSignature(gotpm.TPMAlgECDSA, &gotpm.TPMSSignatureECC{Hash: gotpm.TPMAlgSHA256,
 			SignatureR: gotpm.TPM2BECCParameter{Buffer: rs.R.Bytes()}, SignatureS: gotpm.TPM2BECCParameter{Buffer: rs.S.Bytes()}})})
 }
+
+// Public returns the key's TPMT_PUBLIC.
+func (f *Forger) Public() []byte { return f.public }
+
+// Quote makes up a quote over registers that it is given: those that have a value.
+func (f *Forger) Quote(b evidence.Binding, banks ...evidence.PCRs) *evidence.TPM {
+	var selections gotpm.TPMLPCRSelection
+	out := &evidence.TPM{AKPublic: f.public}
+	h := sha256.New()
+	for _, p := range banks {
+		bits := make([]byte, evidence.NumPCRs/8)
+		for i, v := range p.Value {
+			if v != nil {
+				bits[i/8] |= 1 << (i % 8)
+				h.Write(v)
+			}
+		}
+		selections.PCRSelections = append(selections.PCRSelections, gotpm.TPMSPCRSelection{Hash: gotpm.TPMIAlgHash(p.Bank), PCRSelect: bits})
+		out.PCRs = append(out.PCRs, evidence.WireValues(p))
+	}
+	out.Attest = gotpm.Marshal(gotpm.TPMSAttest{Magic: gotpm.TPMGeneratedValue, Type: gotpm.TPMSTAttestQuote, ExtraData: gotpm.TPM2BData{Buffer: b.QualifyingData()},
+		Attested: gotpm.NewTPMUAttest(gotpm.TPMSTAttestQuote, &gotpm.TPMSQuoteInfo{PCRSelect: selections, PCRDigest: gotpm.TPM2BDigest{Buffer: h.Sum(nil)}})})
+	out.Signature = f.Sign(out.Attest)
+	return out
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // CommandLine is the kernel command line that a guest boots with. The boot loader
@@ -59,8 +60,6 @@ func (g *Guest) prepare(o Boot) error {
 func emulate(ctx context.Context, at func(string) string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// The socket is in place before the TPM answers: the emulator's end is a file
-	// descriptor that waits.
 	socket := at("tpm.sock")
 	if err := removeIfThere(socket); err != nil {
 		return err
@@ -73,7 +72,7 @@ func emulate(ctx context.Context, at func(string) string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- tpm.Wait() }()
-	if err := await(ctx, ended, func() error { _, err := os.Stat(socket); return err }); err != nil {
+	if err := await(ctx, ended, func() error { return listening(socket) }); err != nil {
 		cancel()
 		return fmt.Errorf("swtpm: %w\n%s", err, lastLines(said.Bytes(), 5))
 	}
@@ -81,6 +80,22 @@ func emulate(ctx context.Context, at func(string) string) error {
 	cancel() // ends the TPM if the machine did not
 	<-ended
 	return err
+}
+
+// listening reports, by an error or none, whether a process of this machine listens at a
+// Unix socket, without a connection: swtpm ends with its first one.
+func listening(path string) error {
+	sockets, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return err
+	}
+	const flags, acceptConnections = 3, "00010000" // proc(5); __SO_ACCEPTCON
+	for line := range strings.Lines(string(sockets)) {
+		if f := strings.Fields(line); len(f) == 8 && f[7] == path && f[flags] == acceptConnections {
+			return nil
+		}
+	}
+	return fmt.Errorf("nobody listens at %s", path)
 }
 
 func removeIfThere(path string) error {

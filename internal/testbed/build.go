@@ -17,7 +17,7 @@ import (
 // Options say how a guest is built.
 type Options struct {
 	Packages []string                         // beside the kernel and what boots it
-	Cache    string                           // directory for guests that later builds may take over; empty: build afresh and remove on Close
+	Cache    string                           // directory for guests that later builds take over while they are a few days old; empty: build afresh and remove on Close
 	Progress func(format string, args ...any) // one line a call; may be nil
 }
 
@@ -70,11 +70,15 @@ func Build(ctx context.Context, o Options) (*Bed, error) {
 			return nil, fmt.Errorf("testbed: %w", err)
 		}
 		b.dir = filepath.Join(o.Cache, "guest-"+key(s, packages))
-		if b.locate() == nil {
+		unlock, err := lock(o.Cache)
+		if err != nil {
+			return nil, fmt.Errorf("testbed: %w", err)
+		}
+		defer unlock()
+		if b.locate() == nil && fresh(b.dir) {
 			b.progress("guest: taken from %s", b.dir)
 			return b, nil
 		}
-		err = os.MkdirAll(o.Cache, 0o755)
 	} else {
 		b.dir, err = os.MkdirTemp("", "keystead-testbed-")
 	}
@@ -85,6 +89,30 @@ func Build(ctx context.Context, o Options) (*Bed, error) {
 		return nil, errors.Join(fmt.Errorf("testbed: %w", err), os.RemoveAll(b.dir))
 	}
 	return b, nil
+}
+
+// maxAge is less than the seven days after which Debian's security repositories' releases
+// of a guest's packages expire.
+const maxAge = 5 * 24 * time.Hour
+
+func fresh(dir string) bool {
+	st, err := os.Stat(dir)
+	return err == nil && time.Since(st.ModTime()) < maxAge
+}
+
+// lock makes the cache's directory and keeps others from building there until unlock.
+func lock(dir string) (unlock func() error, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f.Close, nil
 }
 
 // Close removes the guest unless it is a cache's.

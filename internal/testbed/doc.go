@@ -2,9 +2,15 @@
 // plain emulation with UEFI firmware and a software TPM, so that tests can have a
 // real measured boot and do to it what an attacker would do.
 //
-//	bed, err := testbed.Build(ctx, testbed.Options{})
+//	bed, err := testbed.Build(ctx, testbed.Options{Cache: "build/guest"})
 //	defer bed.Close()
-//	result, err := bed.Boot(ctx, []testbed.Step{{Name: "hello", Script: "whoami"}})
+//	guest, err := bed.Start(ctx, authority, nil)
+//	defer guest.Close()
+//	said, err := guest.Run(ctx, "whoami")
+//	err = guest.Reboot(ctx, testbed.Boot{Append: "quiet"})
+//
+// A [Domain] is three nodes outside of the guest, on this machine, for an agent inside,
+// and a [Mirror] serves packages to it.
 //
 // The guest's initrd loads the IMA policy and sets ptrace_scope before the first
 // program of the root file system runs; the firmware measures boot loader and

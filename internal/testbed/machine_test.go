@@ -15,8 +15,10 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/internal/debrepo"
+	"github.com/keystead/keystead/refval"
 )
 
 // Where the guest has what is not of a package.
@@ -39,6 +41,7 @@ type stage struct {
 	mirror *Mirror
 	refs   []string // of hosts, with their recipes
 	recipe []string
+	codes  []string // code sets
 }
 
 // TestMachineInADomain has a real machine, if emulated, run the agent in a domain of
@@ -51,16 +54,16 @@ func TestMachineInADomain(t *testing.T) {
 	s.step("package installed", s.installed)
 	s.step("package upgraded without a reboot", s.upgraded)
 	s.step("script read by sh", s.scriptRead)
-	s.step("package's program changed", s.altered)
-	s.step("program of no package", s.unknown)
 	s.step("executable script of no package", s.scriptRun)
+	s.step("program of no package", s.unknown)
+	s.step("package's program changed", s.altered)
 	s.step("another command line", s.otherBoot)
 }
 
 func newStage(t *testing.T) *stage {
 	ctx, end := context.WithCancel(context.Background()) // the test's own ends before its cleanup
 	t.Cleanup(end)
-	s := &stage{T: t, ctx: ctx, refs: []string{guestRefs}, recipe: []string{"none"}}
+	s := &stage{T: t, ctx: ctx, refs: []string{guestRefs}, recipe: []string{"none"}, codes: []string{guestCode}}
 	program, err := filepath.Abs(filepath.Join(repositoryRoot, "build/keystead"))
 	s.check(err)
 	unit, err := filepath.Abs(filepath.Join(repositoryRoot, "dist/keystead-agent.service"))
@@ -234,7 +237,10 @@ func (s *stage) offer(version byte) {
 
 // terms has the nodes judge hosts by the reference sets of now.
 func (s *stage) terms() {
-	args := []string{"domain", "terms", "set", "host", "--policy", "demo", "--test-roots", EKRoot, "--codeset", guestCode}
+	args := []string{"domain", "terms", "set", "host", "--policy", "demo", "--test-roots", EKRoot}
+	for _, name := range s.codes {
+		args = append(args, "--codeset", name)
+	}
 	for i := range s.refs {
 		args = append(args, "--refs", s.refs[i], "--recipe", s.recipe[i])
 	}
@@ -267,9 +273,11 @@ func (s *stage) upgraded() {
 	s.admitted(l.GetVersion())
 }
 
+const script = "#!/bin/sh\nexit 0\n"
+
 // scriptRead: what an interpreter reads is not measured.
 func (s *stage) scriptRead() {
-	s.check(s.guest.Write(s.ctx, "/root/read.sh", "755", []byte("#!/bin/sh\nexit 0\n")))
+	s.check(s.guest.Write(s.ctx, "/root/read.sh", "755", []byte(script)))
 	l := s.lease()
 	out := s.run("set -e\nsh /root/read.sh\ngrep -c read.sh /sys/kernel/security/ima/ascii_runtime_measurements || true")
 	if strings.TrimSpace(out) != "0" {
@@ -292,16 +300,34 @@ func (s *stage) altered() {
 	s.stays(l)
 }
 
+// scriptRun: the same script, executed as a file. Members may accept it in a code set.
+func (s *stage) scriptRun() {
+	s.run("/root/read.sh")
+	s.suspended(`file-unknown: /root/read\.sh: want a file of a package or code set`)
+	s.accept("/root/read.sh", []byte(script))
+}
+
 func (s *stage) unknown() {
 	s.check(s.guest.Write(s.ctx, "/dev/shm/stranger", "755", stranger(0)))
 	s.run("/dev/shm/stranger")
 	s.suspended(`file-unknown: /dev/shm/stranger: want a file of a package or code set`)
-	s.reboot()
+	s.accept("/dev/shm/stranger", stranger(0))
 }
 
-func (s *stage) scriptRun() {
-	s.run("/root/read.sh")
-	s.suspended(`file-unknown: /root/read\.sh: want a file of a package or code set`)
+// accept has the nodes take up a code set that names the file, and waits until the host
+// is admitted anew.
+func (s *stage) accept(path string, content []byte) {
+	before := s.lease().GetVersion()
+	name := fmt.Sprintf("code-%d", len(s.codes))
+	c, err := refval.NewCodeSet(name, []refval.Code{{Digest: keystead.Sum(content), Path: path, Version: "1"}}, nil)
+	s.check(err)
+	s.check(os.WriteFile(s.domain.at(name+".txt"), []byte(c.Text()), 0o644))
+	signed, err := s.domain.Do(s.ctx, "codeset", "sign", "--key", MemberKey, name+".txt")
+	s.check(err)
+	s.check(os.WriteFile(s.domain.at(name), []byte(signed), 0o644))
+	s.codes = append(s.codes, name)
+	s.terms()
+	s.admitted(before)
 }
 
 // otherBoot: the same kernel with another command line.

@@ -215,6 +215,28 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestListening tells a socket that somebody listens at from one that is only there.
+func TestListening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := listening(path); err == nil {
+		t.Error("nobody listens")
+	}
+	if err := syscall.Listen(fd, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := listening(path); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestMirror has this machine's own reader take a package from the mirror.
 func TestMirror(t *testing.T) {
 	m, err := NewMirror()

@@ -2,6 +2,7 @@ package deb
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -81,24 +82,24 @@ func signedText(raw []byte, keyring Keyring, at time.Time) (text []byte, signers
 	if len(rest) > 0 {
 		return unsigned(fmt.Sprintf("%d bytes after the signature", len(rest)))
 	}
-	good, bad, err := keyring.verify(block.Bytes, block.ArmoredSignature.Body, at)
+	good, bad, err := keyring.Verify(block.Bytes, block.ArmoredSignature.Body, at)
 	if err != nil {
 		return unsigned("a signature block that does not parse: " + err.Error())
 	}
 	if len(good) == 0 {
 		if bad == nil {
-			bad = []string{"no signature"}
+			return unsigned("no signature")
 		}
-		return unsigned(strings.Join(bad, "; "))
+		return unsigned(strings.ReplaceAll(errors.Join(bad...).Error(), "\n", "; "))
 	}
 	for _, s := range good {
-		if !s.made.After(at) && !slices.Contains(signers, s.signer) {
-			signers = append(signers, s.signer)
+		if !s.Made.After(at) && !slices.Contains(signers, s.Signer) {
+			signers = append(signers, s.Signer)
 		}
 	}
 	if signers == nil {
 		return nil, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexFuture, Where: "InRelease",
-			Want: "signed on " + at.UTC().Format(timeFormat) + " or before", Got: good[0].made.UTC().Format(timeFormat)})
+			Want: "signed on " + at.UTC().Format(timeFormat) + " or before", Got: good[0].Made.UTC().Format(timeFormat)})
 	}
 	slices.Sort(signers)
 	return bytes.ReplaceAll(block.Bytes, []byte("\r\n"), []byte("\n")), signers, nil

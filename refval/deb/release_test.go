@@ -109,9 +109,17 @@ func TestSignatureOverSHA1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var public bytes.Buffer
+	if err := e.Serialize(&public); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := ParseKeyring(public.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for hash, want := range map[crypto.Hash]int{crypto.SHA1: 0, crypto.SHA256: 1} {
 		packet := rsaSignature(t, e, hash, "text")
-		good, bad, err := Keyring{openpgp.EntityList{e}}.verify([]byte("text"), bytes.NewReader(packet), noon)
+		good, bad, err := keys.Verify([]byte("text"), bytes.NewReader(packet), noon)
 		if err != nil || len(good) != want || want == 0 && !strings.Contains(fmt.Sprint(bad), "SHA-1") {
 			t.Errorf("%v: %v good, %v, %v", hash, good, bad, err)
 		}

@@ -129,7 +129,7 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 		}
 		f.EFI = u.sum.efi()
 		u.limits.Bytes -= n // a sparse member has more content than the archive has bytes
-		f.Digest, f.Executable = u.sum.digest(), h.Mode&0o111 != 0 || u.sum.elf() || loadable(path)
+		f.Digest, f.Executable = u.sum.digest(), h.Mode&0o111 != 0 || u.sum.elf() || refval.Loadable(path)
 	case tar.TypeLink:
 		target, ok := refval.CanonicalPath(h.Linkname)
 		i, known := u.byPath[target]
@@ -137,7 +137,7 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 			return fmt.Errorf("is a hard link to %.200q, which is not in the package", h.Linkname)
 		}
 		f = u.files[i]
-		f.Executable = f.Executable || loadable(path)
+		f.Executable = f.Executable || refval.Loadable(path)
 	case tar.TypeDir, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		return nil
 	default:
@@ -147,15 +147,6 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 	u.byPath[path] = len(u.files)
 	u.files = append(u.files, f)
 	return nil
-}
-
-// loadable reports whether the name is one of a shared object or kernel module.
-func loadable(path string) bool {
-	name := path[strings.LastIndexByte(path, '/')+1:]
-	for _, end := range []string{".gz", ".xz", ".zst"} {
-		name = strings.TrimSuffix(name, end)
-	}
-	return strings.HasSuffix(name, ".so") || strings.HasSuffix(name, ".ko") || strings.Contains(name, ".so.")
 }
 
 // summer hashes one file after the other and remembers how each begins.

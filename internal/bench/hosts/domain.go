@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +35,8 @@ type domain struct {
 	machines  map[string]*practice.Machine
 	authority *authority // of the synthetic hosts
 	input     appraise.Input
+	growth    *growth
+	again     atomic.Int64 // renewals that nodes wanted whole
 	nodes     []*exec.Cmd
 	file      *client.Domain
 	digest    keystead.Digest
@@ -144,6 +147,7 @@ func (d *domain) judgement() error {
 		return err
 	}
 	text, _ := policy.Shipped("demo")
+	d.growth = newGrowth(d.stage.Recording, set)
 	d.input = appraise.Input{EKRoots: tpm2.Roots{Test: []*x509.Certificate{d.stage.Root()}}, References: []*refval.Set{set}, CodeSets: []*refval.CodeSet{codes}}
 	d.input.Policy, err = policy.Compile(text, appraise.Vocabulary())
 	return err

@@ -88,6 +88,7 @@ func bench(ctx context.Context, program, dir string, count, workers int, length 
 	each := (d.cpu() - cpu).Seconds() * 1e3 / (renewed * time.Since(began).Seconds())
 	row(fmt.Sprintf("renewals judged by two nodes, %d hosts", count), fmt.Sprintf("%.0f/s, p50 %v, p99 %v, %.2f ms of processor each, all nodes together", renewed,
 		latency[0].Round(time.Millisecond), latency[1].Round(time.Millisecond), each), ">= 1700/s")
+	row("of these sent whole because a node asked for it", fmt.Sprint(d.again.Load()), "")
 	took, err := refusals(ctx, d, hosts[:min(20, count)], contacts)
 	if err != nil {
 		return fmt.Errorf("refusals: %w", err)

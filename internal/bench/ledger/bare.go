@@ -3,32 +3,33 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/replica"
+	"github.com/keystead/keystead/serve"
 )
 
-// The bare loop: the same replica, store and transport with a state machine that
-// does nothing, in three processes, loaded from inside the leader.
-
-// bareNode is what a bare process is told, as JSON on its standard input.
-type bareNode struct {
-	Key      []byte
-	Address  string
-	Dir      string
-	Founders []replica.Member
-}
+// The bare loop: the same replica, store, transport and API with a state machine that
+// does nothing, in three processes. It is the yardstick twice: loaded by the same
+// clients over the same API as a domain, which leaves the cost of the ledger and its
+// state as the difference; and loaded from inside the leader's process, without
+// clients and API, which is what the loop alone could do.
 
 // idle is the state machine.
 type idle struct{}
@@ -54,48 +55,117 @@ type bareAnswer struct {
 	Latency []time.Duration
 }
 
-// runBare is the process.
-func runBare() error {
+// runBare is the process: the node of a configuration, with its keys, addresses and
+// API, and a state machine that does nothing. It takes orders for loads from within
+// on its standard input.
+func runBare(config string) error {
+	cfg, err := daemon.ReadConfig(config)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(config)
+	id, err := daemon.LoadIdentity(context.Background(), dir, nil)
+	if err != nil {
+		return err
+	}
+	b := &bareNode{}
+	var founders []replica.Member
+	raw, err := os.ReadFile(filepath.Join(dir, "domain.json"))
+	if err != nil {
+		return err
+	}
+	file, err := client.ParseDomain(raw)
+	if err != nil {
+		return err
+	}
+	for i, signed := range file.Contacts {
+		c, err := client.OpenContact(signed)
+		if err != nil {
+			return err
+		}
+		founders = append(founders, replica.Member{ID: uint64(i + 1), Key: c.TLS, Address: c.Peer, Voter: true})
+		b.names = append(b.names, c.Name)
+	}
+	l, err := net.Listen("tcp", cfg.Peer.Listen)
+	if err != nil {
+		return err
+	}
+	b.replica, err = replica.Start(context.Background(), replica.Options{
+		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(dir, "bare"), Machine: idle{}},
+		Key:   id.Pin, Address: cfg.Peer.Listen, Founders: founders, TrustDisks: true,
+		Connect: replica.ListenTLS(replica.TLSOptions{Guard: id.Peer, Listener: l})})
+	if err != nil {
+		return err
+	}
+	if err := b.serve(cfg, id); err != nil {
+		return err
+	}
 	in := bufio.NewReader(os.Stdin)
-	line, err := in.ReadBytes('\n')
-	if err != nil {
-		return err
-	}
-	var b bareNode
-	if err := json.Unmarshal(line, &b); err != nil {
-		return err
-	}
-	key, err := replica.ParseNodeKey(b.Key)
-	if err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", b.Address)
-	if err != nil {
-		return err
-	}
-	n, err := replica.Start(context.Background(), replica.Options{Store: replica.StoreOptions{FS: vfs.Default, Dir: b.Dir, Machine: idle{}},
-		Key: key.Digest(), Address: b.Address, Founders: b.Founders, TrustDisks: true,
-		Connect: replica.ListenTLS(replica.TLSOptions{Guard: key, Listener: l})})
-	if err != nil {
-		return err
-	}
 	for {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
-			return n.Close()
+			return b.replica.Close()
 		}
 		var o bareOrder
 		if err := json.Unmarshal(line, &o); err != nil {
 			return err
 		}
 		answer := bareAnswer{}
-		if s := n.Status(); s.Leader == s.ID {
-			answer = bareLoad(n, o)
+		if s := b.replica.Status(); s.Leader == s.ID {
+			answer = bareLoad(b.replica, o)
 		}
 		if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
 			return err
 		}
 	}
+}
+
+// bareNode answers the API of a node, as far as puts need it.
+type bareNode struct {
+	serve.Ledger // what is not here is not asked for
+	serve.Domain
+	replica *replica.Node
+	names   []string // by raft id less one
+}
+
+// serve has the node's API answered as a node does.
+func (b *bareNode) serve(cfg daemon.Config, id *daemon.Identity) error {
+	l, err := net.Listen("tcp", cfg.API.Listen)
+	if err != nil {
+		return err
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	s := &http.Server{Protocols: protocols,
+		Handler:   serve.New(serve.Services{Ledger: b, Domain: b}, serve.Options{InFlight: cfg.API.MaxInFlight, Timeout: time.Duration(cfg.API.TimeoutMS) * time.Millisecond}),
+		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20},
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{id.TLS}, SessionTicketsDisabled: true}}
+	go func() { _ = s.ServeTLS(l, "", "") }() // the bench sees when it ends
+	return nil
+}
+
+// Execute implements serve.Ledger: the entry of a node, and what became of it untold.
+func (b *bareNode) Execute(_ context.Context, request ledger.RequestID, ops []ledger.Op, done func(serve.Outcome, error)) {
+	tx, err := ledger.Execute(ledger.View{}, request, ops)
+	var entry []byte
+	if err == nil {
+		entry, err = tx.Entry()
+	}
+	if err != nil {
+		done(serve.Outcome{}, err)
+		return
+	}
+	b.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) { done(serve.Outcome{Applied: true}, p.Err) }})
+}
+
+// Status implements serve.Domain.
+func (b *bareNode) Status() *apiv1.StatusResponse {
+	s := b.replica.Status()
+	out := &apiv1.StatusResponse{DomainClockMs: uint64(time.Now().UnixMilli()), Fresh: true, Applied: s.Applied}
+	if s.Leader > 0 {
+		out.Leader, out.CheckpointSize = b.names[s.Leader-1], 1
+	}
+	return out
 }
 
 func bareLoad(n *replica.Node, o bareOrder) bareAnswer {
@@ -129,64 +199,32 @@ func bareLoad(n *replica.Node, o bareOrder) bareAnswer {
 	return a
 }
 
-// bare is the three processes as the bench sees them.
+// bare is the three processes as the bench sees them: a domain whose state machine
+// does nothing, loaded like one.
 type bare struct {
-	dir   string
-	nodes []*exec.Cmd
-	in    []io.WriteCloser
-	out   []*json.Decoder
+	*domain
+	in  []io.WriteCloser
+	out []*json.Decoder
 }
 
-func startBare(dir string, port int) (*bare, error) {
-	dir, err := os.MkdirTemp(dir, "bare-bench-")
-	if err != nil {
-		return nil, err
-	}
-	b := &bare{dir: dir}
-	nodes := make([]bareNode, 3)
-	var founders []replica.Member
-	for i := range nodes {
-		key, err := replica.GenerateNodeKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		nodes[i] = bareNode{Address: fmt.Sprintf("127.0.0.1:%d", port+i), Dir: filepath.Join(dir, fmt.Sprint(i))}
-		if nodes[i].Key, err = key.Marshal(); err != nil {
-			return nil, err
-		}
-		founders = append(founders, replica.Member{ID: uint64(i + 1), Key: key.Digest(), Address: nodes[i].Address, Voter: true})
-	}
-	for _, n := range nodes {
-		n.Founders = founders
-		cmd := exec.Command(os.Args[0], "-bare")
-		cmd.Stderr = os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+func startBare(program, dir string, port int) (*bare, error) {
+	b := &bare{}
+	var err error
+	b.domain, err = startDomain(program, dir, port, func(config string) (*exec.Cmd, error) {
+		cmd := exec.Command(os.Args[0], "-bare", config)
 		in, err := cmd.StdinPipe()
 		if err != nil {
 			return nil, err
 		}
 		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return nil, err
-		}
-		if err := cmd.Start(); err != nil {
-			return nil, err
-		}
-		b.nodes, b.in, b.out = append(b.nodes, cmd), append(b.in, in), append(b.out, json.NewDecoder(out))
-		if err := json.NewEncoder(in).Encode(n); err != nil {
-			return nil, err
-		}
-	}
-	for until := time.Now().Add(20 * time.Second); time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
-		if f, err := b.puts(1, 1, 10*time.Millisecond); err != nil || f.count > 0 {
-			return b, err
-		}
-	}
-	return nil, fmt.Errorf("the bare loop has no leader")
+		b.in, b.out = append(b.in, in), append(b.out, json.NewDecoder(out))
+		return cmd, err
+	})
+	return b, err
 }
 
-// puts has whoever leads propose commands of a size.
-func (b *bare) puts(clients, size int, length time.Duration) (*figures, error) {
+// inside has whoever leads propose commands of a size within its process.
+func (b *bare) inside(clients, size int, length time.Duration) (*figures, error) {
 	f := &figures{}
 	for i := range b.in {
 		if err := json.NewEncoder(b.in[i]).Encode(bareOrder{clients, size, length}); err != nil {
@@ -200,13 +238,8 @@ func (b *bare) puts(clients, size int, length time.Duration) (*figures, error) {
 			f.count, f.elapsed, f.latency = a.Count, a.Elapsed, a.Latency
 		}
 	}
-	return f, nil
-}
-
-func (b *bare) stop() {
-	for i, n := range b.nodes {
-		b.in[i].Close()
-		_ = n.Wait()
+	if f.count == 0 {
+		return nil, fmt.Errorf("the bare loop has no leader")
 	}
-	os.RemoveAll(b.dir)
+	return f, nil
 }

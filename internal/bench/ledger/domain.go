@@ -24,7 +24,7 @@ type domain struct {
 
 // startDomain founds a domain of three processes in a new directory under dir and
 // waits until it has a checkpoint. Run makes the command of a node of a configuration.
-func startDomain(program, dir string, port int, run func(config string) *exec.Cmd) (*domain, error) {
+func startDomain(program, dir string, port int, run func(config string) (*exec.Cmd, error)) (*domain, error) {
 	dir, err := os.MkdirTemp(dir, "keystead-bench-")
 	if err != nil {
 		return nil, err
@@ -51,7 +51,10 @@ func startDomain(program, dir string, port int, run func(config string) *exec.Cm
 		if err != nil {
 			return nil, err
 		}
-		cmd := run(filepath.Join(dir, "d", fmt.Sprintf("n%d", i), "keystead.toml"))
+		cmd, err := run(filepath.Join(dir, "d", fmt.Sprintf("n%d", i), "keystead.toml"))
+		if err != nil {
+			return nil, err
+		}
 		cmd.Stderr = log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
@@ -77,6 +80,17 @@ func (d *domain) ready() error {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return ctx.Err()
+}
+
+// connect opens a client for each node, and returns them with the one of the leader and its name.
+func (d *domain) connect() (cs []*client.Client, leader *client.Client, name string, err error) {
+	if cs, err = d.clients(); err == nil {
+		name, err = d.leader(context.Background())
+	}
+	if err != nil {
+		return nil, nil, "", err
+	}
+	return cs, cs[name[1]-'1'], name, nil
 }
 
 // leader returns the name of the node that leads.

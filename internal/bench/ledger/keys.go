@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -53,7 +52,7 @@ func runReleasing(config string) error {
 
 // keysBench measures rounds and releases of a domain whose nodes release to everybody.
 func keysBench(t *table, program, dir string, length time.Duration) error {
-	d, err := startDomain(program, dir, 17701, func(config string) *exec.Cmd { return exec.Command(os.Args[0], "-releasing", config) })
+	d, err := startDomain(program, dir, 17701, itself("-releasing"))
 	if err != nil {
 		return err
 	}

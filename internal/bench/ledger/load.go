@@ -19,6 +19,7 @@ type figures struct {
 	elapsed  time.Duration
 	latency  []time.Duration // a sample
 	firstErr error
+	keys     int // that stream 0 wrote
 }
 
 func (f *figures) rate() float64 { return float64(f.count) / f.elapsed.Seconds() }
@@ -29,6 +30,14 @@ func (f *figures) quantile(q float64) time.Duration {
 	}
 	slices.Sort(f.latency)
 	return f.latency[min(len(f.latency)-1, int(q*float64(len(f.latency))))]
+}
+
+// check reports failures, and that nothing was done.
+func (f *figures) check(what string) error {
+	if f.failed > 0 || f.count == 0 {
+		return fmt.Errorf("%s: %d done, %d failed: %w", what, f.count, f.failed, f.firstErr)
+	}
+	return nil
 }
 
 // putLoad is many clients over a few connections: each stream has clients puts
@@ -64,6 +73,9 @@ func (d *domain) puts(load putLoad) (*figures, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			f.count += one.count
+			if s == 0 {
+				f.keys = one.keys
+			}
 			f.failed += one.failed
 			f.latency = append(f.latency, one.latency...)
 			if f.firstErr == nil {
@@ -75,6 +87,9 @@ func (d *domain) puts(load putLoad) (*figures, error) {
 	f.elapsed = time.Since(began)
 	return &f, nil
 }
+
+// benchKey is the nth key that a stream writes, from 1 on, with values of a size.
+func benchKey(size, stream, n int) string { return fmt.Sprintf("kv/bench/%d/%d/%d", size, stream, n) }
 
 // stream keeps clients puts under way on one stream until the time is over.
 func (l *putLoad) stream(ctx context.Context, c *client.Client, s int, deadline uint64, began time.Time) *figures {
@@ -103,7 +118,7 @@ func (l *putLoad) stream(ctx context.Context, c *client.Client, s int, deadline 
 		for i := range txs {
 			n++
 			txs[i] = &apiv1.Transaction{RequestId: client.NewRequestID(), Contract: client.KV, DeadlineMs: deadline,
-				Operations: []*apiv1.Operation{{Key: fmt.Sprintf("kv/bench/%d/%d", s, n), Value: l.value}}}
+				Operations: []*apiv1.Operation{{Key: benchKey(len(l.value), s, n), Value: l.value}}}
 		}
 		sent := time.Now()
 		open.Add(int64(take))
@@ -131,5 +146,6 @@ func (l *putLoad) stream(ctx context.Context, c *client.Client, s int, deadline 
 		time.Sleep(time.Millisecond)
 	}
 	_ = p.Close()
+	f.keys = n
 	return f
 }

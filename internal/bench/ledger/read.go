@@ -55,18 +55,24 @@ func (d *domain) clients() (out []*client.Client, err error) {
 	return out, nil
 }
 
-// reads reads keys linearizably, perCall of them in a call.
-func (d *domain) reads(cs []*client.Client, workers, perCall int, length time.Duration) *figures {
-	keys := make([]string, perCall)
-	for i := range keys {
-		keys[i] = fmt.Sprintf("kv/bench/0/%d", i+1)
-	}
+// reads reads keys linearizably, perCall of them in a call, all over the first written
+// of those that a load of values of that size put.
+func (d *domain) reads(cs []*client.Client, workers, perCall, size, written int, length time.Duration) *figures {
 	return many(workers, length, func(n int) (int, error) {
-		r, err := cs[n%3].Read(context.Background(), false, keys...)
-		if err == nil && r.GetValues()[0].GetVersion() == 0 {
-			err = fmt.Errorf("%s was put, and is not there", keys[0])
+		keys := make([]string, perCall)
+		for i := range keys {
+			keys[i] = benchKey(size, 0, (n*perCall+i)*7919%written+1)
 		}
-		return perCall, err
+		r, err := cs[n%3].Read(context.Background(), false, keys...)
+		if err != nil {
+			return 0, err
+		}
+		for i, v := range r.GetValues() {
+			if len(v.GetValue()) != size {
+				return 0, fmt.Errorf("%s was put with %d bytes, and has %d", keys[i], size, len(v.GetValue()))
+			}
+		}
+		return perCall, nil
 	})
 }
 

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/internal/refusal"
+)
+
+func (a *app) hostWatch() *cobra.Command {
+	var f clientFlags
+	var from string
+	var renewals bool
+	var count int
+	c := &cobra.Command{
+		Use:   "watch [PREFIX] --domain FILE",
+		Short: "Tell what becomes of hosts, as it happens",
+		Long: `Prints a line for each host that is admitted, suspended or revoked, or whose lease ran out, and
+for each node that members removed; with --renewals for each renewal as well. It begins
+with what happens next, or with --from at a leaf. Each line begins with where to go on after
+it, LEAF@TIME, which --from takes. With --json each line is an object. It ends with --count events, with
+--timeout, or when it is interrupted. When a node fails, another goes on; an event may then
+be told twice, under one id.`,
+		Example: `  keystead host watch --domain d.json
+  keystead host watch web- --from 120@1790000000000 --json --domain d.json`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	f.add(c)
+	t := c.Flags().Lookup("timeout")
+	t.Usage, t.DefValue, f.timeout = "how long to watch; 0 for ever", "0s", 0
+	c.Flags().StringVar(&from, "from", "", "begin at `LEAF[@TIME]`; 0 is the first")
+	c.Flags().BoolVar(&renewals, "renewals", false, "tell renewals as well")
+	c.Flags().IntVar(&count, "count", 0, "end after `N` events")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		r := &apiv1.WatchHostsRequest{Prefix: strings.Join(args, ""), Renewals: renewals, Live: from == ""}
+		if err := goOn(r, from); err != nil {
+			return err
+		}
+		if f.timeout == 0 {
+			f.timeout = 1 << 62 // as good as for ever
+		}
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		ctx, stop := interruptible(ctx)
+		defer stop()
+		told, at := 0, fmt.Sprintf("%d@%d", r.GetFrom(), r.GetAfterMs())
+		err = cl.WatchHosts(ctx, r, func(m *apiv1.WatchHostsResponse) bool {
+			next := fmt.Sprintf("%d@%d", m.GetNext(), m.GetClockMs())
+			for i, e := range m.GetEvents() {
+				if i == len(m.GetEvents())-1 { // before, going on from there would leave some out
+					at = next
+				}
+				a.tellEvent(at, e)
+				if told++; told == count {
+					return false
+				}
+			}
+			at = next
+			return true
+		})
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && count == 0 {
+			return nil // as asked for
+		}
+		return err
+	}
+	return c
+}
+
+// goOn reads where to begin.
+func goOn(r *apiv1.WatchHostsRequest, from string) (err error) {
+	if from == "" {
+		return nil
+	}
+	leaf, ms, timed := strings.Cut(from, "@")
+	if r.From, err = strconv.ParseUint(leaf, 10, 64); err == nil && timed {
+		r.AfterMs, err = strconv.ParseUint(ms, 10, 64)
+	}
+	if err != nil {
+		return misuse(fmt.Errorf("--from is %.80q, not LEAF or LEAF@TIME", from), "the first word of each line is one")
+	}
+	return nil
+}
+
+// tellEvent prints one event.
+func (a *app) tellEvent(at string, e *apiv1.HostEvent) {
+	if !a.json {
+		printEvent(a.stdout, at, e)
+		return
+	}
+	a.answered = true
+	raw, err := compactJSON(e)
+	if err == nil {
+		fmt.Fprintf(a.stdout, "{\"next\":%q,\"event\":%s}\n", at, raw)
+	}
+}
+
+// compactJSON is a message as JSON on one line; protojson varies its white space.
+func compactJSON(m proto.Message) ([]byte, error) {
+	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	var buf bytes.Buffer
+	if err == nil {
+		err = json.Compact(&buf, raw)
+	}
+	return buf.Bytes(), err
+}
+
+func printEvent(w io.Writer, next string, e *apiv1.HostEvent) {
+	fmt.Fprintf(w, "%s %s %s leaf %d", next, e.GetEvent(), printable(e.GetHost()), e.GetLeaf())
+	if e.GetUntilMs() > 0 {
+		fmt.Fprintf(w, " until %s", stamp(e.GetUntilMs()))
+	}
+	if deny := refusal.Parse(e.GetBecause()); deny != nil {
+		for _, f := range deny.Findings {
+			fmt.Fprintf(w, " %s", printable(f.String()))
+		}
+	}
+	fmt.Fprintln(w)
+}
