@@ -35,15 +35,17 @@ func Vocabulary() policy.Vocabulary {
 // Input is everything that a verdict is made of. A nil set or code set counts for nothing.
 type Input struct {
 	Bundle     evidence.Bundle
-	Expect     evidence.Binding  // the question that the verifier asked
-	Key        AcceptedKey       // zero: no key is accepted, and the verdict says ak-binding none
-	EKRoots    tpm2.Roots        // for the accepted key's endorsement certificate
-	References []*refval.Set     // what packages ship
-	CodeSets   []*refval.CodeSet // what else is accepted, and how the machine may boot
-	Policy     *policy.Policy    // without one nothing is allowed
-	Time       time.Time         // of judgement
-	Memory     *Memory           // of earlier appraisals; nil for none. No verdict depends on it
-	Prior      *State            // for a bundle that continues; nil for none
+	Expect     evidence.Binding     // the question that the verifier asked
+	Key        AcceptedKey          // zero: no key is accepted, and the verdict says ak-binding none
+	EKRoots    tpm2.Roots           // for the accepted key's endorsement certificate
+	References []*refval.Set        // what packages ship
+	CodeSets   []*refval.CodeSet    // what else is accepted, and how the machine may boot
+	Collateral *evidence.Collateral // what vendors of TEEs say of their machines; nil for none
+	TEERoots   evidence.VendorRoots // whose TEEs count; none: nobody's
+	Policy     *policy.Policy       // without one nothing is allowed
+	Time       time.Time            // of judgement
+	Memory     *Memory              // of earlier appraisals; nil for none. No verdict depends on it
+	Prior      *State               // for a bundle that continues; nil for none
 }
 
 // Appraise judges the evidence. It never fails: what speaks against the host, bytes
@@ -102,6 +104,7 @@ type appraisal struct {
 	measured    eventlog.Kernel
 	measuredErr error
 	files       *ima.List
+	rtmr        [eventlog.RTMRs][]byte // of a TD
 	refs        *references
 	prior       *State // that a continuation goes on from
 }
@@ -138,9 +141,14 @@ func (a *appraisal) rootOfTrust() {
 	if a.in.Policy.IsZero() {
 		a.find(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "policy", Want: "a policy", Got: "none"})
 	}
+	if a.parts.TEE != nil {
+		a.tee()
+	}
 	tpm := a.parts.TPM
 	if tpm == nil {
-		a.missing("tpm", "a TPM quote")
+		if a.parts.TEE == nil || !a.in.Policy.TEE() {
+			a.missing("tpm", "a TPM quote")
+		}
 		return
 	}
 	ak, err := tpm2.ParsePublic(tpm.AKPublic)
@@ -241,6 +249,13 @@ func (a *appraisal) logs() {
 		return
 	}
 	var err error
+	a.ccLog()
+	if a.parts.TPM == nil {
+		if a.parts.EventLog != nil || a.parts.IMALog != nil {
+			a.missing("tpm", "a TPM quote, whose registers the logs lead to")
+		}
+		return
+	}
 	if a.parts.EventLog == nil {
 		a.missing("event-log", "the firmware's event log")
 	} else if a.boot, err = eventlog.Open(a.parts.EventLog, a.covered); err != nil {
@@ -269,11 +284,11 @@ func (a *appraisal) policy() {
 	if err != nil {
 		a.find(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "minimum-assurance", Want: "a known level", Got: p.MinimumAssurance()})
 	}
-	if a.in.Key.IsZero() && minimum > evidence.AssuranceNone {
+	if a.in.Key.IsZero() && a.parts.TPM != nil && minimum > evidence.AssuranceNone {
 		a.find(keystead.Finding{Reason: keystead.ReasonAKUnbound, Where: "attestation key", Want: "a key that the verifier accepts (--ak)", Got: "ak-binding=none"})
 	}
 	if a.assurance < minimum {
-		a.find(keystead.Finding{Reason: keystead.ReasonAssuranceLow, Where: "assurance", Want: minimum.String() + " or more", Got: a.assurance.String() + a.lack()})
+		a.find(keystead.Finding{Reason: keystead.ReasonAssuranceLow, Where: "assurance", Want: minimum.String() + " or more", Got: a.assurance.String() + a.lackOfTPM()})
 	}
 	a.claims.Assurance = a.assurance.String()
 	for _, r := range p.Eval(a.claims) {
@@ -288,6 +303,14 @@ func (a *appraisal) assure() {
 	if a.assurance == evidence.AssuranceMeasuredOSWeak && a.lack() == "" {
 		a.assurance = evidence.AssuranceMeasuredOS
 	}
+}
+
+// lackOfTPM is lack, where a TPM speaks.
+func (a *appraisal) lackOfTPM() string {
+	if a.parts.TPM == nil {
+		return ""
+	}
+	return a.lack()
 }
 
 // lack says what keeps the assurance from measured-os.
@@ -325,6 +348,7 @@ func (a *appraisal) verdict() Verdict {
 	body := verdictBody{Allowed: a.sound(), Established: a.established, Assurance: a.assurance, Findings: a.findings, Omitted: a.omitted, Claims: a.claims, Inputs: Inputs{
 		Bundle: in.Bundle.Digest(), Purpose: in.Expect.Purpose, Nonce: in.Expect.Nonce, SubjectKey: in.Expect.SubjectKey,
 		Key: in.Key, EKRoots: rootsDigest(in.EKRoots), Time: in.Time.UTC(),
+		Collateral: in.Collateral.Digest(), TEERoots: teeRootsDigest(in.TEERoots),
 	}}
 	body.Claims.Assurance = a.assurance.String()
 	for _, s := range in.References {
@@ -347,6 +371,20 @@ func rootsDigest(r tpm2.Roots) keystead.Digest {
 			d := keystead.Sum(c.Raw)
 			all = append(append(all, byte(i)), d[:]...)
 		}
+	}
+	return keystead.Sum(all)
+}
+
+// teeRootsDigest names the pinned roots, in order, by kind; zero for none.
+func teeRootsDigest(r evidence.VendorRoots) keystead.Digest {
+	var all []byte
+	for i, digests := range [][]keystead.Digest{r.Hardware, r.Test} {
+		for _, d := range digests {
+			all = append(append(all, byte(i)), d[:]...)
+		}
+	}
+	if all == nil {
+		return keystead.Digest{}
 	}
 	return keystead.Sum(all)
 }

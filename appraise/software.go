@@ -55,6 +55,9 @@ func (a *appraisal) software() {
 		a.claims.Packages.Debuggers = a.refs.debuggers()
 	}
 	if a.files == nil {
+		if a.parts.TPM == nil && a.in.Policy.EveryEntry() {
+			a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
+		}
 		return
 	}
 	refs := a.refs

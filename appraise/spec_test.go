@@ -12,6 +12,7 @@ import (
 
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/foundry"
 )
 
 // documented returns the members in the tables of docs/spec/verdict.md whose first
@@ -67,6 +68,7 @@ func members(v any, name string, whole ...string) []string {
 func TestSpecNamesEveryMember(t *testing.T) {
 	in := onStage(t).edited(t, func(p *evidence.Parts) { p.IMALog = p.IMALog[:len(p.IMALog)-1] })
 	in.Expect.SubjectKey = []byte("key")
+	in.TEERoots, in.Collateral = evidence.ShippedRoots(), foundry.Collateral()
 	var v map[string]any
 	if err := json.Unmarshal(appraise.Appraise(in).Bytes(), &v); err != nil {
 		t.Fatal(err)
@@ -111,6 +113,7 @@ func checkTags(t *testing.T, s reflect.Type) {
 // TestMembersInOrder: a verdict has its members in the order of the specification.
 func TestMembersInOrder(t *testing.T) {
 	in, _ := onStage(t).input(t, "altered")
+	in.TEERoots, in.Collateral = evidence.ShippedRoots(), foundry.Collateral()
 	text := string(appraise.Appraise(in).Bytes())
 	at := 0
 	for _, name := range documented(t, "member") {

@@ -81,9 +81,10 @@ func registers(covered []evidence.PCRs) keystead.Digest {
 	return nameOf(parts)
 }
 
-// state mints what the next bundle can go on from; nil where there is nothing to.
+// state mints what the next bundle can go on from; nil where there is nothing to, and
+// where a TEE spoke, which rests on collateral and its own log: such evidence is whole.
 func (a *appraisal) state() *State {
-	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early {
+	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early || a.parts.TEE != nil {
 		return nil
 	}
 	list, ok := a.files.State()
@@ -115,6 +116,9 @@ func (a *appraisal) resume(from evidence.Reference) {
 	}
 	s := a.in.Prior
 	switch {
+	case a.parts.TEE != nil:
+		unknown("a continuation of a TPM's evidence alone", "one with evidence of a TEE")
+		return
 	case s == nil || s.list.IsZero():
 		unknown("what this verifier has of the host from before", "a continuation, and nothing from before")
 		return

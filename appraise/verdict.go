@@ -41,6 +41,8 @@ type Inputs struct {
 	EKRoots    keystead.Digest   `json:"ek_roots"`
 	References []keystead.Digest `json:"references"`
 	CodeSets   []keystead.Digest `json:"code_sets"`
+	Collateral keystead.Digest   `json:"collateral,omitzero"`
+	TEERoots   keystead.Digest   `json:"tee_roots,omitzero"`
 	Policy     keystead.Digest   `json:"policy"`
 	PolicyName string            `json:"policy_name"`
 	Time       time.Time         `json:"time"`
@@ -114,9 +116,12 @@ func (b *verdictBody) writeEmptyLists() {
 	empty(&in.Nonce)
 	empty(&in.References)
 	empty(&in.CodeSets)
-	for _, list := range []*[]string{&c.Quote.Banks, &c.Boot.Loaded, &c.Boot.Packages, &c.Boot.Keys, &c.Boot.Authorities, &c.Kernel.Guarantees, &c.Software.Packages, &c.Packages.Unlisted, &c.Packages.Unproven, &c.Packages.Outdated, &c.Packages.Debuggers} {
+	for _, list := range []*[]string{&c.Quote.Banks, &c.Boot.Loaded, &c.Boot.Packages, &c.Boot.Keys, &c.Boot.Authorities, &c.Kernel.Guarantees, &c.Software.Packages, &c.Packages.Unlisted, &c.Packages.Unproven, &c.Packages.Outdated, &c.Packages.Debuggers,
+		&c.TEE.Registers, &c.TEE.Advisories, &c.TEE.Loaded, &c.TEE.Booted, &c.TEE.CommandLines} {
 		empty(list)
 	}
+	empty(&c.TEE.TCB)
+	empty(&c.TEE.TCBCommitted)
 }
 
 func empty[T any](list *[]T) {

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/google/go-configfs-tsm/configfs/configfsi"
+
 	"github.com/keystead/keystead/evidence"
 )
 
@@ -30,6 +32,7 @@ const (
 // like it.
 type Machine struct {
 	Root string
+	TSM  configfsi.Client // the kernel's configfs-tsm; nil: below Root
 }
 
 // A Sight is one thing that was looked for, and what came of it.

@@ -26,7 +26,7 @@ func TestProver(t *testing.T) {
 	if err := os.WriteFile(log, []byte("a log"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p := NewProver(open(t, shared.Socket), Machine{root}, AKECC, "of a test")
+	p := NewProver(open(t, shared.Socket), Machine{Root: root}, AKECC, "of a test")
 	keys, err := p.Introduce(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -221,7 +221,7 @@ func (n *Node) applicationEntry(r *apiv1.AdmitRequest, d admit.Decision) ([]byte
 	if !ok {
 		return nil, errors.New("a decision that admits has a record")
 	}
-	digest, err := n.evidence.put(r.GetBundle(), n.now())
+	digest, err := n.evidence.put(r.GetHost(), r.GetBundle(), n.now())
 	if err != nil {
 		return nil, err
 	}

@@ -43,62 +43,68 @@ func newTransport() *transport {
 
 // get returns the file at the address, of at most limit bytes. It tries again after
 // a failure of the network or the server, not after an answer.
-func (t *transport) get(ctx context.Context, address string, limit int64) (b []byte, err error) {
+func (t *transport) get(ctx context.Context, address string, limit int64) ([]byte, error) {
+	b, _, err := t.getWithHeader(ctx, address, limit)
+	return b, err
+}
+
+// getWithHeader is get, and returns the answer's header; nil for scheme file.
+func (t *transport) getWithHeader(ctx context.Context, address string, limit int64) (b []byte, header http.Header, err error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not an address", redacted(address)) // err itself repeats a password
+		return nil, nil, fmt.Errorf("%s is not an address", redacted(address)) // err itself repeats a password
 	}
 	if u.Scheme == "file" {
 		b, err := readFile(u.Path, limit)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%s: %w", redacted(address), errAbsent)
 		}
-		return b, err
+		return b, nil, err
 	}
 	if u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%s: scheme %q is not one of http, https, file", redacted(address), u.Scheme)
+		return nil, nil, fmt.Errorf("%s: scheme %q is not one of http, https, file", redacted(address), u.Scheme)
 	}
 	for n := range attempts {
 		if n > 0 {
 			select {
 			case <-ctx.Done():
-				return nil, ctx.Err()
+				return nil, nil, ctx.Err()
 			case <-time.After(t.pause << (n - 1)):
 			}
 		}
 		var again bool
-		if b, again, err = t.once(ctx, address, limit); err == nil || !again || ctx.Err() != nil {
+		if b, header, again, err = t.once(ctx, address, limit); err == nil || !again || ctx.Err() != nil {
 			break
 		}
 	}
-	return b, err
+	return b, header, err
 }
 
-func (t *transport) once(ctx context.Context, address string, limit int64) (b []byte, again bool, err error) {
+func (t *transport) once(ctx context.Context, address string, limit int64) (b []byte, header http.Header, again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(limit/minRate)*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	req.Header.Set("User-Agent", "keystead")
 	req.Header.Set("Accept-Encoding", "identity") // the file as it is, which the digest is of
 	res, err := t.client.Do(req)
 	if err != nil {
-		return nil, true, err
+		return nil, nil, true, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusNotFound {
-		return nil, false, fmt.Errorf("%s: %w", redacted(address), errAbsent)
+		return nil, nil, false, fmt.Errorf("%s: %w", redacted(address), errAbsent)
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests, fmt.Errorf("%s: answers %s", redacted(address), res.Status)
+		return nil, nil, res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests, fmt.Errorf("%s: answers %s", redacted(address), res.Status)
 	}
 	b, err = readAll(res.Body, limit)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", redacted(address), err)
 	}
-	return b, !errors.Is(err, errTooLarge), err
+	return b, res.Header, !errors.Is(err, errTooLarge), err
 }
 
 // readAll reads at most limit bytes; more are an error.

@@ -46,8 +46,23 @@ func Diff(from, to *Policy) (out []Change) {
 	levels := from.claims.levels
 	was, is := from.MinimumAssurance(), to.MinimumAssurance()
 	add("minimum-assurance", was, is, tighten(slices.Index(levels, is) > slices.Index(levels, was)))
-	add("software", word(from.EveryEntry(), "every-entry"), word(to.EveryEntry(), "every-entry"), tighten(to.EveryEntry()))
-	add("boot", word(from.BootAccepted(), "accepted"), word(to.BootAccepted(), "accepted"), tighten(to.BootAccepted()))
+	for _, d := range switches {
+		was, is := d.of(from), d.of(to)
+		word := map[bool]string{true: d.strict, false: d.loose}
+		add(d.name, word[was], word[is], tighten(is))
+	}
+	for _, f := range to.Floors() {
+		if old, known := from.floor(f); !known {
+			add("floor "+f.Format+" "+f.Package, "", f.Version, Stricter)
+		} else {
+			add("floor "+f.Format+" "+f.Package, old.Version, f.Version, Either) // how versions compare, the format says
+		}
+	}
+	for _, f := range from.Floors() {
+		if _, known := to.floor(f); !known {
+			add("floor "+f.Format+" "+f.Package, f.Version, "", Looser)
+		}
+	}
 	for _, r := range to.Rules() {
 		old, known := from.rule(r.Name)
 		switch {
@@ -75,10 +90,24 @@ func (p *Policy) rule(name string) (Rule, bool) {
 	return p.rules[i].Rule, true
 }
 
-// word spells a directive of which the weaker value is report.
-func word(strong bool, value string) string {
-	if strong {
-		return value
+// floor returns the floor of the same package.
+func (p *Policy) floor(of Floor) (Floor, bool) {
+	i := slices.IndexFunc(p.head.floors, func(f Floor) bool { return f.Format == of.Format && f.Package == of.Package })
+	if i < 0 {
+		return Floor{}, false
 	}
-	return "report"
+	return p.head.floors[i], true
+}
+
+// switches are the directives of two values, the stricter one first.
+var switches = []struct {
+	name, strict, loose string
+	of                  func(*Policy) bool
+}{
+	{"software", "every-entry", "report", (*Policy).EveryEntry},
+	{"boot", "accepted", "report", (*Policy).BootAccepted},
+	{"tee", "none", "accepted", func(p *Policy) bool { return !p.TEE() }},
+	{"tee-tcb", "current", "report", (*Policy).TEECurrent},
+	{"tee-revocation", "required", "report", (*Policy).TEERevocation},
+	{"tee-debug", "refused", "allowed", func(p *Policy) bool { return !p.TEEDebug() }},
 }

@@ -41,7 +41,7 @@ func (l line) fail(field, format string, args ...any) error {
 }
 
 // directives of the head, in the order that hints list them.
-var directives = []string{"name", "minimum-assurance", "software", "boot", "floor", "rules", "rule"}
+var directives = []string{"name", "minimum-assurance", "software", "boot", "floor", "tee", "tee-tcb", "tee-revocation", "tee-debug", "rules", "rule"}
 
 // parser reads one statement a line.
 type parser struct {
@@ -62,7 +62,7 @@ func parse(text []byte, levels, formats []string) (header, []ruleText, error) {
 	case key.IsNote(text):
 		return header{}, nil, start.fail("whole", "is a signed note; its signatures have to be checked or taken off first")
 	}
-	p := parser{levels: levels, formats: formats, head: header{everyEntry: true, bootAccepted: true, minimumAssurance: DefaultAssurance}, seen: map[string]line{}}
+	p := parser{levels: levels, formats: formats, head: header{everyEntry: true, bootAccepted: true, teeCurrent: true, teeRevocation: true, minimumAssurance: DefaultAssurance}, seen: map[string]line{}}
 	at := start
 	for rest := text; ; at.number++ {
 		raw, tail, ended := bytes.Cut(rest, []byte("\n"))
@@ -143,6 +143,14 @@ func (p *parser) directive(at line, word, value string) error {
 		p.head.bootAccepted, err = value == "accepted", oneOf(at, word, value, []string{"accepted", "report"})
 	case "floor":
 		err = p.floor(at, value)
+	case "tee":
+		p.head.tee, err = value == "accepted", oneOf(at, word, value, []string{"accepted", "none"})
+	case "tee-tcb":
+		p.head.teeCurrent, err = value == "current", oneOf(at, word, value, []string{"current", "report"})
+	case "tee-revocation":
+		p.head.teeRevocation, err = value == "required", oneOf(at, word, value, []string{"required", "report"})
+	case "tee-debug":
+		p.head.teeDebug, err = value == "allowed", oneOf(at, word, value, []string{"allowed", "refused"})
 	case "rules":
 		p.none, err = true, oneOf(at, word, value, []string{"none"})
 	}

@@ -39,6 +39,10 @@ type header struct {
 	everyEntry       bool
 	bootAccepted     bool
 	floors           []Floor
+	tee              bool
+	teeCurrent       bool
+	teeRevocation    bool
+	teeDebug         bool
 }
 
 // rule is one compiled rule.

@@ -117,7 +117,7 @@ func TestShippedPolicies(t *testing.T) {
 			}
 		}
 	}
-	if names := policy.ShippedNames(); !slices.Equal(names, []string{"demo", "measured-boot-only", "strict"}) {
+	if names := policy.ShippedNames(); !slices.Equal(names, []string{"any-host", "demo", "measured-boot-only", "strict"}) {
 		t.Errorf("shipped: %v", names)
 	}
 	if _, ok := policy.Shipped("../shipped/strict"); ok {

@@ -79,11 +79,14 @@ func (a *app) evidenceCollect() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "collect --nonce HEX --out FILE",
 		Short: "Make a bundle of this machine's evidence",
-		Long: `Takes a TPM quote over the nonce, then reads the firmware's event log, the kernel's IMA log
-and the package list, and writes them as one bundle. Reading the TPM and the logs
-needs root. With --explain it says what was looked for and what came of it; then --nonce
-and --out may be left out, and nothing is written. FILE is replaced at the end, whole; only its
-owner may read it, as only root may read the logs.`,
+		Long: `Takes a TPM quote over the nonce, and a report of the trusted execution environment that the
+machine is (SEV-SNP or TDX by configfs-tsm, Nitro by its nsm device); then reads the firmware's
+event log, the kernel's IMA log and the package list, and writes them as one bundle. One of TPM
+and TEE is enough. Reading them needs root.
+
+With --explain it says what was looked for and what came of it; then --nonce and --out may be left
+out, and nothing is written. FILE is replaced at the end, whole; only its owner may read it, as only
+root may read the logs.`,
 		Example: `  keystead evidence collect --nonce $NONCE --out host.bundle
   keystead evidence collect --explain`,
 		Args: cobra.NoArgs,
@@ -138,16 +141,28 @@ owner may read it, as only root may read the logs.`,
 
 // collectBundle quotes first and reads the logs after it.
 func collectBundle(ctx context.Context, flags tpmFlags, m collect.Machine, nonce []byte) (evidence.Bundle, []collect.Sight, error) {
-	tpm, err := collect.OpenTPM(flags.path)
-	if err != nil {
-		return evidence.Bundle{}, nil, aboutMachine(err)
-	}
-	defer tpm.Close()
 	p := evidence.Parts{Binding: evidence.Binding{Purpose: evidence.PurposeVerify, Nonce: nonce}, Origin: m.Origin(time.Now())}
-	if p.TPM, err = tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData(), AK: flags.ak()}); err != nil {
-		return evidence.Bundle{}, nil, aboutMachine(err)
+	tpm, noTPM := collect.OpenTPM(flags.path)
+	var ak []byte
+	if noTPM == nil {
+		defer tpm.Close()
+		var err error
+		if p.TPM, err = tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: p.Binding.QualifyingData(), AK: flags.ak()}); err != nil {
+			return evidence.Bundle{}, nil, aboutMachine(err)
+		}
+		ak = p.TPM.AKPublic
+	}
+	tee, found, err := m.TEE(p.Binding, ak)
+	if err != nil && noTPM != nil { // beside a TPM's, evidence of a TEE may be missing; the sights say so
+		return evidence.Bundle{}, found, misuse(err, "keystead evidence collect --explain says what was found")
+	}
+	if p.TEE = tee; tee == nil && noTPM != nil {
+		return evidence.Bundle{}, found, aboutMachine(noTPM)
 	}
 	sights, err := m.Read(&p)
+	if sights = append(found, sights...); p.TPM == nil {
+		p.EventLog, p.IMALog = nil, nil // no quote leads to them
+	}
 	if err != nil {
 		return evidence.Bundle{}, sights, misuse(err, "keystead evidence collect --explain says what was found")
 	}
@@ -165,6 +180,7 @@ func aboutMachine(err error) error {
 
 func (a *app) explainCollection(ctx context.Context, tpmPath string, m collect.Machine) error {
 	sights := []collect.Sight{sightTPM(ctx, tpmPath)}
+	sights = append(sights, m.Surroundings()...)
 	var p evidence.Parts
 	more, err := m.Read(&p)
 	sights = append(sights, more...)

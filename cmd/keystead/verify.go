@@ -22,6 +22,8 @@ type verification struct {
 	refs, codeSets, signers    []string
 	ekRoots, testRoots, helper []string
 	raw                        bool
+	collateral                 string
+	teeRoots, testTEERoots     []string
 }
 
 // flags are those of an appraisal by a policy.
@@ -41,6 +43,9 @@ func (v *verification) evidence(c *cobra.Command) {
 	f.StringArrayVar(&v.ekRoots, "ek-root", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
 	f.StringArrayVar(&v.testRoots, "test-ek-root", nil, "PEM `FILE` of roots of software TPMs, which reach assurance test; may be repeated")
 	f.StringArrayVar(&v.helper, "ek-intermediate", nil, "PEM `FILE` of intermediates that help to build chains; may be repeated")
+	f.StringVar(&v.collateral, "collateral", "", "collateral `FILE` of keystead collateral fetch, for evidence of a TEE")
+	f.StringArrayVar(&v.teeRoots, "tee-root", nil, "further pinned `DIGEST` of a TEE vendor's root certificate; may be repeated")
+	f.StringArrayVar(&v.testTEERoots, "test-tee-root", nil, "`DIGEST` of a root for tests, which reaches assurance test; may be repeated")
 	f.StringArrayVar(&v.refs, "refs", nil, "reference set `FILE` of keystead refval build; may be repeated")
 	f.StringArrayVar(&v.codeSets, "codeset", nil, "signed code set `FILE`; may be repeated")
 	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` of policy and code sets: a public key, or a file with one; may be repeated")
@@ -87,6 +92,14 @@ func (v *verification) trust(in *appraise.Input) (err error) {
 	}
 	if in.EKRoots, err = readRoots(v.ekRoots, v.testRoots, v.helper); err != nil {
 		return err
+	}
+	if in.TEERoots, err = vendorRoots(v.teeRoots, v.testTEERoots); err != nil {
+		return err
+	}
+	if v.collateral != "" {
+		if in.Collateral, err = readCollateral(v.collateral); err != nil {
+			return err
+		}
 	}
 	for _, name := range v.refs {
 		s, err := readSet(name)

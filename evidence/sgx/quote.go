@@ -39,6 +39,9 @@ func Parse(raw []byte) (*Quote, error) {
 	return &Quote{e, d}, nil
 }
 
+// Machine says which collateral the quote needs; nothing of it is verified.
+func (q *Quote) Machine() (fmspc, authority string, err error) { return q.quote.Machine() }
+
 // Verified is a quote whose signature leads to a pinned root.
 type Verified struct {
 	*Quote

@@ -48,7 +48,7 @@ func Verify(raw []byte, certificates [][]byte, roots evidence.VendorRoots, colla
 	if err != nil {
 		return nil, &keystead.FormatError{Format: "snp-certificate", Field: "extensions", Problem: err.Error()}
 	}
-	v := &Verified{Report: r, Product: cert.product, collateral: r.keyName() + "/" + string(cert.product)}
+	v := &Verified{Report: r, Product: cert.product, collateral: r.KeyName() + "/" + string(cert.product)}
 	piece, err := collateral.Find(evidence.CollateralAMDChain, v.collateral)
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func Verify(raw []byte, certificates [][]byte, roots evidence.VendorRoots, colla
 		return nil, err
 	}
 	v.chain = append([]*x509.Certificate{leaf}, above...)
-	if v.Root, err = endorse.Verify(r.keyName()+" certificate", v.chain, roots, at); err != nil {
+	if v.Root, err = endorse.Verify(r.KeyName()+" certificate", v.chain, roots, at); err != nil {
 		return nil, err
 	}
 	if err := r.matches(cert); err != nil {
@@ -67,8 +67,8 @@ func Verify(raw []byte, certificates [][]byte, roots evidence.VendorRoots, colla
 	return v, r.checkSignature(leaf)
 }
 
-// keyName is what AMD's key service calls the kind of key that signed.
-func (r *Report) keyName() string {
+// KeyName is what AMD's key service calls the kind of key that signed.
+func (r *Report) KeyName() string {
 	if r.SigningKey() == keyVLEK {
 		return "vlek"
 	}
@@ -94,22 +94,22 @@ func (r *Report) suitable() error {
 // leaf returns the certificate of the key that signed.
 func (r *Report) leaf(certificates [][]byte, collateral *evidence.Collateral) (*x509.Certificate, error) {
 	if len(certificates) == 0 {
-		piece, err := collateral.Find(evidence.CollateralAMDKey, KeyName(r))
+		piece, err := collateral.Find(evidence.CollateralAMDKey, PieceName(r))
 		if err != nil {
 			return nil, err
 		}
 		certificates = [][]byte{piece.Data}
 	}
-	certs, err := endorse.ParseDER(r.keyName(), certificates[:1])
+	certs, err := endorse.ParseDER(r.KeyName(), certificates[:1])
 	if err != nil {
 		return nil, err
 	}
 	return certs[0], nil
 }
 
-// KeyName is what a collateral bundle calls the VCEK of the chip at the level that the
+// PieceName is what a collateral bundle calls the VCEK of the chip at the level that the
 // report states.
-func KeyName(r *Report) string { return fmt.Sprintf("%x/%016x", r.ChipID, r.ReportedTCB) }
+func PieceName(r *Report) string { return fmt.Sprintf("%x/%016x", r.ChipID, r.ReportedTCB) }
 
 // matches holds the certificate against the report: same product, chip and level.
 func (r *Report) matches(c certified) error {

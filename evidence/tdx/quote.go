@@ -69,6 +69,9 @@ func Parse(raw []byte) (*Quote, error) {
 // or a migration TD.
 func (q *Quote) Debuggable() bool { return q.Attributes&(attributesTUD|migratable) != 0 }
 
+// Machine says which collateral the quote needs; nothing of it is verified.
+func (q *Quote) Machine() (fmspc, authority string, err error) { return q.quote.Machine() }
+
 // Verified is a quote whose signature leads to a pinned root.
 type Verified struct {
 	*Quote

@@ -10,8 +10,11 @@ package dcap
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/cursor"
+	"github.com/keystead/keystead/internal/endorse"
 )
 
 // Sizes in bytes.
@@ -174,4 +177,26 @@ func ParseEnclave(b []byte) (*Enclave, error) {
 		c.Fail("ATTRIBUTES", "are of an enclave that was not initialised")
 	}
 	return e, c.Err()
+}
+
+// Machine says which collateral a quote needs: FMSPC, and which of Intel's authorities
+// certified the machine (platform or processor). Nothing of it is verified.
+func (q *Quote) Machine() (fmspc, authority string, err error) {
+	chain, err := endorse.ParsePEM("PCK certificate chain", q.chain)
+	if err != nil {
+		return "", "", err
+	}
+	p, err := readPCK(chain[0])
+	if err != nil {
+		return "", "", &keystead.FormatError{Format: "pck-certificate", Field: "SGX extension", Problem: err.Error()}
+	}
+	return p.FMSPC, authorityName(chain[0].Issuer.CommonName), nil
+}
+
+// authorityName is Intel's name for a PCK authority in its service.
+func authorityName(commonName string) string {
+	if strings.Contains(commonName, "Processor") {
+		return "processor"
+	}
+	return "platform"
 }

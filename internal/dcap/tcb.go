@@ -119,6 +119,11 @@ func (v *verifier) openSigned(kind, name, member, id string, version int, into a
 	if err != nil {
 		return invalid("its issuers in PEM", err.Error())
 	}
+	for _, c := range chain {
+		if err := endorse.Current(where+", signed by "+c.Subject.CommonName, c.NotBefore, c.NotAfter, v.at); err != nil {
+			return err
+		}
+	}
 	root, err := endorse.Verify(where, chain, v.roots, v.at)
 	if err != nil {
 		return err

@@ -187,11 +187,7 @@ func (t *tcbInfo) judgeModule(td *TDX) (Status, error) {
 // Refusals are collateral-missing, collateral-invalid, collateral-expired and key-revoked.
 func (v *Verified) CheckRevocation(s *Standing, collateral *evidence.Collateral, at time.Time) error {
 	authority, root := v.chain[1], v.chain[len(v.chain)-1]
-	name := "platform"
-	if strings.Contains(authority.Subject.CommonName, "Processor") {
-		name = "processor"
-	}
-	list, err := collateral.Find(evidence.CollateralIntelPCKCRL, name)
+	list, err := collateral.Find(evidence.CollateralIntelPCKCRL, authorityName(authority.Subject.CommonName))
 	if err != nil {
 		return err
 	}

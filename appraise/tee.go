@@ -1,0 +1,194 @@
+package appraise
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/evidence/eventlog"
+	"github.com/keystead/keystead/evidence/nitro"
+	"github.com/keystead/keystead/evidence/sgx"
+	"github.com/keystead/keystead/evidence/snp"
+	"github.com/keystead/keystead/evidence/tdx"
+	"github.com/keystead/keystead/internal/dcap"
+	"github.com/keystead/keystead/internal/endorse"
+)
+
+// A surroundings is what a TEE's evidence came to, whatever its kind.
+type surroundings struct {
+	claims evidence.TEEClaims
+	root   endorse.Root
+	data   []byte // report data, or user data
+	nonce  []byte // of Nitro's own field; nil where there is none
+	level  evidence.Assurance
+	rtmr   [eventlog.RTMRs][]byte // of TDX
+}
+
+// tee settles what a trusted execution environment said, and whose machine it is.
+func (a *appraisal) tee() {
+	s, err := a.openTEE(a.parts.TEE)
+	if err != nil {
+		a.fail("tee", err)
+		return
+	}
+	a.teeNonce(s)
+	if s.claims.Debug && !a.in.Policy.TEEDebug() {
+		a.find(keystead.Finding{Reason: keystead.ReasonTEEDebug, Where: "tee", Want: "memory that nobody outside may read", Got: "a guest that allows a debugger or a migration agent"})
+	}
+	if s.root.Test || s.claims.Debug {
+		s.level = evidence.AssuranceTest
+	}
+	s.claims.Level = s.level.String()
+	a.claims.TEE, a.rtmr = s.claims, s.rtmr
+	if a.parts.TPM == nil {
+		a.assurance = s.level
+	}
+}
+
+// openTEE verifies the evidence and holds it against the collateral.
+func (a *appraisal) openTEE(t *evidence.TEE) (*surroundings, error) {
+	at, roots, collateral := a.in.Time, a.in.TEERoots, a.in.Collateral
+	switch t.Kind {
+	case evidence.KindSNP:
+		v, err := snp.Verify(t.Report, t.Certificates, roots, collateral, at)
+		if err != nil {
+			return nil, err
+		}
+		a.revocation(v.CheckRevocation(collateral, at))
+		return &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEVM}, nil
+	case evidence.KindTDX:
+		v, err := tdx.Verify(t.Report, roots, at)
+		if err != nil {
+			return nil, err
+		}
+		s := &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEVM, rtmr: v.RTMR}
+		standing, err := v.Standing(collateral, roots, at)
+		a.standing(v.Verified, s, standing, err)
+		return s, nil
+	case evidence.KindSGX:
+		v, err := sgx.Verify(t.Report, roots, at)
+		if err != nil {
+			return nil, err
+		}
+		s := &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEProcess}
+		standing, err := v.Standing(collateral, roots, at)
+		a.standing(v.Verified, s, standing, err)
+		return s, nil
+	case evidence.KindNitro:
+		v, err := nitro.Verify(t.Report, roots, at)
+		if err != nil {
+			return nil, err
+		}
+		return &surroundings{claims: v.Claims(), root: v.Root, data: v.UserData, nonce: append([]byte{}, v.Nonce...), level: evidence.AssuranceTEEVM}, nil
+	}
+	return nil, fmt.Errorf("kind %.40q is not known", t.Kind) // evidence.Parse lets none pass
+}
+
+// revocation records what speaks against a chain; a policy may take missing or old lists
+// for a report, but never a key that was revoked.
+func (a *appraisal) revocation(err error) {
+	if err != nil && (errors.Is(err, keystead.ReasonKeyRevoked) || a.in.Policy.TEERevocation()) {
+		a.fail("tee", err)
+	}
+}
+
+// standing records what Intel says of a machine.
+func (a *appraisal) standing(v *dcap.Verified, s *surroundings, standing *dcap.Standing, err error) {
+	defer func() { a.revocation(v.CheckRevocation(standing, a.in.Collateral, a.in.Time)) }()
+	if err != nil {
+		if !a.in.Policy.TEECurrent() && a.sparing(err) {
+			s.claims.TCBStatus = "" // nothing is known
+			return
+		}
+		a.fail("tee", err)
+		return
+	}
+	s.claims.TCBStatus, s.claims.TCBNumber, s.claims.Advisories = standing.Word, standing.Number, standing.Advisories
+	f := keystead.Finding{Where: "tee", Want: "UpToDate", Got: fmt.Sprintf("%s of %s, advisories %v", standing.Word, standing.Date, standing.Advisories)}
+	switch {
+	case standing.Word == "Revoked":
+		f.Reason = keystead.ReasonTCBRevoked
+		a.find(f)
+	case standing.Word != "UpToDate" && a.in.Policy.TEECurrent():
+		f.Reason = keystead.ReasonTCBOutdated
+		a.find(f)
+	}
+}
+
+// sparing reports whether a policy that only reports levels may pass over an error:
+// collateral that is not there or past its time, and a level that is not listed.
+func (a *appraisal) sparing(err error) bool {
+	return errors.Is(err, keystead.ReasonCollateralMissing) || errors.Is(err, keystead.ReasonCollateralExpired) || errors.Is(err, keystead.ReasonTCBOutdated)
+}
+
+// teeNonce tells evidence for this question from other evidence, and holds a TPM in the
+// same bundle against what the guest says of it.
+func (a *appraisal) teeNonce(s *surroundings) {
+	var ak []byte
+	if a.parts.TPM != nil {
+		ak = a.parts.TPM.AKPublic
+	}
+	expect, stated := a.in.Expect, a.parts.Binding
+	answers := func(b evidence.Binding, ak []byte) bool {
+		want := b.ReportData(ak)
+		return bytes.Equal(s.data, want[:]) && (s.nonce == nil || bytes.Equal(s.nonce, b.Nonce))
+	}
+	want := expect.ReportData(ak)
+	switch {
+	case len(expect.Nonce) == 0:
+		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "expected binding", Want: "a nonce that the verifier chose", Got: "none"})
+	case expect.Purpose == evidence.PurposeRaw && (len(expect.SubjectKey) > 0 || ak != nil):
+		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "expected binding",
+			Want: "neither subject key nor TPM: report data that is the nonce itself binds none", Got: question(expect)})
+	case answers(expect, ak):
+	case len(s.data) == len(want) && bytes.Equal(s.data[:32], want[:32]) && (s.nonce == nil || bytes.Equal(s.nonce, expect.Nonce)):
+		a.find(keystead.Finding{Reason: keystead.ReasonTEEUnbound, Where: "tee", Want: "report data that names the bundle's TPM key: " + hex.EncodeToString(want[32:]), Got: hex.EncodeToString(s.data[32:])})
+	case answers(stated, ak):
+		a.find(keystead.Finding{Reason: keystead.ReasonBundleReplayed, Where: "tee", Want: "an answer to " + question(expect), Got: "the answer to " + question(stated)})
+	default:
+		a.find(keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "tee", Want: fmt.Sprintf("report data %x", want),
+			Got: cmp.Or(hex.EncodeToString(s.data), "none") + nonceField(s)})
+	}
+}
+
+func nonceField(s *surroundings) string {
+	if s.nonce == nil {
+		return ""
+	}
+	return fmt.Sprintf(", nonce %x", s.nonce)
+}
+
+// launch asks for an accepted boot where no TPM's log names kernel, initrd and command
+// line.
+func (a *appraisal) launch() {
+	if a.in.Policy.BootAccepted() {
+		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "launch measurement",
+			Want: a.acceptedBoots(), Got: a.claims.TEE.Kind + " launch " + a.claims.TEE.Launch})
+	}
+}
+
+// ccLog opens the log of a TD's registers, and takes what it proves for claims.
+func (a *appraisal) ccLog() {
+	t := a.parts.TEE
+	if t == nil || t.Log == nil {
+		return
+	}
+	if t.Kind != evidence.KindTDX {
+		a.find(keystead.Finding{Reason: keystead.ReasonMalformed, Where: "cc-event-log", Want: "no log beside " + t.Kind, Got: fmt.Sprintf("%d bytes", len(t.Log))})
+		return
+	}
+	log, err := eventlog.OpenCC(t.Log, a.rtmr)
+	if err != nil {
+		a.fail("cc-event-log", err)
+		return
+	}
+	c := &a.claims.TEE
+	c.LogCovered, c.Loaded, c.Booted, c.CommandLines = true, log.Digests(1), log.Digests(2), log.Text()
+	if a.parts.TPM == nil {
+		a.claims.Boot = log.Boot()
+	}
+}
