@@ -139,7 +139,7 @@ func (n *node) sameDoor(c Contact) bool {
 func (c *Client) dial(to Contact) *node {
 	t := PinnedTransport(to, c.opts.Certificate)
 	h := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	o := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer), connect.WithHTTPGet()}
+	o := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer)} // no GET: many keys make no URL
 	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...),
 		apiv1connect.NewHostServiceClient(h, to.API, o...), t.CloseIdleConnections}
 }

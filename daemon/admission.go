@@ -106,11 +106,14 @@ type ruler func(admit.State, admit.Application) (admit.Decision, error)
 // the host's key.
 func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.Decision, err error) {
 	err = n.snapshot(func(v ledger.View) error {
-		d, err = n.decideAt(v, admit.Once(v), by, x, n.rulebook.opened)
+		d, err = n.decideAt(v, n.once(v), by, x, n.rulebook.opened)
 		return err
 	})
 	return n.reconsider(ctx, by, x, d, err)
 }
+
+// once is the state of one moment, read once; the genesis entry this node has at hand.
+func (n *Node) once(v ledger.View) admit.State { return admit.Once(founded{v, n}) }
 
 // reconsider judges anew what failed because the terms at hand are not those in force.
 func (n *Node) reconsider(ctx context.Context, by ruler, x evidenceCase, d admit.Decision, err error) (admit.Decision, error) {
@@ -124,7 +127,7 @@ func (n *Node) reconsider(ctx context.Context, by ruler, x evidenceCase, d admit
 			return d, err
 		}
 		err = n.snapshot(func(v ledger.View) (err error) {
-			d, err = n.decideAt(v, admit.Once(v), by, x, func(string) *admit.Rules { return rules })
+			d, err = n.decideAt(v, n.once(v), by, x, func(string) *admit.Rules { return rules })
 			return err
 		})
 		if err != nil {
@@ -218,7 +221,7 @@ func (n *Node) applicationEntry(r *apiv1.AdmitRequest, d admit.Decision) ([]byte
 	if !ok {
 		return nil, errors.New("a decision that admits has a record")
 	}
-	digest, err := n.evidence.put(r.GetBundle(), n.now())
+	digest, err := n.evidence.put(r.GetHost(), r.GetBundle(), n.now())
 	if err != nil {
 		return nil, err
 	}

@@ -127,6 +127,39 @@ func demand(t *testing.T, what string, err error, want keystead.Reason) {
 	}
 }
 
+// TestReadOfManyKeys reads as many keys in a call as a node accepts, of names as long as
+// they may be, of which some are there.
+func TestReadOfManyKeys(t *testing.T) {
+	t.Parallel()
+	c := alone(t, "")
+	c.whole(0)
+	cl := c.client("")
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	keys := make([]string, 1024)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("kv/%s/%d", strings.Repeat("k", 1000), i)
+	}
+	for i := 0; i < len(keys); i += 300 {
+		if _, err := cl.Execute(ctx, put(keys[i], bytes.Repeat([]byte{byte(i)}, 512))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := cl.Read(ctx, false, keys...)
+	if err != nil || len(r.GetValues()) != len(keys) {
+		t.Fatalf("%d values: %v", len(r.GetValues()), err)
+	}
+	for i, v := range r.GetValues() {
+		want := 0
+		if i%300 == 0 {
+			want = 512
+		}
+		if v.GetKey() != keys[i] || len(v.GetValue()) != want || (v.GetVersion() > 0) != (want > 0) {
+			t.Errorf("key %d: %d bytes of version %d, want %d", i, len(v.GetValue()), v.GetVersion(), want)
+		}
+	}
+}
+
 // TestOnce sends requests again under their request id.
 func TestOnce(t *testing.T) {
 	t.Parallel()

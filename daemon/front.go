@@ -139,7 +139,9 @@ func (n *Node) patient(next http.Handler) http.Handler {
 		case apiv1connect.HostServicePutObjectProcedure:
 			timeout = objectTime
 		}
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // then the timeout of the request has to do
+		defer watch(timeout, func() {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(-time.Second)) // both versions of HTTP have it
+		})()
 		next.ServeHTTP(w, r)
 	})
 }

@@ -294,7 +294,7 @@ func (b *renewer) record(ctx context.Context, r *ledger.Renewals, batch []*renew
 	outcomes := make([]error, len(batch))
 	if err == nil {
 		err = n.snapshot(func(v ledger.View) (err error) {
-			s := admit.Once(v)
+			s := n.once(v)
 			for i, x := range batch {
 				if outcomes[i], err = became(s, x); err != nil {
 					return err
@@ -352,7 +352,7 @@ func (n *Node) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.Wit
 	workers := min(len(judged), runtime.GOMAXPROCS(0))
 	each(workers, func(worker int) {
 		err := n.snapshot(func(v ledger.View) error {
-			s := admit.Once(v) // terms and settings are read once for all
+			s := n.once(v) // terms and settings are read once for all
 			for i := worker; i < len(judged); i += workers {
 				var err error
 				if judged[i], err = n.witness(ctx, v, s, r.GetRenewals()[i]); err != nil {

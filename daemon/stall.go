@@ -36,17 +36,25 @@ func (w *steadyWriter) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// watch has writing fail once the patience is over, unless the function that it
-// returns is called before. That function waits for a deadline that is just being
-// set, since the writer is not to be touched when the handler has returned.
+// watch has writing fail once the patience is over, until end is called.
 func (w *steadyWriter) watch() (end func()) {
+	return watch(w.patience, func() {
+		_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(-time.Second)) // both versions of HTTP have it
+	})
+}
+
+// watch calls cut once the patience is over, unless the function that it returns is
+// called before. That function waits for a cut that is under way, since a request is not
+// to be touched when its handler has returned. A deadline that is set at the start would
+// cost each request a word with the connection's goroutine, and is hardly ever due.
+func watch(patience time.Duration, cut func()) (end func()) {
 	var mu sync.Mutex
 	ended := false
-	timer := time.AfterFunc(w.patience, func() {
+	timer := time.AfterFunc(patience, func() {
 		mu.Lock()
 		defer mu.Unlock()
 		if !ended {
-			_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(-time.Second)) // both versions of HTTP have it
+			cut()
 		}
 	})
 	return func() {

@@ -83,3 +83,36 @@ func TestSlowAnswersGoOn(t *testing.T) {
 		}
 	}
 }
+
+// TestBodyThatDoesNotCome sends half a request, over both versions of HTTP: the handler
+// must not wait for the rest for longer than requests take.
+func TestBodyThatDoesNotCome(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		ended := make(chan error, 1)
+		n := &Node{cfg: Config{API: APIConfig{TimeoutMS: 100}}}
+		s := httptest.NewUnstartedServer(n.patient(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, err := io.ReadAll(r.Body)
+			ended <- err
+		})))
+		s.EnableHTTP2 = h2
+		s.StartTLS()
+		defer s.Close()
+		body, rest := io.Pipe()
+		go func() { _, _ = rest.Write([]byte("half")) }() // until it is read or the pipe closed
+		go func() {
+			if r, err := s.Client().Post(s.URL, "application/proto", body); err == nil {
+				r.Body.Close()
+			}
+		}()
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Errorf("HTTP/2 %v: the body ended", h2)
+			}
+		case <-time.After(patience):
+			t.Errorf("HTTP/2 %v: the handler waits for a body that does not come", h2)
+			s.CloseClientConnections()
+		}
+		rest.Close()
+	}
+}

@@ -13,8 +13,8 @@
 // # Parts
 //
 // A [Core] is the loop without its world: messages, ticks and finished writes go
-// in, [Work] comes out. A [Store] is two pebble stores: a journal for the log,
-// synced, and the state, which a crash takes back to an older index and the log
+// in, [Work] comes out. A [Store] is the log in segment files, synced, and the state
+// in pebble, which a crash takes back to an older index and the log
 // brings forward. A [Node] drives both in real time over a [Transport]; replica/sim
 // drives them in simulated time, over a network and disks that fail.
 //

@@ -74,7 +74,7 @@ func (a *app) agentWatch() *cobra.Command {
 		Long: `Prints a line whenever the host gets a lease or loses it, as the agent tells applications on
 its socket; renewals are not told. With --until-over it ends once there is no lease, with
 the refusal that says why. When the agent ends, so does the command, as unavailable.`,
-		Example: `  keystead agent watch --until-over && echo never reached`,
+		Example: `  keystead agent watch --until-over`,
 		Args:    cobra.NoArgs,
 	}
 	f.add(c)

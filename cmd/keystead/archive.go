@@ -121,7 +121,7 @@ and each reading is on the ledger for good, with its reason.
 
 FILE is personal: it says, in clear, what ran on the machine and whose hardware it is. It
 is written for its owner alone, and never over a file that exists.`,
-		Example: `  keystead evidence export 12 --to web-1.archive --domain d.json --member ada.key --because "audit 7"`,
+		Example: `  keystead evidence export 12 --to w.archive --domain d.json --member ada.key --because audit-7`,
 		Args:    arguments("TXID"),
 	}
 	f.add(c)
@@ -159,7 +159,7 @@ func (a *app) evidenceRequest() *cobra.Command {
 		Long: `Where the setting archive-readers wants more than one member, they sign a request one after
 the other (keystead member sign), and one of them hands it in: keystead evidence export or
 replay with --reading. It is good for 20 hours, and once.`,
-		Example: `  keystead evidence request 12 --because "audit 7" --out r --domain d.json --member ada.key
+		Example: `  keystead evidence request 12 --because audit-7 --out r --domain d.json --member ada.key
   keystead member sign --key ben.key r
   keystead evidence export 12 --to web-1.archive --domain d.json --reading r`,
 		Args: arguments("TXID"),
@@ -211,7 +211,7 @@ domain's genesis entry is believed. Without, TXID (or the leaf) is fetched first
 keystead evidence export does. Verdicts are the same bytes for the same build: another one
 may come to another verdict, which proves nothing, and says so (build-differs).`,
 		Example: `  keystead evidence replay --archive web-1.archive --digest $DIGEST
-  keystead evidence replay 12 --domain d.json --member ada.key --because "audit 7"`,
+  keystead evidence replay 12 --domain d.json --member ada.key --because audit-7`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	f.add(c)

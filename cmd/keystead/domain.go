@@ -73,8 +73,9 @@ have no TPM, so their domain is founded like that, unless --tpm names one for ea
 
 --policy, --roots, --refs and --codeset make founding terms: by what hosts and nodes are
 judged from the start. --node-policy, --node-roots, --node-refs, --node-codeset and so on
-stand in their place for nodes, where these are judged otherwise. All are written as objects beside the domain file, in objects/, from
-where keystead domain join takes them into a node's directory.`,
+stand in their place for nodes, where these are judged otherwise. All are written as objects
+beside the domain file, in objects/, from where keystead domain join takes them into a
+node's directory.`,
 		Example: `  keystead domain init demo --local 3 --dir demo
   keystead domain init example --member ops.key.pub --node n1/contact --policy strict \
       --roots vendors.pem --refs host.refs --codeset boot.signed --out domain.json`,

@@ -78,7 +78,7 @@ it was never set. Evidence that is older is destroyed.
 archive-readers: how many of the members that --name names may read it together; nobody
 may if it was never set.`,
 		Example: `  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key
-  keystead setting set archive-readers 1 --name ada --name ben --domain demo/domain.json --key demo/member.key`,
+  keystead setting set archive-readers 1 --name ada --name ben --domain d.json --key ops.key`,
 		Args: arguments("NAME", "VALUE"),
 	}
 	f.add(c)

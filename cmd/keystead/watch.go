@@ -29,9 +29,9 @@ func (a *app) hostWatch() *cobra.Command {
 		Long: `Prints a line for each host that is admitted, suspended or revoked, or whose lease ran out, and
 for each node that members removed; with --renewals for each renewal as well. It begins
 with what happens next, or with --from at a leaf. Each line begins with where to go on after
-it, LEAF@TIME, which --from takes. With --json each line is an object. It ends with --count events, with
---timeout, or when it is interrupted. When a node fails, another goes on; an event may then
-be told twice, under one id.`,
+it, LEAF@TIME, which --from takes. With --json each line is an object. It ends after --count
+events, with --timeout, or when it is interrupted. When a node fails, another goes on; an
+event may then be told twice, under one id.`,
 		Example: `  keystead host watch --domain d.json
   keystead host watch web- --from 120@1790000000000 --json --domain d.json`,
 		Args: cobra.MaximumNArgs(1),

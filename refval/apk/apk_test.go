@@ -217,7 +217,7 @@ func TestRefusals(t *testing.T) {
 		reason keystead.Reason
 		says   string
 	}{
-		{"another file", byStranger[1:], p, DefaultLimits, keystead.ReasonIndexMismatch, "bytes"},
+		{"a file that is cut off", raw[:len(raw)-1], p, DefaultLimits, keystead.ReasonIndexMismatch, "bytes"},
 		{"other data of that size", swapped, p, DefaultLimits, keystead.ReasonPackageCorrupt, ""},
 		{"signed by a stranger", byStranger, opened(t, s.index(t, signSHA256, strange), s.key), DefaultLimits, keystead.ReasonPackageForeign, "none of the 1 keys"},
 		{"signed over SHA-1", weak, opened(t, s.index(t, signSHA256, weakStanza), s.key), DefaultLimits, keystead.ReasonDigestWeak, "SHA-1"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,26 +104,33 @@ func (d *domain) commit(c *client.Client, length time.Duration) *figures {
 	})
 }
 
-// fsync is the median time of appending 4 KiB to a file and syncing it.
-func fsync(dir string) (time.Duration, error) {
-	f, err := os.CreateTemp(dir, "fsync-")
-	if err != nil {
-		return 0, err
+// fsync is the median time of appending 4 KiB to a file and syncing it, of so many files
+// at once: three nodes on one disk wait for each other.
+func fsync(dir string, files int) (time.Duration, error) {
+	var open []*os.File
+	free := make(chan *os.File, files)
+	defer func() {
+		for _, f := range open {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	for range files {
+		f, err := os.CreateTemp(dir, "fsync-")
+		if err != nil {
+			return 0, err
+		}
+		open = append(open, f)
+		free <- f
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
 	block := make([]byte, 4096)
-	var all []time.Duration
-	for began := time.Now(); time.Since(began) < time.Second; {
-		at := time.Now()
+	f := many(files, time.Second, func(n int) (int, error) {
+		f := <-free
+		defer func() { free <- f }()
 		if _, err := f.Write(block); err != nil {
 			return 0, err
 		}
-		if err := f.Sync(); err != nil {
-			return 0, err
-		}
-		all = append(all, time.Since(at))
-	}
-	slices.Sort(all)
-	return all[len(all)/2], nil
+		return 1, f.Sync()
+	})
+	return f.quantile(.5), f.check("fsync")
 }
