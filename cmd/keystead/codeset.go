@@ -49,9 +49,9 @@ package's name, or what names begin with and an asterisk. Verifiers then know th
 the command line ${version} stands for what follows vmlinuz- in the kernel's name.
 
 A vendor is who may sign packages of a format (deb, rpm, apk), and which: names, or what names begin
-with and an asterisk. The key is a file of OpenPGP certificates or, of apk, of an RSA public key. The
-headers in an rpm host's own database count as far as a vendor signed them. An IMA key names the files
-that it signed (evmctl); it is a public key or an X.509 certificate, PEM or DER.`,
+with and an asterisk. The key is a file of OpenPGP certificates or, of apk, of an RSA public key.
+The headers in an rpm host's own database count as far as a vendor signed them. An IMA key names
+the files that it signed (evmctl); it is a public key or an X.509 certificate, PEM or DER.`,
 		Example: `  keystead codeset build --name fleet --file-version 1.0 --file agent=/usr/bin/agent > fleet.txt
   keystead codeset build --name boot --boot debian-12 --kernel vmlinuz --initrd initrd.img \
       --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt

@@ -48,9 +48,9 @@ digest. Packages that no signed index offers in that version are named in the se
 It needs no root. What was unpacked once is kept in the user's cache, so a build that was
 interrupted goes on where it was. FILE is replaced at the end, whole.
 
-With --codeset, only the vendors of that code set may sign, each for its own packages. An rpm host's
-list holds its packages' signed headers, and the set is made of those that a vendor signed. An Alpine
-host's set is built from --repository. Of both, a code set has to name the vendors.`,
+With --codeset, only the vendors of that code set may sign, each for its own packages. An rpm
+host's list holds its packages' signed headers, and the set is made of those that a vendor signed.
+An Alpine host's set is built from --repository. Of both, a code set has to name the vendors.`,
 		Example: `  keystead refval build --out host.refs
   keystead refval build --bundle host.bundle --executable --complete --out host.refs`,
 		Args: cobra.NoArgs,

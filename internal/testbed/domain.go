@@ -1,11 +1,12 @@
 package testbed
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -95,8 +96,7 @@ func (d *Domain) at(name string) string { return filepath.Join(d.Dir, name) }
 
 // init makes the nodes' directories and the signed domain file.
 func (d *Domain) init(ctx context.Context) error {
-	address, err := ownAddress()
-	if err != nil {
+	if err := reachable(ctx); err != nil {
 		return err
 	}
 	port, err := freeport.Block()
@@ -109,7 +109,7 @@ func (d *Domain) init(ctx context.Context) error {
 	found := []string{"domain", "init", "bed", "--member", MemberKey + ".pub", "--out", DomainFile}
 	for i, n := range domainNodes {
 		if _, err := d.Do(ctx, "node", "init", "node-"+n, "--name", n, "--tpm", d.machines[n].Socket(), "--root", filepath.Join(d.machines[n].Dir, practice.Root),
-			"--peer", fmt.Sprintf("127.0.0.1:%d", port+i), "--api", fmt.Sprintf("%s:%d", address, port+100+i), "--ops", fmt.Sprintf("127.0.0.1:%d", port+200+i)); err != nil {
+			"--peer", fmt.Sprintf("127.0.0.1:%d", port+i), "--api", fmt.Sprintf("%s:%d", guestsSee, port+100+i), "--ops", fmt.Sprintf("127.0.0.1:%d", port+200+i)); err != nil {
 			return err
 		}
 		found = append(found, "--node", filepath.Join("node-"+n, "contact"))
@@ -155,15 +155,17 @@ func (d *Domain) run(ctx context.Context) error {
 	return err
 }
 
-// ownAddress is an address of this machine that guests reach: a loopback address is
-// their own to them. Nothing is sent to find it.
-func ownAddress() (string, error) {
-	conn, err := net.Dial("udp4", "192.0.2.1:9") // RFC 5737: nobody's
+// guestsSee is where guests reach this machine: 127.0.0.1 is their own to them, so the
+// loopback device gets an address more, of those that are nobody's (RFC 5737).
+const guestsSee = "192.0.2.1"
+
+// reachable gives the loopback device that address. It stays, for other beds may run.
+func reachable(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "ip", "address", "replace", guestsSee+"/32", "dev", "lo").CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("this machine needs an address that is not a loopback one: %w", err)
+		return fmt.Errorf("the loopback device gets no address %s, as which guests would see this machine: %w: %s", guestsSee, err, bytes.TrimSpace(out))
 	}
-	defer conn.Close()
-	return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+	return nil
 }
 
 // Do runs a command of the program in the domain's directory and returns its answer; a
