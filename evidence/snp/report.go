@@ -25,9 +25,6 @@ const (
 	keyVLEK = 1
 )
 
-// noVMPL is the VMPL of reports that the host asked for.
-const noVMPL = 0xFFFFFFFF
-
 // Report is ATTESTATION_REPORT. Byte strings alias the input.
 type Report struct {
 	Version     uint32
