@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -24,6 +25,9 @@ type HostOptions struct {
 	MaxAge time.Duration
 	// Attempt is for one node to answer before the next is asked; 10 s if 0.
 	Attempt time.Duration
+	// First picks the node to ask first among so many, in the order of their names;
+	// any if nil, so that a fleet's hosts spread over the nodes.
+	First func(nodes int) int
 }
 
 // A Host asks a domain's nodes for what a lease gives, on attested connections that it
@@ -44,11 +48,15 @@ func NewHost(opts HostOptions) *Host {
 	if opts.Attempt == 0 {
 		opts.Attempt = 10 * time.Second
 	}
+	if opts.First == nil {
+		opts.First = rand.IntN
+	}
 	return &Host{opts: opts}
 }
 
 // Nodes says where the domain's nodes are now: [View.Contacts]. Connections to nodes
-// that stay where they were are kept, those to others closed.
+// that stay where they were are kept, those to others closed; the node that was asked
+// first still is, if it is there.
 func (h *Host) Nodes(contacts map[string]Contact) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -66,7 +74,14 @@ func (h *Host) Nodes(contacts map[string]Contact) {
 			n.drop()
 		}
 	}
-	h.nodes, h.at = now, 0
+	stays := -1
+	if h.at < len(h.nodes) {
+		stays = slices.Index(now, h.nodes[h.at])
+	}
+	if stays < 0 && len(now) > 0 {
+		stays = h.opts.First(len(now))
+	}
+	h.nodes, h.at = now, max(0, stays)
 }
 
 // Close drops the connections.

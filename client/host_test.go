@@ -59,6 +59,9 @@ func hostDomain(t *testing.T, opts HostOptions) (*Host, []*hostServer, map[strin
 		contacts[s.contact.Name] = s.contact
 	}
 	opts.Attempt = 30 * time.Second
+	if opts.First == nil {
+		opts.First = func(int) int { return 0 }
+	}
 	opts.Dial = func(ctx context.Context, to Contact) (net.Conn, error) {
 		for _, s := range servers {
 			if s.contact == to {
@@ -144,6 +147,27 @@ func TestHostRefusedWhileConnecting(t *testing.T) {
 	got := h.Connect(ctx)
 	if !errors.Is(got["n1"], keystead.ReasonNoQuorum) || !errors.Is(got["n2"], keystead.ReasonClockStale) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestHostsSpreadOverNodes: which node is asked first is drawn once, and kept while that
+// node is there.
+func TestHostsSpreadOverNodes(t *testing.T) {
+	h, s, contacts := hostDomain(t, HostOptions{First: func(n int) int { return n - 1 }})
+	ctx := context.Background()
+	for range 2 {
+		if _, err := h.Nonce(ctx); err != nil {
+			t.Fatal(err)
+		}
+		h.Nodes(contacts) // as they were
+	}
+	if s[0].asked.Load() != 0 || s[1].asked.Load() != 2 {
+		t.Errorf("n1 was asked %d times, n2 %d", s[0].asked.Load(), s[1].asked.Load())
+	}
+	delete(contacts, "n2")
+	h.Nodes(contacts)
+	if _, err := h.Nonce(ctx); err != nil || s[0].asked.Load() != 1 {
+		t.Errorf("the node that is left: %v", err)
 	}
 }
 
