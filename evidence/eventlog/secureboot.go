@@ -2,7 +2,7 @@ package eventlog
 
 import (
 	"bytes"
-	"crypto/x509"
+	"encoding/asn1"
 	"encoding/binary"
 	"strconv"
 	"strings"
@@ -92,12 +92,24 @@ func (l *Log) secureBootKeys(c *evidence.BootClaims) {
 func authority(e *Event, v variable, known bool) string {
 	if known {
 		for _, der := range [][]byte{v.data, v.data[min(len(v.data), len(guid{})):]} { // shim leaves out the owner
-			if _, err := x509.ParseCertificate(der); err == nil {
+			if certificate(der) {
 				return keystead.Sum(der).String()
 			}
 		}
 	}
 	return "event:" + keystead.Digest(e.Digest[:min(len(e.Digest), 32)]).String()
+}
+
+// certificate reports whether b is one DER sequence of sequences, as a certificate is
+// and a hash is not. Whether it is a good one, the firmware has judged.
+func certificate(b []byte) bool {
+	var outer, signed asn1.RawValue
+	rest, err := asn1.Unmarshal(b, &outer)
+	if err != nil || len(rest) > 0 || outer.Tag != asn1.TagSequence {
+		return false
+	}
+	_, err = asn1.Unmarshal(outer.Bytes, &signed)
+	return err == nil && signed.Tag == asn1.TagSequence
 }
 
 // keyLists returns the certificates in db, by the SHA-256 of their DER, and the number
