@@ -14,27 +14,8 @@ import (
 	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/bounded"
 )
-
-// errTooLarge is what a bounded reader gives when there is more than its bound.
-var errTooLarge = errors.New("unpacks to more than its bound")
-
-// bounded reads at most left bytes; more are errTooLarge.
-type bounded struct {
-	r    io.Reader
-	left int64
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1]
-	}
-	n, err := b.r.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, errTooLarge
-	}
-	return n, err
-}
 
 // cut takes the first gzip member off a file, and returns its packed bytes, what it
 // unpacks to, at most limit bytes, and the rest of the file.
@@ -45,7 +26,7 @@ func cut(file []byte, limit int64) (packed, text, rest []byte, err error) {
 		return nil, nil, nil, err
 	}
 	z.Multistream(false)
-	if text, err = io.ReadAll(&bounded{z, limit}); err != nil {
+	if text, err = io.ReadAll(&bounded.Reader{R: z, Left: limit}); err != nil {
 		return nil, nil, nil, err
 	}
 	n := len(file) - r.Len()

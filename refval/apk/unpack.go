@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/bounded"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -120,7 +121,7 @@ func unpack(data []byte, limits Limits) ([]File, error) {
 		return nil, err
 	}
 	z.Multistream(false)
-	archive := &bounded{z, limits.Bytes}
+	archive := &bounded.Reader{R: z, Left: limits.Bytes}
 	t := tar.NewReader(archive)
 	var files []File
 	byPath := map[string]int{}
@@ -152,7 +153,7 @@ func unpack(data []byte, limits Limits) ([]File, error) {
 		f := File{}
 		switch h.Typeflag {
 		case tar.TypeReg:
-			size, err := f.read(&bounded{t, left})
+			size, err := f.read(&bounded.Reader{R: t, Left: left})
 			if err != nil {
 				return nil, fmt.Errorf("%.200q: %w", h.Name, err)
 			}

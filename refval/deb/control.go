@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"strings"
+
+	"github.com/keystead/keystead/internal/bounded"
 )
 
 // maintainer are the scripts of a control.tar that dpkg (deb-preinst(5) and the like) and
@@ -33,7 +35,7 @@ func (u *unpacker) scripts(control tarball, name Name) (out []File, err error) {
 		case !maintainer[member]:
 			return nil
 		}
-		n, err := u.sum.read(&bounded{content, u.limits.Bytes})
+		n, err := u.sum.read(&bounded.Reader{R: content, Left: u.limits.Bytes})
 		if err != nil {
 			return err
 		}

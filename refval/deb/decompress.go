@@ -3,7 +3,6 @@ package deb
 import (
 	"bytes"
 	"compress/bzip2"
-	"errors"
 	"fmt"
 	"io"
 
@@ -11,14 +10,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/mikelolasagasti/xz"
 	"github.com/pierrec/lz4/v4"
+
+	"github.com/keystead/keystead/internal/bounded"
 )
 
 // maxWindow bounds the history that a decompressor may keep: what xz -9 and
 // zstd --ultra need, in bytes.
 const maxWindow = 128 << 20
-
-// errTooLarge is what a bounded reader gives when there is more than its bound.
-var errTooLarge = errors.New("unpacks to more than its bound")
 
 // decompressor returns a reader of what is packed, by the file's suffix. Close it.
 func decompressor(suffix string, r io.Reader) (io.ReadCloser, error) {
@@ -52,22 +50,5 @@ func Decompress(suffix string, packed []byte, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	return io.ReadAll(&bounded{r, limit})
-}
-
-// bounded reads at most left bytes; more are errTooLarge.
-type bounded struct {
-	r    io.Reader
-	left int64
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1]
-	}
-	n, err := b.r.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, errTooLarge
-	}
-	return n, err
+	return io.ReadAll(&bounded.Reader{R: r, Left: limit})
 }

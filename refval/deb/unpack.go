@@ -11,6 +11,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/authenticode"
+	"github.com/keystead/keystead/internal/bounded"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -86,7 +87,7 @@ func (u *unpacker) walk(t tarball, member func(*tar.Header, io.Reader) error) er
 		return err
 	}
 	defer r.Close()
-	data := &bounded{r, u.limits.Bytes}
+	data := &bounded.Reader{R: r, Left: u.limits.Bytes}
 	archive := tar.NewReader(data)
 	for members := 0; ; members++ {
 		h, err := archive.Next()
@@ -123,7 +124,7 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 	f := File{}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		n, err := u.sum.read(&bounded{content, u.limits.Bytes})
+		n, err := u.sum.read(&bounded.Reader{R: content, Left: u.limits.Bytes})
 		if err != nil {
 			return err
 		}
