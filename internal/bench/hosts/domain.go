@@ -19,6 +19,7 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/bench/profiled"
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/internal/recording"
 	"github.com/keystead/keystead/key"
@@ -47,14 +48,14 @@ var names = []string{"n1", "n2", "n3"}
 
 func hostName(n int) string { return fmt.Sprintf("host-%05d", n) }
 
-func startDomain(ctx context.Context, program, dir string, port int) (d *domain, err error) {
+func startDomain(ctx context.Context, o *order, port int) (d *domain, err error) {
 	d = &domain{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.stop())
 		}
 	}()
-	if d.dir, err = os.MkdirTemp(dir, "keystead-bench-"); err != nil {
+	if d.dir, err = os.MkdirTemp(o.dir, "keystead-bench-"); err != nil {
 		return d, err
 	}
 	rec, err := recording.Load(recording.Committed())
@@ -83,13 +84,13 @@ func startDomain(ctx context.Context, program, dir string, port int) (d *domain,
 	for _, m := range []string{"m1", "m2", "m3"} {
 		args = append(args, "--tpm", d.machines[m].Socket())
 	}
-	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(o.program, args...).CombinedOutput(); err != nil {
 		return d, fmt.Errorf("%w: %s", err, out)
 	}
-	return d, d.run(ctx, program)
+	return d, d.run(ctx, o)
 }
 
-func (d *domain) run(ctx context.Context, program string) error {
+func (d *domain) run(ctx context.Context, o *order) error {
 	raw, err := os.ReadFile(filepath.Join(d.dir, "d", "domain.json"))
 	if err != nil {
 		return err
@@ -125,7 +126,7 @@ func (d *domain) run(ctx context.Context, program string) error {
 		if err != nil {
 			return err
 		}
-		cmd := exec.Command(program, "node", "run", "--config", config)
+		cmd := profiled.Command(o.program, config, o.pprof)
 		cmd.Stderr = log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {

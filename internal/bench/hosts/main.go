@@ -21,27 +21,47 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/bench/profiled"
 )
 
+// order is what is to be measured, and with what load.
+type order struct {
+	program, dir   string
+	hosts, workers int
+	length         time.Duration
+	pprof          int
+}
+
 func main() {
-	program := flag.String("program", "build/keystead", "the keystead program")
-	dir := flag.String("dir", "build", "where to put the stores: on a disk, for fsync to mean something")
-	hosts := flag.Int("hosts", 2000, "hosts of the load")
-	length := flag.Duration("length", 10*time.Second, "how long leases are renewed")
-	workers := flag.Int("workers", 48, "requests under way")
+	var o order
+	flag.StringVar(&o.program, "program", "build/keystead", "the keystead program")
+	flag.StringVar(&o.dir, "dir", "build", "where to put the stores: on a disk, for fsync to mean something")
+	flag.IntVar(&o.hosts, "hosts", 2000, "hosts of the load")
+	flag.DurationVar(&o.length, "length", 10*time.Second, "how long leases are renewed")
+	flag.IntVar(&o.workers, "workers", 48, "requests under way")
+	flag.IntVar(&o.pprof, "pprof", 0, "serve net/http/pprof of the bench on this port and of the nodes on the three after it")
+	node := flag.String("profiled", "", "be a node of that configuration, with net/http/pprof")
 	flag.Parse()
-	if err := bench(context.Background(), *program, *dir, *hosts, *workers, *length); err != nil {
+	run := o.bench
+	if *node != "" {
+		run = func(context.Context) error { return profiled.Node(*node, o.pprof) }
+	}
+	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, program, dir string, count, workers int, length time.Duration) (err error) {
+func (o *order) bench(ctx context.Context) (err error) {
+	if o.pprof != 0 {
+		profiled.Serve(o.pprof)
+	}
+	count, workers := o.hosts, o.workers
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	defer w.Flush()
 	row := func(figure, measured, limit string) { fmt.Fprintf(w, "%s\t%s\t%s\n", figure, measured, limit) }
 	row("figure (synthetic hosts)", "measured", "limit")
-	d, err := startDomain(ctx, program, dir, 17601)
+	d, err := startDomain(ctx, o, 17601)
 	if err != nil {
 		return err
 	}
@@ -81,7 +101,7 @@ func bench(ctx context.Context, program, dir string, count, workers int, length 
 	row("memory a node and admitted host", fmt.Sprintf("%.1f KiB", float64(d.rss()-before)/3/float64(count)/1024), "")
 	cpu = d.cpu()
 	began := time.Now()
-	renewed, latency, err := renewals(ctx, hosts, workers, length)
+	renewed, latency, err := renewals(ctx, hosts, workers, o.length)
 	if err != nil {
 		return fmt.Errorf("renewals: %w", err)
 	}
