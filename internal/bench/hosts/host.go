@@ -46,11 +46,11 @@ type synthetic struct {
 }
 
 func newSynthetic(d *domain, n int) (*synthetic, error) {
-	t, err := newFakeTPM(d.authority, int64(n+2), d.stage.Recording)
+	t, err := newFakeTPM(d.authority, int64(n+2), d.rec)
 	if err != nil {
 		return nil, err
 	}
-	h := &synthetic{fakeTPM: t, name: hostName(n), rec: d.stage.Recording, input: d.input, grows: d.growth, again: &d.again}
+	h := &synthetic{fakeTPM: t, name: hostName(n), rec: d.rec, input: d.input, grows: d.growth, again: &d.again}
 	if h.cert, err = attest.NewCertificate(); err != nil {
 		return nil, err
 	}

@@ -30,21 +30,34 @@ type order struct {
 	hosts, workers int
 	length         time.Duration
 	pprof          int
+
+	most     int           // hosts of a fleet; 0 for the other figures
+	interval time.Duration // between two renewals of a fleet's host
+	of       string        // the directory of the domain that a share's hosts are of
 }
 
 func main() {
 	var o order
 	flag.StringVar(&o.program, "program", "build/keystead", "the keystead program")
 	flag.StringVar(&o.dir, "dir", "build", "where to put the stores: on a disk, for fsync to mean something")
-	flag.IntVar(&o.hosts, "hosts", 2000, "hosts of the load")
+	flag.IntVar(&o.hosts, "hosts", 2000, "hosts of the load; of a fleet, by how many it grows")
+	flag.IntVar(&o.most, "fleet", 0, "have the fleet grow to so many hosts, as long as the domain holds them")
+	flag.DurationVar(&o.interval, "interval", time.Minute, "how often each host of the fleet re-attests")
 	flag.DurationVar(&o.length, "length", 10*time.Second, "how long leases are renewed")
 	flag.IntVar(&o.workers, "workers", 48, "requests under way")
 	flag.IntVar(&o.pprof, "pprof", 0, "serve net/http/pprof of the bench on this port and of the nodes on the three after it")
 	node := flag.String("profiled", "", "be a node of that configuration, with net/http/pprof")
+	share := flag.Int("share", -1, "be a process with the fleet's hosts from that number on")
+	flag.StringVar(&o.of, "of", "", "of a share: the directory of its domain")
 	flag.Parse()
 	run := o.bench
-	if *node != "" {
+	switch {
+	case *node != "":
 		run = func(context.Context) error { return profiled.Node(*node, o.pprof) }
+	case *share >= 0:
+		run = func(ctx context.Context) error { return o.runShare(ctx, *share) }
+	case o.most > 0:
+		run = o.fleet
 	}
 	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
