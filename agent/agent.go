@@ -130,9 +130,9 @@ func Identity(ctx context.Context, tpm *collect.TPM) (keystead.Digest, error) {
 }
 
 // nodeAge is how long this host goes by what a node showed, and how often it shows
-// evidence to every node although all goes well: so that each knows its key. Nodes watch
-// each other more closely, and what they need to know of this host the ledger has.
-const nodeAge = 10 * time.Minute
+// evidence to every node although all goes well. Nodes watch each other more closely, and
+// each renewal takes two of them; what they need to know of this host the ledger has.
+const nodeAge = time.Hour
 
 // openDomain reads the domain file, and prepares to talk to nodes.
 func (a *Agent) openDomain() error {

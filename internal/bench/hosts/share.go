@@ -20,6 +20,7 @@ import (
 type crew struct {
 	interval time.Duration
 	began    time.Time // of the schedule
+	contacts map[string]client.Contact
 
 	nonces [3]newest // by node, as names
 
@@ -49,11 +50,14 @@ func (o *order) runShare(ctx context.Context, first int) error {
 		return err
 	}
 	c := &crew{interval: o.interval, began: time.Now()}
+	if c.contacts, err = d.contacts(); err != nil {
+		return err
+	}
 	if err := c.listen(ctx, hosts); err != nil {
 		return err
 	}
 	for i, h := range hosts {
-		go c.keep(ctx, h, i%len(names), o.interval*time.Duration(i)/time.Duration(len(hosts)))
+		go c.keep(ctx, h, i, o.interval*time.Duration(i)/time.Duration(len(hosts)))
 	}
 	out := json.NewEncoder(os.Stdout)
 	if err := out.Encode(window{}); err != nil {
@@ -105,7 +109,8 @@ func (o *order) muster(ctx context.Context, d *domain, first int) ([]*synthetic,
 // listen learns each node's nonces as they come, for all hosts.
 func (c *crew) listen(ctx context.Context, hosts []*synthetic) error {
 	for i := range c.nonces {
-		api := hosts[i%len(hosts)].api
+		api := client.NewHost(client.HostOptions{Dial: hosts[i%len(hosts)].dial, MaxAge: nodeAge})
+		api.Nodes(map[string]client.Contact{names[i]: c.contacts[names[i]]})
 		n, err := api.Nonce(ctx)
 		if err != nil {
 			return err
@@ -142,10 +147,18 @@ func (x *newest) get() (*apiv1.NonceResponse, <-chan struct{}) {
 	return x.nonce, x.next
 }
 
-// keep renews a host's lease whenever it is due, until the lease ends.
-func (c *crew) keep(ctx context.Context, h *synthetic, node int, phase time.Duration) {
+// keep renews a host's lease whenever it is due, until the lease ends. Once an hour it
+// shows evidence to all nodes before.
+func (c *crew) keep(ctx context.Context, h *synthetic, i int, phase time.Duration) {
+	node, hourly := i%len(names), max(1, int(nodeAge/c.interval))
 	for due := c.began.Add(phase); ctx.Err() == nil; due = due.Add(c.interval) {
 		time.Sleep(time.Until(due))
+		if i++; i%hourly == 0 {
+			if err := patient(ctx, func() error { return h.meet(ctx, c.contacts, names[node]) }); err != nil {
+				c.ended(fmt.Errorf("%s: %w", h.name, err))
+				return
+			}
+		}
 		if err := c.renew(ctx, h, &c.nonces[node]); err != nil {
 			c.ended(fmt.Errorf("%s: %w", h.name, err))
 			return
