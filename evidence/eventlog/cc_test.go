@@ -3,31 +3,19 @@ package eventlog
 import (
 	"bytes"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/samples"
 )
 
 // ccSample returns a recorded log of a TDX guest and its RTMRs, from the module whose
 // test data they are.
 func ccSample(t testing.TB) (log []byte, rtmr [RTMRs][]byte) {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/go-tdx-guest").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	read := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "testing/testdata/ccel", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
+	read := func(name string) []byte { return samples.Read(t, samples.TDXGuest, "testing/testdata/ccel/"+name) }
 	quote := read("cos-113-tdx-quote.dat") // header 48, RTMR 0 at 328 of the TD report
 	for i := range rtmr {
 		rtmr[i] = quote[48+328+48*i:][:48]
