@@ -194,9 +194,11 @@ const (
 )
 
 // each asks one node after the other until one answers with more than that it is
-// unavailable, or ctx ends. Then the last refusal is the error.
+// unavailable, or ctx ends. Then the last refusal is the error: of those that say more
+// than that time is over, if there were any.
 func (c *Client) each(ctx context.Context, ask func(context.Context, *node) error) error {
 	pause := pauseMin
+	var told error
 	for n := 1; ; n++ {
 		to, at := c.current()
 		one, cancel := context.WithTimeout(ctx, c.opts.Attempt)
@@ -205,8 +207,11 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 		if err == nil || !Unavailable(err) {
 			return err
 		}
+		if told == nil || !late(err) {
+			told = err
+		}
 		if ctx.Err() != nil {
-			return err
+			return told
 		}
 		c.next(at)
 		if n%len(c.all()) != 0 {
@@ -214,7 +219,7 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return told
 		case <-time.After(pause):
 			pause = min(2*pause, pauseMax)
 		}
@@ -226,6 +231,12 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 func Unavailable(err error) bool {
 	var deny *keystead.DenyError
 	return errors.As(err, &deny) && deny.Stage() == keystead.StageUnavailable && !errors.Is(deny, keystead.ReasonRequestExpired)
+}
+
+// late reports whether the error says only that time is over.
+func late(err error) bool {
+	var deny *keystead.DenyError
+	return errors.As(err, &deny) && !slices.ContainsFunc(deny.Findings, func(f keystead.Finding) bool { return f.Reason != keystead.ReasonTimeout })
 }
 
 // NewRequestID returns 16 random bytes.

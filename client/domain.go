@@ -2,10 +2,13 @@ package client
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"connectrpc.com/connect"
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -75,16 +78,29 @@ func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) 
 }
 
 // Submit hands in a roster change signed by members, with the contact of a node
-// that it adds, or a proposal or endorsement. It answers once that took effect.
+// that it adds, or a proposal or endorsement. It answers once that took effect. A node
+// judges a proposal once: if every node lacks an object for it, that is the answer.
 func (c *Client) Submit(ctx context.Context, entry, contact []byte) (out *apiv1.SubmitResponse, err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	lacking := map[string]bool{}
 	err = c.each(ctx, func(ctx context.Context, n *node) error {
 		r, err := n.domain.Submit(ctx, connect.NewRequest(&apiv1.SubmitRequest{Entry: entry, Contact: contact}))
 		if err == nil {
 			out = r.Msg
+			return nil
+		}
+		err = refusal.Decode(err)
+		if lacking[n.Name] = errors.Is(err, keystead.ReasonObjectMissing); everyNode(c.all(), lacking) {
+			stop()
 		}
 		return err
 	})
 	return out, err
+}
+
+func everyNode(nodes []*node, of map[string]bool) bool {
+	return !slices.ContainsFunc(nodes, func(n *node) bool { return !of[n.Name] })
 }
 
 // Checkpoint fetches the newest checkpoint that a majority signed, unverified.
