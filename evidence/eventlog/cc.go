@@ -129,8 +129,9 @@ func (c *CCLog) images() (out [][]byte) {
 //
 // A TD has no boot_aggregate: whoever runs in the guest later can extend both registers.
 // So the caller accepts each digest in Loaders and in Before, whatever the state of Secure
-// Boot: then the kernel that was started first is the only one that can be the last image,
-// and its command line and initrd the only ones that the stub measured.
+// Boot: then the kernel that was started first is the last image, and the command line
+// that its stub measured is among those accepted. With an initrd that is not in Before,
+// too, the last two events are those of the stub, unless it measured no initrd.
 func (c *CCLog) Kernel() (Kernel, error) {
 	return c.log.started(c.images(), 2, "cc-event-log, RTMR 1", "cc-event-log, RTMR 2")
 }
