@@ -287,33 +287,6 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// TestOnePolicy: one policy text admits a confidential machine of each kind, with the
-// launch measurements of its own, and names what is not among them.
-func TestOnePolicy(t *testing.T) {
-	amd, intel, aws, data := foundry.NewAMD(1), foundry.NewIntel(), foundry.NewAWS(), question.ReportData(nil)
-	roots := evidence.VendorRoots{Hardware: slices.Concat(amd.Roots().Hardware, intel.Roots().Hardware, aws.Roots().Hardware)}
-	pieces := slices.Concat(amd.Pieces(false), intel.Pieces(foundry.World{}))
-	items := map[string]evidence.TEE{
-		"snp":   {Kind: evidence.KindSNP, Report: amd.Report(data, nil), Certificates: amd.Certificates()},
-		"sgx":   {Kind: evidence.KindSGX, Report: intel.Quote(data, foundry.Quoting{Version: 3})},
-		"nitro": {Kind: evidence.KindNitro, Report: aws.Document(question.Nonce, data[:], nil)},
-	}
-	text := string(shipped(t, "any-host").Text())
-	zeros := `"sha384:` + strings.Repeat("0", 96) + `"`
-	for name, item := range items {
-		in := forged(t, item, roots, "", pieces...)
-		in.Policy = shipped(t, "any-host")
-		demand(t, name+" as shipped", in, keystead.ReasonRuleFailed)
-		launch := appraise.Appraise(in).Claims().TEE.Launch
-		in.Policy = compile(t, strings.Replace(text, zeros, zeros+`, "`+launch+`"`, 1))
-		demand(t, name, in)
-	}
-	host := onStage(t)
-	in, _ := host.input(t, "packaged")
-	in.Policy = compile(t, strings.NewReplacer("!key.software", "true", "boot.secure_boot && ", "", "minimum-assurance measured-os-weak", "minimum-assurance test").Replace(text))
-	demand(t, "host with a TPM", in)
-}
-
 // TestBothSpeak: evidence of a TEE and of a TPM in one bundle are of one machine only if
 // the TEE names the TPM's key, and the TPM's assurance is the verdict's.
 func TestBothSpeak(t *testing.T) {
