@@ -156,6 +156,19 @@ func TestTDBoot(t *testing.T) {
 	refused("no log", without, "launch measurement")
 }
 
+// TestLongBank: a TPM that quotes the bank SHA-384 alone is judged by the digests of
+// SHA-384, and by no others.
+func TestLongBank(t *testing.T) {
+	d := recordedTD(t)
+	in := newForger(t).input(t, machine{bank: evidence.SHA384})
+	demand(t, "by SHA-256", in, keystead.ReasonBootUnaccepted, keystead.ReasonBootUnaccepted)
+	in.CodeSets = []*refval.CodeSet{d.bootsOf(t, nil)}
+	demand(t, "by both", in)
+	if k := appraise.Appraise(in).Claims().Kernel; !k.Accepted || !strings.HasPrefix(k.Initrd, "sha384:") {
+		t.Errorf("%+v", k)
+	}
+}
+
 // TestTDExtended: whoever runs in the guest can extend its registers. What was measured
 // first stays among what has to be accepted.
 func TestTDExtended(t *testing.T) {
