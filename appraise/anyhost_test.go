@@ -1,6 +1,7 @@
 package appraise_test
 
 import (
+	"bytes"
 	"crypto/x509"
 	"slices"
 	"strings"
@@ -35,7 +36,8 @@ rule kernel-package
 func newFleet(t testing.TB, d *td, amd *foundry.AMD) fleet {
 	t.Helper()
 	codes := d.bootsOf(t, packagedKernel)
-	codes = must(codes.WithLaunches(refval.Launch{Name: "ovmf-1", Digest: launch}, refval.Launch{Name: "guest-1", Digest: amdLaunch(amd), Image: true}))
+	codes = must(codes.WithLaunches(refval.Launch{Name: "ovmf-1", Digest: launch}, refval.Launch{Name: "guest-1", Digest: amdLaunch(amd), Image: true},
+		refval.Launch{Name: "enclave-1", Digest: keystead.MeasuredBytes(bytes.Repeat([]byte{0xEC}, 32)), Image: true}))
 	recorded := slices.Collect(record().codes.Boots())[0]
 	kernel := kernelPackage + " /boot/vmlinuz-" + strings.Fields(recorded.CommandLine)[0]
 	long := digest384(d.log[d.find(t, 2, eventlog.EFIApplication)])
@@ -75,6 +77,10 @@ func TestOnePolicy(t *testing.T) {
 		item := evidence.TEE{Kind: evidence.KindSNP, Report: amd.Report(data, edit), Certificates: amd.Certificates()}
 		return f.of(forged(t, item, amd.Roots(), "", amd.Pieces(false)...))
 	}
+	enclave := func(edit func([]byte)) appraise.Input {
+		item := evidence.TEE{Kind: evidence.KindSGX, Report: d.intel.Quote(data, foundry.Quoting{Version: 3, Edit: edit})}
+		return f.of(forged(t, item, d.intel.Roots(), "", d.intel.Pieces(foundry.World{})...))
+	}
 	kernel := d.find(t, 2, eventlog.EFIApplication)
 	evil := event(2, uint32(eventlog.EFIApplication), []byte("another kernel"), []byte("path"))
 	unknownFirmware := f.of(d.input(t))
@@ -91,6 +97,8 @@ func TestOnePolicy(t *testing.T) {
 		{"a machine with a TPM", machine(func(*evidence.Parts) {}), nil},
 		{"an SNP guest", guest(nil), nil},
 		{"a TD", f.of(d.input(t)), nil},
+		{"an SGX enclave", enclave(nil), nil},
+		{"another SGX enclave", enclave(func(b []byte) { b[64] ^= 1 }), []string{"firmware-known", "kernel-known"}},
 		{"a TD with other firmware", unknownFirmware, []string{"firmware-known", "kernel-known"}},
 		{"a TD with another kernel", f.of((&td{d.intel, replace(d.log, kernel, evil)}).input(t)), []string{"kernel-known", "kernel-package"}},
 		{"a machine with a kernel of no package", unpackaged, []string{"kernel-known", "kernel-package"}},

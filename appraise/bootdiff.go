@@ -69,10 +69,15 @@ func named(pkg string, digests ...keystead.Measured) string {
 
 // line gives a command line's text if one in the log has its digest, else the digest.
 func (a *appraisal) line(k eventlog.Kernel) string {
-	if a.boot != nil {
-		if text := a.boot.LoadedOptions(k); text != "" {
-			return fmt.Sprintf("%.1000q", text)
-		}
+	text := ""
+	switch {
+	case a.td != nil:
+		text = a.td.LoadedOptions(k)
+	case a.boot != nil:
+		text = a.boot.LoadedOptions(k)
+	}
+	if text != "" {
+		return fmt.Sprintf("%.1000q", text)
 	}
 	return k.CommandLine.String()
 }
@@ -107,7 +112,7 @@ func (a *appraisal) compare(b refval.Boot, k eventlog.Kernel) *shared {
 	s := &shared{kernel: b.HasKernel(k.Image), initrd: a.initrdOf(b, k), line: k.Given(b.CommandLine)}
 	if b.KernelPackage != "" {
 		s.kernel = a.shipped(k.Image, true, b.ShipsKernel)
-		s.line = a.shipped(k.Image, true, func(src refval.Source) bool { return b.ShipsKernel(src) && k.Given(b.Line(src.Path)) })
+		s.line = s.line || a.shipped(k.Image, true, func(src refval.Source) bool { return b.ShipsKernel(src) && k.Given(b.Line(src.Path)) })
 	}
 	return s
 }

@@ -148,6 +148,9 @@ func TestTDBoot(t *testing.T) {
 	refused("another kernel", d.input(t, firmware(t), d.bootsOf(t, func(b *refval.Boot) { b.Kernel384 = other })), "kernel (RTMR 1, event ")
 	refused("another initrd", d.input(t, firmware(t), d.bootsOf(t, func(b *refval.Boot) { b.Initrd384 = other })), "initrd (RTMR 2, event ")
 	refused("another command line", d.input(t, firmware(t), d.bootsOf(t, func(b *refval.Boot) { b.CommandLine += " init=/bin/sh" })), "command line (RTMR 2, event ")
+	if f := first(appraise.Appraise(d.input(t, firmware(t), d.bootsOf(t, func(b *refval.Boot) { b.CommandLine += " init=/bin/sh" }))).Findings()); !strings.Contains(f.Got, `"initrd=\\initrd.img root=/dev/vda`) {
+		t.Errorf("the command line is not told as text: %v", f)
+	}
 	refused("a kernel that is known by SHA-256 alone", d.input(t, firmware(t), d.bootsOf(t, func(b *refval.Boot) { b.Kernel384 = keystead.Measured{} })), "kernel (RTMR 1, event ")
 	refused("an initrd that the host could leave out", d.input(t, firmware(t), d.bootsOf(t, func(b *refval.Boot) { b.Guarantees = b.Guarantees[:1] })), "initrd (RTMR 2, event ")
 	refused("loaders that no code set names", d.input(t, firmware(t), must(refval.NewCodeSet("bare", nil, slices.Collect(set.Boots())))), "loaded before the kernel (RTMR 1, event ")

@@ -43,11 +43,12 @@ PATH=INSTALLED when it lies elsewhere on the host. Kernel and loaders (shim, GRU
 EFI programs and are named by their Authenticode digest, as firmware measures them. The command line
 is the whole of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what the
 initrd enforces: ima-policy, ptrace-scope-3; or that the kernel starts no system without it, which
-TDs need: initrd-bound. What is measured is named by SHA-256 and by SHA-384, for registers of either.
+TDs need: initrd-bound. What is measured is named by SHA-256 and SHA-384, for registers of either.
 
 Of confidential machines the launch measurement (tee.launch of keystead evidence verify) is named:
 firmware is one of firmware alone, which measures what it starts (a TD's); an image is one that
-covers all that starts (SEV-SNP with hashes of kernel and initrd, Nitro, SGX) and is a boot by itself.
+covers all that starts, and is a boot by itself (SEV-SNP with hashes of kernel and initrd, Nitro,
+SGX).
 
 Kernel, initrd and loaders may also be whatever a package ships as such (--kernel-package): a
 package's name, or what names begin with and an asterisk. Verifiers then know them by reference sets

@@ -136,6 +136,9 @@ func (c *CCLog) Kernel() (Kernel, error) {
 	return c.log.started(c.images(), 2, "cc-event-log, RTMR 1", "cc-event-log, RTMR 2")
 }
 
+// LoadedOptions is that of the TD's log, as [Log.LoadedOptions] is.
+func (c *CCLog) LoadedOptions(k Kernel) string { return c.log.LoadedOptions(k) }
+
 // Place says which register and which event of the log hold a digest, for people, as
 // [Log.Place] does.
 func (c *CCLog) Place(d keystead.Measured, rtmr ...int) string {
