@@ -151,6 +151,8 @@ func TestParseCodeSetRefuses(t *testing.T) {
 		{add("file " + strings.ToUpper(d) + " /a 1"), "line", "digest is written"},
 		{add("file " + digestOf("v1").String() + " /a 1"), "line", "twice"},
 		{add("file " + d + " /a 1\r"), "line", "control"},
+		{add("file sha256:" + strings.Repeat("0", 64) + " /a 1"), "line", "zero"},
+		{three("file sha384:" + strings.Repeat("0", 96) + " /a 1"), "line", "zero"},
 		{add("boot x kernel=" + d), "line", "want initrd="},
 		{add("boot x kernel=" + d + " initrd=none guarantees=safe cmdline=\"\""), "line", "not one of"},
 		{add("boot x kernel=" + d + " initrd=none guarantees=ptrace-scope-3,ima-policy cmdline=\"\""), "line", "order"},
@@ -172,12 +174,21 @@ func TestParseCodeSetRefuses(t *testing.T) {
 
 func FuzzParseCodeSet(f *testing.F) {
 	f.Add(sampleCodeSet(f).Text())
+	m := keystead.Sum384([]byte("x"))
+	f.Add(fmt.Sprintf("keystead-codeset/3\nname x\nfile %v /a 1\nboot b kernel=%v,%v initrd=%v guarantees=ima-policy,initrd-bound cmdline=\"\"\nfirmware f %v\nimage i %v guarantees=none\n",
+		m, digestOf("x"), m, m, m, digestOf("y")))
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseCodeSet(text)
 		if err != nil {
 			return
 		}
 		again, err := NewCodeSet(c.Name(), c.Files(), slices.Collect(c.Boots()))
+		if err == nil {
+			again, err = again.WithLaunches(slices.Collect(c.Launches())...)
+		}
+		if err == nil && fmt.Sprint(again.launches) != fmt.Sprint(c.launches) {
+			t.Errorf("launch measurements %v come back as %v", c.launches, again.launches)
+		}
 		if err != nil || !slices.Equal(again.Files(), c.Files()) || fmt.Sprint(slices.Collect(again.Boots())) != fmt.Sprint(slices.Collect(c.Boots())) {
 			t.Fatalf("%q: written again it differs: %v", text, err)
 		}

@@ -114,6 +114,9 @@ func (c *CodeSet) parseFile(rest string) error {
 	if err != nil {
 		return err
 	}
+	if m.IsZero() {
+		return fmt.Errorf("an all-zero digest names nothing")
+	}
 	if _, ok := CanonicalPath(fields[1]); !ok || !strings.HasPrefix(fields[1], "/") {
 		return fmt.Errorf("%q is not an absolute path", fields[1])
 	}
