@@ -105,6 +105,7 @@ type appraisal struct {
 	measuredErr error
 	files       *ima.List
 	rtmr        [eventlog.RTMRs][]byte // of a TD
+	td          *eventlog.CCLog        // of a TD without a TPM
 	refs        *references
 	prior       *State // that a continuation goes on from
 }
@@ -237,7 +238,7 @@ func (a *appraisal) quote(q *tpm2.Quote) {
 		a.fail("tpm.pcrs", err)
 		return
 	}
-	// SHA-256 first, whatever the TPM's order: code sets name boots by it.
+	// SHA-256 first, whatever the TPM's order: most code sets name boots by it.
 	slices.SortFunc(a.covered, func(p, q evidence.PCRs) int { return cmp.Compare(p.Bank, q.Bank) })
 	a.claims.Quote = q.Claims()
 }
