@@ -46,6 +46,7 @@ type Input struct {
 	Time       time.Time            // of judgement
 	Memory     *Memory              // of earlier appraisals; nil for none. No verdict depends on it
 	Prior      *State               // for a bundle that continues; nil for none
+	Seen       *Boot                // what the TPM last said, if it is known; it allows nothing, and only gives a refusal its reason
 }
 
 // Appraise judges the evidence. It never fails: what speaks against the host, bytes
@@ -107,6 +108,7 @@ type appraisal struct {
 	rtmr        [eventlog.RTMRs][]byte // of a TD
 	refs        *references
 	prior       *State // that a continuation goes on from
+	replaced    bool   // another kernel runs than the firmware started
 }
 
 func (a *appraisal) sound() bool { return len(a.findings) == 0 }
@@ -270,7 +272,7 @@ func (a *appraisal) logs() {
 		a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
 	case a.parts.IMALog != nil:
 		if a.files, err = ima.Open(a.parts.IMALog, a.covered, ima.Register); err != nil {
-			a.fail("ima-log", err)
+			a.fail("ima-log", a.lost(err))
 		} else if err = a.files.CheckBootAggregate(a.covered); err != nil {
 			a.fail("ima-log", err)
 		}
