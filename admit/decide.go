@@ -137,7 +137,7 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 			return h, d, err
 		}
 		findings = append(append(findings, more...), a.claimed(h, d.verdict)...)
-		if findings == nil {
+		if len(findings) == 0 {
 			findings = a.backwards(c.Quote)
 		}
 	}

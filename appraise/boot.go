@@ -43,10 +43,11 @@ func (b Boot) Follows(now Boot) bool {
 }
 
 // Since names what became of the machine since an earlier boot of it: rebooted, resumed,
-// firmware-changed, clock-unsafe, tpm-cleared.
+// clock-unsafe, firmware-changed, and tpm-cleared, which a state put in place of the TPM's
+// own looks like as well.
 func (b Boot) Since(was Boot) (out []string) {
 	switch {
-	case b.Resets < was.Resets:
+	case b.Resets < was.Resets, b.Resets > was.Resets && b.Clock < was.Clock && !b.Unsafe: // a clock that is safe is behind none
 		out = append(out, "tpm-cleared")
 	case b.Resets > was.Resets:
 		out = append(out, "rebooted")

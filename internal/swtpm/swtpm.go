@@ -2,6 +2,7 @@ package swtpm
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -134,6 +135,13 @@ func (t *TPM) Clear(ctx context.Context) error {
 	return t.command(ctx, "TPM2_Clear", []byte{0x80, 0x02, 0, 0, 0, 27, 0, 0, 0x01, 0x26, // tag, size, command
 		0x40, 0, 0, 0x0C, // TPM_RH_PLATFORM
 		0, 0, 0, 9, 0x40, 0, 0, 0x09, 0, 0, 0, 0, 0}) // its empty password (TPM_RS_PW)
+}
+
+// SetClock is TPM2_ClockSet by the platform (Part 3, 29.2): the clock goes on from there,
+// which is not before now, in milliseconds.
+func (t *TPM) SetClock(ctx context.Context, ms uint64) error {
+	command := []byte{0x80, 0x02, 0, 0, 0, 35, 0, 0, 0x01, 0x28, 0x40, 0, 0, 0x0C, 0, 0, 0, 9, 0x40, 0, 0, 0x09, 0, 0, 0, 0, 0}
+	return t.command(ctx, "TPM2_ClockSet", binary.BigEndian.AppendUint64(command, ms))
 }
 
 // Snapshot puts the machine to sleep, copies the TPM's state, and wakes it.
