@@ -241,6 +241,7 @@ func TestFirmwareChanged(t *testing.T) {
 		{"fewer restarts", later(func(x *forger.Time) { x.Restarts = 0 }), []keystead.Reason{keystead.ReasonTPMRolledBack}, []keystead.Reason{keystead.ReasonTPMRolledBack}},
 		{"fewer resets and another version", later(func(x *forger.Time) { x.Resets, x.Firmware = 3, 1 }), []keystead.Reason{keystead.ReasonTPMCleared}, []keystead.Reason{keystead.ReasonTPMCleared}},
 	} {
+		s.clock += 1000
 		_, err := admit.Renew(s, apply(evidence.PurposeRenewal, tc.at))
 		demand(t, tc.what, err, tc.renew...)
 		d, err := admit.Decide(s, apply(evidence.PurposeAdmission, tc.at))

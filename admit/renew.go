@@ -16,6 +16,9 @@ func Renew(s State, a Application) (Decision, error) {
 	if err != nil {
 		return Decision{host: a.Host, against: errors.Is(err, keystead.ReasonHostRevoked) || errors.Is(err, keystead.ReasonHardwareDenied)}, err
 	}
+	if a.Time <= lease.Evidence() { // logs are not replayed in vain, however often they are sent
+		return Decision{host: a.Host}, deny(keystead.ReasonRenewalReplayed, "host "+a.Host, "evidence of after "+at(lease.Evidence()), "of "+at(a.Time))
+	}
 	_, d, err := a.judge(s, evidence.PurposeRenewal)
 	if err != nil {
 		return d, err
