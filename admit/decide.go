@@ -80,6 +80,11 @@ func Decide(s State, a Application) (Decision, error) {
 	if err := a.afresh(s); err != nil {
 		return Decision{host: a.Host}, err
 	}
+	seen, err := Seen(s, a.Host)
+	if err != nil {
+		return Decision{host: a.Host}, err
+	}
+	a.seen = seen
 	h, d, err := a.judge(s, evidence.PurposeAdmission)
 	if err != nil {
 		return d, err
@@ -121,9 +126,6 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 		return h, d, err
 	}
 	if err := a.ready(s, h); err != nil {
-		return h, d, err
-	}
-	if a.seen, err = Seen(s, a.Host); err != nil {
 		return h, d, err
 	}
 	findings := a.hardware(h)

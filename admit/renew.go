@@ -19,6 +19,8 @@ func Renew(s State, a Application) (Decision, error) {
 	if a.Time <= lease.Evidence() { // logs are not replayed in vain, however often they are sent
 		return Decision{host: a.Host}, deny(keystead.ReasonRenewalReplayed, "host "+a.Host, "evidence of after "+at(lease.Evidence()), "of "+at(a.Time))
 	}
+	was := lease.Boot()
+	a.seen = &was
 	_, d, err := a.judge(s, evidence.PurposeRenewal)
 	if err != nil {
 		return d, err
@@ -32,7 +34,7 @@ func Renew(s State, a Application) (Decision, error) {
 	if err != nil {
 		return d, err
 	}
-	was, now := lease.Boot(), appraise.BootOf(c.Quote, nil)
+	now := appraise.BootOf(c.Quote, nil)
 	d.renewal = &Renewal{Lease: lease.Version(), Issued: a.Time, Until: a.Time + uint64(last.Milliseconds()), Verdict: d.verdict.Digest(),
 		Restarts: now.Restarts, Clock: now.Clock, Resumed: now.Restarts > was.Restarts}
 	return d, nil

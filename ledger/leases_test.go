@@ -428,15 +428,10 @@ func TestFoundingSettings(t *testing.T) {
 	}
 }
 
-// TestEarlyRenewals: a batch of before renewals stated the TPMs' clocks is read, counts, and
-// is written as it was; it cannot pass for one of now.
-func TestEarlyRenewals(t *testing.T) {
-	d := newDomain(t, 3)
-	d.ok(d.tick(1000, "node-1", "node-2", "node-3"))
-	lease := d.enrolled("a", 60_000)
-	x := d.item("a", lease, 70_000)
+// earlyRenewals is a batch of one, as builds of before wrote it.
+func (d *domain) earlyRenewals(nodes []string, x ledger.RenewalItem) []byte {
 	name := func(b []byte, s string) []byte { return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...) }
-	item := name(nil, "a")
+	item := name(nil, x.Host)
 	for _, n := range []uint64{x.Lease, x.Issued, x.Until} {
 		item = binary.BigEndian.AppendUint64(item, n)
 	}
@@ -445,10 +440,21 @@ func TestEarlyRenewals(t *testing.T) {
 	clock := binary.BigEndian.AppendUint64(nil, d.machine.Clock())
 	message := slices.Concat([]byte("keystead renewals/1\n"), d.id[:], clock, root[:])
 	entry := slices.Concat([]byte{2, 9}, clock, []byte{0, 1}, item, []byte{0, 2})
-	for _, n := range pair {
+	for _, n := range nodes {
 		signature := d.keys[n].Sign(message)
 		entry = append(name(entry, n), signature[:]...)
 	}
+	return entry
+}
+
+// TestEarlyRenewals: a batch of before renewals stated the TPMs' clocks is read, counts, and
+// is written as it was; it cannot pass for one of now.
+func TestEarlyRenewals(t *testing.T) {
+	d := newDomain(t, 3)
+	d.ok(d.tick(1000, "node-1", "node-2", "node-3"))
+	lease := d.enrolled("a", 60_000)
+	x := d.item("a", lease, 70_000)
+	entry := d.earlyRenewals(pair, x)
 	r, err := ledger.ParseRenewals(entry)
 	must(t, err)
 	again, err := r.Entry()
@@ -471,7 +477,7 @@ func TestEarlyRenewals(t *testing.T) {
 	if got, err := view.Renewal("a"); err != nil || got != later.Renewal {
 		t.Errorf("on the ledger: %+v, %v", got, err)
 	}
-	d.store.m["na"] = item[3:] // as a build of before kept it
+	d.store.m["na"] = entry[15 : 15+56] // lease, times and verdict, as a build of before kept them
 	if got, err := view.Renewal("a"); err != nil || got != x.Renewal {
 		t.Errorf("a record of before: %+v, %v", got, err)
 	}
