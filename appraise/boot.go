@@ -27,7 +27,7 @@ type Boot struct {
 func BootOf(c evidence.QuoteClaims, s *State) Boot {
 	from := s.Reference()
 	firmware, _ := strconv.ParseUint(c.Firmware, 16, 64) // as tpm2.Quote.Claims writes it; 0 for ""
-	return Boot{Resets: uint32(c.ResetCount), Restarts: uint32(c.RestartCount), Clock: uint64(c.Clock), Unsafe: !c.ClockSafe, Firmware: firmware,
+	return Boot{Resets: uint32(c.ResetCount), Restarts: uint32(c.RestartCount), Clock: uint64(c.Clock), Unsafe: c.Firmware != "" && !c.ClockSafe, Firmware: firmware,
 		LogBytes: from.Bytes, Log: from.IMALog}
 }
 
