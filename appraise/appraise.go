@@ -46,6 +46,7 @@ type Input struct {
 	Time       time.Time            // of judgement
 	Memory     *Memory              // of earlier appraisals; nil for none. No verdict depends on it
 	Prior      *State               // for a bundle that continues; nil for none
+	Seen       *Boot                // what the TPM last said, if it is known; it allows nothing, and only gives a refusal its reason
 }
 
 // Appraise judges the evidence. It never fails: what speaks against the host, bytes
@@ -108,6 +109,7 @@ type appraisal struct {
 	td          *eventlog.CCLog        // of a TD without a TPM
 	refs        *references
 	prior       *State // that a continuation goes on from
+	replaced    bool   // another kernel runs than the firmware started
 }
 
 func (a *appraisal) sound() bool { return len(a.findings) == 0 }
@@ -271,7 +273,7 @@ func (a *appraisal) logs() {
 		a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
 	case a.parts.IMALog != nil:
 		if a.files, err = ima.Open(a.parts.IMALog, a.covered, ima.Register); err != nil {
-			a.fail("ima-log", err)
+			a.fail("ima-log", a.lost(err))
 		} else if err = a.files.CheckBootAggregate(a.covered); err != nil {
 			a.fail("ima-log", err)
 		}

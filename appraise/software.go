@@ -69,6 +69,12 @@ func (a *appraisal) software() {
 			a.tell(i, e, Aggregate, owner{})
 			continue
 		}
+		if e.Aggregate() {
+			c.Unknown++
+			a.tell(i, e, Unknown, owner{})
+			a.replace(i)
+			continue
+		}
 		a.file(refs, i, e)
 	}
 	if a.prior == nil || len(refs.later) > 0 {
@@ -79,7 +85,7 @@ func (a *appraisal) software() {
 	if !a.in.Policy.EveryEntry() {
 		return
 	}
-	if !slices.Contains(a.claims.Kernel.Guarantees, string(refval.GuaranteeIMAPolicy)) {
+	if !a.replaced && !slices.Contains(a.claims.Kernel.Guarantees, string(refval.GuaranteeIMAPolicy)) {
 		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "ima-policy", Want: "an accepted initrd that guarantees " + string(refval.GuaranteeIMAPolicy),
 			Got: "a kernel that may have measured less than every executed file"})
 	}

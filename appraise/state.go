@@ -82,9 +82,10 @@ func registers(covered []evidence.PCRs) keystead.Digest {
 }
 
 // state mints what the next bundle can go on from; nil where there is nothing to, and
-// where a TEE spoke, which rests on collateral and its own log: such evidence is whole.
+// where a TEE spoke, which rests on collateral and its own log, or kexec replaced the
+// kernel: such evidence is whole.
 func (a *appraisal) state() *State {
-	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early || a.parts.TEE != nil {
+	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early || a.replaced || a.parts.TEE != nil {
 		return nil
 	}
 	list, ok := a.files.State()
