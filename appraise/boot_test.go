@@ -21,7 +21,7 @@ func (m machine) aggregate(t testing.TB) []byte {
 func (g *grown) kexec(t testing.TB, n int) evidence.Parts {
 	t.Helper()
 	all := slices.Concat(g.ima[:n], [][]byte{g.aggregate(t)}, g.ima[n:n+3])
-	log, registers := machine{g.eventLog, all}.registers(t)
+	log, registers := machine{eventLog: g.eventLog, ima: all}.registers(t)
 	p := g.in.Bundle.Parts()
 	p.TPM, p.EventLog = g.quote(t, question.QualifyingData(), registers), g.eventLog
 	p.IMALog = slices.Concat(entries(t, log)[n+1:]...)
