@@ -1,8 +1,7 @@
 package appraise
 
 import (
-	"bytes"
-	"encoding/json"
+	"reflect"
 	"slices"
 	"time"
 
@@ -99,13 +98,11 @@ func (v Verdict) MarshalJSON() ([]byte, error) {
 func mint(body verdictBody) Verdict {
 	body.Format = verdictFormat
 	body.writeEmptyLists()
-	var buf bytes.Buffer
-	e := json.NewEncoder(&buf)
-	e.SetEscapeHTML(false) // findings quote CEL, which is full of < and &&
-	if e.Encode(body) != nil {
+	raw, err := encodeVerdict(make([]byte, 0, 8<<10), reflect.ValueOf(&body).Elem())
+	if err != nil {
 		return Verdict{}
 	}
-	return Verdict{body, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
+	return Verdict{body, raw}
 }
 
 // writeEmptyLists makes each list one that JSON writes as [], or as "", never as null.

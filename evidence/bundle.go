@@ -176,8 +176,11 @@ func Parse(raw []byte) (Bundle, error) {
 	last := 0
 	for len(rest) > 0 {
 		off := len(raw) - len(rest)
-		var it item
-		if rest, err = decMode.UnmarshalFirst(rest, &it); err != nil {
+		it, after, ok := logItem(rest)
+		if !ok {
+			after, err = decMode.UnmarshalFirst(rest, &it)
+		}
+		if rest = after; err != nil {
 			return Bundle{}, formatError(off, "item", err)
 		}
 		if it.Type <= last || it.Type >= len(itemNames) {
@@ -195,6 +198,46 @@ func Parse(raw []byte) (Bundle, error) {
 		return Bundle{}, err
 	}
 	return b, nil
+}
+
+// logItem reads an item whose content is a byte string, as logs are, without copying
+// it. It is false for any other, and for what does not parse.
+func logItem(raw []byte) (it item, rest []byte, ok bool) {
+	if len(raw) < 2 || raw[0] != 0x82 || raw[1] > 0x17 { // an array of two, of which the first is a small number
+		return it, raw, false
+	}
+	if _, rest, ok = byteString(raw[2:]); !ok {
+		return it, raw, false
+	}
+	it.Type, it.Content = int(raw[1]), raw[2:len(raw)-len(rest)]
+	return it, rest, true
+}
+
+// byteString reads a byte string of definite length (RFC 8949, 3.1) and returns it,
+// aliasing raw, and what follows.
+func byteString(raw []byte) (b, rest []byte, ok bool) {
+	if len(raw) == 0 || raw[0]>>5 != 2 {
+		return nil, nil, false
+	}
+	size, head := uint64(raw[0]&0x1F), raw[1:]
+	if size > 27 {
+		return nil, nil, false
+	}
+	if size >= 24 { // in the 1, 2, 4 or 8 bytes that follow
+		n := 1 << (size - 24)
+		if len(head) < n {
+			return nil, nil, false
+		}
+		size = 0
+		for _, c := range head[:n] {
+			size = size<<8 | uint64(c)
+		}
+		head = head[n:]
+	}
+	if size > uint64(len(head)) {
+		return nil, nil, false
+	}
+	return head[:size:size], head[size:], true
 }
 
 func (p *Parts) set(kind int, content []byte) error {
@@ -221,6 +264,12 @@ func (p *Parts) set(kind int, content []byte) error {
 	}
 	if len(content) > limit {
 		return fmt.Errorf("is %d bytes long, at most %d are accepted", len(content), limit)
+	}
+	if log, ok := into.(*[]byte); ok {
+		if b, after, ok := byteString(content); ok && len(after) == 0 {
+			*log = b
+			return nil
+		}
 	}
 	if err := decMode.Unmarshal(content, into); err != nil {
 		return err
@@ -263,16 +312,29 @@ func (t *TPM) PCRBanks() ([]PCRs, error) {
 				return nil, fmt.Errorf("PCR bank %v is stated twice", v.Bank)
 			}
 		}
-		for _, i := range slices.Sorted(maps.Keys(v.Value)) { // so that the same bytes give the same error
-			val := v.Value[i]
-			if i < 0 || i >= NumPCRs || len(val) != v.Bank.Size() {
-				return nil, fmt.Errorf("PCR %d of bank %v: registers are 0 to %d with %d bytes each", i, v.Bank, NumPCRs-1, v.Bank.Size())
+		for i, val := range v.Value {
+			if !v.fits(i) {
+				return nil, v.misfit()
 			}
 			p.Value[i] = val
 		}
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// fits reports whether register i is one, with a value of the bank's size.
+func (v Values) fits(i int) bool { return i >= 0 && i < NumPCRs && len(v.Value[i]) == v.Bank.Size() }
+
+// misfit names the first register that does not fit, so that the same bytes give the
+// same error.
+func (v Values) misfit() error {
+	for _, i := range slices.Sorted(maps.Keys(v.Value)) {
+		if !v.fits(i) {
+			return fmt.Errorf("PCR %d of bank %v: registers are 0 to %d with %d bytes each", i, v.Bank, NumPCRs-1, v.Bank.Size())
+		}
+	}
+	return nil
 }
 
 // WireValues returns the wire form of register values.
