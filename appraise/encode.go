@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/keystead/keystead"
 )
@@ -15,6 +16,9 @@ import (
 // encodeVerdict writes what encoding/json writes of a verdict's body where it does not
 // escape HTML, in a third of the time: verdicts are made at every renewal.
 var encodeVerdict = encoderOf(reflect.TypeFor[verdictBody]())
+
+// scratches are buffers that verdicts are written into before they have their size.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // An encoder appends a value's JSON.
 type encoder func(b []byte, v reflect.Value) ([]byte, error)

@@ -1,6 +1,7 @@
 package appraise
 
 import (
+	"bytes"
 	"reflect"
 	"slices"
 	"time"
@@ -98,11 +99,13 @@ func (v Verdict) MarshalJSON() ([]byte, error) {
 func mint(body verdictBody) Verdict {
 	body.Format = verdictFormat
 	body.writeEmptyLists()
-	raw, err := encodeVerdict(make([]byte, 0, 8<<10), reflect.ValueOf(&body).Elem())
-	if err != nil {
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	raw, err := encodeVerdict((*scratch)[:0], reflect.ValueOf(&body).Elem())
+	if *scratch = raw; err != nil {
 		return Verdict{}
 	}
-	return Verdict{body, raw}
+	return Verdict{body, bytes.Clone(raw)}
 }
 
 // writeEmptyLists makes each list one that JSON writes as [], or as "", never as null.

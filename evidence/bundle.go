@@ -176,7 +176,7 @@ func Parse(raw []byte) (Bundle, error) {
 	last := 0
 	for len(rest) > 0 {
 		off := len(raw) - len(rest)
-		it, after, ok := logItem(rest)
+		it, after, ok := quickLog(rest)
 		if !ok {
 			after, err = decMode.UnmarshalFirst(rest, &it)
 		}
@@ -198,46 +198,6 @@ func Parse(raw []byte) (Bundle, error) {
 		return Bundle{}, err
 	}
 	return b, nil
-}
-
-// logItem reads an item whose content is a byte string, as logs are, without copying
-// it. It is false for any other, and for what does not parse.
-func logItem(raw []byte) (it item, rest []byte, ok bool) {
-	if len(raw) < 2 || raw[0] != 0x82 || raw[1] > 0x17 { // an array of two, of which the first is a small number
-		return it, raw, false
-	}
-	if _, rest, ok = byteString(raw[2:]); !ok {
-		return it, raw, false
-	}
-	it.Type, it.Content = int(raw[1]), raw[2:len(raw)-len(rest)]
-	return it, rest, true
-}
-
-// byteString reads a byte string of definite length (RFC 8949, 3.1) and returns it,
-// aliasing raw, and what follows.
-func byteString(raw []byte) (b, rest []byte, ok bool) {
-	if len(raw) == 0 || raw[0]>>5 != 2 {
-		return nil, nil, false
-	}
-	size, head := uint64(raw[0]&0x1F), raw[1:]
-	if size > 27 {
-		return nil, nil, false
-	}
-	if size >= 24 { // in the 1, 2, 4 or 8 bytes that follow
-		n := 1 << (size - 24)
-		if len(head) < n {
-			return nil, nil, false
-		}
-		size = 0
-		for _, c := range head[:n] {
-			size = size<<8 | uint64(c)
-		}
-		head = head[n:]
-	}
-	if size > uint64(len(head)) {
-		return nil, nil, false
-	}
-	return head[:size:size], head[size:], true
 }
 
 func (p *Parts) set(kind int, content []byte) error {
@@ -265,14 +225,10 @@ func (p *Parts) set(kind int, content []byte) error {
 	if len(content) > limit {
 		return fmt.Errorf("is %d bytes long, at most %d are accepted", len(content), limit)
 	}
-	if log, ok := into.(*[]byte); ok {
-		if b, after, ok := byteString(content); ok && len(after) == 0 {
-			*log = b
-			return nil
+	if !quick(content, into) {
+		if err := decMode.Unmarshal(content, into); err != nil {
+			return err
 		}
-	}
-	if err := decMode.Unmarshal(content, into); err != nil {
-		return err
 	}
 	switch {
 	case kind == itemBinding && len(p.Binding.Nonce) > maxNonce:

@@ -163,31 +163,3 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
-
-// FuzzLogItem: what is read without copying is what the CBOR library reads.
-func FuzzLogItem(f *testing.F) {
-	for _, log := range [][]byte{{}, []byte("log"), make([]byte, 23), make([]byte, 24), make([]byte, 256), make([]byte, 1<<16)} {
-		f.Add(append(must(encMode.Marshal([]any{itemIMALog, log})), "rest"...))
-	}
-	f.Add([]byte{0x82, 0x05, 0x5b, 0, 0, 0, 0, 0, 0, 0, 1, 'x'})                       // a length that is longer than need be
-	f.Add([]byte{0x82, 0x05, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}) // more than there is
-	f.Add([]byte{0x82, 0x05, 0x5f, 0x41, 'x', 0xff})                                   // of indefinite length
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		got, rest, ok := logItem(raw)
-		if !ok {
-			return
-		}
-		var want item
-		after, err := decMode.UnmarshalFirst(raw, &want)
-		if err != nil || got.Type != want.Type || !bytes.Equal(got.Content, want.Content) || !bytes.Equal(rest, after) {
-			t.Fatalf("want %+v, %d left, %v; got %+v, %d left", want, len(after), err, got, len(rest))
-		}
-		var log []byte
-		if err := decMode.Unmarshal(want.Content, &log); err != nil {
-			t.Fatal(err)
-		}
-		if b, left, ok := byteString(got.Content); !ok || len(left) > 0 || !bytes.Equal(b, log) || b == nil {
-			t.Fatalf("want %x, got %x, %t", log, b, ok)
-		}
-	})
-}

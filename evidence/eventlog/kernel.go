@@ -151,11 +151,12 @@ func describe(events []*Event) string {
 // passed, as in /proc/cmdline: GRUB puts "BOOT_IMAGE=" before it, and OVMF's loader
 // " initrd=initrd" after it when there is an initrd.
 func LoadOptions(commandLine string) (terminated, bare keystead.Digest) {
-	var b bytes.Buffer
-	for _, u := range utf16.Encode([]rune(commandLine)) {
-		b.Write([]byte{byte(u), byte(u >> 8)})
+	text := make([]byte, 0, 2*len(commandLine)+2)
+	for _, r := range commandLine {
+		var units [2]uint16
+		for _, u := range utf16.AppendRune(units[:0], r) {
+			text = append(text, byte(u), byte(u>>8))
+		}
 	}
-	bare = keystead.Sum(b.Bytes())
-	b.Write([]byte{0, 0})
-	return keystead.Sum(b.Bytes()), bare
+	return keystead.Sum(append(text, 0, 0)), keystead.Sum(text)
 }
