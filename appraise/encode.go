@@ -3,6 +3,7 @@ package appraise
 import (
 	"bytes"
 	"encoding"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"reflect"
@@ -31,7 +32,7 @@ func encoderOf(t reflect.Type) encoder {
 	case t.Implements(reflect.TypeFor[json.Marshaler]()):
 		return encodeMarshaler
 	case t.Implements(reflect.TypeFor[encoding.TextMarshaler]()):
-		return encodeAny
+		return encodeText
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -41,9 +42,10 @@ func encoderOf(t reflect.Type) encoder {
 	case reflect.String:
 		return encodeString
 	case reflect.Slice:
-		if t.Elem().Kind() != reflect.Uint8 { // bytes are base64
-			return listEncoder(encoderOf(t.Elem()))
+		if t.Elem().Kind() == reflect.Uint8 {
+			return encodeBytes
 		}
+		return listEncoder(encoderOf(t.Elem()))
 	case reflect.Struct:
 		return structEncoder(t)
 	}
@@ -63,6 +65,21 @@ func encodeAny(b []byte, v reflect.Value) ([]byte, error) {
 func encodeMarshaler(b []byte, v reflect.Value) ([]byte, error) {
 	raw, err := v.Interface().(json.Marshaler).MarshalJSON()
 	return append(b, raw...), err
+}
+
+func encodeText(b []byte, v reflect.Value) ([]byte, error) {
+	text, err := v.Interface().(encoding.TextMarshaler).MarshalText()
+	if err != nil {
+		return b, err
+	}
+	return encodeString(b, reflect.ValueOf(string(text)))
+}
+
+func encodeBytes(b []byte, v reflect.Value) ([]byte, error) {
+	if v.IsNil() {
+		return append(b, "null"...), nil
+	}
+	return append(base64.StdEncoding.AppendEncode(append(b, '"'), v.Bytes()), '"'), nil
 }
 
 func encodeDigest(b []byte, v reflect.Value) ([]byte, error) {

@@ -10,10 +10,16 @@ import (
 )
 
 // TestEncodeVerdict: byte for byte what encoding/json writes, whatever the fields hold.
-func TestEncodeVerdict(t *testing.T) {
+func TestEncodeVerdict(t *testing.T) { encodes[verdictBody](t, encodeVerdict) }
+
+// TestEncodeKey: likewise.
+func TestEncodeKey(t *testing.T) { encodes[keyFile](t, encodeKey) }
+
+func encodes[T any](t *testing.T, encode encoder) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(1, 2))
 	for n := range 500 {
-		var body verdictBody
+		var body T
 		if n > 0 { // the first is the zero one
 			fill(r, reflect.ValueOf(&body).Elem())
 		}
@@ -23,7 +29,7 @@ func TestEncodeVerdict(t *testing.T) {
 		if err := e.Encode(body); err != nil {
 			t.Fatal(err)
 		}
-		got, err := encodeVerdict(nil, reflect.ValueOf(&body).Elem())
+		got, err := encode(nil, reflect.ValueOf(&body).Elem())
 		if err != nil || string(got)+"\n" != want.String() {
 			t.Fatalf("error %v\nwant %s\ngot  %s", err, want.Bytes(), got)
 		}
