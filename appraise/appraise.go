@@ -294,7 +294,7 @@ func (a *appraisal) policy() {
 		a.find(keystead.Finding{Reason: keystead.ReasonAssuranceLow, Where: "assurance", Want: minimum.String() + " or more", Got: a.assurance.String() + a.lackOfTPM()})
 	}
 	a.claims.Assurance = a.assurance.String()
-	for _, r := range p.Eval(a.claims) {
+	for _, r := range p.Eval(&a.claims) {
 		if !r.OK {
 			a.find(r.Finding())
 		}

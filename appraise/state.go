@@ -92,15 +92,17 @@ func (a *appraisal) state() *State {
 	if !ok {
 		return nil
 	}
-	s := &State{key: string(a.in.Key.Name), context: a.context(), registers: registers(a.covered), list: list,
+	s := &State{key: string(a.in.Key.Name), list: list,
 		boot: a.booted, kernel: a.measured, kernelErr: a.measuredErr, software: a.claims.Software, packages: a.claims.Packages,
 		seen: a.refs.seenList(), time: a.in.Time.UnixNano()}
 	s.kernel.Text = nil // no verdict needs it
 	s.reference = evidence.Reference{IMALog: list.Digest(), Bytes: list.Bytes(), Entries: list.Entries()}
-	if p := a.prior; p != nil {
+	if p := a.prior; p != nil { // whose context and registers are these
+		s.context, s.registers = p.context, p.registers
 		s.reference.EventLog, s.reference.Packages, s.refs = p.reference.EventLog, p.reference.Packages, p.refs
 		return s
 	}
+	s.context, s.registers = a.context(), registers(a.covered)
 	s.reference.EventLog = keystead.Sum(a.parts.EventLog)
 	if a.parts.Packages != nil {
 		s.reference.Packages = keystead.Sum(a.parts.Packages.Data)

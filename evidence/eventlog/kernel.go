@@ -1,7 +1,6 @@
 package eventlog
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -166,17 +165,18 @@ func (k Kernel) Given(commandLine string) bool {
 // passed, as in /proc/cmdline: GRUB puts "BOOT_IMAGE=" before it, and OVMF's loader
 // " initrd=initrd" after it when there is an initrd.
 func LoadOptions(bank evidence.Bank, commandLine string) (terminated, bare keystead.Measured) {
-	var b bytes.Buffer
-	for _, u := range utf16.Encode([]rune(commandLine)) {
-		b.Write([]byte{byte(u), byte(u >> 8)})
-	}
-	sum := func() keystead.Measured {
-		if bank == evidence.SHA384 {
-			return keystead.Sum384(b.Bytes())
+	text := make([]byte, 0, 2*len(commandLine)+2)
+	for _, r := range commandLine {
+		var units [2]uint16
+		for _, u := range utf16.AppendRune(units[:0], r) {
+			text = append(text, byte(u), byte(u>>8))
 		}
-		return keystead.Sum(b.Bytes()).Measured()
 	}
-	bare = sum()
-	b.Write([]byte{0, 0})
-	return sum(), bare
+	sum := func(b []byte) keystead.Measured {
+		if bank == evidence.SHA384 {
+			return keystead.Sum384(b)
+		}
+		return keystead.Sum(b).Measured()
+	}
+	return sum(append(text, 0, 0)), sum(text)
 }
