@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -68,6 +69,8 @@ type domain struct {
 	kept      *appraise.State
 	asked     []asked                    // renewals, accepted or not
 	doubts    func(continues bool) error // what a node says instead of judging a renewal; nil for nothing
+	shown     [2]int                     // by node, how often it looked for by what to judge a connection
+	trouble   error                      // the next evidence is answered by that
 	released  []*apiv1.ReleaseRequest
 	suspended *keystead.DenyError
 	deny      func(*apiv1.ReleaseRequest) error
@@ -194,6 +197,7 @@ func (n *node) serve() {
 	n.judge = attest.NewAppraiser(func(_ context.Context, id keystead.Digest) (attest.Terms, error) {
 		n.domain.mu.Lock()
 		defer n.domain.mu.Unlock()
+		n.shown[slices.Index(n.nodes, n)]++
 		in := n.rules.Input()
 		in.Time = time.Now()
 		if n.enrolled[id] == "" {
@@ -335,6 +339,8 @@ func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tic
 	switch {
 	case errors.Is(v.Err(), keystead.ReasonLogUnknown):
 		err = v.Err()
+	case n.trouble != nil:
+		err, n.trouble = n.trouble, nil
 	case n.enrolled[p.Identity()] != host:
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled})
 	case v.Err() != nil:
