@@ -31,7 +31,7 @@ func TestStrangersSendNoEvidence(t *testing.T) {
 	gate := evidenceGate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		taken <- struct{}{}
 		_, _ = io.Copy(io.Discard, r.Body)
-	}))
+	}), DefaultEvidence)
 	never, end := io.Pipe()
 	defer end.Close()
 	host := Peer{EK: keystead.Sum([]byte("a host"))}
@@ -39,7 +39,7 @@ func TestStrangersSendNoEvidence(t *testing.T) {
 	if w := gateRequest(gate, Peer{TLS: keystead.Sum([]byte("a key"))}, maxEvidence, never); w.Code == http.StatusOK || !strings.Contains(w.Body.String(), string(keystead.ReasonEvidenceMissing)) {
 		t.Errorf("a stranger's evidence: %d %s", w.Code, w.Body)
 	}
-	for range maxOfOne / maxEvidence {
+	for range DefaultEvidence.Machine / maxEvidence {
 		go gateRequest(gate, host, maxEvidence, never)
 		<-taken
 	}
