@@ -92,7 +92,7 @@ func (t *turns) machine(id keystead.Digest) *machineTurns {
 		}
 		t.swept = len(t.of)
 	}
-	m := &machineTurns{index: -1}
+	m := &machineTurns{from: t.now - turnCredit, index: -1}
 	t.of[id] = m
 	return m
 }
