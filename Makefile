@@ -60,5 +60,11 @@ bench-hosts: ## admission's figures: three node processes with software TPMs, sy
 	@$(MAKE) --no-print-directory build
 	@go run ./internal/bench/hosts
 
+bench-fleet: ## a fleet that re-attests every minute, grown by 5,000 synthetic hosts until the domain does not hold it: takes an hour
+	@scripts/need bench
+	@$(MAKE) --no-print-directory build
+	@go build -o $(BUILD)/bench-hosts ./internal/bench/hosts
+	@$(BUILD)/bench-hosts -fleet $(or $(MOST),100000) -hosts $(or $(STEP),5000)
+
 clean: ## remove build output
 	rm -rf $(BUILD)

@@ -50,6 +50,7 @@ type Agent struct {
 	core     *Core
 	held     *held
 	seen     map[string]error   // nodes, as they were found
+	met      Moment             // when all nodes saw evidence, unless something failed since; 0 for never
 	replayed evidence.Reference // what nodes have of this host's logs; zero for nothing
 	spiffe   string             // of the SVID that is written
 	news     chan struct{}      // closed when the lease or the phase changes; nil while nobody watches
@@ -128,8 +129,10 @@ func Identity(ctx context.Context, tpm *collect.TPM) (keystead.Digest, error) {
 	return public.Fingerprint(), nil
 }
 
-// defaultAge is how old the evidence on a connection may be if no interval is configured.
-const defaultAge = 30 * time.Second
+// nodeAge is how long this host goes by what a node showed, and how often it shows
+// evidence to every node although all goes well. Nodes watch each other more closely, and
+// each renewal takes two of them; what they need to know of this host the ledger has.
+const nodeAge = time.Hour
 
 // openDomain reads the domain file, and prepares to talk to nodes.
 func (a *Agent) openDomain() error {
@@ -146,12 +149,8 @@ func (a *Agent) openDomain() error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	a.nodes = newNodes(a.domain, a.prover, a.self)
-	age := time.Duration(a.cfg.Evidence.IntervalMS) * time.Millisecond // all nodes see evidence as often as the ledger does
-	if age == 0 {
-		age = defaultAge
-	}
-	a.host = client.NewHost(client.HostOptions{MaxAge: age, Dial: func(ctx context.Context, to client.Contact) (net.Conn, error) {
-		return a.nodes.dial(ctx, to, 2*age) // client.Host takes a new one after age, and lets requests end on the old
+	a.host = client.NewHost(client.HostOptions{MaxAge: nodeAge, Dial: func(ctx context.Context, to client.Contact) (net.Conn, error) {
+		return a.nodes.dial(ctx, to, 2*nodeAge) // client.Host takes a new one after nodeAge, and lets requests end on the old
 	}})
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/refusal"
 )
 
 // released asks the agent for a key, as this very process.
@@ -73,6 +74,27 @@ func TestHostInADomain(t *testing.T) {
 	_, err = release(a, "billing")
 	is(t, err, keystead.ReasonLeaseSuspended)
 	a.noSVID(t)
+}
+
+// TestRenewsOnOneConnection: while all goes well, renewed evidence is all that a host
+// shows, and the other nodes see none. After trouble every node sees evidence again.
+func TestRenewsOnOneConnection(t *testing.T) {
+	d, m := newDomain(t)
+	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS = 100 })
+	d.enrol(a)
+	var shown [2]int
+	d.await("renewals", func() bool { shown = d.shown; return len(d.proofs) > 2 })
+	if shown[0] == 0 || shown[1] == 0 {
+		t.Fatalf("nodes that judge the host saw evidence on %v connections", shown)
+	}
+	d.await("more renewals", func() bool { return len(d.proofs) > 7 })
+	d.set(func() {
+		if d.shown != shown {
+			t.Errorf("nodes judged connections %v times while leases were renewed, and %v before", d.shown, shown)
+		}
+		d.trouble = refusal.Encode(keystead.Deny(keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal"}))
+	})
+	d.await("connections anew", func() bool { return d.shown[0] > shown[0] && d.shown[1] > shown[1] })
 }
 
 // checkSVID demands files that a TLS server can use, and that the bundle vouches for.

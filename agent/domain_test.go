@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +66,8 @@ type domain struct {
 	nonces    map[uint64][]byte
 	lease     *apiv1.Lease
 	proofs    []string // purposes of evidence that was accepted
+	shown     [2]int   // by node, how often it looked for by what to judge a connection
+	trouble   error    // the next evidence is answered by that
 	released  []*apiv1.ReleaseRequest
 	suspended *keystead.DenyError
 	deny      func(*apiv1.ReleaseRequest) error
@@ -184,6 +187,7 @@ func (n *node) serve() {
 	n.judge = attest.NewAppraiser(func(_ context.Context, id keystead.Digest) (attest.Terms, error) {
 		n.domain.mu.Lock()
 		defer n.domain.mu.Unlock()
+		n.shown[slices.Index(n.nodes, n)]++
 		in := n.rules.Input()
 		in.Time = time.Now()
 		if n.enrolled[id] == "" {
@@ -311,6 +315,8 @@ func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tic
 	in.Expect = evidence.Binding{Purpose: purpose, Nonce: n.nonces[tick], SubjectKey: subject}
 	v := appraise.Appraise(in)
 	switch {
+	case n.trouble != nil:
+		err, n.trouble = n.trouble, nil
 	case n.enrolled[p.Identity()] != host:
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled})
 	case v.Err() != nil:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
 )
@@ -25,6 +26,7 @@ func (a *Agent) prove(purpose string) {
 	defer cancel()
 	lease, err := a.obtain(ctx, purpose)
 	if err != nil {
+		a.forget(err)
 		a.log.Debug("no lease obtained", "purpose", purpose, "because", err)
 		a.do(func(c *Core, now Moment) Ready { return c.Failed(now, err) })
 		return
@@ -35,8 +37,7 @@ func (a *Agent) prove(purpose string) {
 	a.do(func(c *Core, now Moment) Ready { return c.Proved(now, lease) })
 }
 
-// obtain has every node activate a credential and see evidence, and hands in evidence
-// for the ledger.
+// obtain hands in evidence for the ledger, once every node activated a credential.
 func (a *Agent) obtain(ctx context.Context, purpose string) (Lease, error) {
 	if err := a.connect(ctx); err != nil {
 		return Lease{}, err
@@ -118,8 +119,9 @@ func (a *Agent) lease(l *apiv1.Lease, asked Moment) (Lease, error) {
 		Holds: time.Duration(l.GetHoldsMs()) * time.Millisecond}, nil
 }
 
-// connect learns where the nodes are, and connects to those that have not seen
-// evidence of late. One is enough to go on; if there is none, the error is what they
+// connect learns where the nodes are, and shows evidence to all of them if it is not
+// known that all have seen some: a node judges no host whose key it has not activated.
+// One that can be reached is enough to go on; if there is none, the error is what they
 // say most of.
 func (a *Agent) connect(ctx context.Context) error {
 	learning, cancel := context.WithTimeout(ctx, learnTimeout)
@@ -129,21 +131,57 @@ func (a *Agent) connect(ctx context.Context) error {
 		return err
 	}
 	a.host.Nodes(contacts)
+	began := a.now()
+	if a.known(contacts, began) {
+		return nil
+	}
 	found := a.host.Connect(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.seen = found
+	a.seen, a.met = found, began
 	var worst error
 	for name, e := range found {
 		if e == nil {
-			return nil
+			continue
 		}
+		a.met = 0
 		a.log.Debug("node not connected", "node", name, "because", e)
 		if worst == nil || !passing(e) {
 			worst = e
 		}
 	}
+	for _, e := range found {
+		if e == nil {
+			return nil
+		}
+	}
 	return worst
+}
+
+// forget has the next attempt show evidence to every node, if something failed: one may
+// not know this host's key any more. Connections to nodes that judged are made anew.
+func (a *Agent) forget(because error) {
+	a.mu.Lock()
+	a.met = 0
+	a.mu.Unlock()
+	if !client.Unavailable(because) || wantsWhole(because) {
+		a.host.Drop()
+	}
+}
+
+// known reports whether exactly these nodes have all seen evidence of late.
+func (a *Agent) known(nodes map[string]client.Contact, now Moment) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.met == 0 || now.Sub(a.met) >= nodeAge || len(nodes) != len(a.seen) {
+		return false
+	}
+	for name := range nodes {
+		if _, ok := a.seen[name]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // issue has an SVID signed and puts it in place.

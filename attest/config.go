@@ -59,6 +59,10 @@ type Config struct {
 	// then it closes itself, and fails with [keystead.ReasonConnectionExpired]. 0 is
 	// without end.
 	MaxAge time.Duration
+	// Renewed, if there is one, is asked when a connection reaches MaxAge, and believed:
+	// it returns when newer evidence of the same peer was asked for that passed elsewhere.
+	// From then on the connection's age is counted. The zero time says that there is none.
+	Renewed func(*Conn) time.Time
 	// MaxBundle bounds the peer's bundle, in bytes; 8 MiB if 0.
 	MaxBundle int
 	// Room, if not nil, is asked for memory for the peer's evidence as its size is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,9 +17,11 @@ import (
 type Conn struct {
 	tls     *tls.Conn
 	peer    Peer
-	asked   time.Time
-	timer   *time.Timer // nil without an end
 	expired atomic.Bool
+
+	mu    sync.Mutex
+	asked time.Time
+	timer *time.Timer // nil without an end, and when closed
 }
 
 // Client attests over raw as TLS client. The Conn takes raw over; on an error raw is
@@ -68,7 +71,7 @@ func (c *Config) open(ctx context.Context, raw net.Conn, tc *tls.Conn, r role) (
 		_ = raw.Close()
 		return nil, err
 	}
-	conn.age(c.MaxAge)
+	conn.age(c)
 	return conn, nil
 }
 
@@ -99,14 +102,32 @@ func (c *Config) attest(ctx context.Context, tc *tls.Conn, r role) (*Conn, error
 	return &Conn{tls: tc, peer: peer, asked: asked}, nil
 }
 
-// age has an attested connection end at its time.
-func (c *Conn) age(most time.Duration) {
-	if most > 0 && !c.peer.IsZero() {
-		c.timer = time.AfterFunc(time.Until(c.asked.Add(most)), func() {
+// age has an attested connection end at its time, unless there is newer evidence then.
+func (c *Conn) age(cfg *Config) {
+	if cfg.MaxAge <= 0 || c.peer.IsZero() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timer = time.AfterFunc(time.Until(c.asked.Add(cfg.MaxAge)), func() {
+		if cfg.Renewed == nil || !c.renew(cfg.Renewed(c), cfg.MaxAge) {
 			c.expired.Store(true)
 			_ = c.tls.NetConn().Close() // at once: no farewell that a peer could hold up
-		})
+		}
+	})
+}
+
+// renew has the age count from newer evidence, and reports whether that is young enough.
+func (c *Conn) renew(asked time.Time, most time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	left := time.Until(asked.Add(most))
+	if c.timer == nil || left <= 0 || !asked.After(c.asked) {
+		return false
 	}
+	c.asked = asked
+	c.timer.Reset(left)
+	return true
 }
 
 // Peer returns who the other side is; nobody if it showed no evidence, or there is
@@ -118,9 +139,13 @@ func (c *Conn) Peer() Peer {
 	return c.peer
 }
 
-// Established returns when this side asked for the peer's evidence, which is how old
-// the evidence is at most.
-func (c *Conn) Established() time.Time { return c.asked }
+// Established returns when this side asked for the peer's evidence, or for newer
+// evidence ([Config.Renewed]): it is not older than that.
+func (c *Conn) Established() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
+}
 
 // TLS returns the state of the TLS connection. It is not named ConnectionState, by
 // which net/http would know a TLS connection and keep HTTP/2 off it.
@@ -140,7 +165,7 @@ func (c *Conn) Write(b []byte) (int, error) {
 // fresh holds a result back on a connection whose time is over.
 func (c *Conn) fresh(n int, err error) (int, error) {
 	if c.expired.Load() {
-		return 0, keystead.Deny(keystead.Finding{Reason: keystead.ReasonConnectionExpired, Where: "connection", Want: "evidence that is young enough", Got: "that of " + c.asked.UTC().Format(time.RFC3339)})
+		return 0, keystead.Deny(keystead.Finding{Reason: keystead.ReasonConnectionExpired, Where: "connection", Want: "evidence that is young enough", Got: "that of " + c.Established().UTC().Format(time.RFC3339)})
 	}
 	return n, err
 }
@@ -150,9 +175,12 @@ func (c *Conn) CloseWrite() error { return c.tls.CloseWrite() }
 
 // Close implements net.Conn.
 func (c *Conn) Close() error {
+	c.mu.Lock()
 	if c.timer != nil {
 		c.timer.Stop()
+		c.timer = nil
 	}
+	c.mu.Unlock()
 	return c.tls.Close()
 }
 

@@ -177,6 +177,46 @@ func TestMaxAge(t *testing.T) {
 	d.conn.Close() // may fail, must not hang
 }
 
+// TestRenewed: newer evidence from elsewhere keeps a connection, as long as it is young
+// enough and newer than what was last counted.
+func TestRenewed(t *testing.T) {
+	s := onStage(t)
+	alice, bob := s.config(s.alice, s.bob), s.config(s.bob, s.alice)
+	bob.MaxAge = 50 * time.Millisecond
+	asked, answers := make(chan time.Time), make(chan time.Time)
+	bob.Renewed = func(c *Conn) time.Time {
+		asked <- c.Established()
+		return <-answers
+	}
+	for name, last := range map[string]func(before time.Time) time.Time{
+		"no more evidence":  func(time.Time) time.Time { return time.Time{} },
+		"evidence too old":  func(before time.Time) time.Time { return time.Now().Add(-bob.MaxAge) },
+		"the same evidence": func(before time.Time) time.Time { return before },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := loopback(t)
+			left, right := begin(t, roleClient, a, alice), begin(t, roleServer, b, bob)
+			c, d := <-left, <-right
+			if c.err != nil || d.err != nil {
+				t.Fatalf("client: %v; server: %v", c.err, d.err)
+			}
+			<-asked
+			newer := time.Now()
+			answers <- newer
+			go func() { _, _ = c.conn.Write([]byte("x")) }()
+			if n, err := d.conn.Read(make([]byte, 1)); n != 1 || err != nil {
+				t.Fatalf("after newer evidence: %d bytes, %v", n, err)
+			}
+			if counted := <-asked; !counted.Equal(newer) {
+				t.Errorf("counted from %v, want %v", counted, newer)
+			}
+			answers <- last(newer)
+			_, err := d.conn.Read(make([]byte, 1))
+			demand(t, "read", err, keystead.ReasonConnectionExpired)
+		})
+	}
+}
+
 // TestKnownKeysAreBounded: an appraiser forgets before it grows without end.
 func TestKnownKeysAreBounded(t *testing.T) {
 	s := onStage(t)

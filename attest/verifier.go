@@ -37,7 +37,7 @@ type knownKey struct {
 }
 
 // maxKnown bounds what an Appraiser remembers; a TPM that is forgotten activates anew.
-const maxKnown = 1 << 16
+const maxKnown = 1 << 17
 
 // NewAppraiser returns a verifier that asks terms by which it is to judge the TPM
 // with that hardware identity ([Peer.Identity]), before the TPM has proven to be that

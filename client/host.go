@@ -87,6 +87,14 @@ func (h *Host) Nodes(contacts map[string]Contact) {
 // Close drops the connections.
 func (h *Host) Close() { h.Nodes(nil) }
 
+// Drop ends the connections: whoever is asked next sees evidence anew.
+func (h *Host) Drop() {
+	nodes, _ := h.order()
+	for _, n := range nodes {
+		n.drop()
+	}
+}
+
 // Connect shows evidence to every node that has not seen any for MaxAge, all at the
 // same time, and returns what came of it by the names of nodes: nil for those that are
 // connected.

@@ -87,6 +87,10 @@ type hostNode struct {
 	to    apiv1connect.HostServiceClient
 }
 
+// idleMost is how long a connection without requests is kept: hosts need one node at a
+// time, and nodes have many hosts.
+const idleMost = 3 * time.Minute
+
 // client returns one whose connection's evidence is not older than MaxAge.
 func (n *hostNode) client() apiv1connect.HostServiceClient {
 	n.mu.Lock()
@@ -97,7 +101,7 @@ func (n *hostNode) client() apiv1connect.HostServiceClient {
 	if n.via != nil {
 		n.via.CloseIdleConnections() // requests under way end on the old one
 	}
-	n.via, n.since = AttestedTransport(n.connect, n.opts.MaxAge), time.Now()
+	n.via, n.since = AttestedTransport(n.connect, min(n.opts.MaxAge, idleMost)), time.Now()
 	h := &http.Client{Transport: n.via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	n.to = apiv1connect.NewHostServiceClient(h, "http://"+n.Name+".node.invalid", connect.WithReadMaxBytes(maxHostAnswer))
 	return n.to

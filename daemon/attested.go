@@ -1,15 +1,19 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/serve"
 )
@@ -20,9 +24,34 @@ func (n *Node) attestedListener(inner net.Listener) (net.Listener, error) {
 	cfg := n.evidenceConfig(n.gate)
 	cfg.Plain = n.apiTLS()
 	cfg.Plain.NextProtos = []string{"h2", "http/1.1"}
+	cfg.Renewed = n.renewed
 	return attest.NewListener(inner, cfg, attest.ListenerOptions{Refused: func(from net.Addr, err error) {
 		n.log.Log(n.running, slog.LevelInfo, "connection refused", "from", from, "because", err)
 	}})
+}
+
+// renewed returns when the evidence was asked for on which a connected host's lease
+// rests now: evidence of the same hardware for the connection's key, which nodes judged
+// and the ledger has. Its age is what the node's own clock or the domain's says, by
+// whichever it is older. The time is zero if the host has no lease, or this node is behind.
+func (n *Node) renewed(c *attest.Conn) time.Time {
+	peer := c.Peer()
+	host, ok := strings.CutPrefix(peer.Name(), hostPrefix)
+	certificates := c.TLS().PeerCertificates
+	if !ok || len(certificates) == 0 || n.fresh() != nil {
+		return time.Time{}
+	}
+	var lease admit.Lease
+	err := n.snapshot(func(v ledger.View) (err error) {
+		lease, err = admit.Current(v, host)
+		return err
+	})
+	if err != nil || lease.EK() != peer.Identity() || !bytes.Equal(lease.SubjectKey(), certificates[0].RawSubjectPublicKeyInfo) {
+		return time.Time{}
+	}
+	now := time.Now()
+	age := max(lease.Clock(), uint64(now.UnixMilli())) - lease.Evidence() // the clock is never behind evidence that is on the ledger
+	return now.Add(-time.Duration(age) * time.Millisecond)
 }
 
 // dialAttested opens a connection to another node's API, on which both have shown

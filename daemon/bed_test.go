@@ -116,7 +116,7 @@ func (b *bed) machine(name string) *practice.Machine {
 }
 
 // hurry has a node show evidence anew every second.
-func (b *bed) hurry(p *process) {
+func (b *cluster) hurry(p *process) {
 	b.t.Helper()
 	path := filepath.Join(p.dir, daemon.ConfigFile)
 	text, err := os.ReadFile(path)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/bench/profiled"
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/internal/recording"
 	"github.com/keystead/keystead/key"
@@ -31,6 +31,7 @@ import (
 // the recorded boot was replayed into.
 type domain struct {
 	dir       string
+	rec       *recording.Recording
 	stage     *practice.Stage
 	machines  map[string]*practice.Machine
 	authority *authority // of the synthetic hosts
@@ -47,21 +48,20 @@ var names = []string{"n1", "n2", "n3"}
 
 func hostName(n int) string { return fmt.Sprintf("host-%05d", n) }
 
-func startDomain(ctx context.Context, program, dir string, port int) (d *domain, err error) {
+func startDomain(ctx context.Context, o *order, port int) (d *domain, err error) {
 	d = &domain{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.stop())
 		}
 	}()
-	if d.dir, err = os.MkdirTemp(dir, "keystead-bench-"); err != nil {
+	if d.dir, err = os.MkdirTemp(o.dir, "keystead-bench-"); err != nil {
 		return d, err
 	}
-	rec, err := recording.Load(recording.Committed())
-	if err != nil {
+	if d.rec, err = recording.Load(recording.Committed()); err != nil {
 		return d, err
 	}
-	if d.stage, err = practice.New(rec); err != nil {
+	if d.stage, err = practice.New(d.rec); err != nil {
 		return d, err
 	}
 	if err := d.stage.Publish(d.dir); err != nil {
@@ -73,8 +73,8 @@ func startDomain(ctx context.Context, program, dir string, port int) (d *domain,
 	if d.authority, err = newAuthority(); err != nil {
 		return d, err
 	}
-	roots := filepath.Join(d.dir, "synthetic.pem")
-	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: d.authority.cert.Raw}), 0o644); err != nil {
+	roots := filepath.Join(d.dir, syntheticRoot)
+	if err := d.authority.save(d.dir); err != nil {
 		return d, err
 	}
 	args := []string{"domain", "init", "bench", "--local", "3", "--dir", filepath.Join(d.dir, "d"), "--port", fmt.Sprint(port), "--trust-disks", "--policy", "demo",
@@ -83,13 +83,14 @@ func startDomain(ctx context.Context, program, dir string, port int) (d *domain,
 	for _, m := range []string{"m1", "m2", "m3"} {
 		args = append(args, "--tpm", d.machines[m].Socket())
 	}
-	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(o.program, args...).CombinedOutput(); err != nil {
 		return d, fmt.Errorf("%w: %s", err, out)
 	}
-	return d, d.run(ctx, program)
+	return d, d.run(ctx, o)
 }
 
-func (d *domain) run(ctx context.Context, program string) error {
+// learn reads what hosts know of a domain from the directory that startDomain made.
+func (d *domain) learn() error {
 	raw, err := os.ReadFile(filepath.Join(d.dir, "d", "domain.json"))
 	if err != nil {
 		return err
@@ -109,7 +110,33 @@ func (d *domain) run(ctx context.Context, program string) error {
 	if d.member, err = key.ParseMember(secret); err != nil {
 		return err
 	}
-	if err := d.judgement(); err != nil {
+	return d.judgement()
+}
+
+// joinDomain is a domain whose nodes another process runs.
+func joinDomain(dir string) (*domain, error) {
+	d := &domain{dir: dir}
+	var err error
+	if d.rec, err = recording.Load(recording.Committed()); err != nil {
+		return nil, err
+	}
+	if d.authority, err = openAuthority(dir); err != nil {
+		return nil, err
+	}
+	return d, d.learn()
+}
+
+// set changes a setting of the domain.
+func (d *domain) set(program, name string, value int) error {
+	out, err := exec.Command(program, "setting", "set", name, fmt.Sprint(value), "--domain", filepath.Join(d.dir, "d", "domain.json"), "--key", filepath.Join(d.dir, "d", "member.key")).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+func (d *domain) run(ctx context.Context, o *order) error {
+	if err := d.learn(); err != nil {
 		return err
 	}
 	for _, name := range names {
@@ -118,14 +145,14 @@ func (d *domain) run(ctx context.Context, program string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(config, []byte(strings.Replace(string(text), "[api]\n", "[api]\nmax-connections = 20000\n", 1)), 0o600); err != nil {
+		if err := os.WriteFile(config, []byte(strings.Replace(string(text), "[api]\n", "[api]\nmax-connections = 40000\nmax-connections-per-address = 40000\n", 1)), 0o600); err != nil {
 			return err
 		}
 		log, err := os.Create(filepath.Join(d.dir, name+".log"))
 		if err != nil {
 			return err
 		}
-		cmd := exec.Command(program, "node", "run", "--config", config)
+		cmd := profiled.Command(o.program, config, o.pprof)
 		cmd.Stderr = log
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
@@ -138,17 +165,21 @@ func (d *domain) run(ctx context.Context, program string) error {
 
 // judgement is by what hosts judge nodes.
 func (d *domain) judgement() error {
-	set, err := refval.Parse(d.stage.Recording.Reference)
+	set, err := refval.Parse(d.rec.Reference)
 	if err != nil {
 		return err
 	}
-	codes, err := refval.ParseCodeSet(d.stage.Recording.CodeSet)
+	codes, err := refval.ParseCodeSet(d.rec.CodeSet)
+	if err != nil {
+		return err
+	}
+	root, err := readCertificate(filepath.Join(d.dir, practice.EKRoot))
 	if err != nil {
 		return err
 	}
 	text, _ := policy.Shipped("demo")
-	d.growth = newGrowth(d.stage.Recording, set)
-	d.input = appraise.Input{EKRoots: tpm2.Roots{Test: []*x509.Certificate{d.stage.Root()}}, References: []*refval.Set{set}, CodeSets: []*refval.CodeSet{codes}}
+	d.growth = newGrowth(d.rec, set)
+	d.input = appraise.Input{EKRoots: tpm2.Roots{Test: []*x509.Certificate{root}}, References: []*refval.Set{set}, CodeSets: []*refval.CodeSet{codes}}
 	d.input.Policy, err = policy.Compile(text, appraise.Vocabulary())
 	return err
 }
@@ -233,9 +264,22 @@ func (d *domain) stop() error {
 }
 
 // cpu returns the processor time that all nodes have used.
-func (d *domain) cpu() (total time.Duration) {
+func (d *domain) cpu() time.Duration { return cpu(d.processes()...) }
+
+// rss returns the resident memory of all nodes, in bytes.
+func (d *domain) rss() int64 { return rss(d.processes()...) }
+
+func (d *domain) processes() (out []*os.Process) {
 	for _, n := range d.nodes {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.Process.Pid))
+		out = append(out, n.Process)
+	}
+	return out
+}
+
+// cpu returns the processor time that processes have used.
+func cpu(processes ...*os.Process) (total time.Duration) {
+	for _, p := range processes {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
 		if err != nil {
 			continue
 		}
@@ -248,11 +292,11 @@ func (d *domain) cpu() (total time.Duration) {
 	return total
 }
 
-// rss returns the resident memory of all nodes, in bytes.
-func (d *domain) rss() (total int64) {
-	for _, n := range d.nodes {
+// rss returns the resident memory of processes, in bytes.
+func rss(processes ...*os.Process) (total int64) {
+	for _, p := range processes {
 		var size, resident int64
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.Process.Pid))
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.Pid))
 		if err == nil {
 			fmt.Sscan(string(b), &size, &resident)
 		}

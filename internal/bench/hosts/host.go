@@ -46,11 +46,11 @@ type synthetic struct {
 }
 
 func newSynthetic(d *domain, n int) (*synthetic, error) {
-	t, err := newFakeTPM(d.authority, int64(n+2), d.stage.Recording)
+	t, err := newFakeTPM(d.authority, int64(n+2), d.rec)
 	if err != nil {
 		return nil, err
 	}
-	h := &synthetic{fakeTPM: t, name: hostName(n), rec: d.stage.Recording, input: d.input, grows: d.growth, again: &d.again}
+	h := &synthetic{fakeTPM: t, name: hostName(n), rec: d.rec, input: d.input, grows: d.growth, again: &d.again}
 	if h.cert, err = attest.NewCertificate(); err != nil {
 		return nil, err
 	}
@@ -180,15 +180,21 @@ func (h *synthetic) dial(ctx context.Context, to client.Contact) (net.Conn, erro
 	return attest.Client(ctx, raw, attest.Config{Certificate: h.cert, Prover: h, Verifier: judge})
 }
 
+// nodeAge is how often a host shows evidence to all nodes anew, as agents do.
+const nodeAge = time.Hour
+
 // meet shows evidence to every node, and stays connected to one of them.
 func (h *synthetic) meet(ctx context.Context, contacts map[string]client.Contact, stay string) error {
 	for name, to := range contacts {
-		api := client.NewHost(client.HostOptions{Dial: h.dial, MaxAge: time.Hour, Attempt: 30 * time.Second})
+		api := client.NewHost(client.HostOptions{Dial: h.dial, MaxAge: 2 * nodeAge, Attempt: 30 * time.Second})
 		api.Nodes(map[string]client.Contact{name: to})
 		if _, err := api.Nonce(ctx); err != nil {
 			return err
 		}
 		if name == stay {
+			if h.api != nil {
+				h.api.Close()
+			}
 			h.api = api
 		} else {
 			api.Close()

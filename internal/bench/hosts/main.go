@@ -21,27 +21,60 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/bench/profiled"
 )
 
+// order is what is to be measured, and with what load.
+type order struct {
+	program, dir   string
+	hosts, workers int
+	length         time.Duration
+	pprof          int
+
+	most     int           // hosts of a fleet; 0 for the other figures
+	interval time.Duration // between two renewals of a fleet's host
+	of       string        // the directory of the domain that a share's hosts are of
+}
+
 func main() {
-	program := flag.String("program", "build/keystead", "the keystead program")
-	dir := flag.String("dir", "build", "where to put the stores: on a disk, for fsync to mean something")
-	hosts := flag.Int("hosts", 2000, "hosts of the load")
-	length := flag.Duration("length", 10*time.Second, "how long leases are renewed")
-	workers := flag.Int("workers", 48, "requests under way")
+	var o order
+	flag.StringVar(&o.program, "program", "build/keystead", "the keystead program")
+	flag.StringVar(&o.dir, "dir", "build", "where to put the stores: on a disk, for fsync to mean something")
+	flag.IntVar(&o.hosts, "hosts", 2000, "hosts of the load; of a fleet, by how many it grows")
+	flag.IntVar(&o.most, "fleet", 0, "have the fleet grow to so many hosts, as long as the domain holds them")
+	flag.DurationVar(&o.interval, "interval", time.Minute, "how often each host of the fleet re-attests")
+	flag.DurationVar(&o.length, "length", 10*time.Second, "how long leases are renewed")
+	flag.IntVar(&o.workers, "workers", 48, "requests under way")
+	flag.IntVar(&o.pprof, "pprof", 0, "serve net/http/pprof of the bench on this port and of the nodes on the three after it")
+	node := flag.String("profiled", "", "be a node of that configuration, with net/http/pprof")
+	share := flag.Int("share", -1, "be a process with the fleet's hosts from that number on")
+	flag.StringVar(&o.of, "of", "", "of a share: the directory of its domain")
 	flag.Parse()
-	if err := bench(context.Background(), *program, *dir, *hosts, *workers, *length); err != nil {
+	run := o.bench
+	switch {
+	case *node != "":
+		run = func(context.Context) error { return profiled.Node(*node, o.pprof) }
+	case *share >= 0:
+		run = func(ctx context.Context) error { return o.runShare(ctx, *share) }
+	case o.most > 0:
+		run = o.fleet
+	}
+	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, program, dir string, count, workers int, length time.Duration) (err error) {
+func (o *order) bench(ctx context.Context) (err error) {
+	if o.pprof != 0 {
+		profiled.Serve(o.pprof)
+	}
+	count, workers := o.hosts, o.workers
 	w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	defer w.Flush()
 	row := func(figure, measured, limit string) { fmt.Fprintf(w, "%s\t%s\t%s\n", figure, measured, limit) }
 	row("figure (synthetic hosts)", "measured", "limit")
-	d, err := startDomain(ctx, program, dir, 17601)
+	d, err := startDomain(ctx, o, 17601)
 	if err != nil {
 		return err
 	}
@@ -81,7 +114,7 @@ func bench(ctx context.Context, program, dir string, count, workers int, length 
 	row("memory a node and admitted host", fmt.Sprintf("%.1f KiB", float64(d.rss()-before)/3/float64(count)/1024), "")
 	cpu = d.cpu()
 	began := time.Now()
-	renewed, latency, err := renewals(ctx, hosts, workers, length)
+	renewed, latency, err := renewals(ctx, hosts, workers, o.length)
 	if err != nil {
 		return fmt.Errorf("renewals: %w", err)
 	}

@@ -16,8 +16,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
+	"os"
+	"path/filepath"
 	"time"
 
 	gotpm "github.com/google/go-tpm/tpm2"
@@ -58,6 +62,48 @@ func newAuthority() (*authority, error) {
 	}
 	cert, err := x509.ParseCertificate(der)
 	return &authority{secret, cert}, err
+}
+
+// Files of an authority, in the directory of a domain.
+const (
+	syntheticRoot = "synthetic.pem"
+	syntheticKey  = "synthetic.key"
+)
+
+func (a *authority) save(dir string) error {
+	der, err := x509.MarshalECPrivateKey(a.secret)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, syntheticKey), der, 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, syntheticRoot), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}), 0o644)
+}
+
+func openAuthority(dir string) (*authority, error) {
+	der, err := os.ReadFile(filepath.Join(dir, syntheticKey))
+	if err != nil {
+		return nil, err
+	}
+	a := &authority{}
+	if a.secret, err = x509.ParseECPrivateKey(der); err != nil {
+		return nil, err
+	}
+	a.cert, err = readCertificate(filepath.Join(dir, syntheticRoot))
+	return a, err
+}
+
+func readCertificate(file string) (*x509.Certificate, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return nil, fmt.Errorf("%s: no PEM block", file)
+	}
+	return x509.ParseCertificate(block.Bytes)
 }
 
 // certificate is of an endorsement key (TCG EK Credential Profile for TPM 2.0, 3.2).

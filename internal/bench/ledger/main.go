@@ -8,22 +8,16 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
-	"net/http"
-	_ "net/http/pprof" // for -pprof
 	"os"
 	"os/exec"
-	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
-	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/bench/profiled"
 )
 
 // order is what is to be measured, and with what load.
@@ -52,7 +46,7 @@ func main() {
 	short := flag.Bool("short", false, "measure a domain for a few seconds, and fail when a figure is absurd")
 	bareConfig := flag.String("bare", "", "be a process of the bare loop, for the node of this configuration")
 	releasing := flag.String("releasing", "", "be a node of that configuration which releases keys to everybody")
-	profiled := flag.String("profiled", "", "be a node of that configuration, with net/http/pprof")
+	node := flag.String("profiled", "", "be a node of that configuration, with net/http/pprof")
 	flag.Parse()
 	run := o.bench
 	switch {
@@ -60,8 +54,8 @@ func main() {
 		run = func() error { return runBare(*bareConfig) }
 	case *releasing != "":
 		run = func() error { return runReleasing(*releasing) }
-	case *profiled != "":
-		run = func() error { return runProfiled(*profiled, o.pprof) }
+	case *node != "":
+		run = func() error { return profiled.Node(*node, o.pprof) }
 	case *short:
 		run = o.short
 	}
@@ -82,40 +76,12 @@ func main() {
 
 // node returns how a node of the domain is run: as everybody runs it, or with profiles.
 func (o *order) node(config string) (*exec.Cmd, error) {
-	if o.pprof == 0 {
-		return exec.Command(o.program, "node", "run", "--config", config), nil
-	}
-	name := filepath.Base(filepath.Dir(config)) // n1, n2 or n3
-	return exec.Command(os.Args[0], "-profiled", config, "-pprof", fmt.Sprint(o.pprof+int(name[1]-'0'))), nil
+	return profiled.Command(o.program, config, o.pprof), nil
 }
 
 // itself returns how a process of this program is run, told by a flag what to be.
 func itself(flag string) func(config string) (*exec.Cmd, error) {
 	return func(config string) (*exec.Cmd, error) { return exec.Command(os.Args[0], flag, config), nil }
-}
-
-// runProfiled is a node of which profiles can be taken.
-func runProfiled(config string, port int) error {
-	servePprof(port)
-	cfg, err := daemon.ReadConfig(config)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Log.Logger(os.Stderr)})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-	case <-n.Done():
-	}
-	return n.Close()
-}
-
-func servePprof(port int) {
-	go func() { fmt.Fprintln(os.Stderr, http.ListenAndServe(fmt.Sprintf("127.0.0.1:%d", port), nil)) }()
 }
 
 // table collects the rows.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/bench/profiled"
 )
 
 var sizes = []int{100, 1024} // of the values that are put
@@ -25,7 +26,7 @@ func (o *order) load(size int, only string) putLoad {
 // bench measures the parts that are wanted.
 func (o *order) bench() error {
 	if o.pprof != 0 {
-		servePprof(o.pprof)
+		profiled.Serve(o.pprof)
 	}
 	t := newTable()
 	defer t.w.Flush()
