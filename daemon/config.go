@@ -106,8 +106,8 @@ func (c *EvidenceConfig) check() error {
 		return conf.Bad("evidence.bundle-mib must be 1 to %d, and is %d", maxBundleMiB, c.BundleMiB)
 	case c.MachineMiB < c.BundleMiB || c.MachineMiB > 1<<20:
 		return conf.Bad("evidence.machine-mib must be evidence.bundle-mib, %d, to %d, and is %d", c.BundleMiB, 1<<20, c.MachineMiB)
-	case c.PendingMiB < 2*c.MachineMiB || c.PendingMiB > 1<<20:
-		return conf.Bad("evidence.pending-mib must be twice evidence.machine-mib, %d, to %d, and is %d", 2*c.MachineMiB, 1<<20, c.PendingMiB)
+	case c.PendingMiB < 8*c.MachineMiB || c.PendingMiB > 1<<20:
+		return conf.Bad("evidence.pending-mib must be eight times evidence.machine-mib, %d, to %d, and is %d", 8*c.MachineMiB, 1<<20, c.PendingMiB)
 	case c.NodeMiB < maxBundleMiB || c.NodeMiB > 1<<20:
 		return conf.Bad("evidence.node-mib must be %d to %d, and is %d", maxBundleMiB, 1<<20, c.NodeMiB)
 	case c.ConnectionsMiB < 8*c.BundleMiB || c.ConnectionsMiB > 1<<20:

@@ -84,9 +84,10 @@ type Evidence struct {
 // DefaultEvidence holds where nothing else was configured.
 var DefaultEvidence = Evidence{Bundle: maxEvidence, Machine: 64 << 20, Pending: 512 << 20, Node: 192 << 20}
 
-// Room is memory that strangers' bytes take. Of what is free, one of them gets a quarter
-// at most (a dynamic threshold: Choudhury, Hahne, 1998), so however many fill it up, some
-// is left for the next.
+// Room is memory that strangers' bytes take. One half is for whoever has little of it, a
+// 512th of the whole at most; of what is free of the other, one of them gets a half at most
+// (a dynamic threshold: Choudhury, Hahne, 1998). So 256 who take all that they get leave
+// room for others' renewals, which are small.
 type Room struct {
 	size int64
 
@@ -102,7 +103,8 @@ func NewRoom(size int64) *Room { return &Room{size: size, of: map[any]int64{}} }
 func (r *Room) Enter(who any, size, most int64) (leave func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if has := r.of[who] + size; has > most || has > (r.size-r.taken)/4 {
+	has, little := r.of[who]+size, r.size/512
+	if has > most || r.taken+size > r.size || has > little && has > (r.size/2-r.taken)/2 {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "api", Want: "less evidence under way", Got: "as much as memory is for"})
 	}
 	r.taken += size
