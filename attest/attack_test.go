@@ -52,7 +52,7 @@ func (m *mallory) channel(t testing.TB) *channel {
 
 // next reads a frame of that kind; nil at the leg's end.
 func (m *mallory) next(k kind) []byte {
-	got, payload, err := readFrame(m, k, defaultMaxBundle)
+	got, payload, err := readFrame(m, k, defaultMaxBundle, anyRoom)
 	if err != nil || got != k {
 		return nil
 	}
@@ -80,7 +80,7 @@ func between(t testing.TB, alice, bob Config, change func(payload []byte, hello 
 	relay := func(from, to *mallory) {
 		var theirs hello // of the side that the evidence goes to
 		for _, k := range []kind{kindHello, kindChallenge, kindEvidence, kindVerdict} {
-			got, payload, err := readFrame(from, k, defaultMaxBundle)
+			got, payload, err := readFrame(from, k, defaultMaxBundle, anyRoom)
 			if err != nil {
 				break
 			}

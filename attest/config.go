@@ -65,6 +65,10 @@ type Config struct {
 	Renewed func(*Conn) time.Time
 	// MaxBundle bounds the peer's bundle, in bytes; 8 MiB if 0.
 	MaxBundle int
+	// Room, if not nil, is asked for memory for the peer's evidence as its size is
+	// announced, before it is read; leave gives it back when the connection is made, or is
+	// not. Its refusal is told to the peer.
+	Room func(bytes int) (leave func(), err error)
 }
 
 // Defaults of a Config.

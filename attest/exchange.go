@@ -21,13 +21,27 @@ type exchange struct {
 	channel *channel
 	in      io.Reader
 	out     *sender
-	said    bool // this side has sent its verdict
-	broken  bool // the stream from the peer has failed
+	said    bool   // this side has sent its verdict
+	broken  bool   // the stream from the peer has failed
+	leave   func() // gives back the room for the peer's evidence; nil if it has none
+}
+
+// room asks for memory for the peer's evidence.
+func (x *exchange) room(k kind, size int) (err error) {
+	if k == kindEvidence && x.cfg.Room != nil {
+		x.leave, err = x.cfg.Room(size)
+	}
+	return err
 }
 
 // run sends and reads hello, challenge, evidence and verdict, in this order. Peer is
 // who the other side is, for the evidence that was asked for at that time.
 func (x *exchange) run(ctx context.Context) (peer Peer, asked time.Time, err error) {
+	defer func() {
+		if x.leave != nil {
+			x.leave()
+		}
+	}()
 	asked = time.Now() // before the nonce goes out: no evidence for it is older
 	own, err := x.introduce(ctx)
 	if err != nil {
@@ -139,10 +153,11 @@ func same(a, b evidence.Binding) bool {
 // verdict that says no is a *RefusedError, whenever it comes; one that says yes comes
 // at its time only.
 func (x *exchange) read(want kind) ([]byte, error) {
-	k, payload, err := readFrame(x.in, want, x.cfg.MaxBundle)
+	k, payload, err := readFrame(x.in, want, x.cfg.MaxBundle, x.room)
 	if err != nil {
 		var bad *keystead.FormatError
-		x.broken = !errors.As(err, &bad)
+		var no *keystead.DenyError
+		x.broken = !errors.As(err, &bad) && !errors.As(err, &no)
 		return nil, err
 	}
 	if k != kindVerdict {

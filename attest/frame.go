@@ -74,8 +74,9 @@ func newFrame(k kind, fill func([]byte) []byte) []byte {
 
 // readFrame reads one frame and not a byte more. It fails with a
 // *keystead.FormatError unless the frame is of that kind, or a verdict, and within
-// its bound. Memory is taken as bytes arrive, not as they are announced.
-func readFrame(r io.Reader, want kind, maxBundle int) (kind, []byte, error) {
+// its bound, or with what room says of a frame that is announced. Memory is taken as bytes
+// arrive.
+func readFrame(r io.Reader, want kind, maxBundle int, room func(kind, int) error) (kind, []byte, error) {
 	var h [headerSize]byte
 	if n, err := io.ReadFull(r, h[:]); err != nil {
 		return 0, nil, ended(err, 0, want.String()+" header", n, headerSize)
@@ -88,6 +89,9 @@ func readFrame(r io.Reader, want kind, maxBundle int) (kind, []byte, error) {
 		return 0, nil, malformed(1, "kind", "is %v, want %v", k, want)
 	case n > int64(k.limit(maxBundle)):
 		return 0, nil, malformed(2, "length", "is %d, at most %d are accepted of %v", n, k.limit(maxBundle), k)
+	}
+	if err := room(k, int(n)); err != nil {
+		return 0, nil, err
 	}
 	payload, err := io.ReadAll(io.LimitReader(r, n))
 	if err == nil && int64(len(payload)) < n {

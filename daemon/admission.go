@@ -112,6 +112,19 @@ func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.De
 	return n.reconsider(ctx, by, x, d, err)
 }
 
+// inTurn judges what a machine sent to this node, when it is the machine's turn.
+func (n *Node) inTurn(ctx context.Context, by ruler, bundle []byte, x evidenceCase) (d admit.Decision, err error) {
+	end, err := n.turns.take(ctx, x.from.EK)
+	if err != nil {
+		return d, err
+	}
+	defer end()
+	if x.bundle, err = evidence.Parse(bundle); err != nil {
+		return d, err
+	}
+	return n.decide(ctx, by, x)
+}
+
 // once is the state of one moment, read once; the genesis entry this node has at hand.
 func (n *Node) once(v ledger.View) admit.State { return admit.Once(founded{v, n}) }
 
@@ -178,14 +191,7 @@ func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest
 	if err := n.mayGrant(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.snapshot(func(v ledger.View) error { return speaksFor(v, from, r.GetHost()) }); err != nil {
-		return nil, err
-	}
-	bundle, err := evidence.Parse(r.GetBundle())
-	if err != nil {
-		return nil, err
-	}
-	d, err := n.decide(ctx, admit.Decide, evidenceCase{host: r.GetHost(), bundle: bundle, tick: r.GetTick()})
+	d, err := n.inTurn(ctx, admit.Decide, r.GetBundle(), evidenceCase{host: r.GetHost(), tick: r.GetTick(), from: &from})
 	if err != nil {
 		n.turnedBad(r.GetHost(), d, err)
 		return nil, err

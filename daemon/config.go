@@ -10,6 +10,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/conf"
+	"github.com/keystead/keystead/serve"
 )
 
 // ExampleConfig is a configuration with every field, its default, and what it
@@ -20,17 +21,18 @@ var ExampleConfig string
 
 // Config is a node's configuration file. ExampleConfig explains each field.
 type Config struct {
-	Dir     string          `toml:"dir"`
-	Domain  keystead.Digest `toml:"domain"`
-	Peer    PeerConfig      `toml:"peer"`
-	API     APIConfig       `toml:"api"`
-	Ops     OpsConfig       `toml:"ops"`
-	TPM     TPMConfig       `toml:"tpm"`
-	Store   StoreConfig     `toml:"store"`
-	Objects ObjectsConfig   `toml:"objects"`
-	Archive ArchiveConfig   `toml:"archive"`
-	Webhook WebhookConfig   `toml:"webhook"`
-	Log     conf.Log        `toml:"log"`
+	Dir      string          `toml:"dir"`
+	Domain   keystead.Digest `toml:"domain"`
+	Peer     PeerConfig      `toml:"peer"`
+	API      APIConfig       `toml:"api"`
+	Ops      OpsConfig       `toml:"ops"`
+	TPM      TPMConfig       `toml:"tpm"`
+	Store    StoreConfig     `toml:"store"`
+	Objects  ObjectsConfig   `toml:"objects"`
+	Evidence EvidenceConfig  `toml:"evidence"`
+	Archive  ArchiveConfig   `toml:"archive"`
+	Webhook  WebhookConfig   `toml:"webhook"`
+	Log      conf.Log        `toml:"log"`
 }
 
 // PeerConfig is for the traffic between nodes.
@@ -78,6 +80,46 @@ type ObjectsConfig struct {
 	PendingMinutes int `toml:"pending-minutes"`
 }
 
+// EvidenceConfig bounds what machines' evidence takes of this node. None of it changes a
+// verdict: what does is a constant of the formats (docs/design/0014-bounds.md).
+type EvidenceConfig struct {
+	BundleMiB      int `toml:"bundle-mib"`
+	MachineMiB     int `toml:"machine-mib"`
+	PendingMiB     int `toml:"pending-mib"`
+	NodeMiB        int `toml:"node-mib"`
+	ConnectionsMiB int `toml:"connections-mib"`
+	Judgements     int `toml:"judgements"`
+	TurnMS         int `toml:"turn-ms"`
+}
+
+// maxBundleMiB is what a message between nodes holds, who hand bundles on to each other.
+const maxBundleMiB = 16
+
+// bounds are those of the API.
+func (c *EvidenceConfig) bounds() serve.Evidence {
+	return serve.Evidence{Bundle: int64(c.BundleMiB) << 20, Machine: int64(c.MachineMiB) << 20, Pending: int64(c.PendingMiB) << 20, Node: int64(c.NodeMiB) << 20}
+}
+
+func (c *EvidenceConfig) check() error {
+	switch {
+	case c.BundleMiB < 1 || c.BundleMiB > maxBundleMiB:
+		return conf.Bad("evidence.bundle-mib must be 1 to %d, and is %d", maxBundleMiB, c.BundleMiB)
+	case c.MachineMiB < c.BundleMiB || c.MachineMiB > 1<<20:
+		return conf.Bad("evidence.machine-mib must be evidence.bundle-mib, %d, to %d, and is %d", c.BundleMiB, 1<<20, c.MachineMiB)
+	case c.PendingMiB < 8*c.MachineMiB || c.PendingMiB > 1<<20:
+		return conf.Bad("evidence.pending-mib must be eight times evidence.machine-mib, %d, to %d, and is %d", 8*c.MachineMiB, 1<<20, c.PendingMiB)
+	case c.NodeMiB < maxBundleMiB || c.NodeMiB > 1<<20:
+		return conf.Bad("evidence.node-mib must be %d to %d, and is %d", maxBundleMiB, 1<<20, c.NodeMiB)
+	case c.ConnectionsMiB < 8*c.BundleMiB || c.ConnectionsMiB > 1<<20:
+		return conf.Bad("evidence.connections-mib must be eight times evidence.bundle-mib, %d, to %d, and is %d", 8*c.BundleMiB, 1<<20, c.ConnectionsMiB)
+	case c.Judgements < 0 || c.Judgements > 1<<10:
+		return conf.Bad("evidence.judgements must be 0 (one a processor) to %d, and is %d", 1<<10, c.Judgements)
+	case c.TurnMS < 100 || c.TurnMS > 600_000:
+		return conf.Bad("evidence.turn-ms must be 100 to 600000, and is %d", c.TurnMS)
+	}
+	return nil
+}
+
 // ArchiveConfig bounds the archived evidence of admissions.
 type ArchiveConfig struct {
 	QuotaMiB int `toml:"quota-mib"`
@@ -86,15 +128,16 @@ type ArchiveConfig struct {
 // DefaultConfig is what an empty file means, save for the fields that it must set.
 func DefaultConfig() Config {
 	return Config{
-		Dir:     "/var/lib/keystead",
-		Peer:    PeerConfig{Listen: ":7100"},
-		API:     APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
-		Ops:     OpsConfig{Listen: "127.0.0.1:7300"},
-		TPM:     TPMConfig{Root: "/", EverySeconds: 60},
-		Store:   StoreConfig{CacheMiB: 512},
-		Objects: ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
-		Archive: ArchiveConfig{QuotaMiB: 8192},
-		Log:     conf.Log{Level: "info", Format: "text"},
+		Dir:      "/var/lib/keystead",
+		Peer:     PeerConfig{Listen: ":7100"},
+		API:      APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
+		Ops:      OpsConfig{Listen: "127.0.0.1:7300"},
+		TPM:      TPMConfig{Root: "/", EverySeconds: 60},
+		Store:    StoreConfig{CacheMiB: 512},
+		Objects:  ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
+		Evidence: EvidenceConfig{BundleMiB: maxBundleMiB, MachineMiB: 64, PendingMiB: 512, NodeMiB: 192, ConnectionsMiB: 512, TurnMS: 8000},
+		Archive:  ArchiveConfig{QuotaMiB: 8192},
+		Log:      conf.Log{Level: "info", Format: "text"},
 	}
 }
 
@@ -161,7 +204,7 @@ func (c *Config) check() error {
 	case c.Objects.PendingMinutes < 1 || c.Objects.PendingMinutes > 10_000:
 		return conf.Bad("objects.pending-minutes must be 1 to 10000, and is %d", c.Objects.PendingMinutes)
 	}
-	return errors.Join(c.Webhook.check(), c.Log.Check())
+	return errors.Join(c.Evidence.check(), c.Webhook.check(), c.Log.Check())
 }
 
 func loopback(address string) bool {

@@ -70,7 +70,8 @@ const showTime = 15 * time.Second
 
 // evidenceConfig is what this node brings to attested connections.
 func (n *Node) evidenceConfig(by attest.Verifier) attest.Config {
-	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer}
+	room := func(size int) (leave func(), err error) { return n.shown.Enter(new(int), int64(size), int64(size)) } // each connection for itself
+	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: room}
 }
 
 // seal keeps the record of a clean shutdown: where no disk can be rolled back to it, if

@@ -76,6 +76,7 @@ func (n *Node) serve() error {
 		InFlight: n.cfg.API.MaxInFlight,
 		Rate:     rate,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
+		Evidence: n.cfg.Evidence.bounds(),
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
 		Observe:  n.metrics.observe,
 	})

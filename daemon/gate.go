@@ -223,7 +223,12 @@ func (g *gatekeeper) Verify(ctx context.Context, c attest.Claim) (string, apprai
 	case host == "":
 		return "", appraise.Verdict{}, unenrolled(ek.Fingerprint())
 	}
+	end, err := n.turns.take(ctx, ek.Fingerprint())
+	if err != nil {
+		return "", appraise.Verdict{}, err
+	}
 	_, v, err := g.hosts.Verify(ctx, c)
+	end()
 	if err != nil && v.Claims().Key.Name != "" { // the root of trust held: its own words speak against it
 		n.suspend(host, err, v.Digest())
 	}

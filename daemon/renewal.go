@@ -70,11 +70,7 @@ func (n *Node) Renew(ctx context.Context, from serve.Peer, r *apiv1.RenewRequest
 		return nil, err
 	}
 	host := r.GetHost()
-	bundle, err := evidence.Parse(r.GetBundle())
-	if err != nil {
-		return nil, err
-	}
-	d, err := n.decide(ctx, admit.Renew, evidenceCase{host: host, bundle: bundle, tick: r.GetTick(), from: &from})
+	d, err := n.inTurn(ctx, admit.Renew, r.GetBundle(), evidenceCase{host: host, tick: r.GetTick(), from: &from})
 	if err != nil {
 		n.turnedBad(host, d, err)
 		return nil, err

@@ -60,6 +60,7 @@ type Options struct {
 	InFlight int           // requests and transactions under way
 	Rate     int           // of them, a second from one address; 0 for no limit
 	Timeout  time.Duration // of a request
+	Evidence Evidence      // bounds of it; zero: DefaultEvidence
 	Failed   func(error)   // told of errors that are the node's own; may be nil
 	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
 	Observe func(procedure, code string, took time.Duration)
@@ -97,6 +98,9 @@ type server struct {
 
 // New returns the handler of a node's API.
 func New(by Services, opts Options) http.Handler {
+	if opts.Evidence == (Evidence{}) {
+		opts.Evidence = DefaultEvidence
+	}
 	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, watch: by.Watch, rate: newRate(opts.Rate)}
 	with := func(most int) []connect.HandlerOption {
 		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
@@ -104,9 +108,9 @@ func New(by Services, opts Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, with(maxMessage)...))
 	mux.Handle(apiv1connect.NewDomainServiceHandler(s, with(maxMessage)...))
-	mux.Handle(apiv1connect.NewHostServiceHandler(s, with(maxEvidence)...))
-	mux.Handle(apiv1connect.NewNodeServiceHandler(s, with(maxEvidence)...))
-	return evidenceGate(mux)
+	mux.Handle(apiv1connect.NewHostServiceHandler(s, with(max(maxMessage, int(opts.Evidence.Bundle)+frame))...))
+	mux.Handle(apiv1connect.NewNodeServiceHandler(s, with(maxEvidence+frame)...))
+	return evidenceGate(mux, opts.Evidence)
 }
 
 // enter takes up n of the requests and transactions that may be under way.
