@@ -38,6 +38,7 @@ const (
 	ReasonLogAltered        Reason = "log-altered"        // the log can not lead to the quoted PCR value
 	ReasonDigestInvalid     Reason = "digest-invalid"     // an event's data does not have the digest that the log gives for it
 	ReasonBootAggregate     Reason = "boot-aggregate"     // IMA's first entry does not commit to the quoted boot PCRs
+	ReasonLogLost           Reason = "log-lost"           // the IMA log of this boot was another: begun anew by kexec, or rewritten
 	ReasonLogUnknown        Reason = "log-unknown"        // a continuation of logs that this verifier does not have as the host says: it asks for the whole
 	ReasonCredentialInvalid Reason = "credential-invalid" // the answer to credential activation is not the secret
 	ReasonNoteUnsigned      Reason = "note-unsigned"      // a policy or code set without a signature by an accepted key
@@ -127,6 +128,7 @@ const (
 	ReasonViolation       Reason = "measurement-violation" // IMA could not measure: a file was written while it was open
 	ReasonPackageUnlisted Reason = "package-unlisted"      // a file ran from a package that the host's own list does not name
 	ReasonPackageOutdated Reason = "package-outdated"      // a version below the floor that the policy states
+	ReasonKernelReplaced  Reason = "kernel-replaced"       // another kernel runs than the firmware started: kexec
 	ReasonBootUnaccepted  Reason = "boot-unaccepted"       // kernel, initrd or command line is in no code set
 	ReasonRuleFailed      Reason = "rule-failed"           // a rule of the policy is not met
 	ReasonPolicyUnusable  Reason = "policy-unusable"       // a rule could not be evaluated
@@ -192,6 +194,9 @@ const (
 	ReasonHardwareTaken   Reason = "hardware-taken"   // a hardware identity that is enrolled under another name
 	ReasonHardwareDenied  Reason = "hardware-denied"  // a TPM, its issuer or a firmware version on the domain's deny list
 	ReasonBootChanged     Reason = "boot-changed"     // a renewal with another key, subject key or boot than the admission's
+	ReasonTPMCleared      Reason = "tpm-cleared"      // the TPM counts fewer resets than before
+	ReasonTPMRolledBack   Reason = "tpm-rolled-back"  // within a boot, the TPM's counters or clock are behind what it said before
+	ReasonFirmwareChanged Reason = "firmware-changed" // a renewal by another version of the TPM's firmware than the admission's
 	ReasonLeaseUnknown    Reason = "lease-unknown"    // no such lease: never admitted, or admitted again since
 	ReasonLeaseSuspended  Reason = "lease-suspended"  // a node suspended the lease
 	ReasonLeaseExpired    Reason = "lease-expired"    // the lease was not renewed in time
@@ -287,6 +292,7 @@ var stages = map[Reason]Stage{
 	ReasonTEEUnbound:          StageSignature,
 	ReasonEKUntrusted:         StageCollateral,
 	ReasonLogUnknown:          StageCollateral,
+	ReasonLogLost:             StageSignature,
 	ReasonEKMismatch:          StageCollateral,
 	ReasonIndexExpired:        StageCollateral,
 	ReasonIndexFuture:         StageCollateral,
@@ -304,6 +310,7 @@ var stages = map[Reason]Stage{
 	ReasonViolation:           StagePolicy,
 	ReasonPackageUnlisted:     StagePolicy,
 	ReasonBootUnaccepted:      StagePolicy,
+	ReasonKernelReplaced:      StagePolicy,
 	ReasonRuleFailed:          StagePolicy,
 	ReasonPolicyUnusable:      StagePolicy,
 	ReasonReportReplayed:      StageSignature,
@@ -318,6 +325,9 @@ var stages = map[Reason]Stage{
 	ReasonHardwareTaken:       StagePolicy,
 	ReasonHardwareDenied:      StageRevoked,
 	ReasonBootChanged:         StagePolicy,
+	ReasonTPMCleared:          StagePolicy,
+	ReasonTPMRolledBack:       StageSignature,
+	ReasonFirmwareChanged:     StagePolicy,
 	ReasonLeaseUnknown:        StagePolicy,
 	ReasonLeaseSuspended:      StageRevoked,
 	ReasonLeaseExpired:        StageUnavailable,

@@ -19,6 +19,8 @@ type Application struct {
 	Key    appraise.AcceptedKey // that this node activated by itself; its certificate and time are not used
 	Rules  *Rules               // the terms in force for the host's role, opened
 	Prior  *appraise.State      // of the host's last evidence, for a bundle that continues it; nil for none
+
+	seen *appraise.Boot // what the ledger has of the TPM under this enrolment; nil for nothing
 }
 
 // Decision is what came of an application. It is made by Decide and Renew only; the
@@ -78,6 +80,11 @@ func Decide(s State, a Application) (Decision, error) {
 	if err := a.afresh(s); err != nil {
 		return Decision{host: a.Host}, err
 	}
+	seen, err := Seen(s, a.Host)
+	if err != nil {
+		return Decision{host: a.Host}, err
+	}
+	a.seen = seen
 	h, d, err := a.judge(s, evidence.PurposeAdmission)
 	if err != nil {
 		return d, err
@@ -89,7 +96,7 @@ func Decide(s State, a Application) (Decision, error) {
 	claims := d.verdict.Claims()
 	d.record = &Record{Until: a.Time + uint64(last.Milliseconds()), Issued: a.Time, Role: h.enrolment.Role, EK: h.enrolment.EK, AK: keystead.Sum(a.Key.Name),
 		SubjectKey: a.subjectKey(), Assurance: d.verdict.Assurance(), Verdict: d.verdict.Digest(), Enrolment: h.version, Terms: a.Rules.digest,
-		ResetCount: uint64(claims.Quote.ResetCount), Denials: denials(&claims, h.enrolment.EK)}
+		Boot: appraise.BootOf(claims.Quote, d.state), Denials: denials(&claims, h.enrolment.EK)}
 	return d, nil
 }
 
@@ -132,6 +139,9 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 			return h, d, err
 		}
 		findings = append(append(findings, more...), a.claimed(h, d.verdict)...)
+		if len(findings) == 0 {
+			findings = a.backwards(c.Quote)
+		}
 	}
 	if len(findings) > 0 {
 		return h, d, keystead.Deny(findings...)

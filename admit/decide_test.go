@@ -295,6 +295,9 @@ func TestRenewal(t *testing.T) {
 	}
 	s.admitted(m, "web-1")
 	_, err = renew()
+	demand(t, "evidence of the moment of the admission", err, keystead.ReasonRenewalReplayed)
+	s.clock++
+	_, err = renew()
 	must(t, err)
 
 	s.suspensions["web-1"] = admit.Suspension{Lease: s.version, Node: "node-2", Reason: "file-unknown", Time: s.clock}

@@ -75,6 +75,7 @@ func FuzzStatement(f *testing.F) {
 func FuzzRecord(f *testing.F) {
 	r := admit.Record{Until: 60_000, Issued: 1, Role: admit.RoleHost, SubjectKey: []byte("key"), Denials: []string{admit.DenyFirmware("1")}}
 	f.Add(r.Bytes())
+	f.Add(firstVersion(&r))
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 7})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		until, issued := admit.RecordTimes(b)

@@ -69,7 +69,7 @@ func (a *Application) appraise(purpose string) (appraise.Verdict, *appraise.Stat
 		Bundle:  a.Bundle,
 		Expect:  evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()},
 		Key:     appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now},
-		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Memory: a.Rules.memory, Time: now, Prior: a.Prior,
+		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Memory: a.Rules.memory, Time: now, Prior: a.Prior, Seen: a.seen,
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 )
 
@@ -21,6 +22,7 @@ type Lease struct {
 	renewed uint64
 	verdict keystead.Digest
 	clock   uint64
+	boot    appraise.Boot
 }
 
 // Current returns the lease that a host has now, on the state's domain clock. The
@@ -35,7 +37,7 @@ func Current(s State, host string) (Lease, error) {
 	if st.Err != nil {
 		return Lease{}, st.Err
 	}
-	return Lease{host, *st.Record, st.Version, st.Until, st.Renewed, st.Verdict, st.Clock}, nil
+	return Lease{host, *st.Record, st.Version, st.Until, st.Renewed, st.Verdict, st.Clock, st.Boot}, nil
 }
 
 // Standing is what the ledger says of a host, for people to look at. It grants nothing.
@@ -49,8 +51,9 @@ type Standing struct {
 	Until            uint64  // with the renewal
 	Renewed          uint64  // time of the evidence of the last renewal; 0 for none
 	Verdict          keystead.Digest
-	Suspension       *Suspension // of this lease
-	Err              error       // nil: the lease is current; else the refusal that Current gives
+	Boot             appraise.Boot // as of the last evidence; of its log, what was admitted
+	Suspension       *Suspension   // of this lease
+	Err              error         // nil: the lease is current; else the refusal that Current gives
 }
 
 // Look returns how a host stands. The error is of the state's reading.
@@ -89,13 +92,14 @@ func (st *Standing) lease(s State) error {
 	if err != nil {
 		return err
 	}
-	st.Record, st.Version, st.Until, st.Verdict = &r, v.Version, r.Until, r.Verdict
+	st.Record, st.Version, st.Until, st.Verdict, st.Boot = &r, v.Version, r.Until, r.Verdict, r.Boot
 	renewal, err := s.Renewal(st.Host)
 	if err != nil {
 		return err
 	}
 	if renewal.Lease == st.Version && renewal.Until > st.Until {
 		st.Until, st.Renewed, st.Verdict = renewal.Until, renewal.Issued, renewal.Verdict
+		st.Boot.Restarts, st.Boot.Clock = max(st.Boot.Restarts, renewal.Restarts), max(st.Boot.Clock, renewal.Clock) // those of before entries had them are 0
 	}
 	suspension, err := s.Suspension(st.Host)
 	if err == nil && suspension.ends(st.Version, r.Issued) {
@@ -200,8 +204,8 @@ func (l Lease) EK() keystead.Digest { return l.record.EK }
 // AK returns the digest of the attestation key's TPM name.
 func (l Lease) AK() keystead.Digest { return l.record.AK }
 
-// ResetCount says in which boot it was admitted.
-func (l Lease) ResetCount() uint64 { return l.record.ResetCount }
+// Boot says in which boot the host was admitted, and what its TPM said last.
+func (l Lease) Boot() appraise.Boot { return l.boot }
 
 // Verdict returns the digest of the last verdict that it rests on.
 func (l Lease) Verdict() keystead.Digest { return l.verdict }

@@ -31,6 +31,10 @@ type Renewal struct {
 	Issued  uint64          // time of the tick that gave the evidence's nonce, Unix milliseconds
 	Until   uint64          // likewise
 	Verdict keystead.Digest // on the evidence
+
+	Restarts uint32 // what the TPM said, as in appraise.Boot
+	Clock    uint64
+	Resumed  bool // the restarts are more than at the evidence before
 }
 
 // Suspension is the end of a lease before its time.

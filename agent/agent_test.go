@@ -92,7 +92,9 @@ func TestRenewsOnOneConnection(t *testing.T) {
 		if d.shown != shown {
 			t.Errorf("nodes judged connections %v times while leases were renewed, and %v before", d.shown, shown)
 		}
-		d.trouble = refusal.Encode(keystead.Deny(keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal"}))
+		d.doubts = func(bool) error {
+			return refusal.Encode(keystead.Deny(keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal"}))
+		}
 	})
 	d.await("connections anew", func() bool { return d.shown[0] > shown[0] && d.shown[1] > shown[1] })
 }

@@ -67,12 +67,21 @@ type domain struct {
 	lease     *apiv1.Lease
 	proofs    []string // purposes of evidence that was accepted
 	shown     [2]int   // by node, how often it looked for by what to judge a connection
-	trouble   error    // the next evidence is answered by that
+	kept      *appraise.State
+	asked     []asked                    // renewals, accepted or not
+	doubts    func(continues bool) error // what a node says instead of judging a renewal; nil for nothing
 	released  []*apiv1.ReleaseRequest
 	suspended *keystead.DenyError
 	deny      func(*apiv1.ReleaseRequest) error
 	holdMS    uint64
 	changed   chan struct{} // closed and made anew whenever something happens
+}
+
+// asked is a renewal that was asked for.
+type asked struct {
+	tick      uint64
+	continues bool
+	accepted  bool
 }
 
 // node is one of them.
@@ -287,36 +296,48 @@ func (n *node) Nonce(context.Context, *connect.Request[apiv1.NonceRequest]) (*co
 }
 
 func (n *node) Admit(ctx context.Context, q *connect.Request[apiv1.AdmitRequest]) (*connect.Response[apiv1.AdmitResponse], error) {
-	l, err := n.obtain(ctx, evidence.PurposeAdmission, q.Msg.GetHost(), q.Msg.GetBundle(), q.Msg.GetTick())
-	return connect.NewResponse(&apiv1.AdmitResponse{Lease: l}), err
+	l, from, err := n.obtain(ctx, evidence.PurposeAdmission, q.Msg.GetHost(), q.Msg.GetBundle(), q.Msg.GetTick())
+	return connect.NewResponse(&apiv1.AdmitResponse{Lease: l, Replayed: from}), err
 }
 
 func (n *node) Renew(ctx context.Context, q *connect.Request[apiv1.RenewRequest]) (*connect.Response[apiv1.RenewResponse], error) {
-	l, err := n.obtain(ctx, evidence.PurposeRenewal, q.Msg.GetHost(), q.Msg.GetBundle(), q.Msg.GetTick())
-	return connect.NewResponse(&apiv1.RenewResponse{Lease: l}), err
+	l, from, err := n.obtain(ctx, evidence.PurposeRenewal, q.Msg.GetHost(), q.Msg.GetBundle(), q.Msg.GetTick())
+	return connect.NewResponse(&apiv1.RenewResponse{Lease: l, Replayed: from}), err
 }
 
-// obtain judges evidence as nodes do, and gives a lease.
-func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tick uint64) (*apiv1.Lease, error) {
+// obtain judges evidence as nodes do, and gives a lease and from where to go on.
+func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tick uint64) (*apiv1.Lease, *apiv1.Replayed, error) {
 	p, err := n.peer(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b, err := evidence.Parse(raw)
 	if err != nil {
-		return nil, refusal.Encode(err)
+		return nil, nil, refusal.Encode(err)
 	}
 	n.domain.mu.Lock()
 	defer n.domain.mu.Unlock()
 	defer n.happened()
+	_, continues := b.Continues()
+	if purpose == evidence.PurposeRenewal {
+		n.asked = append(n.asked, asked{tick: tick, continues: continues})
+		if n.doubts != nil {
+			if err := n.doubts(continues); err != nil {
+				return nil, nil, refusal.Encode(err)
+			}
+		}
+	}
 	in := n.rules.Input()
 	subject := b.Parts().Binding.SubjectKey
 	in.Bundle, in.Key, in.Time = b, n.judge.Accepted(p.Identity()), time.Now()
 	in.Expect = evidence.Binding{Purpose: purpose, Nonce: n.nonces[tick], SubjectKey: subject}
-	v := appraise.Appraise(in)
+	if purpose == evidence.PurposeRenewal {
+		in.Prior = n.kept
+	}
+	v, state := appraise.Follow(in)
 	switch {
-	case n.trouble != nil:
-		err, n.trouble = n.trouble, nil
+	case errors.Is(v.Err(), keystead.ReasonLogUnknown):
+		err = v.Err()
 	case n.enrolled[p.Identity()] != host:
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled})
 	case v.Err() != nil:
@@ -329,15 +350,21 @@ func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tic
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseUnknown})
 	}
 	if err != nil {
-		return nil, refusal.Encode(err)
+		return nil, nil, refusal.Encode(err)
 	}
 	n.proofs = append(n.proofs, purpose)
+	if k := len(n.asked); purpose == evidence.PurposeRenewal {
+		n.asked[k-1].accepted = true
+	}
+	n.kept = state
+	r := state.Reference()
+	from := &apiv1.Replayed{EventLog: r.EventLog[:], ImaLog: r.IMALog[:], Bytes: r.Bytes, Entries: r.Entries, Packages: r.Packages[:]}
 	if purpose == evidence.PurposeAdmission {
 		n.suspended = nil
 		n.lease = &apiv1.Lease{Version: n.tick}
 	}
 	n.lease = &apiv1.Lease{Host: host, Role: admit.RoleHost, Version: n.lease.Version, HoldsMs: n.leaseMS, Assurance: v.Assurance().String(), Verdict: v.Digest().String(), SubjectKey: subject}
-	return n.lease, nil
+	return n.lease, from, nil
 }
 
 func (n *node) IssueSVID(ctx context.Context, q *connect.Request[apiv1.IssueSVIDRequest]) (*connect.Response[apiv1.IssueSVIDResponse], error) {

@@ -58,7 +58,8 @@ func unreachable(err error) bool {
 // endsLease reports whether err says that the host has no lease.
 func endsLease(err error) bool {
 	for _, r := range []keystead.Reason{keystead.ReasonLeaseUnknown, keystead.ReasonLeaseSuspended, keystead.ReasonLeaseExpired, keystead.ReasonHostUnenrolled,
-		keystead.ReasonHostRevoked, keystead.ReasonHardwareForeign, keystead.ReasonHardwareDenied, keystead.ReasonBootChanged} {
+		keystead.ReasonHostRevoked, keystead.ReasonHardwareForeign, keystead.ReasonHardwareDenied, keystead.ReasonBootChanged,
+		keystead.ReasonTPMCleared, keystead.ReasonTPMRolledBack, keystead.ReasonFirmwareChanged} {
 		if errors.Is(err, r) {
 			return true
 		}

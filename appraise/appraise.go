@@ -46,6 +46,7 @@ type Input struct {
 	Time       time.Time            // of judgement
 	Memory     *Memory              // of earlier appraisals; nil for none. No verdict depends on it
 	Prior      *State               // for a bundle that continues; nil for none
+	Seen       *Boot                // what the TPM last said, if it is known; it allows nothing, and only gives a refusal its reason
 }
 
 // Appraise judges the evidence. It never fails: what speaks against the host, bytes
@@ -105,8 +106,10 @@ type appraisal struct {
 	measuredErr error
 	files       *ima.List
 	rtmr        [eventlog.RTMRs][]byte // of a TD
+	td          *eventlog.CCLog        // of a TD without a TPM
 	refs        *references
 	prior       *State // that a continuation goes on from
+	replaced    bool   // another kernel runs than the firmware started
 }
 
 func (a *appraisal) sound() bool { return len(a.findings) == 0 }
@@ -237,7 +240,7 @@ func (a *appraisal) quote(q *tpm2.Quote) {
 		a.fail("tpm.pcrs", err)
 		return
 	}
-	// SHA-256 first, whatever the TPM's order: code sets name boots by it.
+	// SHA-256 first, whatever the TPM's order: most code sets name boots by it.
 	slices.SortFunc(a.covered, func(p, q evidence.PCRs) int { return cmp.Compare(p.Bank, q.Bank) })
 	a.claims.Quote = q.Claims()
 }
@@ -270,7 +273,7 @@ func (a *appraisal) logs() {
 		a.missing("ima-log", "the kernel's IMA log, which the policy asks for")
 	case a.parts.IMALog != nil:
 		if a.files, err = ima.Open(a.parts.IMALog, a.covered, ima.Register); err != nil {
-			a.fail("ima-log", err)
+			a.fail("ima-log", a.lost(err))
 		} else if err = a.files.CheckBootAggregate(a.covered); err != nil {
 			a.fail("ima-log", err)
 		}
@@ -291,7 +294,7 @@ func (a *appraisal) policy() {
 		a.find(keystead.Finding{Reason: keystead.ReasonAssuranceLow, Where: "assurance", Want: minimum.String() + " or more", Got: a.assurance.String() + a.lackOfTPM()})
 	}
 	a.claims.Assurance = a.assurance.String()
-	for _, r := range p.Eval(a.claims) {
+	for _, r := range p.Eval(&a.claims) {
 		if !r.OK {
 			a.find(r.Finding())
 		}

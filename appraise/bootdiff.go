@@ -1,6 +1,7 @@
 package appraise
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -13,10 +14,15 @@ import (
 // and which event of which register measured it.
 func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Finding {
 	var where, want, got []string
-	differs := func(part string, d keystead.Digest, wanted, found string, registers ...int) {
+	differs := func(part string, m keystead.Measured, wanted, found string, registers ...int) {
 		place := ""
-		if a.boot != nil { // a continuation brings no log of the boot, nor goes on from one that was not accepted
-			place = a.boot.Place(d, registers...)
+		switch {
+		case a.td != nil && len(registers) == 1 && registers[0] == 4:
+			place = a.td.Place(m, 1)
+		case a.td != nil:
+			place = a.td.Place(m, 1, 2)
+		case a.boot != nil: // a continuation brings no log of the boot, nor goes on from one that was not accepted
+			place = a.boot.Place(m, registers...)
 		}
 		where = append(where, part+place)
 		want, got = append(want, part+" "+wanted), append(got, part+" "+found)
@@ -27,10 +33,10 @@ func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Fin
 		differs("kernel", k.Image, a.acceptedBoots(), k.Image.String(), 4)
 	default:
 		if !same.kernel {
-			differs("kernel", k.Image, named(closest.Kernel, closest.KernelPackage), k.Image.String(), 4)
+			differs("kernel", k.Image, named(closest.KernelPackage, closest.Kernel.Measured(), closest.Kernel384), k.Image.String(), 4)
 		}
 		if !same.initrd {
-			differs("initrd", k.Initrd, named(closest.Initrd, closest.InitrdPackage), k.Initrd.String(), 9)
+			differs("initrd", k.Initrd, named(closest.InitrdPackage, closest.Initrd.Measured(), closest.Initrd384), k.Initrd.String(), 9)
 		}
 		if !same.line {
 			differs("command line", k.CommandLine, fmt.Sprintf("%q", closest.CommandLine), a.line(k), 9)
@@ -38,8 +44,8 @@ func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Fin
 		want = append(want, "as "+a.acceptedBoots()+" has it")
 	}
 	for _, text := range strange[:min(len(strange), maxWanted)] {
-		d, _ := keystead.ParseDigest(text) // else it has no place
-		differs("loaded before the kernel", d, "what a code set names", text, 2, 4, 9)
+		m, _ := keystead.ParseMeasured(text) // else it has no place
+		differs("loaded before the kernel", m, "what a code set names", text, 2, 4, 9)
 	}
 	if n := len(strange) - maxWanted; n > 0 {
 		got = append(got, fmt.Sprintf("and %d more", n))
@@ -47,20 +53,31 @@ func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Fin
 	return keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: strings.Join(where, "; "), Want: strings.Join(want, "; "), Got: strings.Join(got, "; ")}
 }
 
-// named is how a boot entry names a part: by digest, or by who ships it.
-func named(d keystead.Digest, pkg string) string {
+// named is how a boot entry names a part: by who ships it, or by digests.
+func named(pkg string, digests ...keystead.Measured) string {
 	if pkg != "" {
 		return "of package " + pkg
 	}
-	return d.String()
+	var words []string
+	for _, m := range digests {
+		if !m.IsZero() {
+			words = append(words, m.String())
+		}
+	}
+	return cmp.Or(strings.Join(words, " or "), "none")
 }
 
 // line gives a command line's text if one in the log has its digest, else the digest.
 func (a *appraisal) line(k eventlog.Kernel) string {
-	if a.boot != nil {
-		if text := a.boot.LoadedOptions(k); text != "" {
-			return fmt.Sprintf("%.1000q", text)
-		}
+	text := ""
+	switch {
+	case a.td != nil:
+		text = a.td.LoadedOptions(k)
+	case a.boot != nil:
+		text = a.boot.LoadedOptions(k)
+	}
+	if text != "" {
+		return fmt.Sprintf("%.1000q", text)
 	}
 	return k.CommandLine.String()
 }
@@ -92,13 +109,10 @@ func (a *appraisal) closest(k eventlog.Kernel) (best refval.Boot, most *shared) 
 
 // compare holds each part by itself against an entry.
 func (a *appraisal) compare(b refval.Boot, k eventlog.Kernel) *shared {
-	s := &shared{kernel: b.Kernel == k.Image, initrd: b.Initrd == k.Initrd, line: commands(b.CommandLine, k)}
-	if b.InitrdPackage != "" {
-		s.initrd = a.shipped(k.Initrd, refval.SelectAll, b.ShipsInitrd)
-	}
+	s := &shared{kernel: b.HasKernel(k.Image), initrd: a.initrdOf(b, k), line: k.Given(b.CommandLine)}
 	if b.KernelPackage != "" {
-		s.kernel = a.shipped(k.Image, refval.SelectEFI, b.ShipsKernel)
-		s.line = a.shipped(k.Image, refval.SelectEFI, func(src refval.Source) bool { return b.ShipsKernel(src) && commands(b.Line(src.Path), k) })
+		s.kernel = a.shipped(k.Image, true, b.ShipsKernel)
+		s.line = s.line || a.shipped(k.Image, true, func(src refval.Source) bool { return b.ShipsKernel(src) && k.Given(b.Line(src.Path)) })
 	}
 	return s
 }

@@ -2,6 +2,7 @@ package appraise_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -109,24 +110,26 @@ func (f forger) quote(t testing.TB, extra []byte, banks ...evidence.PCRs) *evide
 // A machine is what a forger's registers say: logs that lead to them.
 type machine struct {
 	eventLog []byte
-	ima      [][]byte // records after boot_aggregate
+	ima      [][]byte      // records after boot_aggregate
+	bank     evidence.Bank // that is quoted; 0: SHA-256
 }
 
-// registers replays the machine's logs into registers of bank sha256, with a
+// registers replays the machine's logs into registers of its bank, with a
 // boot_aggregate that fits.
 func (m machine) registers(t testing.TB) (imaLog []byte, p evidence.PCRs) {
 	t.Helper()
-	p.Bank = evidence.SHA256
+	p.Bank = cmp.Or(m.bank, evidence.SHA256)
 	for i := range 16 {
-		p.Value[i] = make([]byte, 32)
+		p.Value[i] = make([]byte, p.Bank.Size())
 	}
 	extend := func(pcr int, d map[evidence.Bank][]byte) error { p.Extend(pcr, d[p.Bank]); return nil }
 	r := recording.Recording{EventLog: m.eventLog, Phases: make([]recording.Phase, 1)}
 	if err := r.Replay(0, extend); err != nil {
 		t.Fatal(err)
 	}
-	aggregate := sha256.Sum256(slices.Concat(p.Value[:10]...))
-	imaLog = slices.Concat(append([][]byte{measured("sha256", aggregate[:], "boot_aggregate")}, m.ima...)...)
+	aggregate := p.Bank.Hash().New()
+	aggregate.Write(slices.Concat(p.Value[:10]...))
+	imaLog = slices.Concat(append([][]byte{measured(p.Bank.String(), aggregate.Sum(nil), "boot_aggregate")}, m.ima...)...)
 	r = recording.Recording{EventLog: record().EventLog[:len(header(t))], Phases: []recording.Phase{{IMALog: imaLog}}}
 	if err := r.Replay(0, extend); err != nil {
 		t.Fatal(err)

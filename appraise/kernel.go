@@ -14,7 +14,7 @@ import (
 // log's own descriptions are not covered by any digest.
 func (a *appraisal) kernel() {
 	if a.parts.TPM == nil {
-		a.launch()
+		a.launched()
 		return
 	}
 	if a.files == nil { // nothing shows that PCR 7 stayed as it was when the kernel started
@@ -45,19 +45,19 @@ func (a *appraisal) kernel() {
 func (a *appraisal) acceptedBoot(k eventlog.Kernel) (refval.Boot, bool) {
 	for _, set := range a.in.CodeSets {
 		for b := range set.Boots() {
-			if b.InitrdPackage != "" && !a.shipped(k.Initrd, refval.SelectAll, b.ShipsInitrd) || b.InitrdPackage == "" && b.Initrd != k.Initrd {
+			if !a.initrdOf(b, k) {
 				continue
 			}
 			if b.KernelPackage == "" {
-				if b.Kernel == k.Image && commands(b.CommandLine, k) {
+				if b.HasKernel(k.Image) && k.Given(b.CommandLine) {
 					return b, true
 				}
 				continue
 			}
 			line := ""
-			if a.shipped(k.Image, refval.SelectEFI, func(s refval.Source) bool {
+			if a.shipped(k.Image, true, func(s refval.Source) bool {
 				line = b.Line(s.Path)
-				return b.ShipsKernel(s) && commands(line, k)
+				return b.ShipsKernel(s) && k.Given(line)
 			}) {
 				b.CommandLine = line
 				return b, true
@@ -67,13 +67,26 @@ func (a *appraisal) acceptedBoot(k eventlog.Kernel) (refval.Boot, bool) {
 	return refval.Boot{}, false
 }
 
-// shipped reports whether a set of that kind names the content as a file that fits.
-func (a *appraisal) shipped(d keystead.Digest, kind refval.Selection, fits func(refval.Source) bool) bool {
+// initrdOf reports whether the entry has what was measured as the initrd.
+func (a *appraisal) initrdOf(b refval.Boot, k eventlog.Kernel) bool {
+	if b.InitrdPackage != "" {
+		return a.shipped(k.Initrd, false, b.ShipsInitrd)
+	}
+	return b.HasInitrd(k.Initrd)
+}
+
+// shipped reports whether a set names what was measured as a file that fits: one of those
+// of EFI programs if it was loaded, else one of files, of which those for the boot have the
+// digests of SHA-384.
+func (a *appraisal) shipped(m keystead.Measured, loaded bool, fits func(refval.Source) bool) bool {
+	if m.IsZero() {
+		return false
+	}
 	for _, s := range a.in.References {
-		if (s.Header().Selection == refval.SelectEFI) != (kind == refval.SelectEFI) {
+		if s.Header().Selection.Boots() != (loaded || m.Long()) {
 			continue
 		}
-		for source := range s.Sources(d) {
+		for source := range s.Sources(m.Name()) {
 			if fits(source) {
 				return true
 			}
@@ -90,11 +103,11 @@ func (a *appraisal) loads(s refval.Source) bool {
 // bootPackages lists the packages whose EFI programs ran: name=version, sorted.
 func (a *appraisal) bootPackages() (out []string) {
 	for _, image := range a.claims.Boot.Loaded {
-		d, err := keystead.ParseDigest(image)
+		m, err := keystead.ParseMeasured(image)
 		if err != nil {
 			continue
 		}
-		a.shipped(d, refval.SelectEFI, func(s refval.Source) bool {
+		a.shipped(m, true, func(s refval.Source) bool {
 			out = append(out, s.Package+"="+s.Version)
 			return false
 		})
@@ -103,20 +116,14 @@ func (a *appraisal) bootPackages() (out []string) {
 	return slices.Compact(out)
 }
 
-// commands reports whether a command line is what was measured.
-func commands(line string, k eventlog.Kernel) bool {
-	terminated, bare := eventlog.LoadOptions(line)
-	return k.CommandLine == terminated || k.CommandLine == bare
-}
-
 // strangeImages returns the images that neither a code set nor a package names among those that ran
 // before the kernel: shim, GRUB, and the drivers in PCR 2, which a variable of the
 // firmware loads from any disk. Each of them could have changed the kernel.
 func (a *appraisal) strangeImages() (out []string) {
 	images := a.claims.Boot.Loaded // PCR 2 and then PCR 4, whose last is the kernel
 	for _, image := range images[:max(0, len(images)-1)] {
-		d, err := keystead.ParseDigest(image)
-		if err != nil || !a.coded(d) && !a.shipped(d, refval.SelectEFI, a.loads) {
+		m, err := keystead.ParseMeasured(image)
+		if err != nil || !a.coded(m) && !a.shipped(m, true, a.loads) {
 			out = append(out, image)
 		}
 	}
@@ -131,17 +138,17 @@ func (a *appraisal) strangeReads(k eventlog.Kernel) (out []string) {
 	if a.claims.Boot.SecureBoot {
 		return nil
 	}
-	for _, d := range k.Before {
-		if !a.coded(d) {
-			out = append(out, d.String())
+	for _, m := range k.Before {
+		if !a.coded(m) {
+			out = append(out, m.String())
 		}
 	}
 	return out
 }
 
 // coded reports whether a code set names the content as a file.
-func (a *appraisal) coded(d keystead.Digest) bool {
-	return slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { _, ok := c.Lookup(d); return ok })
+func (a *appraisal) coded(m keystead.Measured) bool {
+	return slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { return c.Knows(m) })
 }
 
 func (a *appraisal) accept(b refval.Boot, k eventlog.Kernel) {
@@ -150,9 +157,7 @@ func (a *appraisal) accept(b refval.Boot, k eventlog.Kernel) {
 	if !k.Initrd.IsZero() {
 		c.Initrd = k.Initrd.String()
 	}
-	for _, g := range b.Guarantees {
-		c.Guarantees = append(c.Guarantees, string(g))
-	}
+	c.Guarantees = words(b.Guarantees)
 }
 
 func (a *appraisal) acceptedBoots() string {

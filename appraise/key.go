@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"time"
 
 	"github.com/keystead/keystead/evidence/tpm2"
@@ -62,8 +63,11 @@ func ParseKey(b []byte) (AcceptedKey, error) {
 
 // MarshalJSON writes the file's form, which names its version.
 func (k AcceptedKey) MarshalJSON() ([]byte, error) {
-	return json.Marshal(keyFile{keyFormat, hex.EncodeToString(k.Name), k.EKPublic, k.EKCertificate, k.Activated.UTC()})
+	f := keyFile{keyFormat, hex.EncodeToString(k.Name), k.EKPublic, k.EKCertificate, k.Activated.UTC()}
+	return encodeKey(nil, reflect.ValueOf(&f).Elem())
 }
+
+var encodeKey = encoderOf(reflect.TypeFor[keyFile]())
 
 // UnmarshalJSON reads it; unknown fields and other versions are refused.
 func (k *AcceptedKey) UnmarshalJSON(b []byte) error {

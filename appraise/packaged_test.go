@@ -17,7 +17,7 @@ const (
 )
 
 // offered is a set of one selection that offers each of the files, by package and path.
-func offered(t *testing.T, s refval.Selection, files map[string]keystead.Digest) *refval.Set {
+func offered(t testing.TB, s refval.Selection, files map[string]keystead.Digest) *refval.Set {
 	t.Helper()
 	b := refval.NewBuilder(s)
 	offers := []refval.Repository{{Origin: "Debian", Suite: "stable", Codename: "bookworm", Release: keystead.Sum([]byte("release")), Signers: []string{"0123456789ABCDEF0123456789ABCDEF01234567"}}}

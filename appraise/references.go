@@ -80,7 +80,9 @@ func newReferences(sets []*refval.Set, codes []*refval.CodeSet, f floors) *refer
 		}
 	}
 	for _, s := range sets {
-		r.add(s)
+		if !s.Header().Selection.Boots() {
+			r.add(s)
+		}
 	}
 	return r
 }
@@ -305,7 +307,7 @@ func (r *references) indexCode() {
 	r.codePaths = map[string][]accepted{}
 	for _, c := range r.codes {
 		for _, f := range c.Files() {
-			if p, ok := refval.CanonicalPath(f.Path); ok {
+			if p, ok := refval.CanonicalPath(f.Path); ok && f.Digest384.IsZero() {
 				r.codePaths[p] = append(r.codePaths[p], accepted{c.Name(), f.Digest})
 			}
 		}

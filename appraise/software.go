@@ -62,15 +62,7 @@ func (a *appraisal) software() {
 	}
 	refs := a.refs
 	c.Entries, c.Uncovered = int64(a.files.Len()), int64(a.files.Uncovered())
-	aggregate := a.prior == nil // the first entry is boot_aggregate, which logs checked
-	for i, e := range a.files.All() {
-		if aggregate {
-			aggregate = false
-			a.tell(i, e, Aggregate, owner{})
-			continue
-		}
-		a.file(refs, i, e)
-	}
+	a.entries(refs)
 	if a.prior == nil || len(refs.later) > 0 {
 		c.Packages = refs.ran()
 		a.claims.Packages.Outdated = sorted(slices.Concat(a.claims.Packages.Outdated, refs.outdated()))
@@ -79,7 +71,7 @@ func (a *appraisal) software() {
 	if !a.in.Policy.EveryEntry() {
 		return
 	}
-	if !slices.Contains(a.claims.Kernel.Guarantees, string(refval.GuaranteeIMAPolicy)) {
+	if !a.replaced && !slices.Contains(a.claims.Kernel.Guarantees, string(refval.GuaranteeIMAPolicy)) {
 		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "ima-policy", Want: "an accepted initrd that guarantees " + string(refval.GuaranteeIMAPolicy),
 			Got: "a kernel that may have measured less than every executed file"})
 	}
@@ -140,9 +132,52 @@ func (a *appraisal) proven(refs *references, list keystead.Digest, p *rpm.Proven
 	slices.Sort(c.Unproven)
 }
 
+// ahead is how many entries are read before the first of them is judged, so that the
+// processor fetches the reference values of all of them at once.
+const ahead = 32
+
+// entries judges the entries in turn.
+func (a *appraisal) entries(refs *references) {
+	type numbered struct {
+		number int
+		ima.Entry
+	}
+	list, digests := make([]numbered, 0, ahead), make([]keystead.Digest, 0, ahead)
+	judge := func() {
+		for _, s := range refs.sets {
+			s.Prefetch(digests)
+		}
+		for i := range list {
+			a.file(refs, list[i].number, list[i].Entry)
+		}
+		list, digests = list[:0], digests[:0]
+	}
+	aggregate := a.prior == nil // the first entry is boot_aggregate, which logs checked
+	for i, e := range a.files.All() {
+		if aggregate {
+			aggregate = false
+			a.tell(i, e, Aggregate, owner{})
+			continue
+		}
+		if e.Alg == "sha256" {
+			digests = append(digests, keystead.Digest(e.FileDigest))
+		}
+		if list = append(list, numbered{i, e}); len(list) == ahead {
+			judge()
+		}
+	}
+	judge()
+}
+
 // file judges one entry.
 func (a *appraisal) file(refs *references, i int, e ima.Entry) {
 	c := &a.claims.Software
+	if e.Aggregate() {
+		c.Unknown++
+		a.tell(i, e, Unknown, owner{})
+		a.replace(i)
+		return
+	}
 	status, source := refs.judge(e)
 	var reason keystead.Reason
 	switch status {

@@ -47,7 +47,7 @@ func (s *State) Size() int {
 			size += 16 + len(text)
 		}
 	}
-	return size + (len(s.kernel.Before)+len(s.kernel.Loaders))*len(keystead.Digest{})
+	return size + (len(s.kernel.Before)+len(s.kernel.Loaders))*49 // keystead.Measured
 }
 
 // context names all that the verdict on a file rests on, beside the file.
@@ -82,24 +82,27 @@ func registers(covered []evidence.PCRs) keystead.Digest {
 }
 
 // state mints what the next bundle can go on from; nil where there is nothing to, and
-// where a TEE spoke, which rests on collateral and its own log: such evidence is whole.
+// where a TEE spoke, which rests on collateral and its own log, or kexec replaced the
+// kernel: such evidence is whole.
 func (a *appraisal) state() *State {
-	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early || a.parts.TEE != nil {
+	if !a.sound() || !a.established || a.files == nil || a.refs == nil || a.refs.early || a.replaced || a.parts.TEE != nil {
 		return nil
 	}
 	list, ok := a.files.State()
 	if !ok {
 		return nil
 	}
-	s := &State{key: string(a.in.Key.Name), context: a.context(), registers: registers(a.covered), list: list,
+	s := &State{key: string(a.in.Key.Name), list: list,
 		boot: a.booted, kernel: a.measured, kernelErr: a.measuredErr, software: a.claims.Software, packages: a.claims.Packages,
 		seen: a.refs.seenList(), time: a.in.Time.UnixNano()}
 	s.kernel.Text = nil // no verdict needs it
 	s.reference = evidence.Reference{IMALog: list.Digest(), Bytes: list.Bytes(), Entries: list.Entries()}
-	if p := a.prior; p != nil {
+	if p := a.prior; p != nil { // whose context and registers are these
+		s.context, s.registers = p.context, p.registers
 		s.reference.EventLog, s.reference.Packages, s.refs = p.reference.EventLog, p.reference.Packages, p.refs
 		return s
 	}
+	s.context, s.registers = a.context(), registers(a.covered)
 	s.reference.EventLog = keystead.Sum(a.parts.EventLog)
 	if a.parts.Packages != nil {
 		s.reference.Packages = keystead.Sum(a.parts.Packages.Data)

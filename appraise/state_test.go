@@ -45,7 +45,7 @@ func grow(t testing.TB, n int) *grown {
 // parts are evidence of the first n entries; more follow in the log, unquoted.
 func (g *grown) parts(t testing.TB, n, more int) evidence.Parts {
 	t.Helper()
-	quoted := machine{g.eventLog, g.ima[:n]}
+	quoted := machine{eventLog: g.eventLog, ima: g.ima[:n]}
 	imaLog, registers := quoted.registers(t)
 	p := g.in.Bundle.Parts()
 	p.TPM, p.EventLog = g.quote(t, question.QualifyingData(), registers), g.eventLog

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
@@ -16,6 +18,7 @@ import (
 	"github.com/keystead/keystead/evidence/tdx"
 	"github.com/keystead/keystead/internal/dcap"
 	"github.com/keystead/keystead/internal/endorse"
+	"github.com/keystead/keystead/refval"
 )
 
 // A surroundings is what a TEE's evidence came to, whatever its kind.
@@ -162,13 +165,104 @@ func nonceField(s *surroundings) string {
 	return fmt.Sprintf(", nonce %x", s.nonce)
 }
 
-// launch asks for an accepted boot where no TPM's log names kernel, initrd and command
-// line.
-func (a *appraisal) launch() {
-	if a.in.Policy.BootAccepted() {
-		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "launch measurement",
-			Want: a.acceptedBoots(), Got: a.claims.TEE.Kind + " launch " + a.claims.TEE.Launch})
+// launched judges what a confidential machine was started with: an image of a code set, or
+// of a TD firmware of a code set, which measured a boot of one.
+func (a *appraisal) launched() {
+	c := &a.claims.TEE
+	launch := a.launch()
+	c.LaunchName = launch.Name
+	a.claims.Boot.Packages = a.bootPackages()
+	switch {
+	case launch.Image && c.Kind != evidence.KindTDX:
+		a.claims.Kernel.Accepted, a.claims.Kernel.Guarantees = true, words(launch.Guarantees)
+		return
+	case launch.Name != "" && !launch.Image && a.td != nil:
+		a.tdKernel()
+		return
+	case !a.in.Policy.BootAccepted():
+		return
 	}
+	a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "launch measurement", Want: a.acceptedLaunches(), Got: cmp.Or(launch.Name, "one that no code set names") + ": " + c.Launch + a.withoutLog()})
+}
+
+// withoutLog says that a TD sent no log.
+func (a *appraisal) withoutLog() string {
+	if a.claims.TEE.Kind == evidence.KindTDX && a.td == nil {
+		return ", without its event log"
+	}
+	return ""
+}
+
+// launch returns what a code set accepts under the launch measurement.
+func (a *appraisal) launch() refval.Launch {
+	m, err := keystead.ParseMeasured(a.claims.TEE.Launch)
+	if err != nil {
+		return refval.Launch{}
+	}
+	for _, set := range a.in.CodeSets {
+		if l, ok := set.Launch(m); ok {
+			return l
+		}
+	}
+	return refval.Launch{}
+}
+
+// acceptedLaunches names what a machine of this kind may be launched with.
+func (a *appraisal) acceptedLaunches() string {
+	kind := "image"
+	if a.claims.TEE.Kind == evidence.KindTDX {
+		kind = "firmware"
+	}
+	var names []string
+	for _, set := range a.in.CodeSets {
+		for l := range set.Launches() {
+			if l.Image == (kind == "image") {
+				names = append(names, set.Name()+"/"+l.Name)
+			}
+		}
+	}
+	if names == nil {
+		return "an " + kind + " of a code set, of which none was given"
+	}
+	return kind + " " + strings.Join(names, " or ")
+}
+
+// tdKernel looks for the code set entry that a TD's registers prove. Nothing shows that
+// they stayed as they were after the kernel started: whoever came to run could have
+// extended them. So each image before the kernel and each other event of RTMR 2 must be
+// accepted, none of these be the initrd, which the stub measures last of all, and the
+// initrd be one that the kernel does not do without.
+func (a *appraisal) tdKernel() {
+	measured, err := a.td.Kernel()
+	b, ok := a.acceptedBoot(measured)
+	strange := a.strangeImages()
+	for _, m := range measured.Before {
+		again := m == measured.CommandLine || ok && eventlog.Kernel{CommandLine: m}.Given(b.CommandLine) // systemd-boot measures it, too
+		if m == measured.Initrd || !again && !a.coded(m) {
+			strange = append(strange, m.String())
+		}
+	}
+	bound := measured.Initrd.IsZero() || slices.Contains(b.Guarantees, refval.GuaranteeInitrdBound)
+	switch {
+	case err == nil && strange == nil && ok && bound:
+		a.accept(b, measured)
+	case !a.in.Policy.BootAccepted():
+	case err != nil:
+		a.fail("cc-event-log", err)
+	case strange == nil && ok:
+		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "initrd" + a.td.Place(measured.Initrd, 2), Want: "boot entry " + b.Name + " with the guarantee " + string(refval.GuaranteeInitrdBound) + ": the host could have left the initrd out",
+			Got: fmt.Sprintf("guarantees %v", b.Guarantees)})
+	default:
+		a.find(a.unaccepted(measured, strange))
+	}
+}
+
+// words are the guarantees as claims have them.
+func words(list []refval.Guarantee) (out []string) {
+	for _, g := range list {
+		out = append(out, string(g))
+	}
+	return out
 }
 
 // ccLog opens the log of a TD's registers, and takes what it proves for claims.
@@ -189,6 +283,6 @@ func (a *appraisal) ccLog() {
 	c := &a.claims.TEE
 	c.LogCovered, c.Loaded, c.Booted, c.CommandLines = true, log.Digests(1), log.Digests(2), log.Text()
 	if a.parts.TPM == nil {
-		a.claims.Boot = log.Boot()
+		a.td, a.claims.Boot = log, log.Boot()
 	}
 }

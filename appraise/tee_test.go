@@ -2,14 +2,9 @@ package appraise_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -26,93 +21,6 @@ func teePolicy(directives string) string {
 
 const lenient = "tee-tcb report\ntee-revocation report\n"
 
-// moduleFile reads a file of another module's test data.
-func moduleFile(t testing.TB, module, name string) []byte {
-	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-const (
-	sevGuest = "github.com/google/go-sev-guest"
-	tdxGuest = "github.com/google/go-tdx-guest"
-)
-
-// recordedTEE is evidence that another tool took: its report data is the nonce.
-func recordedTEE(t testing.TB, item evidence.TEE, data []byte, at time.Time, directives string, pieces ...evidence.Piece) appraise.Input {
-	t.Helper()
-	p := evidence.Parts{Binding: evidence.Binding{Purpose: evidence.PurposeRaw, Nonce: data}, TEE: &item}
-	collateral, err := evidence.NewCollateral(at, pieces)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return appraise.Input{Bundle: bundle(t, p), Expect: p.Binding, Collateral: collateral, TEERoots: evidence.ShippedRoots(), Policy: compile(t, teePolicy(directives)), Time: at}
-}
-
-// realSNP is a report of a real Milan with the certificates that AMD gave out.
-func realSNP(t testing.TB, directives string) appraise.Input {
-	report := moduleFile(t, sevGuest, "verify/testdata/attestation.bin")
-	return recordedTEE(t, evidence.TEE{Kind: evidence.KindSNP, Report: report, Certificates: [][]byte{moduleFile(t, sevGuest, "verify/testdata/vcek.testcer")}},
-		report[foundry.SNPReportData:][:64], time.Date(2023, 1, 1, 0, 0, 0, 0, time.UTC), directives,
-		evidence.Piece{Kind: evidence.CollateralAMDChain, Name: "vcek/Milan", Data: moduleFile(t, sevGuest, "verify/testdata/milan.testcer")})
-}
-
-// TestRealSNP: a real report is judged by AMD's own root. Its guest allowed a debugger,
-// and the module has no revocation list: each is refused unless the policy takes it.
-func TestRealSNP(t *testing.T) {
-	demand(t, "without a list", realSNP(t, "tee-debug allowed\n"), keystead.ReasonCollateralMissing)
-	demand(t, "debug", realSNP(t, lenient), keystead.ReasonTEEDebug)
-	in := realSNP(t, lenient+"tee-debug allowed\n")
-	demand(t, "real", in)
-	v := appraise.Appraise(in)
-	if c := v.Claims().TEE; v.Assurance() != evidence.AssuranceTest || !c.Debug || c.Platform != "Milan" || len(c.Machine) != 128 || len(c.TCB) != 4 || c.Launch == "" || c.Root != evidence.ShippedRoots().Hardware[0].String() {
-		t.Errorf("assurance %v, claims %+v", v.Assurance(), c)
-	}
-}
-
-// realTDX is a quote of a real machine, without what its module says follows it.
-func realTDX(t testing.TB, name string, at time.Time, directives string, pieces ...evidence.Piece) appraise.Input {
-	quote := moduleFile(t, tdxGuest, name)
-	body, size := 48, 584
-	if binary.LittleEndian.Uint16(quote) == 5 {
-		body, size = 54, int(binary.LittleEndian.Uint32(quote[50:]))
-	}
-	end := body + size + 4 + int(binary.LittleEndian.Uint32(quote[body+size:]))
-	return recordedTEE(t, evidence.TEE{Kind: evidence.KindTDX, Report: quote[:end]}, quote[body+foundry.TDReportData:][:64], at, directives, pieces...)
-}
-
-// TestRealTDX: quotes of version 4 and 5 of real machines are judged by Intel's own root,
-// one of them with its event log.
-func TestRealTDX(t *testing.T) {
-	for name, at := range map[string]time.Time{
-		"testing/testdata/tdx_prod_quote_SPR_E4.dat":  time.Date(2023, 7, 1, 1, 0, 0, 0, time.UTC),
-		"testing/testdata/ccel/cos-113-tdx-quote.dat": time.Date(2025, 2, 1, 1, 0, 0, 0, time.UTC),
-		"testing/testdata/quote_v5_sample.dat":        time.Date(2026, 2, 3, 1, 0, 0, 0, time.UTC),
-	} {
-		in := realTDX(t, name, at, lenient)
-		demand(t, name, in)
-		if c := appraise.Appraise(in).Claims(); c.Assurance != "tee-vm" || len(c.TEE.Registers) != 4 || len(c.TEE.Machine) != 32 || len(c.TEE.TCB) != 17 {
-			t.Errorf("%s: %+v", name, c.TEE)
-		}
-		demand(t, name+" without collateral", realTDX(t, name, at, ""), keystead.ReasonCollateralMissing, keystead.ReasonCollateralMissing)
-	}
-	in := realTDX(t, "testing/testdata/ccel/cos-113-tdx-quote.dat", time.Date(2025, 2, 1, 1, 0, 0, 0, time.UTC), lenient)
-	in = withTEE(t, in, func(e *evidence.TEE) { e.Log = moduleFile(t, tdxGuest, "testing/testdata/ccel/ccel_data.dat") })
-	demand(t, "with its log", in)
-	c := appraise.Appraise(in).Claims()
-	if !c.TEE.LogCovered || c.Boot.Events < 40 || !c.Boot.SeparatorsAll || len(c.TEE.CommandLines) == 0 {
-		t.Errorf("log: %+v, %+v", c.Boot, c.TEE)
-	}
-	demand(t, "with another machine's log", withTEE(t, in, func(e *evidence.TEE) { e.Log = e.Log[:9000] }), keystead.ReasonLogTruncated)
-}
-
 // withTEE returns the input with its evidence altered.
 func withTEE(t testing.TB, in appraise.Input, edit func(*evidence.TEE)) appraise.Input {
 	t.Helper()
@@ -123,16 +31,6 @@ func withTEE(t testing.TB, in appraise.Input, edit func(*evidence.TEE)) appraise
 	p.TEE = &e
 	in.Bundle = bundle(t, p)
 	return in
-}
-
-// TestRealTDXMachine: the collateral that is asked for is that of the machine, whose FMSPC
-// stands in Intel's certificate.
-func TestRealTDXMachine(t *testing.T) {
-	at := time.Date(2023, 7, 1, 1, 0, 0, 0, time.UTC)
-	in := realTDX(t, "testing/testdata/tdx_prod_quote_SPR_E4.dat", at, "")
-	if got := appraise.Appraise(in).Findings(); len(got) != 2 || !strings.Contains(got[0].Want, "intel-tcb-info tdx/50806f000000") {
-		t.Errorf("got %v, want the machine's FMSPC", got)
-	}
 }
 
 // forged is evidence by a made-up vendor, in answer to question.
@@ -387,33 +285,6 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
-}
-
-// TestOnePolicy: one policy text admits a confidential machine of each kind, with the
-// launch measurements of its own, and names what is not among them.
-func TestOnePolicy(t *testing.T) {
-	amd, intel, aws, data := foundry.NewAMD(1), foundry.NewIntel(), foundry.NewAWS(), question.ReportData(nil)
-	roots := evidence.VendorRoots{Hardware: slices.Concat(amd.Roots().Hardware, intel.Roots().Hardware, aws.Roots().Hardware)}
-	pieces := slices.Concat(amd.Pieces(false), intel.Pieces(foundry.World{}))
-	items := map[string]evidence.TEE{
-		"snp":   {Kind: evidence.KindSNP, Report: amd.Report(data, nil), Certificates: amd.Certificates()},
-		"sgx":   {Kind: evidence.KindSGX, Report: intel.Quote(data, foundry.Quoting{Version: 3})},
-		"nitro": {Kind: evidence.KindNitro, Report: aws.Document(question.Nonce, data[:], nil)},
-	}
-	text := string(shipped(t, "any-host").Text())
-	zeros := `"sha384:` + strings.Repeat("0", 96) + `"`
-	for name, item := range items {
-		in := forged(t, item, roots, "", pieces...)
-		in.Policy = shipped(t, "any-host")
-		demand(t, name+" as shipped", in, keystead.ReasonRuleFailed)
-		launch := appraise.Appraise(in).Claims().TEE.Launch
-		in.Policy = compile(t, strings.Replace(text, zeros, zeros+`, "`+launch+`"`, 1))
-		demand(t, name, in)
-	}
-	host := onStage(t)
-	in, _ := host.input(t, "packaged")
-	in.Policy = compile(t, strings.NewReplacer("!key.software", "true", "boot.secure_boot && ", "", "minimum-assurance measured-os-weak", "minimum-assurance test").Replace(text))
-	demand(t, "host with a TPM", in)
 }
 
 // TestBothSpeak: evidence of a TEE and of a TPM in one bundle are of one machine only if

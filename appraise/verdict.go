@@ -2,7 +2,7 @@ package appraise
 
 import (
 	"bytes"
-	"encoding/json"
+	"reflect"
 	"slices"
 	"time"
 
@@ -99,13 +99,13 @@ func (v Verdict) MarshalJSON() ([]byte, error) {
 func mint(body verdictBody) Verdict {
 	body.Format = verdictFormat
 	body.writeEmptyLists()
-	var buf bytes.Buffer
-	e := json.NewEncoder(&buf)
-	e.SetEscapeHTML(false) // findings quote CEL, which is full of < and &&
-	if e.Encode(body) != nil {
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	raw, err := encodeVerdict((*scratch)[:0], reflect.ValueOf(&body).Elem())
+	if *scratch = raw; err != nil {
 		return Verdict{}
 	}
-	return Verdict{body, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}
+	return Verdict{body, bytes.Clone(raw)}
 }
 
 // writeEmptyLists makes each list one that JSON writes as [], or as "", never as null.

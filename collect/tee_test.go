@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/samples"
 )
 
 // recordedTSM is configfs-tsm as the module imitates it, with a recorded report.
@@ -40,19 +40,6 @@ func recordedTSM(provider string, out, aux []byte) (configfsi.Client, *[]byte) {
 	}
 	sub.Random = rand.Reader
 	return &faketsm.Client{Subsystems: map[string]configfsi.Client{"report": sub}}, asked
-}
-
-func moduleFile(t *testing.T, module, name string) []byte {
-	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 func teeTree(t *testing.T, files map[string][]byte) string {
@@ -81,10 +68,10 @@ func sightOf(sights []Sight, what string) Sight {
 
 // TestTEEOfRecordedTrees: what is found is asked, and each other one is told with why not.
 func TestTEEOfRecordedTrees(t *testing.T) {
-	report := moduleFile(t, "github.com/google/go-sev-guest", "verify/testdata/attestation.bin")
-	vcek := moduleFile(t, "github.com/google/go-sev-guest", "verify/testdata/vcek.testcer")
-	quote := moduleFile(t, "github.com/google/go-tdx-guest", "testing/testdata/ccel/cos-113-tdx-quote.dat")
-	ccel := moduleFile(t, "github.com/google/go-tdx-guest", "testing/testdata/ccel/ccel_data.dat")
+	report := samples.Read(t, samples.SEVGuest, "verify/testdata/attestation.bin")
+	vcek := samples.Read(t, samples.SEVGuest, "verify/testdata/vcek.testcer")
+	quote := samples.Read(t, samples.TDXGuest, "testing/testdata/ccel/cos-113-tdx-quote.dat")
+	ccel := samples.Read(t, samples.TDXGuest, "testing/testdata/ccel/ccel_data.dat")
 	table := (&abi.CertTable{Entries: []abi.CertTableEntry{{GUID: uuid.MustParse(abi.VcekGUID), RawCert: vcek}}}).Marshal()
 	binding := evidence.Binding{Purpose: evidence.PurposeVerify, Nonce: []byte("0123456789abcdef")}
 	want := binding.ReportData([]byte("key"))

@@ -147,7 +147,7 @@ func (x *expiries) leaf(v ledger.View, leaf uint64) error {
 	if kind, _, err := receipt.Split(entry); err != nil || kind != receipt.KindEffective {
 		return err
 	}
-	events, err := judgedEvents(entry)
+	events, err := judgedEvents(v, entry)
 	for _, e := range events {
 		if e.GetEvent() == "admitted" {
 			x.push(end{e.GetHost(), leaf + 1, e.GetUntilMs()})

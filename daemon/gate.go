@@ -151,7 +151,12 @@ func (g *gatekeeper) terms(ctx context.Context, identity keystead.Digest) (attes
 	case host == "":
 		return attest.Terms{}, unenrolled(identity)
 	}
-	return g.node.termsFor(ctx, role, hostPrefix+host)
+	t, err := g.node.termsFor(ctx, role, hostPrefix+host)
+	if err != nil {
+		return t, err
+	}
+	err = g.node.snapshot(func(v ledger.View) (err error) { t.Input.Seen, err = admit.Seen(v, host); return err })
+	return t, err
 }
 
 // Accepted returns the attestation key that this node activated for a host's TPM.

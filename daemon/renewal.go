@@ -82,7 +82,7 @@ func (n *Node) Renew(ctx context.Context, from serve.Peer, r *apiv1.RenewRequest
 	item, _ := d.Renewal()
 	n.verdicts.put(host, d.Verdict().Bytes(), n.now())
 	x := &renewal{item: ledger.RenewalItem{Host: host, Renewal: item}, done: make(chan error, 1),
-		asked: &apiv1.Renewal{Host: host, LeaseVersion: item.Lease, Bundle: r.GetBundle(), Tick: r.GetTick(), UntilMs: item.Until, Verdict: item.Verdict[:]}}
+		asked: &apiv1.Renewal{Host: host, LeaseVersion: item.Lease, Bundle: r.GetBundle(), Tick: r.GetTick(), UntilMs: item.Until, Verdict: item.Verdict[:], Resumed: item.Resumed}}
 	n.renewer.add(x)
 	select {
 	case err = <-x.done:
@@ -400,9 +400,10 @@ func (n *Node) witness(ctx context.Context, v ledger.View, s admit.State, r *api
 		return ledger.RenewalItem{}, err
 	}
 	own, _ := d.Renewal()
-	if own.Lease != r.GetLeaseVersion() || own.Until != r.GetUntilMs() || string(own.Verdict[:]) != string(r.GetVerdict()) {
+	if own.Lease != r.GetLeaseVersion() || own.Until != r.GetUntilMs() || string(own.Verdict[:]) != string(r.GetVerdict()) || own.Resumed != r.GetResumed() {
 		return ledger.RenewalItem{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonVerdictDisagreement, Where: "renewal of " + r.GetHost(),
-			Want: fmt.Sprintf("lease %d until %d, verdict %s", own.Lease, own.Until, own.Verdict), Got: fmt.Sprintf("lease %d until %d, verdict sha256:%x", r.GetLeaseVersion(), r.GetUntilMs(), r.GetVerdict())})
+			Want: fmt.Sprintf("lease %d until %d, verdict %s, resumed %t", own.Lease, own.Until, own.Verdict, own.Resumed),
+			Got:  fmt.Sprintf("lease %d until %d, verdict sha256:%x, resumed %t", r.GetLeaseVersion(), r.GetUntilMs(), r.GetVerdict(), r.GetResumed())})
 	}
 	n.verdicts.put(r.GetHost(), d.Verdict().Bytes(), n.now())
 	return ledger.RenewalItem{Host: r.GetHost(), Renewal: own}, nil

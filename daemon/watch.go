@@ -135,11 +135,9 @@ func hostEvents(v ledger.View, leaf uint64, renewals bool) (out []*apiv1.HostEve
 	}
 	switch kind {
 	case receipt.KindEffective:
-		out, err = judgedEvents(entry)
-	case receipt.KindRenewals:
-		if renewals {
-			out, err = renewedEvents(entry)
-		}
+		out, err = judgedEvents(v, entry)
+	case receipt.KindRenewals, receipt.KindEarlyRenewals:
+		out, err = renewedEvents(entry)
 	case receipt.KindSuspension:
 		out, err = suspendedEvents(v, entry)
 	case receipt.KindRoster:
@@ -149,16 +147,19 @@ func hostEvents(v ledger.View, leaf uint64, renewals bool) (out []*apiv1.HostEve
 		id := receipt.LeafHash(entry)
 		for i, e := range out {
 			e.Id, e.Leaf, e.TransactionId = fmt.Sprintf("%d.%d", leaf, i), leaf, id[:]
-			if e.Event == "admitted" {
+			if e.LeaseVersion == 0 && kind == receipt.KindEffective && e.Event != "revoked" {
 				e.LeaseVersion = leaf + 1
 			}
 		}
+	}
+	if !renewals { // which does not change what the others are called
+		out = slices.DeleteFunc(out, func(e *apiv1.HostEvent) bool { return e.Event == "renewed" })
 	}
 	return out, err
 }
 
 // judgedEvents reads an admission, or an enrolment that was revoked.
-func judgedEvents(entry []byte) ([]*apiv1.HostEvent, error) {
+func judgedEvents(v ledger.View, entry []byte) ([]*apiv1.HostEvent, error) {
 	e, err := ledger.ParseEffective(entry)
 	if err != nil {
 		return nil, err
@@ -168,7 +169,11 @@ func judgedEvents(entry []byte) ([]*apiv1.HostEvent, error) {
 		switch {
 		case e.Verdict.Type == admit.TypeLease && w.Key == admit.LeaseKey(host):
 			r, err := admit.ParseRecord(w.Value)
-			return []*apiv1.HostEvent{{Host: host, Event: "admitted", TimeMs: r.Issued, UntilMs: r.Until}}, err
+			if err != nil {
+				return nil, err
+			}
+			since, err := sinceAdmission(v, &e.Verdict, &r)
+			return append([]*apiv1.HostEvent{{Host: host, Event: "admitted", TimeMs: r.Issued, UntilMs: r.Until}}, since...), err
 		case e.Verdict.Type == admit.TypeEnrolment && w.Key == admit.EnrolmentPrefix+host:
 			x, err := admit.ParseEnrolment(w.Value)
 			if err != nil || !x.Revoked {
@@ -180,12 +185,44 @@ func judgedEvents(entry []byte) ([]*apiv1.HostEvent, error) {
 	return nil, nil
 }
 
+// sinceAdmission tells what became of a machine between the admission before and this
+// one, by what its TPM said at both: nothing if there was none of that TPM.
+func sinceAdmission(v ledger.View, judged *ledger.Verdict, r *admit.Record) (out []*apiv1.HostEvent, err error) {
+	if judged.Base == 0 {
+		return nil, nil
+	}
+	before, err := v.Entry(judged.Base - 1)
+	if err != nil {
+		return nil, err
+	}
+	e, err := ledger.ParseEffective(before)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range e.Verdict.Writes {
+		if w.Key != admit.LeaseKey(judged.Subject) {
+			continue
+		}
+		was, err := admit.ParseRecord(w.Value)
+		if err != nil || was.EK != r.EK {
+			return nil, err
+		}
+		for _, event := range r.Boot.Since(was.Boot) {
+			out = append(out, &apiv1.HostEvent{Host: judged.Subject, Event: event, TimeMs: r.Issued})
+		}
+	}
+	return out, nil
+}
+
 // renewedEvents reads what two nodes renewed. An item that the ledger passed over, since
 // the lease was over by then, is told as well.
 func renewedEvents(entry []byte) (out []*apiv1.HostEvent, err error) {
 	r, err := ledger.ParseRenewals(entry)
 	for _, x := range r.Items {
 		out = append(out, &apiv1.HostEvent{Host: x.Host, Event: "renewed", LeaseVersion: x.Lease, TimeMs: x.Issued, UntilMs: x.Until})
+		if x.Resumed {
+			out = append(out, &apiv1.HostEvent{Host: x.Host, Event: "resumed", LeaseVersion: x.Lease, TimeMs: x.Issued})
+		}
 	}
 	return out, err
 }

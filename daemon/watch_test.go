@@ -23,7 +23,7 @@ func (f *field) watched(node string, r *apiv1.WatchHostsRequest, count int) (eve
 		return len(events) < count
 	})
 	if err != nil {
-		f.t.Fatalf("%v; told %v", err, events)
+		f.t.Fatalf("%v; told %q", err, words(events))
 	}
 	return events, last
 }

@@ -176,8 +176,11 @@ func Parse(raw []byte) (Bundle, error) {
 	last := 0
 	for len(rest) > 0 {
 		off := len(raw) - len(rest)
-		var it item
-		if rest, err = decMode.UnmarshalFirst(rest, &it); err != nil {
+		it, after, ok := quickLog(rest)
+		if !ok {
+			after, err = decMode.UnmarshalFirst(rest, &it)
+		}
+		if rest = after; err != nil {
 			return Bundle{}, formatError(off, "item", err)
 		}
 		if it.Type <= last || it.Type >= len(itemNames) {
@@ -222,8 +225,10 @@ func (p *Parts) set(kind int, content []byte) error {
 	if len(content) > limit {
 		return fmt.Errorf("is %d bytes long, at most %d are accepted", len(content), limit)
 	}
-	if err := decMode.Unmarshal(content, into); err != nil {
-		return err
+	if !quick(content, into) {
+		if err := decMode.Unmarshal(content, into); err != nil {
+			return err
+		}
 	}
 	switch {
 	case kind == itemBinding && len(p.Binding.Nonce) > maxNonce:
@@ -263,16 +268,29 @@ func (t *TPM) PCRBanks() ([]PCRs, error) {
 				return nil, fmt.Errorf("PCR bank %v is stated twice", v.Bank)
 			}
 		}
-		for _, i := range slices.Sorted(maps.Keys(v.Value)) { // so that the same bytes give the same error
-			val := v.Value[i]
-			if i < 0 || i >= NumPCRs || len(val) != v.Bank.Size() {
-				return nil, fmt.Errorf("PCR %d of bank %v: registers are 0 to %d with %d bytes each", i, v.Bank, NumPCRs-1, v.Bank.Size())
+		for i, val := range v.Value {
+			if !v.fits(i) {
+				return nil, v.misfit()
 			}
 			p.Value[i] = val
 		}
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// fits reports whether register i is one, with a value of the bank's size.
+func (v Values) fits(i int) bool { return i >= 0 && i < NumPCRs && len(v.Value[i]) == v.Bank.Size() }
+
+// misfit names the first register that does not fit, so that the same bytes give the
+// same error.
+func (v Values) misfit() error {
+	for _, i := range slices.Sorted(maps.Keys(v.Value)) {
+		if !v.fits(i) {
+			return fmt.Errorf("PCR %d of bank %v: registers are 0 to %d with %d bytes each", i, v.Bank, NumPCRs-1, v.Bank.Size())
+		}
+	}
+	return nil
 }
 
 // WireValues returns the wire form of register values.

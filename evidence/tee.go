@@ -30,6 +30,7 @@ type TEEClaims struct {
 	Kind         string   `cel:"kind" json:"kind"`
 	Level        string   `cel:"level" json:"level"`                 // tee-vm, tee-process; test when debugged, or under a root for tests
 	Launch       string   `cel:"launch" json:"launch"`               // sha384:HEX of what was loaded: MEASUREMENT, MRTD, PCR0; sha256:HEX of MRENCLAVE
+	LaunchName   string   `cel:"launch_name" json:"launch_name"`     // what a code set calls that measurement; empty when none accepts it
 	Signer       string   `cel:"signer" json:"signer"`               // ID_KEY_DIGEST, MRSIGNER, PCR8; empty when nobody signed
 	Registers    []string `cel:"registers" json:"registers"`         // RTMR 0 to 3, or PCR 0 to 15 of Nitro
 	HostData     string   `cel:"host_data" json:"host_data"`         // hex of what the host gave at launch: HOST_DATA, MRCONFIGID, CONFIGID

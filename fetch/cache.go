@@ -14,7 +14,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
 )
 
@@ -112,9 +111,10 @@ func (c cache) writeFiles(d keystead.Digest, files []deb.File) error {
 }
 
 // The digests of one .deb, as lines: magic and the .deb's digest; for each file x or -
-// for executable or not, digest, Authenticode digest or -, quoted path; at the end the
-// digest of all that. Version 1 had no Authenticode digests, 2 no maintainer scripts.
-const filesMagic = "keystead-deb-files/3 "
+// for executable or not, digest, Authenticode digest or -, SHA-384 digest for the boot or
+// -, quoted path; at the end the digest of all that. Version 1 had no Authenticode digests,
+// 2 no maintainer scripts, 3 nothing of SHA-384.
+const filesMagic = "keystead-deb-files/4 "
 
 func formatFiles(d keystead.Digest, files []deb.File) []byte {
 	var b bytes.Buffer
@@ -124,11 +124,14 @@ func formatFiles(d keystead.Digest, files []deb.File) []byte {
 		if f.Executable {
 			mark = "x"
 		}
-		efi := "-"
+		efi, boot := "-", "-"
 		if !f.EFI.IsZero() {
 			efi = f.EFI.String()
 		}
-		fmt.Fprintf(&b, "%s %v %s %s\n", mark, f.Digest, efi, strconv.Quote(f.Path))
+		if !f.Boot384.IsZero() {
+			boot = f.Boot384.String()
+		}
+		fmt.Fprintf(&b, "%s %v %s %s %s\n", mark, f.Digest, efi, boot, strconv.Quote(f.Path))
 	}
 	fmt.Fprintf(&b, "sum %v\n", keystead.Digest(sha256.Sum256(b.Bytes())))
 	return b.Bytes()
@@ -149,21 +152,24 @@ func parseFiles(raw []byte, d keystead.Digest) ([]deb.File, error) {
 	var files []deb.File
 	offset := end - len(body)
 	for line := range strings.Lines(body) {
-		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
-		if len(f) != 4 || f[0] != "x" && f[0] != "-" {
-			return fail(offset, "file", "is not a mark, two digests and a path")
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 5)
+		if len(f) != 5 || f[0] != "x" && f[0] != "-" {
+			return fail(offset, "file", "is not a mark, three digests and a path")
 		}
-		var efi keystead.Digest
-		var err3 error
-		digest, err1 := keystead.ParseDigest(f[1])
-		path, err2 := strconv.Unquote(f[3])
+		file := deb.File{Executable: f[0] == "x"}
+		var err1, err2, err3, err4 error
+		file.Digest, err1 = keystead.ParseDigest(f[1])
 		if f[2] != "-" {
-			efi, err3 = keystead.ParseDigest(f[2])
+			file.EFI, err2 = keystead.ParseDigest(f[2])
 		}
-		if err := errors.Join(err1, err2, err3); err != nil {
+		if f[3] != "-" {
+			file.Boot384, err3 = keystead.ParseMeasured(f[3])
+		}
+		file.Path, err4 = strconv.Unquote(f[4])
+		if err := errors.Join(err1, err2, err3, err4); err != nil {
 			return fail(offset, "file", err.Error())
 		}
-		files = append(files, deb.File{File: refval.File{Path: path, Digest: digest}, Executable: f[0] == "x", EFI: efi})
+		files = append(files, file)
 		offset += len(line)
 	}
 	return files, nil

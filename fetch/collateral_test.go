@@ -6,9 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +17,7 @@ import (
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/snp"
 	"github.com/keystead/keystead/internal/foundry"
+	"github.com/keystead/keystead/internal/samples"
 	"github.com/keystead/keystead/policy"
 )
 
@@ -27,7 +25,7 @@ import (
 // own paths, and what is not recorded of a made-up AMD's.
 func recordedVendors(t *testing.T) Services {
 	t.Helper()
-	read := func(name string) []byte { return recordedFile(t, "github.com/google/go-sev-guest", name) }
+	read := func(name string) []byte { return samples.Read(t, samples.SEVGuest, name) }
 	report, err := snp.Parse(read("verify/testdata/attestation.bin"))
 	if err != nil {
 		t.Fatal(err)
@@ -65,27 +63,14 @@ func recordedVendors(t *testing.T) Services {
 	return Services{s.URL, s.URL, s.URL, s.URL}
 }
 
-func recordedFile(t *testing.T, module, name string) []byte {
-	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // TestCollateralOfRecordedMachines: what is fetched for recorded evidence of real machines
 // is what judging it takes, by the vendors' own roots.
 func TestCollateralOfRecordedMachines(t *testing.T) {
 	services := recordedVendors(t)
-	report := recordedFile(t, "github.com/google/go-sev-guest", "verify/testdata/attestation.bin")
+	report := samples.Read(t, samples.SEVGuest, "verify/testdata/attestation.bin")
 	const tdxData = "testing/testdata/"
 	tdx := func(name string) ([]byte, []byte) {
-		quote := recordedFile(t, "github.com/google/go-tdx-guest", tdxData+name)
+		quote := samples.Read(t, samples.TDXGuest, tdxData+name)
 		body, size := 48, 584
 		if quote[0] == 5 {
 			body, size = 54, int(binary.LittleEndian.Uint32(quote[50:]))
@@ -141,7 +126,7 @@ func TestCollateralOfRecordedMachines(t *testing.T) {
 // that do not have it.
 func TestCollateralRefusals(t *testing.T) {
 	services := recordedVendors(t)
-	report := recordedFile(t, "github.com/google/go-sev-guest", "verify/testdata/attestation.bin")
+	report := samples.Read(t, samples.SEVGuest, "verify/testdata/attestation.bin")
 	if _, err := WantedFor(&evidence.TEE{Kind: evidence.KindSNP, Report: report}, "", services); err == nil || !strings.Contains(err.Error(), "name it") {
 		t.Errorf("no product: %v", err)
 	}

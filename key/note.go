@@ -22,6 +22,7 @@ const (
 	KindPolicy  Kind = "keystead-policy/1"  // docs/spec/policy.md
 	KindCodeSet Kind = "keystead-codeset/1" // docs/spec/codeset.md
 	KindBootSet Kind = "keystead-codeset/2" // docs/spec/codeset.md: boots by packages
+	KindLongSet Kind = "keystead-codeset/3" // docs/spec/codeset.md: digests of SHA-384
 	KindGenesis Kind = "keystead-genesis/1" // docs/spec/ledger.md
 	KindRoster  Kind = "keystead-roster/1"  // docs/spec/ledger.md
 
@@ -38,7 +39,7 @@ const (
 	KindReading Kind = "keystead-reading/1" // docs/spec/archive.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindReading}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindLongSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindReading}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

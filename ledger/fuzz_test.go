@@ -32,6 +32,7 @@ func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
 		d.tick(1000, "node-1", "node-2", "node-3"),
 		d.vote("node-3", 2),
 		d.renewals(pair, d.item("a", a, 62_000), d.item("b", b, 62_000)),
+		d.earlyRenewals(pair, d.item("a", a, 62_000)),
 		d.suspension("node-3", "a", a, "file-unknown"),
 		v.Bytes(),
 		nil,

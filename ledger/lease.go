@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/binary"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/internal/cursor"
 	"github.com/keystead/keystead/receipt"
@@ -53,19 +54,42 @@ func (v View) JudgedKeys(prefix, after string, visit func(key string, value Valu
 }
 
 func appendRenewal(b []byte, r *admit.Renewal) []byte {
+	b = binary.BigEndian.AppendUint32(appendEarlyRenewal(b, r), r.Restarts)
+	resumed := byte(0)
+	if r.Resumed {
+		resumed = 1
+	}
+	return append(binary.BigEndian.AppendUint64(b, r.Clock), resumed)
+}
+
+// appendEarlyRenewal leaves out what the TPM's clock was.
+func appendEarlyRenewal(b []byte, r *admit.Renewal) []byte {
 	for _, n := range [...]uint64{r.Lease, r.Issued, r.Until} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
 	return append(b, r.Verdict[:]...)
 }
 
-func readRenewal(c *cursor.Cursor) admit.Renewal {
-	return admit.Renewal{Lease: c.U64("lease"), Issued: c.U64("issued"), Until: c.U64("until"), Verdict: digest(c, "verdict")}
+func readRenewal(c *cursor.Cursor, early bool) admit.Renewal {
+	r := admit.Renewal{Lease: c.U64("lease"), Issued: c.U64("issued"), Until: c.U64("until"), Verdict: digest(c, "verdict")}
+	if early {
+		return r
+	}
+	r.Restarts, r.Clock = c.U32("restarts"), c.U64("clock")
+	resumed := c.U8("resumed")
+	if resumed > 1 {
+		c.Fail("resumed", "is %d, want 0 or 1", resumed)
+	}
+	r.Resumed = resumed == 1
+	return r
 }
+
+// earlyRenewal is the size of a record that a build of before wrote.
+const earlyRenewal = 3*8 + len(keystead.Digest{})
 
 func decodeRenewal(b []byte) (admit.Renewal, error) {
 	c := record("renewal record", b)
-	r := readRenewal(c)
+	r := readRenewal(c, len(b) == earlyRenewal)
 	c.End()
 	return r, c.Err()
 }

@@ -1,6 +1,8 @@
 package ledger_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -349,10 +351,12 @@ func TestMalformedRenewals(t *testing.T) {
 	if _, err := bad.Entry(); err == nil {
 		t.Error("a reason of two lines has an entry")
 	}
-	for k := receipt.Kind(1); k <= receipt.KindSuspension; k++ {
+	for k := receipt.Kind(1); k <= receipt.KindRenewals; k++ {
 		h := receipt.Header(k)
-		if _, _, err := receipt.Split([]byte{3 - h[0], h[1]}); err == nil {
-			t.Errorf("a %v entry of version %d parses", k, 3-h[0])
+		for version := byte(1); version <= receipt.Version; version++ {
+			if _, _, err := receipt.Split([]byte{version, h[1]}); (err == nil) != (version == h[0]) {
+				t.Errorf("a %v entry of version %d: %v", k, version, err)
+			}
 		}
 	}
 }
@@ -421,5 +425,60 @@ func TestFoundingSettings(t *testing.T) {
 	}
 	if s, err := ledger.NewView(newStore()).Founding("lease-seconds"); s != "" || err != nil {
 		t.Errorf("before the genesis entry: %q, %v", s, err)
+	}
+}
+
+// earlyRenewals is a batch of one, as builds of before wrote it.
+func (d *domain) earlyRenewals(nodes []string, x ledger.RenewalItem) []byte {
+	name := func(b []byte, s string) []byte { return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...) }
+	item := name(nil, x.Host)
+	for _, n := range []uint64{x.Lease, x.Issued, x.Until} {
+		item = binary.BigEndian.AppendUint64(item, n)
+	}
+	item = append(item, x.Verdict[:]...)
+	root := keystead.Sum(append([]byte{0}, item...))
+	clock := binary.BigEndian.AppendUint64(nil, d.machine.Clock())
+	message := slices.Concat([]byte("keystead renewals/1\n"), d.id[:], clock, root[:])
+	entry := slices.Concat([]byte{2, 9}, clock, []byte{0, 1}, item, []byte{0, 2})
+	for _, n := range nodes {
+		signature := d.keys[n].Sign(message)
+		entry = append(name(entry, n), signature[:]...)
+	}
+	return entry
+}
+
+// TestEarlyRenewals: a batch of before renewals stated the TPMs' clocks is read, counts, and
+// is written as it was; it cannot pass for one of now.
+func TestEarlyRenewals(t *testing.T) {
+	d := newDomain(t, 3)
+	d.ok(d.tick(1000, "node-1", "node-2", "node-3"))
+	lease := d.enrolled("a", 60_000)
+	x := d.item("a", lease, 70_000)
+	entry := d.earlyRenewals(pair, x)
+	r, err := ledger.ParseRenewals(entry)
+	must(t, err)
+	again, err := r.Entry()
+	if err != nil || !bytes.Equal(again, entry) || r.Items[0] != x {
+		t.Errorf("read as %+v, %v", r, err)
+	}
+	as := bytes.Clone(entry)
+	as[0], as[1] = 3, 11
+	if _, err := ledger.ParseRenewals(as); err == nil {
+		t.Error("it passes for a batch of now")
+	}
+	d.ok(entry)
+	view := ledger.NewView(d.store)
+	if got, err := view.Renewal("a"); err != nil || got != x.Renewal {
+		t.Errorf("on the ledger: %+v, %v", got, err)
+	}
+	later := d.item("a", lease, 80_000)
+	later.Restarts, later.Clock, later.Resumed = 2, 1<<40, true
+	d.ok(d.renewals(pair, later))
+	if got, err := view.Renewal("a"); err != nil || got != later.Renewal {
+		t.Errorf("on the ledger: %+v, %v", got, err)
+	}
+	d.store.m["na"] = entry[15 : 15+56] // lease, times and verdict, as a build of before kept them
+	if got, err := view.Renewal("a"); err != nil || got != x.Renewal {
+		t.Errorf("a record of before: %+v, %v", got, err)
 	}
 }

@@ -237,7 +237,7 @@ func (m *Machine) one(e Committed, w Writer, res *Result) error {
 		return m.applyEffective(e.Data, w, res)
 	case receipt.KindTick:
 		return m.applyTick(e, w)
-	case receipt.KindRenewals:
+	case receipt.KindRenewals, receipt.KindEarlyRenewals:
 		return m.applyRenewals(e.Data, w, res)
 	case receipt.KindSuspension:
 		return m.applySuspension(e.Data, w, res)

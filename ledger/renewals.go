@@ -27,6 +27,8 @@ type Renewals struct {
 	Time       uint64        // domain clock when the batch was made, Unix milliseconds
 	Items      []RenewalItem // by host, each host once; 1 to MaxRenewals
 	Signatures []Signed      // of two different nodes, or of the only one
+
+	early bool // of the kind that does not have the TPMs' clocks
 }
 
 // NewRenewals returns the batch of the items, which it sorts. A host that stands there
@@ -36,8 +38,19 @@ func NewRenewals(time uint64, items []RenewalItem) *Renewals {
 	return &Renewals{Time: time, Items: items}
 }
 
-func appendItem(b []byte, x *RenewalItem) []byte {
-	return appendRenewal(cursor.AppendSized16(b, x.Host), &x.Renewal)
+func (r *Renewals) appendItem(b []byte, x *RenewalItem) []byte {
+	b = cursor.AppendSized16(b, x.Host)
+	if r.early {
+		return appendEarlyRenewal(b, &x.Renewal)
+	}
+	return appendRenewal(b, &x.Renewal)
+}
+
+func (r *Renewals) kind() receipt.Kind {
+	if r.early {
+		return receipt.KindEarlyRenewals
+	}
+	return receipt.KindRenewals
 }
 
 // Root returns the Merkle root of the items.
@@ -45,7 +58,7 @@ func (r *Renewals) Root() keystead.Digest {
 	level := make([]hash, len(r.Items))
 	var buf []byte
 	for i := range r.Items {
-		buf = appendItem(append(buf[:0], 0), &r.Items[i])
+		buf = r.appendItem(append(buf[:0], 0), &r.Items[i])
 		level[i] = keystead.Sum(buf)
 	}
 	if len(level) == 0 {
@@ -66,7 +79,11 @@ func (r *Renewals) Root() keystead.Digest {
 }
 
 func (r *Renewals) message(domain keystead.Digest) []byte {
-	b := append([]byte("keystead renewals/1\n"), domain[:]...)
+	purpose := "keystead renewals/2\n"
+	if r.early {
+		purpose = "keystead renewals/1\n"
+	}
+	b := append([]byte(purpose), domain[:]...)
 	root := r.Root()
 	return append(binary.BigEndian.AppendUint64(b, r.Time), root[:]...)
 }
@@ -94,10 +111,10 @@ func (r *Renewals) verify(s Signed, roster *receipt.Roster, message []byte) erro
 
 // Entry returns the batch as an entry.
 func (r *Renewals) Entry() ([]byte, error) {
-	b := binary.BigEndian.AppendUint64(receipt.Header(receipt.KindRenewals), r.Time)
+	b := binary.BigEndian.AppendUint64(receipt.Header(r.kind()), r.Time)
 	b = binary.BigEndian.AppendUint16(b, uint16(min(len(r.Items), 1<<16-1)))
 	for i := range r.Items {
-		b = appendItem(b, &r.Items[i])
+		b = r.appendItem(b, &r.Items[i])
 	}
 	b = binary.BigEndian.AppendUint16(b, uint16(min(len(r.Signatures), 1<<16-1)))
 	for _, s := range r.Signatures {
@@ -109,9 +126,12 @@ func (r *Renewals) Entry() ([]byte, error) {
 
 // ParseRenewals reads a batch; it checks no signature.
 func ParseRenewals(entry []byte) (r Renewals, err error) {
-	b, err := body(entry, receipt.KindRenewals)
+	if k, _, err := receipt.Split(entry); err == nil {
+		r.early = k == receipt.KindEarlyRenewals
+	}
+	b, err := body(entry, r.kind())
 	if err != nil {
-		return r, err
+		return Renewals{}, err
 	}
 	c := record("renewals", b)
 	r.Time = c.U64("time")
@@ -121,7 +141,7 @@ func ParseRenewals(entry []byte) (r Renewals, err error) {
 	}
 	r.Items = make([]RenewalItem, 0, n)
 	for i := 0; i < n && c.Err() == nil; i++ {
-		x := RenewalItem{string(name(c, "host")), readRenewal(c)}
+		x := RenewalItem{string(name(c, "host")), readRenewal(c, r.early)}
 		if i > 0 && r.Items[i-1].Host >= x.Host {
 			c.Fail("host", "%.64q is out of order", x.Host)
 		}

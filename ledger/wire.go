@@ -52,7 +52,7 @@ func Check(entry []byte) error {
 		_, err = ParseTicks(entry)
 	case receipt.KindCheckpoint:
 		_, err = ParseVote(entry)
-	case receipt.KindRenewals:
+	case receipt.KindRenewals, receipt.KindEarlyRenewals:
 		_, err = ParseRenewals(entry)
 	case receipt.KindSuspension:
 		_, err = ParseSuspension(entry)

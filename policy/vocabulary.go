@@ -136,6 +136,12 @@ func toCEL(f reflect.Value) ref.Val {
 		return types.String(x)
 	case []string:
 		return types.NewStringList(types.DefaultTypeAdapter, x)
+	case []int64:
+		list := make([]ref.Val, len(x))
+		for i, n := range x {
+			list[i] = types.Int(n)
+		}
+		return types.NewRefValList(types.DefaultTypeAdapter, list)
 	}
 	return types.DefaultTypeAdapter.NativeToValue(f.Interface())
 }

@@ -13,14 +13,18 @@ import (
 //
 //	1  kinds 1 to 8
 //	2  kinds 9 and 10
-const Version = 2
+//	3  kind 11
+const Version = 3
 
 // KnownVersion reports whether this build knows an entry's first byte.
 func KnownVersion(b byte) bool { return b >= 1 && b <= Version }
 
 // versionOf returns the version that brought the kind.
 func versionOf(k Kind) byte {
-	if k >= KindRenewals {
+	switch {
+	case k >= KindRenewals:
+		return 3
+	case k >= KindEarlyRenewals:
 		return 2
 	}
 	return 1
@@ -32,7 +36,7 @@ const MaxEntry = 1 << 20
 // Kind says what an entry is: its second byte.
 type Kind uint8
 
-// The kinds. Only those up to KindEffective, and those of version 2, are leaves of the
+// The kinds. Only those up to KindEffective, and those from version 2 on, are leaves of the
 // Merkle tree, so only they can be proven.
 const (
 	KindGenesis     Kind = 1 // the first entry of a domain; its digest names the domain
@@ -45,13 +49,14 @@ const (
 	KindTick        Kind = 7 // times and random values, signed by a majority
 	KindCheckpoint  Kind = 8 // one node's signature over a tree head
 
-	KindRenewals   Kind = 9  // leases that two nodes prolong
-	KindSuspension Kind = 10 // a lease that one node ends
+	KindEarlyRenewals Kind = 9  // KindRenewals of before they said what the TPM's clock was: read, and written no more
+	KindSuspension    Kind = 10 // a lease that one node ends
+	KindRenewals      Kind = 11 // leases that two nodes prolong
 )
 
 var kindNames = [...]string{KindGenesis: "genesis", KindRoster: "roster", KindTransaction: "transaction", KindEffective: "effective",
 	KindProposal: "proposal", KindEndorsement: "endorsement", KindTick: "tick", KindCheckpoint: "checkpoint",
-	KindRenewals: "renewals", KindSuspension: "suspension"}
+	KindEarlyRenewals: "early renewals", KindSuspension: "suspension", KindRenewals: "renewals"}
 
 // String returns the kind's name, such as "transaction".
 func (k Kind) String() string {
@@ -63,7 +68,7 @@ func (k Kind) String() string {
 
 // Provable reports whether entries of the kind are leaves of the tree.
 func (k Kind) Provable() bool {
-	return k >= KindGenesis && k <= KindEffective || k == KindRenewals || k == KindSuspension
+	return k >= KindGenesis && k <= KindEffective || k >= KindEarlyRenewals && k <= KindRenewals
 }
 
 // HeaderSize is the number of bytes before an entry's body: version and kind.
@@ -82,7 +87,7 @@ func Split(entry []byte) (Kind, []byte, error) {
 		return 0, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonVersionUnknown, Want: "entry version 1 to " + strconv.Itoa(Version), Got: strconv.Itoa(int(entry[0]))})
 	}
 	k := Kind(entry[1])
-	if k < KindGenesis || k > KindSuspension || entry[0] != versionOf(k) {
+	if k < KindGenesis || k > KindRenewals || entry[0] != versionOf(k) {
 		return 0, nil, &keystead.FormatError{Format: "entry", Offset: 1, Field: "kind", Problem: k.String() + " is not of version " + strconv.Itoa(int(entry[0]))}
 	}
 	return k, entry[HeaderSize:], nil

@@ -51,7 +51,7 @@ func (b *Builder) Add(p Package, offers []Repository, files []File) error {
 	if !p.Strength.Suffices() {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonDigestWeak, Where: p.Name + "=" + p.Version, Want: "digests proven by a vendor's signature", Got: p.Strength.String()})
 	}
-	if b.selection == SelectEFI && len(files) == 0 {
+	if b.selection.Boots() && len(files) == 0 {
 		for _, r := range offers {
 			b.AddRepository(r)
 		}
@@ -87,8 +87,8 @@ func (b *Builder) AddMissing(m Missing) { b.missing[m] = true }
 // Merge adds everything of a set.
 func (b *Builder) Merge(s *Set) error {
 	if s.header.Selection != b.selection {
-		if s.header.Selection == SelectEFI || b.selection == SelectEFI {
-			return &keystead.FormatError{Format: "refset", Field: "selection", Problem: "a set of EFI programs holds digests of another kind, and can not be merged with one of files"}
+		if s.header.Selection.Boots() || b.selection.Boots() {
+			return &keystead.FormatError{Format: "refset", Field: "selection", Problem: "a set of EFI programs holds digests of another kind, and can not be merged with one of another selection"}
 		}
 		b.selection = SelectMixed
 	}

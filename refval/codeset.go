@@ -17,6 +17,18 @@ type Code struct {
 	Digest  keystead.Digest
 	Path    string // where it is meant to lie, absolute; informative: the digest is what counts
 	Version string
+
+	// In place of Digest: of a program that runs before the kernel, or of a file that such
+	// a one reads, by SHA-384. The kernel's IMA log is not judged by it.
+	Digest384 keystead.Measured
+}
+
+// measured returns the one digest.
+func (c Code) measured() keystead.Measured {
+	if !c.Digest384.IsZero() {
+		return c.Digest384
+	}
+	return c.Digest.Measured()
 }
 
 // Boot is a way to boot that a code set accepts: the three belong together.
@@ -27,24 +39,45 @@ type Boot struct {
 	CommandLine string          // exact, in UTF-8; the log measures it as UTF-16. See Line
 	Guarantees  []Guarantee     // what the initrd enforces, by the word of whoever signed; sorted
 
+	// Beside them or in their place: the same contents by SHA-384, as a TD's registers and
+	// the SHA-384 banks of TPMs have them.
+	Kernel384, Initrd384 keystead.Measured
+
 	// In place of a digest: whatever the package ships as a kernel, or as an initrd. A
 	// package's name, or what names begin with and an asterisk.
 	KernelPackage, InitrdPackage string
+}
+
+// HasKernel reports whether the boot names what was measured as its kernel.
+func (b Boot) HasKernel(m keystead.Measured) bool {
+	return !m.IsZero() && (m == b.Kernel.Measured() || m == b.Kernel384)
+}
+
+// HasInitrd reports whether the boot names what was measured as its initrd: the zero
+// value if it measures none.
+func (b Boot) HasInitrd(m keystead.Measured) bool {
+	if m.IsZero() {
+		return b.Initrd.IsZero() && b.Initrd384.IsZero() && b.InitrdPackage == ""
+	}
+	return m == b.Initrd.Measured() || m == b.Initrd384
 }
 
 // ShipsKernel reports whether the boot takes a package's file for its kernel.
 func (b Boot) ShipsKernel(s Source) bool { return ships(b.KernelPackage, s, "vmlinuz") }
 
 // ShipsInitrd reports whether the boot takes a package's file for its initrd.
-func (b Boot) ShipsInitrd(s Source) bool {
-	return ships(b.InitrdPackage, s, "initrd") || ships(b.InitrdPackage, s, "initramfs")
-}
+func (b Boot) ShipsInitrd(s Source) bool { return of(b.InitrdPackage, s) && IsInitrd(s.Path) }
+
+// IsInitrd reports whether a file is called as initrds are.
+func IsInitrd(path string) bool { return called(path, "initrd") || called(path, "initramfs") }
 
 // ships reports whether a file is of a package of that name, and called as told,
 // perhaps with a version.
-func ships(name string, s Source, called string) bool {
-	rest, ok := strings.CutPrefix(path.Base(s.Path), called)
-	return ok && (rest == "" || rest[0] == '-' || rest[0] == '.') && of(name, s)
+func ships(name string, s Source, as string) bool { return called(s.Path, as) && of(name, s) }
+
+func called(file, as string) bool {
+	rest, ok := strings.CutPrefix(path.Base(file), as)
+	return ok && (rest == "" || rest[0] == '-' || rest[0] == '.')
 }
 
 // of reports whether a file is of a package of that name, or of one whose name begins
@@ -71,23 +104,37 @@ const (
 	GuaranteeIMAPolicy Guarantee = "ima-policy"
 	// GuaranteePtraceScope3: sets kernel.yama.ptrace_scope to 3, for good.
 	GuaranteePtraceScope3 Guarantee = "ptrace-scope-3"
+	// GuaranteeInitrdBound: the kernel starts no system without this initrd, as one in a
+	// unified image, or one that has the drivers of every root file system. Since version 3.
+	GuaranteeInitrdBound Guarantee = "initrd-bound"
 )
 
-var guarantees = []Guarantee{GuaranteeIMAPolicy, GuaranteePtraceScope3}
+var guarantees = []Guarantee{GuaranteeIMAPolicy, GuaranteePtraceScope3, GuaranteeInitrdBound}
+
+// Launch is what a code set accepts as the launch measurement of a confidential machine.
+type Launch struct {
+	Name   string
+	Digest keystead.Measured // MRTD, MEASUREMENT, PCR0, MRENCLAVE: claim tee.launch
+
+	// Image says that the measurement covers all that starts, and so stands for a boot, with
+	// what that guarantees. Else it is of firmware alone, which measures what it starts.
+	Image      bool
+	Guarantees []Guarantee
+}
 
 // CodeSet is a governed list of files and boot entries. The zero value accepts
 // nothing. It is immutable and safe for concurrent use.
 type CodeSet struct {
-	text    string
-	digest  keystead.Digest
-	name    string
-	files   map[keystead.Digest]Code
-	boots   []Boot   // in order of their names
-	loaders []string // packages whose EFI programs may run before the kernel
-	vendors []Vendor
-	imaKeys []IMAKey
-	// packages says that boots may name them: version 2.
-	packages bool
+	text     string
+	digest   keystead.Digest
+	name     string
+	files    map[keystead.Digest]Code
+	boots    []Boot   // in order of their names
+	loaders  []string // packages whose EFI programs may run before the kernel
+	vendors  []Vendor
+	imaKeys  []IMAKey
+	launches []Launch
+	version  int // 1 to 3: see codeSetMagics
 	signers  []key.MemberPublic
 }
 
@@ -107,8 +154,10 @@ func NewCodeSet(name string, files []Code, boots []Boot, loaders ...string) (*Co
 // A refusal is note-unsigned.
 func OpenCodeSet(signed []byte, accepted ...key.MemberPublic) (*CodeSet, error) {
 	kind := key.KindCodeSet
-	if bytes.HasPrefix(signed, []byte(key.KindBootSet+"\n")) {
-		kind = key.KindBootSet
+	for _, k := range codeSetKinds {
+		if bytes.HasPrefix(signed, []byte(k+"\n")) {
+			kind = k
+		}
 	}
 	text, by, err := key.Open(signed, kind, accepted...)
 	if err != nil {
@@ -143,7 +192,7 @@ func (c *CodeSet) Len() int { return len(c.files) }
 // Lookup returns the file of that content.
 func (c *CodeSet) Lookup(d keystead.Digest) (Code, bool) {
 	f, ok := c.files[d]
-	return f, ok
+	return f, ok && f.Digest == d // not the name of a digest of SHA-384
 }
 
 // Files returns the files in order of their digests.
@@ -152,8 +201,19 @@ func (c *CodeSet) Files() []Code {
 	for _, f := range c.files {
 		files = append(files, f)
 	}
-	slices.SortFunc(files, func(a, b Code) int { return bytes.Compare(a.Digest[:], b.Digest[:]) })
+	slices.SortFunc(files, Code.compare)
 	return files
+}
+
+// compare puts files in order: by SHA-256 first, each by digest.
+func (c Code) compare(d Code) int {
+	return strings.Compare(c.measured().String(), d.measured().String())
+}
+
+// Knows reports whether a file of the code set was measured: see Code.
+func (c *CodeSet) Knows(m keystead.Measured) bool {
+	f, ok := c.files[m.Name()]
+	return ok && f.measured() == m
 }
 
 // Path returns the files that are meant to lie at a path, in any spelling that
@@ -161,7 +221,7 @@ func (c *CodeSet) Files() []Code {
 func (c *CodeSet) Path(path string) (wanted []Code) {
 	p, ok := CanonicalPath(path)
 	for _, f := range c.Files() {
-		if q, _ := CanonicalPath(f.Path); ok && p == q {
+		if q, _ := CanonicalPath(f.Path); ok && p == q && f.Digest384.IsZero() {
 			wanted = append(wanted, f)
 		}
 	}
@@ -171,6 +231,31 @@ func (c *CodeSet) Path(path string) (wanted []Code) {
 // Loads reports whether a package's EFI program may run before the kernel.
 func (c *CodeSet) Loads(s Source) bool {
 	return slices.ContainsFunc(c.loaders, func(name string) bool { return of(name, s) })
+}
+
+// Launch returns what the code set accepts under a launch measurement.
+func (c *CodeSet) Launch(m keystead.Measured) (Launch, bool) {
+	i := slices.IndexFunc(c.launches, func(l Launch) bool { return l.Digest == m })
+	if i < 0 {
+		return Launch{}, false
+	}
+	return c.launches[i], true
+}
+
+// Launches returns the accepted launch measurements, in the code set's order.
+func (c *CodeSet) Launches() iter.Seq[Launch] { return slices.Values(c.launches) }
+
+// WithLaunches returns the code set with launch measurements added to it, unsigned. It
+// fails if these have no text form.
+func (c *CodeSet) WithLaunches(list ...Launch) (*CodeSet, error) {
+	if len(list) == 0 {
+		return c, nil
+	}
+	text := c.raised(3)
+	for _, l := range list {
+		text += l.line()
+	}
+	return ParseCodeSet(text)
 }
 
 // Boots returns the boot entries in order of their names.

@@ -14,7 +14,7 @@ import (
 
 func sampleCodeSet(t testing.TB) *CodeSet {
 	c, err := NewCodeSet("demo",
-		[]Code{{digestOf("v1"), "/usr/local/bin/keystead", "1.0"}, {digestOf("v2"), "/usr/local/bin/keystead", "1.1"}},
+		[]Code{{Digest: digestOf("v1"), Path: "/usr/local/bin/keystead", Version: "1.0"}, {Digest: digestOf("v2"), Path: "/usr/local/bin/keystead", Version: "1.1"}},
 		[]Boot{{Name: "debian-12", Kernel: digestOf("kernel"), Initrd: digestOf("initrd"), CommandLine: `root=/dev/vda "quoted" <x>`,
 			Guarantees: []Guarantee{GuaranteePtraceScope3, GuaranteeIMAPolicy}}, {Name: "a-uki", Kernel: digestOf("uki")}})
 	if err != nil {
@@ -41,7 +41,7 @@ func TestCodeSetRoundTrip(t *testing.T) {
 		t.Errorf("content differs after a comment: %+v", again)
 	}
 	boot := slices.Collect(c.Boots())[1]
-	want := Boot{Name: "debian-12", Kernel: digestOf("kernel"), Initrd: digestOf("initrd"), CommandLine: `root=/dev/vda "quoted" <x>`, Guarantees: guarantees}
+	want := Boot{Name: "debian-12", Kernel: digestOf("kernel"), Initrd: digestOf("initrd"), CommandLine: `root=/dev/vda "quoted" <x>`, Guarantees: []Guarantee{GuaranteeIMAPolicy, GuaranteePtraceScope3}}
 	if fmt.Sprint(boot) != fmt.Sprint(want) {
 		t.Errorf("boot = %+v, want %+v", boot, want)
 	}
@@ -108,10 +108,29 @@ func TestParseCodeSetRefuses(t *testing.T) {
 	good := sampleCodeSet(t).Text()
 	d := digestOf("x").String()
 	add := func(line string) string { return good + line + "\n" }
+	long := keystead.Sum384([]byte("x")).String()
+	three := func(line string) string { return "keystead-codeset/3\nname x\n" + line + "\n" }
 	two := func(line string) string { return "keystead-codeset/2\nname x\n" + line + "\n" }
 	for _, tc := range []struct{ text, field, problem string }{
 		{"", "name", "missing"},
-		{"keystead-codeset/3\nname x\n", "line 1", "want"},
+		{"keystead-codeset/4\nname x\n", "line 1", "want"},
+		{add("file " + long + " /a 1"), "line", "digest is written"},
+		{add("boot x kernel=" + d + "," + long + ` initrd=none guarantees=none cmdline=""`), "line", "digest is written"},
+		{add("boot x kernel=" + d + ` initrd=none guarantees=initrd-bound cmdline=""`), "line", "not one of"},
+		{two("firmware ovmf " + long), "line", "not one of"},
+		{three("boot x kernel=" + long + "," + d + ` initrd=none guarantees=none cmdline=""`), "line", "one digest of SHA-256"},
+		{three("boot x kernel=" + d + "," + d + ` initrd=none guarantees=none cmdline=""`), "line", "one digest of SHA-256"},
+		{three("boot x kernel=" + d + "," + long + "," + long + ` initrd=none guarantees=none cmdline=""`), "line", "one digest of SHA-256"},
+		{three("boot x kernel=sha384:" + strings.Repeat("0", 96) + ` initrd=none guarantees=none cmdline=""`), "line", "zero"},
+		{three("file " + long + " /a 1\nfile " + long + " /b 1"), "line", "twice"},
+		{three("firmware ovmf"), "line", "want: firmware"},
+		{three("firmware ovmf " + long + " guarantees=none"), "line", "want: firmware"},
+		{three("image guest " + long), "line", "want: firmware"},
+		{three("image guest " + long + " none"), "line", "want guarantees="},
+		{three("image guest " + long + " guarantees=safe"), "line", "not one of"},
+		{three("firmware ovmf " + strings.ToUpper(long)), "line", "digest is written"},
+		{three("firmware ovmf sha384:" + strings.Repeat("0", 96)), "line", "zeros"},
+		{three("firmware ovmf " + long + "\nimage guest " + long + " guarantees=none"), "line", "twice"},
 		{add("loader shim-signed"), "line", "not one of"},
 		{add("boot x kernel=package:linux-image-* initrd=none guarantees=none cmdline=\"\""), "line", "digest is written"},
 		{add("boot x kernel=" + d + ` initrd=none guarantees=none cmdline="${version}"`), "line", "stands for a package's kernel"},
@@ -132,6 +151,8 @@ func TestParseCodeSetRefuses(t *testing.T) {
 		{add("file " + strings.ToUpper(d) + " /a 1"), "line", "digest is written"},
 		{add("file " + digestOf("v1").String() + " /a 1"), "line", "twice"},
 		{add("file " + d + " /a 1\r"), "line", "control"},
+		{add("file sha256:" + strings.Repeat("0", 64) + " /a 1"), "line", "zero"},
+		{three("file sha384:" + strings.Repeat("0", 96) + " /a 1"), "line", "zero"},
 		{add("boot x kernel=" + d), "line", "want initrd="},
 		{add("boot x kernel=" + d + " initrd=none guarantees=safe cmdline=\"\""), "line", "not one of"},
 		{add("boot x kernel=" + d + " initrd=none guarantees=ptrace-scope-3,ima-policy cmdline=\"\""), "line", "order"},
@@ -143,7 +164,7 @@ func TestParseCodeSetRefuses(t *testing.T) {
 		_, err := ParseCodeSet(tc.text)
 		wantFormat(t, fmt.Sprintf("%q", strings.TrimPrefix(tc.text, good)), err, tc.field, tc.problem)
 	}
-	if _, err := NewCodeSet("x", []Code{{digestOf("x"), "/a", "1\nname y"}}, nil); err == nil {
+	if _, err := NewCodeSet("x", []Code{{Digest: digestOf("x"), Path: "/a", Version: "1\nname y"}}, nil); err == nil {
 		t.Error("a version with a newline was written")
 	}
 	if _, err := NewCodeSet("x", nil, []Boot{{Name: "b", Kernel: digestOf("x"), CommandLine: "a\xff"}}); err == nil {
@@ -153,12 +174,21 @@ func TestParseCodeSetRefuses(t *testing.T) {
 
 func FuzzParseCodeSet(f *testing.F) {
 	f.Add(sampleCodeSet(f).Text())
+	m := keystead.Sum384([]byte("x"))
+	f.Add(fmt.Sprintf("keystead-codeset/3\nname x\nfile %v /a 1\nboot b kernel=%v,%v initrd=%v guarantees=ima-policy,initrd-bound cmdline=\"\"\nfirmware f %v\nimage i %v guarantees=none\n",
+		m, digestOf("x"), m, m, m, digestOf("y")))
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseCodeSet(text)
 		if err != nil {
 			return
 		}
 		again, err := NewCodeSet(c.Name(), c.Files(), slices.Collect(c.Boots()))
+		if err == nil {
+			again, err = again.WithLaunches(slices.Collect(c.Launches())...)
+		}
+		if err == nil && fmt.Sprint(again.launches) != fmt.Sprint(c.launches) {
+			t.Errorf("launch measurements %v come back as %v", c.launches, again.launches)
+		}
 		if err != nil || !slices.Equal(again.Files(), c.Files()) || fmt.Sprint(slices.Collect(again.Boots())) != fmt.Sprint(slices.Collect(c.Boots())) {
 			t.Fatalf("%q: written again it differs: %v", text, err)
 		}
@@ -208,6 +238,55 @@ func TestBootByPackage(t *testing.T) {
 	}
 }
 
+// TestLongDigests: a code set that names contents by SHA-384, and launch measurements, comes
+// back as it was written, in version 3; each digest answers for itself alone.
+func TestLongDigests(t *testing.T) {
+	long := func(s string) keystead.Measured { return keystead.Sum384([]byte(s)) }
+	both := Boot{Name: "both", Kernel: digestOf("kernel"), Kernel384: long("kernel"), Initrd384: long("initrd"), CommandLine: "quiet", Guarantees: []Guarantee{GuaranteeInitrdBound}}
+	launches := []Launch{{Name: "ovmf", Digest: long("ovmf")}, {Name: "guest", Digest: digestOf("guest").Measured(), Image: true, Guarantees: []Guarantee{GuaranteeIMAPolicy}}}
+	c, err := NewCodeSet("long", []Code{{Digest384: long("grub"), Path: "/EFI/grub.efi", Version: "2"}, {Digest: digestOf("grub"), Path: "/EFI/grub.efi", Version: "2"}}, []Boot{both})
+	if err == nil {
+		c, err = c.WithLaunches(launches...)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ParseCodeSet(c.Text())
+	if err != nil || !strings.HasPrefix(c.Text(), "keystead-codeset/3\n") {
+		t.Fatalf("%v of %s", err, c.Text())
+	}
+	boot := slices.Collect(again.Boots())[0]
+	if fmt.Sprint(boot) != fmt.Sprint(both) || fmt.Sprint(slices.Collect(again.Launches())) != fmt.Sprint(launches) || !slices.Equal(again.Files(), c.Files()) || len(again.Path("/EFI/grub.efi")) != 1 {
+		t.Errorf("%+v, %+v", boot, again.Files())
+	}
+	for m, want := range map[keystead.Measured][3]bool{
+		{}:                             {},
+		digestOf("kernel").Measured():  {true},
+		long("kernel"):                 {true},
+		digestOf("initrd").Measured():  {}, // named by SHA-384 alone
+		long("initrd"):                 {false, true},
+		long("grub"):                   {false, false, true},
+		digestOf("grub").Measured():    {false, false, true},
+		long("grub").Name().Measured(): {}, // a name is not a digest
+	} {
+		if got := [3]bool{boot.HasKernel(m), boot.HasInitrd(m), again.Knows(m)}; got != want {
+			t.Errorf("%v: kernel, initrd, file %v, want %v", m, got, want)
+		}
+	}
+	if f, ok := again.Lookup(long("grub").Name()); ok {
+		t.Errorf("a file that holds a digest's text is taken for %+v", f)
+	}
+	if l, ok := again.Launch(long("ovmf")); !ok || l.Image || l.Name != "ovmf" {
+		t.Errorf("%+v", l)
+	}
+	if _, ok := again.Launch(digestOf("ovmf").Measured()); ok {
+		t.Error("firmware is known by another digest")
+	}
+	if none := (Boot{Kernel: digestOf("uki")}); !none.HasInitrd(keystead.Measured{}) || none.HasInitrd(long("initrd")) {
+		t.Error("a boot without an initrd has one, or needs one")
+	}
+}
+
 // TestEFISetsStayApart: a digest of Authenticode's is never one of a file.
 func TestEFISetsStayApart(t *testing.T) {
 	p := Package{Name: "linux-image", Version: "1", Architecture: "amd64", Digest: digestOf("deb"), Strength: StrengthRepositoryRehash}
@@ -226,16 +305,18 @@ func TestEFISetsStayApart(t *testing.T) {
 		}
 		return out
 	}
-	efi, files := set(SelectEFI), set(SelectAll)
+	efi, files, boot := set(SelectEFI), set(SelectAll), set(SelectBoot)
 	if n := len(efi.Header().Packages); n != 1 {
 		t.Errorf("%d packages in a set of EFI programs of one", n)
 	}
-	for _, sets := range [][2]*Set{{efi, files}, {files, efi}} {
+	for _, sets := range [][2]*Set{{efi, files}, {files, efi}, {efi, boot}, {boot, efi}, {boot, files}} {
 		_, err := Merge(sets[0], sets[1])
 		wantFormat(t, "merge", err, "selection", "another kind")
 	}
-	if _, err := Merge(efi, efi); err != nil {
-		t.Error(err)
+	for _, same := range []*Set{efi, boot} {
+		if _, err := Merge(same, same); err != nil {
+			t.Error(err)
+		}
 	}
 	if _, err := Parse(efi.Bytes()); err != nil {
 		t.Error(err)

@@ -35,9 +35,17 @@ const (
 	// are Authenticode's, as firmware measures them, so such a set is never mixed
 	// with others.
 	SelectEFI Selection = "efi"
+	// SelectBoot takes what is measured before the kernel runs: EFI programs by their
+	// Authenticode digests of SHA-256 and of SHA-384, and initrds by SHA-384. A digest of
+	// SHA-384 stands by its name (keystead.Measured.Name). Never mixed with others, either.
+	SelectBoot Selection = "boot"
 	// SelectMixed is a merge of sets of different selections.
 	SelectMixed Selection = "mixed"
 )
+
+// Boots reports whether a set of the selection is of what is measured before the kernel
+// runs, and not of files.
+func (s Selection) Boots() bool { return s == SelectEFI || s == SelectBoot }
 
 // Repository is one signed index.
 type Repository struct {
@@ -150,7 +158,7 @@ func parseHeader(raw []byte) (h Header, err error) {
 		return h, err
 	}
 	switch h.Selection {
-	case SelectAll, SelectExecutable, SelectEFI, SelectMixed:
+	case SelectAll, SelectExecutable, SelectEFI, SelectBoot, SelectMixed:
 	default:
 		return h, fmt.Errorf("selection %q is not known", h.Selection)
 	}

@@ -260,6 +260,15 @@ func TestCrowdedBucket(t *testing.T) {
 	}
 }
 
+// TestPrefetch: of digests that the set has and of others, of no digest, and of no set.
+func TestPrefetch(t *testing.T) {
+	digests := []keystead.Digest{{}, digestOf("dash"), {0xff, 0xff, 0xff, 0xff, 0xff}}
+	for _, s := range []*Set{sample(t), new(Set), built(t, NewBuilder(SelectAll))} {
+		s.Prefetch(digests)
+		s.Prefetch(nil)
+	}
+}
+
 func TestLookupDoesNotAllocate(t *testing.T) {
 	s := sample(t)
 	d := digestOf("dash")

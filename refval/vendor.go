@@ -13,7 +13,6 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/pgp"
-	"github.com/keystead/keystead/key"
 )
 
 // A Vendor is somebody whose signature makes packages acceptable, and for which ones.
@@ -96,7 +95,7 @@ const (
 // WithTrust returns the code set with vendors and IMA keys added to it, unsigned. It
 // fails if these have no text form.
 func (c *CodeSet) WithTrust(vendors []Vendor, keys []IMAKey) (*CodeSet, error) {
-	text := strings.Replace(c.text, string(key.KindCodeSet), string(key.KindBootSet), 1)
+	text := c.raised(2)
 	for _, v := range vendors {
 		text += fmt.Sprintf("vendor %s %s packages=%s key=%s\n", v.Name, v.Format, strings.Join(v.Packages, ","), base64.StdEncoding.EncodeToString(v.Key))
 	}

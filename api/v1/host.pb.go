@@ -1749,7 +1749,9 @@ type Renewal struct {
 	// until_ms that the asking node came to.
 	UntilMs uint64 `protobuf:"varint,5,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
 	// verdict that it came to: 32 bytes.
-	Verdict       []byte `protobuf:"bytes,6,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Verdict []byte `protobuf:"bytes,6,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// resumed, if it found that the machine slept since its last evidence.
+	Resumed       bool `protobuf:"varint,7,opt,name=resumed,proto3" json:"resumed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1824,6 +1826,13 @@ func (x *Renewal) GetVerdict() []byte {
 		return x.Verdict
 	}
 	return nil
+}
+
+func (x *Renewal) GetResumed() bool {
+	if x != nil {
+		return x.Resumed
+	}
+	return false
 }
 
 type WitnessResponse struct {
@@ -2335,7 +2344,10 @@ type HostEvent struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// host, or the node that members removed.
 	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
-	// event: "admitted", "renewed", "suspended", "revoked", "expired" or "evicted".
+	// event: "admitted", "renewed", "suspended", "revoked", "expired" or "evicted"; and,
+	// of an admission or renewal that was just told or left out, what became of the machine
+	// since the one before: "rebooted", "resumed", "tpm-cleared",
+	// "firmware-changed", "clock-unsafe".
 	Event string `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
 	// leaf and transaction_id of the entry that did it; of the admission if it expired.
 	Leaf          uint64 `protobuf:"varint,4,opt,name=leaf,proto3" json:"leaf,omitempty"`
@@ -2566,14 +2578,15 @@ const file_v1_host_proto_rawDesc = "" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"[\n" +
 	"\x0eWitnessRequest\x120\n" +
 	"\brenewals\x18\x01 \x03(\v2\x14.keystead.v1.RenewalR\brenewals\x12\x17\n" +
-	"\atime_ms\x18\x02 \x01(\x04R\x06timeMs\"\xa3\x01\n" +
+	"\atime_ms\x18\x02 \x01(\x04R\x06timeMs\"\xbd\x01\n" +
 	"\aRenewal\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12#\n" +
 	"\rlease_version\x18\x02 \x01(\x04R\fleaseVersion\x12\x16\n" +
 	"\x06bundle\x18\x03 \x01(\fR\x06bundle\x12\x12\n" +
 	"\x04tick\x18\x04 \x01(\x04R\x04tick\x12\x19\n" +
 	"\buntil_ms\x18\x05 \x01(\x04R\auntilMs\x12\x18\n" +
-	"\averdict\x18\x06 \x01(\fR\averdict\"\x8d\x01\n" +
+	"\averdict\x18\x06 \x01(\fR\averdict\x12\x18\n" +
+	"\aresumed\x18\a \x01(\bR\aresumed\"\x8d\x01\n" +
 	"\x0fWitnessResponse\x12\x16\n" +
 	"\x06agreed\x18\x01 \x03(\bR\x06agreed\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +

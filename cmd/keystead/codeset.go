@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ A member signs it, and answers for what it says. docs/spec/codeset.md describes 
 func (a *app) codesetBuild() *cobra.Command {
 	var name, version, boot, cmdline string
 	var kernel, initrd bootPart
-	var files, loaders, packages, guarantees, vendors, imaKeys []string
+	var files, loaders, packages, guarantees, vendors, imaKeys, firmware, images []string
 	c := &cobra.Command{
 		Use:   "build --name NAME",
 		Short: "Compute a code set from files",
@@ -41,7 +42,13 @@ func (a *app) codesetBuild() *cobra.Command {
 PATH=INSTALLED when it lies elsewhere on the host. Kernel and loaders (shim, GRUB, systemd-boot) are
 EFI programs and are named by their Authenticode digest, as firmware measures them. The command line
 is the whole of it as the kernel gets it (/proc/cmdline). A guarantee is your word for what the
-initrd enforces: ima-policy, ptrace-scope-3.
+initrd enforces: ima-policy, ptrace-scope-3; or that the kernel starts no system without it, which
+TDs need: initrd-bound. What is measured is named by SHA-256 and SHA-384, for registers of either.
+
+Of confidential machines the launch measurement (tee.launch of keystead evidence verify) is named:
+firmware is one of firmware alone, which measures what it starts (a TD's); an image is one that
+covers all that starts, and is a boot by itself (SEV-SNP with hashes of kernel and initrd, Nitro,
+SGX).
 
 Kernel, initrd and loaders may also be whatever a package ships as such (--kernel-package): a
 package's name, or what names begin with and an asterisk. Verifiers then know them by reference sets
@@ -57,7 +64,8 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
       --cmdline root=/dev/vda --guarantee ima-policy --guarantee ptrace-scope-3 > boot.txt
   keystead codeset build --name boot --boot debian --kernel-package linux-image-* \
       --initrd-package fleet-initrd --cmdline root=/dev/vda \
-      --loader-package shim-signed --loader-package grub-efi-amd64-signed > boot.txt`,
+      --loader-package shim-signed --loader-package grub-efi-amd64-signed > boot.txt
+  keystead codeset build --name tee --firmware ovmf-2026.05=sha384:0f3c… > tee.txt`,
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
@@ -75,24 +83,31 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
 	f.StringArrayVar(&guarantees, "guarantee", nil, "what the initrd enforces; may be repeated")
 	f.StringArrayVar(&vendors, "vendor", nil, "who may sign packages: `NAME:FORMAT:PACKAGE[,PACKAGE]:FILE`; may be repeated")
 	f.StringArrayVar(&imaKeys, "ima-key", nil, "whose IMA signatures name files: `NAME:FILE`; may be repeated")
+	f.StringArrayVar(&firmware, "firmware", nil, "launch measurement of firmware: `NAME=DIGEST`; may be repeated")
+	f.StringArrayVar(&images, "image", nil, "launch measurement of all that starts: `NAME=DIGEST`; may be repeated")
 	must(c.MarkFlagRequired("name"))
 	c.MarkFlagsMutuallyExclusive("kernel", "kernel-package")
 	c.MarkFlagsMutuallyExclusive("initrd", "initrd-package")
 	c.RunE = func(*cobra.Command, []string) error {
 		var codes []refval.Code
 		for _, path := range files {
-			code, err := codeOf(path, version, func(b []byte) (keystead.Digest, error) { return keystead.Sum(b), nil })
+			code, content, err := codeOf(path, version)
 			if err != nil {
 				return err
 			}
+			code.Digest = keystead.Sum(content)
 			codes = append(codes, code)
 		}
 		for _, path := range loaders {
-			code, err := codeOf(path, version, authenticode.Digest)
+			code, content, err := codeOf(path, version)
 			if err != nil {
 				return err
 			}
-			codes = append(codes, code)
+			long := code
+			if code.Digest, long.Digest384, err = authenticode.Digests(content); err != nil {
+				return misuse(fmt.Errorf("%s: %w", path, err), "loaders are EFI programs")
+			}
+			codes = append(codes, code, long)
 		}
 		var boots []refval.Boot
 		if (boot == "") != kernel.isZero() {
@@ -105,8 +120,12 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
 			}
 			boots = append(boots, b)
 		}
-		if len(codes)+len(boots)+len(packages)+len(vendors)+len(imaKeys) == 0 {
-			return misuse(errors.New("the code set would be empty"), "--file, --loader, --boot and --vendor say what goes into it")
+		launches, err := launchesOf(firmware, images, guarantees)
+		if err != nil {
+			return err
+		}
+		if len(codes)+len(boots)+len(packages)+len(vendors)+len(imaKeys)+len(launches) == 0 {
+			return misuse(errors.New("the code set would be empty"), "--file, --loader, --boot, --vendor, --firmware and --image say what goes into it")
 		}
 		set, err := refval.NewCodeSet(name, codes, boots, packages...)
 		if err != nil {
@@ -115,31 +134,52 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
 		if set, err = trusting(set, vendors, imaKeys); err != nil {
 			return err
 		}
+		if set, err = set.WithLaunches(launches...); err != nil {
+			return misuse(err, "docs/spec/codeset.md describes the format")
+		}
 		return a.answerCodeSet(set, []byte(set.Text()))
 	}
 	return c
 }
 
-// codeOf reads PATH[=INSTALLED] and computes its digest.
-func codeOf(spec, version string, digest func([]byte) (keystead.Digest, error)) (refval.Code, error) {
+// codeOf reads PATH[=INSTALLED]; its digests are the caller's to compute.
+func codeOf(spec, version string) (code refval.Code, content []byte, err error) {
 	path, installed, moved := strings.Cut(spec, "=")
-	content, err := readFile(path, maxProgram)
-	if err != nil {
-		return refval.Code{}, err
+	if content, err = readFile(path, maxProgram); err != nil {
+		return code, nil, err
 	}
 	if !moved {
 		if installed, err = filepath.Abs(path); err != nil {
-			return refval.Code{}, err
+			return code, nil, err
 		}
 	}
 	if version == "" {
-		return refval.Code{}, misuse(errors.New("files need a version"), "--file-version gives it")
+		return code, nil, misuse(errors.New("files need a version"), "--file-version gives it")
 	}
-	d, err := digest(content)
-	if err != nil {
-		return refval.Code{}, misuse(fmt.Errorf("%s: %w", path, err), "loaders are EFI programs")
+	return refval.Code{Path: installed, Version: version}, content, nil
+}
+
+// launchesOf reads launch measurements, NAME=DIGEST each. Guarantees are of each image.
+func launchesOf(firmware, images, guarantees []string) (out []refval.Launch, err error) {
+	for i, spec := range append(slices.Clone(firmware), images...) {
+		name, digest, _ := strings.Cut(spec, "=")
+		l := refval.Launch{Name: name, Image: i >= len(firmware)}
+		if l.Digest, err = keystead.ParseMeasured(digest); err != nil {
+			return nil, misuse(fmt.Errorf("%.80q: %w", spec, err), "NAME=DIGEST, where the digest is tee.launch of keystead evidence verify")
+		}
+		if l.Image {
+			l.Guarantees = guaranteesOf(guarantees)
+		}
+		out = append(out, l)
 	}
-	return refval.Code{Digest: d, Path: installed, Version: version}, nil
+	return out, nil
+}
+
+func guaranteesOf(words []string) (out []refval.Guarantee) {
+	for _, w := range words {
+		out = append(out, refval.Guarantee(w))
+	}
+	return out
 }
 
 // bootPart is a kernel or an initrd: a file, or whatever a package ships as such.
@@ -154,7 +194,7 @@ func bootOf(name string, kernel, initrd bootPart, cmdline string, guarantees []s
 		if err != nil {
 			return b, err
 		}
-		if b.Kernel, err = authenticode.Digest(image); err != nil {
+		if b.Kernel, b.Kernel384, err = authenticode.Digests(image); err != nil {
 			return b, misuse(fmt.Errorf("%s: %w", kernel.file, err), "the kernel is an EFI program, such as /boot/vmlinuz")
 		}
 	}
@@ -163,11 +203,9 @@ func bootOf(name string, kernel, initrd bootPart, cmdline string, guarantees []s
 		if err != nil {
 			return b, err
 		}
-		b.Initrd = keystead.Sum(content)
+		b.Initrd, b.Initrd384 = keystead.Sum(content), keystead.Sum384(content)
 	}
-	for _, g := range guarantees {
-		b.Guarantees = append(b.Guarantees, refval.Guarantee(g))
-	}
+	b.Guarantees = guaranteesOf(guarantees)
 	return b, nil
 }
 

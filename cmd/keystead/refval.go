@@ -69,7 +69,7 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 	f.BoolVar(&offline, "offline", false, "use what apt and the cache have")
 	f.BoolVar(&fresh, "fresh", false, "fetch indexes anew, whatever apt has")
 	f.BoolVar(&executable, "executable", false, "take only what can be executed or mapped")
-	f.BoolVar(&efi, "efi", false, "take the EFI programs, by their Authenticode digests, for the boot; no files")
+	f.BoolVar(&efi, "efi", false, "take EFI programs and initrds, as registers of SHA-256 and SHA-384 have them; no files")
 	f.BoolVar(&complete, "complete", false, "refuse to leave out packages")
 	must(c.MarkFlagRequired("out"))
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
@@ -90,7 +90,7 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 		case executable:
 			o.Selection = refval.SelectExecutable
 		case efi:
-			o.Selection = refval.SelectEFI
+			o.Selection = refval.SelectBoot
 		}
 		if list.Format != evidence.FormatDpkgStatus {
 			if efi || keyring != "" || recipe != "" {

@@ -27,7 +27,9 @@ func (a *app) hostWatch() *cobra.Command {
 		Use:   "watch [PREFIX] --domain FILE",
 		Short: "Tell what becomes of hosts, as it happens",
 		Long: `Prints a line for each host that is admitted, suspended or revoked, or whose lease ran out, and
-for each node that members removed; with --renewals for each renewal as well. It begins
+for each node that members removed; with --renewals for each renewal as well. It says what became
+of a machine since it was last judged: rebooted, resumed, clock-unsafe, tpm-cleared,
+firmware-changed. It begins
 with what happens next, or with --from at a leaf. Each line begins with where to go on after
 it, LEAF@TIME, which --from takes. With --json each line is an object. It ends after --count
 events, with --timeout, or when it is interrupted. When a node fails, another goes on; an

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
@@ -104,10 +105,44 @@ func (c *CCLog) Boot() evidence.BootClaims {
 	l := c.log
 	b := evidence.BootClaims{Events: int64(len(l.events)), Uncovered: int64(l.uncovered),
 		SecureBoot: l.secureBootIn(0), SeparatorsAll: l.separator(0) != nil && l.separator(1) != nil}
-	for _, d := range l.images(1) {
+	for _, d := range c.images() {
 		b.Loaded = append(b.Loaded, "sha384:"+hex.EncodeToString(d))
 	}
 	return b
+}
+
+// images returns the digests of RTMR 1 that may be an image's: all but those whose data
+// the log has, and which do not begin as an image does. The Authenticode digest of an
+// image is over bytes that begin with MZ, so no other bytes have it.
+func (c *CCLog) images() (out [][]byte) {
+	for e := range c.log.of(1) {
+		if bytes.HasPrefix(e.Data, []byte("MZ")) || !c.log.Bound(e) {
+			out = append(out, e.Digest)
+		}
+	}
+	return out
+}
+
+// Kernel returns what was measured of the kernel, its command line and its initrd: images
+// are in RTMR 1, the events of the EFI stub in RTMR 2, which also has what PCR 8 and 12 to
+// 14 have elsewhere. What [Log.Kernel] says of the order of events holds here, too.
+//
+// A TD has no boot_aggregate: whoever runs in the guest later can extend both registers.
+// So the caller accepts each digest in Loaders and in Before, whatever the state of Secure
+// Boot: then the kernel that was started first is the last image, and the command line
+// that its stub measured is among those accepted. With an initrd that is not in Before,
+// too, the last two events are those of the stub, unless it measured no initrd.
+func (c *CCLog) Kernel() (Kernel, error) {
+	return c.log.started(c.images(), 2, "cc-event-log, RTMR 1", "cc-event-log, RTMR 2")
+}
+
+// LoadedOptions is that of the TD's log, as [Log.LoadedOptions] is.
+func (c *CCLog) LoadedOptions(k Kernel) string { return c.log.LoadedOptions(k) }
+
+// Place says which register and which event of the log hold a digest, for people, as
+// [Log.Place] does.
+func (c *CCLog) Place(d keystead.Measured, rtmr ...int) string {
+	return strings.Replace(c.log.Place(d, rtmr...), "(PCR", "(RTMR", 1)
 }
 
 // Digests returns the digests of a register's events, in order: sha384 and hex.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
 )
 
 // TestSecureBootForged: root on the running system extends PCR 7 by what a secure
@@ -91,9 +92,14 @@ func TestKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	terminated, _ := LoadOptions("root=/dev/vda lockdown=confidentiality")
-	if k.Image != keystead.Sum([]byte("kernel")) || k.Initrd != keystead.Sum([]byte("initrd")) || k.CommandLine != terminated || k.Before != nil || k.Text != nil {
+	terminated, _ := LoadOptions(evidence.SHA256, "root=/dev/vda lockdown=confidentiality")
+	if k.Image != keystead.Sum([]byte("kernel")).Measured() || k.Initrd != keystead.Sum([]byte("initrd")).Measured() || k.CommandLine != terminated || k.Before != nil || k.Text != nil {
 		t.Errorf("got %+v", k)
+	}
+	long, err := open(t, items, quote(items, evidence.SHA384)).Kernel()
+	terminated, _ = LoadOptions(evidence.SHA384, "root=/dev/vda lockdown=confidentiality")
+	if err != nil || long.Image != keystead.Sum384([]byte("kernel")) || long.Initrd != keystead.Sum384([]byte("initrd")) || long.CommandLine != terminated || !long.Given("root=/dev/vda lockdown=confidentiality") || long.Given("root=/dev/vda") {
+		t.Errorf("of bank sha384: %+v, %v", long, err)
 	}
 	for _, pcr := range []int{2, 4, 9} { // 2: a driver there could have changed the kernel
 		covered := both(items)
@@ -114,7 +120,7 @@ func TestKernelBehindGRUB(t *testing.T) {
 	file := item{pcr: 9, typ: IPL, data: []byte("/boot/grub/grub.cfg\x00"), hashed: []byte("configuration")}
 	items = slices.Insert(items, stub, cmd, line, lie, file)
 	k, err := open(t, items, both(items)).Kernel()
-	if err != nil || !slices.Equal(k.Before, []keystead.Digest{keystead.Sum([]byte("configuration"))}) {
+	if err != nil || !slices.Equal(k.Before, []keystead.Measured{keystead.Sum([]byte("configuration")).Measured()}) {
 		t.Errorf("got %+v, %v", k, err)
 	}
 	if !slices.Equal(k.Text, []string{"linux /vmlinuz", "/vmlinuz quiet"}) {
@@ -127,7 +133,7 @@ func TestKernelRelabelled(t *testing.T) {
 	const good = "good command line"
 	truth := boot()
 	stub := where(truth, func(it item) bool { return it.typ == EventTag })
-	terminated, _ := LoadOptions(good)
+	terminated, _ := LoadOptions(evidence.SHA256, good)
 	for name, f := range map[string]func(i []item) []item{
 		// The kernel was given an evil command line and, as its initrd, the text of the good one.
 		"initrd reads like a command line": func(i []item) []item {

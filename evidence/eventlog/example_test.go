@@ -25,7 +25,7 @@ func ExampleOpen() {
 }
 
 func ExampleLoadOptions() {
-	_, bare := eventlog.LoadOptions("BOOT_IMAGE=/vmlinuz root=/dev/vda1 ro")
+	_, bare := eventlog.LoadOptions(evidence.SHA256, "BOOT_IMAGE=/vmlinuz root=/dev/vda1 ro")
 	fmt.Println(bare)
 	// Output: sha256:b65d049b476907bb18eda98e2409256fc6481345d35762e168d81c3e493827f9
 }

@@ -1,7 +1,6 @@
 package eventlog
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -20,16 +19,16 @@ const (
 
 // Kernel is what was measured of the kernel that boots, for look-up in a code set.
 type Kernel struct {
-	Image       keystead.Digest   // Authenticode digest of the last image in PCR 4; a GRUB that loads kernels by itself is that image
-	Loaders     []keystead.Digest // the other images in PCR 4, in order: each of them could have changed the kernel
-	CommandLine keystead.Digest   // of the load options, see LoadOptions
-	Initrd      keystead.Digest   // zero when the stub measured none
-	Before      []keystead.Digest // what else is in PCR 9, before the stub's events: files that a boot loader read
-	Text        []string          // what GRUB measured into PCR 8, in order, each proven by its digest
+	Image       keystead.Measured   // Authenticode digest of the last image in PCR 4; a GRUB that loads kernels by itself is that image
+	Loaders     []keystead.Measured // the other images in PCR 4, in order: each of them could have changed the kernel
+	CommandLine keystead.Measured   // of the load options, see LoadOptions
+	Initrd      keystead.Measured   // zero when the stub measured none
+	Before      []keystead.Measured // what else is in PCR 9, before the stub's events: files that a boot loader read
+	Text        []string            // what GRUB measured into PCR 8, in order, each proven by its digest
 }
 
 // Kernel returns what was measured of the kernel, its command line and its initrd.
-// It needs PCR 2, 4 and 9 in the SHA-256 bank (2 for the drivers that Boot lists
+// It needs PCR 2, 4 and 9 in the log's bank (2 for the drivers that Boot lists
 // among the loaded images); without them, or when the last events
 // of PCR 9 are not those of the Linux EFI stub, it refuses with evidence-missing.
 //
@@ -50,38 +49,12 @@ type Kernel struct {
 // Text carries no such proof: GRUB's labels are not covered, and a text that was
 // a command may be presented as the command line. It is for people to read.
 func (l *Log) Kernel() (Kernel, error) {
-	var k Kernel
-	if l.bank != evidence.SHA256 || !l.covered[2] || !l.covered[4] || !l.covered[9] {
-		return k, deny(keystead.ReasonEvidenceMissing, "event log", "PCR 2, 4 and 9 in bank sha256", "not covered by the quote")
+	if !l.covered[2] || !l.covered[4] || !l.covered[9] {
+		return Kernel{}, deny(keystead.ReasonEvidenceMissing, "event log", "PCR 2, 4 and 9 in one bank", "not covered by the quote")
 	}
-	images := l.images(4)
-	if len(images) == 0 {
-		return k, deny(keystead.ReasonEvidenceMissing, "event log, PCR 4", "the digest of a loaded kernel", "none")
-	}
-	k.Image = keystead.Digest(images[len(images)-1])
-	for _, loader := range images[:len(images)-1] {
-		k.Loaders = append(k.Loaders, keystead.Digest(loader))
-	}
-	var nine []*Event
-	for e := range l.of(9) {
-		nine = append(nine, e)
-	}
-	n := len(nine)
-	if n > 0 && tag(nine[n-1]) == initrdTag {
-		n--
-		k.Initrd = keystead.Digest(nine[n].Digest)
-	}
-	if n == 0 || tag(nine[n-1]) != loadOptionsTag {
-		return Kernel{}, deny(keystead.ReasonEvidenceMissing, "event log, PCR 9",
-			"the Linux EFI stub's command line and initrd as the last events", describe(nine))
-	}
-	k.CommandLine = keystead.Digest(nine[n-1].Digest)
-	if k.Initrd.IsZero() && n > 1 {
-		return Kernel{}, deny(keystead.ReasonEvidenceMissing, "event log, PCR 9",
-			"an initrd as the last event, or the command line as the only one", describe(nine))
-	}
-	for _, e := range nine[:n-1] {
-		k.Before = append(k.Before, keystead.Digest(e.Digest))
+	k, err := l.started(l.images(4), 9, "event log, PCR 4", "event log, PCR 9")
+	if err != nil {
+		return Kernel{}, err
 	}
 	for e := range l.of(8) {
 		if text, ok := grubText(e.Data); ok && e.Type == IPL && l.Bound(e) {
@@ -91,12 +64,43 @@ func (l *Log) Kernel() (Kernel, error) {
 	return k, nil
 }
 
+// started reads what the images and the events of a register say of the kernel.
+func (l *Log) started(images [][]byte, register int, whereImages, whereStub string) (k Kernel, err error) {
+	if len(images) == 0 {
+		return k, deny(keystead.ReasonEvidenceMissing, whereImages, "the digest of a loaded kernel", "none")
+	}
+	k.Image = keystead.MeasuredBytes(images[len(images)-1])
+	for _, loader := range images[:len(images)-1] {
+		k.Loaders = append(k.Loaders, keystead.MeasuredBytes(loader))
+	}
+	var events []*Event
+	for e := range l.of(register) {
+		events = append(events, e)
+	}
+	n := len(events)
+	if n > 0 && tag(events[n-1]) == initrdTag {
+		n--
+		k.Initrd = keystead.MeasuredBytes(events[n].Digest)
+	}
+	if n == 0 || tag(events[n-1]) != loadOptionsTag {
+		return Kernel{}, deny(keystead.ReasonEvidenceMissing, whereStub, "the Linux EFI stub's command line and initrd as the last events", describe(events))
+	}
+	k.CommandLine = keystead.MeasuredBytes(events[n-1].Digest)
+	if k.Initrd.IsZero() && n > 1 {
+		return Kernel{}, deny(keystead.ReasonEvidenceMissing, whereStub, "an initrd as the last event, or the command line as the only one", describe(events))
+	}
+	for _, e := range events[:n-1] {
+		k.Before = append(k.Before, keystead.MeasuredBytes(e.Digest))
+	}
+	return k, nil
+}
+
 // Place says which register and which event of the log hold a digest, for people: the
 // last such event of the given registers. It is "" if there is none.
-func (l *Log) Place(d keystead.Digest, registers ...int) (place string) {
+func (l *Log) Place(d keystead.Measured, registers ...int) (place string) {
 	for _, pcr := range registers {
 		for e := range l.of(pcr) {
-			if bytes.Equal(e.Digest, d[:]) {
+			if keystead.MeasuredBytes(e.Digest) == d {
 				place = fmt.Sprintf(" (PCR %d, event %d, %v)", pcr, e.Number, e.Type)
 			}
 		}
@@ -121,7 +125,7 @@ func (l *Log) LoadedOptions(k Kernel) string {
 			units[i] = binary.LittleEndian.Uint16(data[2*i:])
 		}
 		text := strings.TrimRight(string(utf16.Decode(units)), "\x00")
-		if terminated, bare := LoadOptions(text); text != "" && (k.CommandLine == terminated || k.CommandLine == bare) {
+		if text != "" && k.Given(text) {
 			return text
 		}
 	}
@@ -144,18 +148,35 @@ func describe(events []*Event) string {
 	return fmt.Sprintf("%d events, the last of type %v", len(events), last.Type)
 }
 
-// LoadOptions returns the digests that the EFI stub may measure for a command
-// line. The stub hashes the LoadOptionsSize bytes that the loader passed: the text
-// in UTF-16 with a terminating NUL from firmware, systemd-boot and OVMF's loader of
-// QEMU's -kernel, and without one from GRUB. The command line is the whole text
+// Given reports whether the kernel was given that command line.
+func (k Kernel) Given(commandLine string) bool {
+	bank := evidence.SHA256
+	if k.CommandLine.Long() {
+		bank = evidence.SHA384
+	}
+	terminated, bare := LoadOptions(bank, commandLine)
+	return k.CommandLine == terminated || k.CommandLine == bare
+}
+
+// LoadOptions returns the digests, of bank SHA-256 or SHA-384, that the EFI stub may
+// measure for a command line. The stub hashes the LoadOptionsSize bytes that the loader
+// passed: the text in UTF-16 with a terminating NUL from firmware, systemd-boot and OVMF's
+// loader of QEMU's -kernel, and without one from GRUB. The command line is the whole text
 // passed, as in /proc/cmdline: GRUB puts "BOOT_IMAGE=" before it, and OVMF's loader
 // " initrd=initrd" after it when there is an initrd.
-func LoadOptions(commandLine string) (terminated, bare keystead.Digest) {
-	var b bytes.Buffer
-	for _, u := range utf16.Encode([]rune(commandLine)) {
-		b.Write([]byte{byte(u), byte(u >> 8)})
+func LoadOptions(bank evidence.Bank, commandLine string) (terminated, bare keystead.Measured) {
+	text := make([]byte, 0, 2*len(commandLine)+2)
+	for _, r := range commandLine {
+		var units [2]uint16
+		for _, u := range utf16.AppendRune(units[:0], r) {
+			text = append(text, byte(u), byte(u>>8))
+		}
 	}
-	bare = keystead.Sum(b.Bytes())
-	b.Write([]byte{0, 0})
-	return keystead.Sum(b.Bytes()), bare
+	sum := func(b []byte) keystead.Measured {
+		if bank == evidence.SHA384 {
+			return keystead.Sum384(b)
+		}
+		return keystead.Sum(b).Measured()
+	}
+	return sum(append(text, 0, 0)), sum(text)
 }

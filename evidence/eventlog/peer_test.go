@@ -339,8 +339,8 @@ func TestRealLoadOptions(t *testing.T) {
 			if !l.Bound(&e) {
 				t.Errorf("%s: the text of %q does not have its digest", name, e.Data)
 			}
-			_, bare := LoadOptions("BOOT_IMAGE=" + strings.TrimSuffix(string(line), "\x00"))
-			found = l.find(9, bare[:]) != nil
+			_, bare := LoadOptions(evidence.SHA256, "BOOT_IMAGE="+strings.TrimSuffix(string(line), "\x00"))
+			found = l.find(9, bare.Bytes()) != nil
 		}
 		if !found {
 			t.Errorf("%s: the stub's measurement is not that of GRUB's command line", name)

@@ -11,6 +11,11 @@ import (
 
 const bootAggregate = "boot_aggregate"
 
+// Aggregate reports whether the entry is one by which a kernel that starts commits to the
+// boot registers. No file has that path; a second one in a list is of a kernel that kexec
+// started, and that went on with the list of the one before (CONFIG_IMA_KEXEC).
+func (e Entry) Aggregate() bool { return !e.Violation && string(e.Path) == bootAggregate }
+
 // aggregated is the number of registers in boot_aggregate: 0 to 9. Only a SHA-1
 // aggregate, which is not accepted, leaves 8 and 9 out (Linux 5.8 and later).
 const aggregated = 10

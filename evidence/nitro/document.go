@@ -67,10 +67,16 @@ type header struct {
 
 const es384 = -35 // RFC 9053, 2.1
 
-var decoder = func() cbor.DecMode {
+// Modules write the payload as a map of definite or, newer ones, of indefinite length.
+var (
+	decoder        = decoding(cbor.IndefLengthForbidden)
+	payloadDecoder = decoding(cbor.IndefLengthAllowed)
+)
+
+func decoding(indefinite cbor.IndefLengthMode) cbor.DecMode {
 	m, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
-		IndefLength:       cbor.IndefLengthForbidden,
+		IndefLength:       indefinite,
 		TagsMd:            cbor.TagsForbidden,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
 		MaxNestedLevels:   4,
@@ -81,7 +87,7 @@ var decoder = func() cbor.DecMode {
 		panic(err) // constant options
 	}
 	return m
-}()
+}
 
 // Parse reads a document. It fails with a *keystead.FormatError.
 func Parse(raw []byte) (*Document, error) {
@@ -108,7 +114,7 @@ func Parse(raw []byte) (*Document, error) {
 	case len(m.Signature) != 96:
 		return fail("signature", fmt.Errorf("is %d bytes long, want 96", len(m.Signature)))
 	}
-	if err := decoder.Unmarshal(m.Payload, d); err != nil {
+	if err := payloadDecoder.Unmarshal(m.Payload, d); err != nil {
 		return fail("payload", err)
 	}
 	d.protected, d.payload, d.signature = m.Protected, m.Payload, m.Signature

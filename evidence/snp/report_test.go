@@ -3,29 +3,20 @@ package snp
 import (
 	"bytes"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-sev-guest/abi"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/samples"
 )
 
 // recorded is the report of a real machine, from the module whose test data it is.
 func recorded(t testing.TB) []byte {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/go-sev-guest").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "verify/testdata/attestation.bin"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return samples.Read(t, samples.SEVGuest, "verify/testdata/attestation.bin")
 }
 
 // TestPeerReadsAlike: Google's library reads the recorded report as this room does.
@@ -47,6 +38,29 @@ func TestPeerReadsAlike(t *testing.T) {
 	}
 	if policy, err := abi.ParseSnpPolicy(p.Policy); err != nil || policy.Debug != r.Policy.Debug() || policy.MigrateMA != r.Policy.Migration() {
 		t.Errorf("policy: the peer reads %+v, %v", policy, err)
+	}
+}
+
+// TestRealReportAltered: in a real report no bit that is signed may differ, nor one of the
+// signature, nor may what follows that be anything but zero.
+func TestRealReportAltered(t *testing.T) {
+	raw, vcek, at := recorded(t), samples.Read(t, samples.SEVGuest, "verify/testdata/vcek.testcer"), time.Date(2023, 1, 1, 0, 0, 0, 0, time.UTC)
+	collateral, err := evidence.NewCollateral(at, []evidence.Piece{{Kind: evidence.CollateralAMDChain, Name: "vcek/Milan", Data: samples.Read(t, samples.SEVGuest, "verify/testdata/milan.testcer")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(raw, [][]byte{vcek}, evidence.ShippedRoots(), collateral, at); err != nil {
+		t.Fatal(err)
+	}
+	for i := range raw {
+		altered := bytes.Clone(raw)
+		altered[i] ^= 1 << (i % 8)
+		_, err := Verify(altered, [][]byte{vcek}, evidence.ShippedRoots(), collateral, at)
+		var format *keystead.FormatError
+		if !errors.Is(err, keystead.ReasonSignatureInvalid) && !errors.Is(err, keystead.ReasonMachineMismatch) && !errors.Is(err, keystead.ReasonTEEUnsuitable) &&
+			!errors.Is(err, keystead.ReasonCollateralMissing) && !errors.As(err, &format) {
+			t.Errorf("byte %d: %v", i, err)
+		}
 	}
 }
 

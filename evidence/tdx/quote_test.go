@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-tdx-guest/abi"
 	pb "github.com/google/go-tdx-guest/proto/tdx"
 	"github.com/google/go-tdx-guest/testing/testdata"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tdx"
 	"github.com/keystead/keystead/internal/foundry"
+	"github.com/keystead/keystead/internal/samples"
 )
 
 // TestPeerReadsAlike: Google's library reads a recorded quote of version 4 as this room does.
@@ -39,6 +42,24 @@ func TestPeerReadsAlike(t *testing.T) {
 	var format *keystead.FormatError
 	if _, err := tdx.Parse(testdata.RawQuote); !errors.As(err, &format) || format.Field != "end" {
 		t.Errorf("with the bytes that follow it: %v", err)
+	}
+}
+
+// TestRealQuoteAltered: in a real quote no bit before the certificates may differ.
+func TestRealQuoteAltered(t *testing.T) {
+	raw, at := samples.Read(t, samples.Oasis, "common/sgx/pcs/testdata/quote_v4_tdx_ecdsa_p256.bin"), time.Date(2024, 9, 2, 8, 0, 0, 0, time.UTC)
+	if _, err := tdx.Verify(raw, evidence.ShippedRoots(), at); err != nil {
+		t.Fatal(err)
+	}
+	certificates := bytes.Index(raw, []byte("-----BEGIN"))
+	for i := range certificates {
+		altered := bytes.Clone(raw)
+		altered[i] ^= 1 << (i % 8)
+		_, err := tdx.Verify(altered, evidence.ShippedRoots(), at)
+		var format *keystead.FormatError
+		if !errors.Is(err, keystead.ReasonSignatureInvalid) && !errors.Is(err, keystead.ReasonQEUnbound) && !errors.As(err, &format) {
+			t.Errorf("byte %d: %v", i, err)
+		}
 	}
 }
 

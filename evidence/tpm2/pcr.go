@@ -21,7 +21,7 @@ func (q *Quote) Banks() []evidence.Bank {
 
 // PCRs returns the registers that every quoted bank covers, ascending.
 func (q *Quote) PCRs() []int {
-	var out []int
+	out := make([]int, 0, evidence.NumPCRs)
 	for i := range evidence.NumPCRs {
 		all := len(q.selections) > 0
 		for _, s := range q.selections {
@@ -41,7 +41,11 @@ func (q *Quote) Claims() evidence.QuoteClaims {
 	for _, b := range q.Banks() {
 		c.Banks = append(c.Banks, b.String())
 	}
-	for _, i := range q.PCRs() {
+	pcrs := q.PCRs()
+	if len(pcrs) > 0 {
+		c.PCRs = make([]int64, 0, len(pcrs))
+	}
+	for _, i := range pcrs {
 		c.PCRs = append(c.PCRs, int64(i))
 	}
 	if q.Endorsement {

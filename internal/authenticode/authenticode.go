@@ -1,5 +1,5 @@
 // Package authenticode computes the digest by which firmware measures and signs an
-// EFI program: SHA-256 over the file without its checksum, its certificate table
+// EFI program: SHA-256 or SHA-384 over the file without its checksum, its certificate table
 // and the entry that points to it (Windows Authenticode Portable Executable
 // Signature Format, "Calculating the PE Image Hash").
 //
@@ -8,7 +8,9 @@ package authenticode
 
 import (
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/binary"
+	"hash"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/cursor"
@@ -27,6 +29,12 @@ const (
 // lie in file order without gaps, as in Linux kernels and in what GNU and LLVM
 // linkers write.
 func Digest(file []byte) (keystead.Digest, error) {
+	d, _, err := Digests(file)
+	return d, err
+}
+
+// Digests returns the digest of SHA-256, and that of SHA-384.
+func Digests(file []byte) (short keystead.Digest, long keystead.Measured, err error) {
 	c := cursor.New("pe", binary.LittleEndian, file)
 	if magic := c.Bytes(2, "DOS magic"); magic != nil && string(magic) != "MZ" {
 		c.Fail("DOS magic", "is %q, want MZ", magic)
@@ -56,11 +64,13 @@ func Digest(file []byte) (keystead.Digest, error) {
 		end = start
 	}
 	if c.Err() != nil {
-		return keystead.Digest{}, c.Err()
+		return short, long, c.Err()
 	}
-	h := sha256.New()
-	h.Write(file[:optional+checksumAt])
-	h.Write(file[optional+checksumAt+4 : optional+certificatesAt])
-	h.Write(file[header:end])
-	return keystead.Digest(h.Sum(nil)), nil
+	sum := func(h hash.Hash) []byte {
+		h.Write(file[:optional+checksumAt])
+		h.Write(file[optional+checksumAt+4 : optional+certificatesAt])
+		h.Write(file[header:end])
+		return h.Sum(nil)
+	}
+	return keystead.Digest(sum(sha256.New())), keystead.MeasuredBytes(sum(sha512.New384())), nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/keystead/keystead"
@@ -67,6 +68,11 @@ func TestDigest(t *testing.T) {
 	want := reference(t, plain)
 	if got, err := authenticode.Digest(plain); err != nil || got != want {
 		t.Errorf("got %v (%v), want %v", got, err, want)
+	}
+	// What is hashed by SHA-256 is hashed by SHA-384: the test's own bytes without the gaps.
+	hashed := slices.Concat(plain[:64+24+64], plain[64+24+68:64+24+144], plain[64+24+152:])
+	if short, long, err := authenticode.Digests(plain); err != nil || short != want || short != keystead.Sum(hashed) || long != keystead.Sum384(hashed) {
+		t.Errorf("both: %v, %v (%v)", short, long, err)
 	}
 	if got, err := authenticode.Digest(image(12345, nil)); err != nil || got != want {
 		t.Errorf("another checksum: got %v (%v), want the same digest %v", got, err, want)

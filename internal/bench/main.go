@@ -3,20 +3,22 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 )
 
 func main() {
 	var rows []row
 	for _, part := range []struct {
 		name    string
+		cores   int
 		measure func() ([]row, error)
 	}{
-		{"quote and event log", quoteRows},
-		{"re-appraisal", steadyRows},
-		{"IMA log against reference values", imaRows},
-		{"reference values from packages", packageRows},
-		{"attested connections", attestRows},
+		{"quote and event log", 1, quoteRows},
+		{"re-appraisal and cold log", 1, steadyRows},
+		{"reference values from packages", 1, packageRows},
+		{"attested connections", runtime.NumCPU(), attestRows},
 	} {
+		runtime.GOMAXPROCS(part.cores) // with one, collecting garbage is in the figure
 		fmt.Fprintf(os.Stderr, "measuring %s\n", part.name)
 		more, err := part.measure()
 		if err != nil {

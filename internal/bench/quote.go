@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/sha256"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -103,7 +104,8 @@ func bankOf(a *attest.Attestation, bank evidence.Bank) (int, evidence.PCRs, erro
 	return 0, evidence.PCRs{}, errors.New("the attestation has no quote over that bank")
 }
 
-// bareVerification returns the one public-key operation that no verifier can spare.
+// bareVerification returns the one public-key operation that no verifier can spare: the
+// key, the digest and the signature are as the crypto library wants them.
 func bareVerification(akPub, attested, sig []byte) (func(), error) {
 	ak, err := ours.ParsePublic(akPub)
 	if err != nil {
@@ -121,9 +123,12 @@ func bareVerification(akPub, attested, sig []byte) (func(), error) {
 		}, nil
 	case *ecdsa.PublicKey:
 		n := binary.BigEndian.Uint16(body)
-		r, s := new(big.Int).SetBytes(body[2:2+n]), new(big.Int).SetBytes(body[4+n:])
+		der, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(body[2 : 2+n]), new(big.Int).SetBytes(body[4+n:])})
+		if err != nil {
+			return nil, err
+		}
 		return func() {
-			if !ecdsa.Verify(key, digest[:], r, s) {
+			if !ecdsa.VerifyASN1(key, digest[:], der) {
 				panic("signature")
 			}
 		}, nil

@@ -49,6 +49,7 @@ rule packages-listed
 
 // steadyRows judges a host that has run ten more files since its last evidence, of which
 // the verifier replayed 100,000 entries: the recorded boot, a synthetic list, a key of ours.
+// And it judges those 100,000 as of a host of which nothing is known.
 func steadyRows() ([]row, error) {
 	rec, err := recording.Load(recording.Committed())
 	if err != nil {
@@ -74,18 +75,21 @@ func steadyRows() ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	whole := func() {
-		if v := appraise.Appraise(h.input(check(evidence.New(h.parts(imaEntries+10))), nil)); !v.Allowed() {
+	t, tBare, over := pair(steady, bare)
+	raw := check(evidence.New(h.parts(imaEntries))).Bytes()
+	cold := func() {
+		if v := appraise.Appraise(h.input(check(evidence.Parse(raw)), nil)); !v.Allowed() {
 			panic(v.Err())
 		}
 	}
-	began := time.Now()
-	whole()
-	again := time.Since(began)
-	t, tBare, over := pair(steady, bare)
+	tCold, tHash, overHash := pair(cold, func() { hashAlone(h.log[h.ends[0]:h.ends[imaEntries]]) })
+	rate, rateHash := imaEntries/tCold.Seconds(), imaEntries/tHash.Seconds()
 	return []row{{"steady re-appraisal: quote and 10 new IMA entries after 100,000, parsing and verdict included",
 		fmt.Sprintf("%.2f x (%v)", over, t.Round(100)), "<= 1.5 x",
-		fmt.Sprintf("bare ECDSA P-256 verification %v; all of the log again %v; %d bytes of state", tBare.Round(100), again.Round(time.Millisecond), state.Size()), over <= 1.5}}, nil
+		fmt.Sprintf("bare ECDSA P-256 verification %v; %d bytes of state", tBare.Round(100), state.Size()), over <= 1.5},
+		{"cold IMA log of 100,000 entries: bundle parsed, quote verified, log replayed and matched against 1 M digests, verdict, one core",
+			fmt.Sprintf("%.2f M/s (%v an entry)", rate/1e6, (tCold / imaEntries).Round(time.Nanosecond)), ">= 1.5 M/s",
+			fmt.Sprintf("the SHA-256 of its entries alone: %.2f M/s (ratio %.2f)", rateHash/1e6, overHash), rate >= 1.5e6}}, nil
 }
 
 // A steadyHost ran files of a hundred packages.

@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/asn1"
 	"math/big"
+	"slices"
 
 	gotpm "github.com/google/go-tpm/tpm2"
 
@@ -91,6 +92,28 @@ func (f *Forger) Public() []byte { return f.public }
 
 // Quote makes up a quote over registers that it is given: those that have a value.
 func (f *Forger) Quote(b evidence.Binding, banks ...evidence.PCRs) *evidence.TPM {
+	return f.quote(gotpm.TPMSAttest{ExtraData: gotpm.TPM2BData{Buffer: b.QualifyingData()}}, banks)
+}
+
+// Time is what a quote says of the TPM's counters, clock in milliseconds and firmware.
+type Time struct {
+	Resets, Restarts uint32
+	Clock, Firmware  uint64
+	Unsafe           bool
+}
+
+// QuoteAt is Quote at a time, as a primary key of the endorsement hierarchy states it.
+func (f *Forger) QuoteAt(b evidence.Binding, t Time, banks ...evidence.PCRs) *evidence.TPM {
+	name := sha256.Sum256(f.public)
+	parent := []byte{0x40, 0, 0, 0x0B} // TPM_RH_ENDORSEMENT
+	qualified := sha256.Sum256(slices.Concat(parent, []byte{0, byte(gotpm.TPMAlgSHA256)}, name[:]))
+	return f.quote(gotpm.TPMSAttest{ExtraData: gotpm.TPM2BData{Buffer: b.QualifyingData()},
+		QualifiedSigner: gotpm.TPM2BName{Buffer: append([]byte{0, byte(gotpm.TPMAlgSHA256)}, qualified[:]...)},
+		ClockInfo:       gotpm.TPMSClockInfo{Clock: t.Clock, ResetCount: t.Resets, RestartCount: t.Restarts, Safe: gotpm.TPMIYesNo(!t.Unsafe)}, FirmwareVersion: t.Firmware}, banks)
+}
+
+// quote fills in the registers and signs.
+func (f *Forger) quote(attest gotpm.TPMSAttest, banks []evidence.PCRs) *evidence.TPM {
 	var selections gotpm.TPMLPCRSelection
 	out := &evidence.TPM{AKPublic: f.public}
 	h := sha256.New()
@@ -105,8 +128,9 @@ func (f *Forger) Quote(b evidence.Binding, banks ...evidence.PCRs) *evidence.TPM
 		selections.PCRSelections = append(selections.PCRSelections, gotpm.TPMSPCRSelection{Hash: gotpm.TPMIAlgHash(p.Bank), PCRSelect: bits})
 		out.PCRs = append(out.PCRs, evidence.WireValues(p))
 	}
-	out.Attest = gotpm.Marshal(gotpm.TPMSAttest{Magic: gotpm.TPMGeneratedValue, Type: gotpm.TPMSTAttestQuote, ExtraData: gotpm.TPM2BData{Buffer: b.QualifyingData()},
-		Attested: gotpm.NewTPMUAttest(gotpm.TPMSTAttestQuote, &gotpm.TPMSQuoteInfo{PCRSelect: selections, PCRDigest: gotpm.TPM2BDigest{Buffer: h.Sum(nil)}})})
+	attest.Magic, attest.Type = gotpm.TPMGeneratedValue, gotpm.TPMSTAttestQuote
+	attest.Attested = gotpm.NewTPMUAttest(gotpm.TPMSTAttestQuote, &gotpm.TPMSQuoteInfo{PCRSelect: selections, PCRDigest: gotpm.TPM2BDigest{Buffer: h.Sum(nil)}})
+	out.Attest = gotpm.Marshal(attest)
 	out.Signature = f.Sign(out.Attest)
 	return out
 }

@@ -104,8 +104,8 @@ func TestCodeSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	for boot := range code.Boots() {
-		options, _ := eventlog.LoadOptions(boot.CommandLine)
-		if boot.Kernel != kernel.Image || boot.Initrd != kernel.Initrd || options != kernel.CommandLine {
+		options, _ := eventlog.LoadOptions(evidence.SHA256, boot.CommandLine)
+		if boot.Kernel.Measured() != kernel.Image || boot.Initrd.Measured() != kernel.Initrd || options != kernel.CommandLine {
 			t.Errorf("the code set accepts kernel %v, initrd %v, load options %v; measured were %v, %v, %v",
 				boot.Kernel, boot.Initrd, options, kernel.Image, kernel.Initrd, kernel.CommandLine)
 		}

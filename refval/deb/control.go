@@ -35,7 +35,7 @@ func (u *unpacker) scripts(control tarball, name Name) (out []File, err error) {
 		case !maintainer[member]:
 			return nil
 		}
-		n, err := u.sum.read(&bounded.Reader{R: content, Left: u.limits.Bytes})
+		n, err := u.sum.read(&bounded.Reader{R: content, Left: u.limits.Bytes}, false)
 		if err != nil {
 			return err
 		}

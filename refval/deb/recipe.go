@@ -129,7 +129,7 @@ func (r *Recipe) line(n int, words []string) (err error) {
 			r.At, err = time.Parse(time.RFC3339, words[1])
 		case 2:
 			r.Selection = refval.Selection(words[1])
-			if known := []refval.Selection{refval.SelectAll, refval.SelectExecutable, refval.SelectEFI}; !slices.Contains(known, r.Selection) {
+			if known := []refval.Selection{refval.SelectAll, refval.SelectExecutable, refval.SelectEFI, refval.SelectBoot}; !slices.Contains(known, r.Selection) {
 				err = fmt.Errorf("%.40q is not one of %v", words[1], known)
 			}
 		}

@@ -4,8 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"strings"
 
@@ -27,8 +29,9 @@ var DefaultLimits = Limits{Bytes: 16 << 30, Files: 1 << 20}
 // File is a regular file of a package, or a hard link to one.
 type File struct {
 	refval.File
-	Executable bool            // it can be executed or mapped: see refval.SelectExecutable
-	EFI        keystead.Digest // Authenticode's, if it is an EFI program: see refval.SelectEFI
+	Executable bool              // it can be executed or mapped: see refval.SelectExecutable
+	EFI        keystead.Digest   // Authenticode's, if it is an EFI program: see refval.SelectEFI
+	Boot384    keystead.Measured // likewise of SHA-384, or an initrd's: see refval.SelectBoot
 }
 
 // Select returns the files of a selection, each by the digest that the selection wants.
@@ -37,6 +40,11 @@ func Select(files []File, s refval.Selection) (out []refval.File) {
 		switch {
 		case s == refval.SelectEFI && !f.EFI.IsZero():
 			out = append(out, refval.File{Path: f.Path, Digest: f.EFI})
+		case s == refval.SelectBoot && !f.Boot384.IsZero():
+			out = append(out, refval.File{Path: f.Path, Digest: f.Boot384.Name()})
+			if !f.EFI.IsZero() {
+				out = append(out, refval.File{Path: f.Path, Digest: f.EFI})
+			}
 		case s == refval.SelectAll, s == refval.SelectExecutable && f.Executable:
 			out = append(out, f.File)
 		}
@@ -124,11 +132,11 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 	f := File{}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		n, err := u.sum.read(&bounded.Reader{R: content, Left: u.limits.Bytes})
+		n, err := u.sum.read(&bounded.Reader{R: content, Left: u.limits.Bytes}, refval.IsInitrd(path))
 		if err != nil {
 			return err
 		}
-		f.EFI = u.sum.efi()
+		f.EFI, f.Boot384 = u.sum.boot()
 		u.limits.Bytes -= n // a sparse member has more content than the archive has bytes
 		f.Digest, f.Executable = u.sum.digest(), h.Mode&0o111 != 0 || u.sum.elf() || refval.Loadable(path)
 	case tar.TypeLink:
@@ -139,6 +147,9 @@ func (u *unpacker) member(h *tar.Header, content io.Reader) error {
 		}
 		f = u.files[i]
 		f.Executable = f.Executable || refval.Loadable(path)
+		if f.EFI.IsZero() && !refval.IsInitrd(path) {
+			f.Boot384 = keystead.Measured{}
+		}
 	case tar.TypeDir, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		return nil
 	default:
@@ -157,6 +168,7 @@ type summer struct {
 		Sum([]byte) []byte
 		Reset()
 	}
+	long  hash.Hash // SHA-384, of an initrd; else nil
 	begin [4]byte
 	buf   []byte
 	kept  []byte // the whole file, if it begins as EFI programs do
@@ -164,8 +176,11 @@ type summer struct {
 
 func newSummer() *summer { return &summer{hash: sha256.New(), buf: make([]byte, 128<<10)} }
 
-func (s *summer) read(r io.Reader) (n int64, err error) {
+func (s *summer) read(r io.Reader, initrd bool) (n int64, err error) {
 	s.hash.Reset()
+	if s.long = nil; initrd {
+		s.long = sha512.New384()
+	}
 	s.begin, s.kept = [4]byte{}, s.kept[:0]
 	for {
 		k, err := r.Read(s.buf)
@@ -176,6 +191,9 @@ func (s *summer) read(r io.Reader) (n int64, err error) {
 			s.kept = append(s.kept, s.buf[:k]...)
 		}
 		s.hash.Write(s.buf[:k])
+		if initrd {
+			s.long.Write(s.buf[:k])
+		}
 		n += int64(k)
 		if errors.Is(err, io.EOF) {
 			return n, nil
@@ -191,16 +209,19 @@ func (s *summer) digest() (d keystead.Digest) {
 	return d
 }
 
-// efi returns the Authenticode digest of an EFI program, zero of anything else.
-func (s *summer) efi() keystead.Digest {
-	if !s.mz() || len(s.kept) > maxEFI {
-		return keystead.Digest{}
+// boot returns the Authenticode digests of an EFI program; of an initrd its digest of
+// SHA-384; zeros of anything else.
+func (s *summer) boot() (efi keystead.Digest, long keystead.Measured) {
+	if s.mz() && len(s.kept) <= maxEFI {
+		// What fails is a program for DOS or 32 bits, which no firmware here starts.
+		if efi, long, err := authenticode.Digests(s.kept); err == nil {
+			return efi, long
+		}
 	}
-	d, err := authenticode.Digest(s.kept)
-	if err != nil { // a program for DOS or 32 bits, which no firmware here starts
-		return keystead.Digest{}
+	if s.long != nil {
+		long = keystead.MeasuredBytes(s.long.Sum(nil))
 	}
-	return d
+	return efi, long
 }
 
 func (s *summer) mz() bool { return string(s.begin[:2]) == "MZ" }

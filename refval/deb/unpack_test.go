@@ -132,7 +132,7 @@ func TestUnpackEFI(t *testing.T) {
 	copy(program[64:], "PE\x00\x00")
 	program[64+24], program[64+25] = 0x0b, 0x02
 	dos := append([]byte("MZ"), make([]byte, 1<<10)...)
-	content := map[string][]byte{"usr/bin/tool": []byte("MZ"), "boot/vmlinuz-1": program, "usr/share/old.exe": dos}
+	content := map[string][]byte{"usr/bin/tool": []byte("MZ"), "boot/vmlinuz-1": program, "usr/share/old.exe": dos, "boot/initrd.img-1": []byte("an initrd")}
 	raw := realDeb(t, "xz", content)
 	files, err := Unpack(raw, offered(raw), DefaultLimits)
 	if err != nil {
@@ -146,7 +146,19 @@ func TestUnpackEFI(t *testing.T) {
 	if len(efi) != 1 || efi[0] != (refval.File{Path: "/boot/vmlinuz-1", Digest: want}) {
 		t.Errorf("got EFI programs %v", efi)
 	}
-	if all, run := Select(files, refval.SelectAll), Select(files, refval.SelectExecutable); len(all) != 4 || len(run) != 2 || slices.Contains(all, efi[0]) {
+	_, long, err := authenticode.Digests(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	measured := map[refval.File]bool{}
+	for _, f := range Select(files, refval.SelectBoot) {
+		measured[f] = true
+	}
+	if len(measured) != 3 || !measured[efi[0]] || !measured[refval.File{Path: "/boot/vmlinuz-1", Digest: long.Name()}] ||
+		!measured[refval.File{Path: "/boot/initrd.img-1", Digest: keystead.Sum384([]byte("an initrd")).Name()}] {
+		t.Errorf("got for the boot %v", measured)
+	}
+	if all, run := Select(files, refval.SelectAll), Select(files, refval.SelectExecutable); len(all) != 5 || len(run) != 2 || slices.Contains(all, efi[0]) {
 		t.Errorf("got all %v, executable %v", all, run)
 	}
 }
