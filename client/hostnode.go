@@ -102,6 +102,7 @@ func (n *hostNode) client() apiv1connect.HostServiceClient {
 		n.via.CloseIdleConnections() // requests under way end on the old one
 	}
 	n.via, n.since = AttestedTransport(n.connect, min(n.opts.MaxAge, idleMost)), time.Now()
+	n.via.HTTP2.SendPingTimeout = HostSilence // what is asked has its time without that: HostOptions.Attempt
 	h := &http.Client{Transport: n.via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	n.to = apiv1connect.NewHostServiceClient(h, "http://"+n.Name+".node.invalid", connect.WithReadMaxBytes(maxHostAnswer))
 	return n.to

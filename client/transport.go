@@ -24,6 +24,14 @@ func PinnedTransport(to Contact, own *tls.Certificate) *http.Transport {
 	return t
 }
 
+// How long a connection is silent before the other side is asked whether it is there. A
+// node's host is silent between two renewals, and there are many hosts: asked as often as
+// nodes and clients are, they would cost more than their evidence.
+const (
+	peerSilence = 5 * time.Second
+	HostSilence = 90 * time.Second
+)
+
 // AttestedTransport speaks HTTP/2 on connections that dial opens, which are attested
 // and encrypted below it. It names no host: who is at the other end is dial's affair.
 func AttestedTransport(dial Dial, idle time.Duration) *http.Transport {
@@ -38,6 +46,6 @@ func transport(unencrypted bool) *http.Transport {
 	protocols.SetUnencryptedHTTP2(unencrypted)
 	return &http.Transport{
 		Protocols: protocols,
-		HTTP2:     &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20},
+		HTTP2:     &http.HTTP2Config{SendPingTimeout: peerSilence, PingTimeout: 5 * time.Second, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20},
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/serve"
 )
@@ -92,7 +93,7 @@ func (n *Node) serve() error {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
-			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},
+			SendPingTimeout: client.HostSilence, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},
 		BaseContext: func(net.Listener) context.Context { return n.running },
 		ConnContext: serve.ConnContext(n.peerAt),
 	}

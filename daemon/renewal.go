@@ -25,10 +25,10 @@ import (
 
 // Bounds of batches of renewals.
 const (
-	batchEvery   = 50 * time.Millisecond
-	batchBytes   = 8 << 20         // of evidence in one
-	witnessTime  = 5 * time.Second // for another node to judge a batch
-	maxBatchWork = 8               // batches under way at a time
+	batchEvery   = 200 * time.Millisecond // a batch costs its nodes as much as several judgements
+	batchBytes   = 8 << 20                // of evidence in one
+	witnessTime  = 5 * time.Second        // for another node to judge a batch
+	maxBatchWork = 8                      // batches under way at a time
 )
 
 // renewer gathers the renewals that this node judged, has another node judge them, and
@@ -101,7 +101,7 @@ func (b *renewer) add(x ...*renewal) {
 	}
 }
 
-// loop begins a batch at most every batchEvery.
+// loop begins a batch at most every batchEvery, unless the last one was full.
 func (b *renewer) loop() {
 	n := b.node
 	for {
@@ -111,7 +111,8 @@ func (b *renewer) loop() {
 			return
 		}
 		began := time.Now()
-		if batch := b.take(); len(batch) > 0 {
+		batch, full := b.take()
+		if len(batch) > 0 {
 			select {
 			case b.under <- struct{}{}:
 			case <-n.running.Done():
@@ -122,6 +123,9 @@ func (b *renewer) loop() {
 				b.run(batch)
 			})
 		}
+		if full {
+			continue
+		}
 		select {
 		case <-time.After(batchEvery - time.Since(began)):
 		case <-n.running.Done():
@@ -131,20 +135,21 @@ func (b *renewer) loop() {
 }
 
 // take takes the next batch: each host once, within the bounds. What is left waits
-// for the next one.
-func (b *renewer) take() (batch []*renewal) {
+// for the next one; full means that the bounds kept some of it out.
+func (b *renewer) take() (batch []*renewal, full bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var left []*renewal
 	hosts, size := map[string]bool{}, 0
 	for _, x := range b.waiting {
-		size += len(x.asked.Bundle)
-		if hosts[x.item.Host] || len(batch) == ledger.MaxRenewals || size > batchBytes && len(batch) > 0 {
+		switch more := size + len(x.asked.Bundle); {
+		case hosts[x.item.Host]:
 			left = append(left, x)
-			continue
+		case len(batch) == ledger.MaxRenewals, more > batchBytes && len(batch) > 0:
+			left, full = append(left, x), true
+		default:
+			hosts[x.item.Host], size, batch = true, more, append(batch, x)
 		}
-		hosts[x.item.Host] = true
-		batch = append(batch, x)
 	}
 	if b.waiting = left; len(left) > 0 {
 		select {
@@ -152,7 +157,7 @@ func (b *renewer) take() (batch []*renewal) {
 		default:
 		}
 	}
-	return batch
+	return batch, full
 }
 
 // run brings a batch onto the ledger, in parts by who is asked first: for one host that

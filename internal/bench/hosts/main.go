@@ -114,7 +114,7 @@ func (o *order) bench(ctx context.Context) (err error) {
 	row("memory a node and admitted host", fmt.Sprintf("%.1f KiB", float64(d.rss()-before)/3/float64(count)/1024), "")
 	cpu = d.cpu()
 	began := time.Now()
-	renewed, latency, err := renewals(ctx, hosts, workers, o.length)
+	renewed, latency, err := renewals(ctx, hosts, min(count, 8*workers), o.length) // as many hosts wait for a batch at a time
 	if err != nil {
 		return fmt.Errorf("renewals: %w", err)
 	}
