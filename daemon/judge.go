@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -8,7 +9,9 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
+	"github.com/keystead/keystead/refval/rpm"
 )
 
 // statementJudges judge what members sign.
@@ -136,7 +139,7 @@ func rebuild(ctx context.Context, h *Hearing, o *admit.Object) (keystead.Digest,
 	if err != nil {
 		return keystead.Digest{}, err
 	}
-	recipe, err := deb.ParseRecipe(text)
+	at, build, err := parseRecipe(text)
 	if err != nil {
 		return keystead.Digest{}, err
 	}
@@ -144,12 +147,28 @@ func rebuild(ctx context.Context, h *Hearing, o *admit.Object) (keystead.Digest,
 	if err := h.Read(func(v ledger.View) (err error) { clock, err = v.Clock(); return err }); err != nil {
 		return keystead.Digest{}, err
 	}
-	if now := time.UnixMilli(int64(clock)).Add(recipeAhead); recipe.At.After(now) {
-		return keystead.Digest{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexFuture, Where: "recipe", Want: "a time of judgement by " + now.UTC().Format(time.RFC3339), Got: recipe.At.Format(time.RFC3339)})
+	if now := time.UnixMilli(int64(clock)).Add(recipeAhead); at.After(now) {
+		return keystead.Digest{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexFuture, Where: "recipe", Want: "a time of judgement by " + now.UTC().Format(time.RFC3339), Got: at.Format(time.RFC3339)})
 	}
-	set, err := deb.Rebuild(recipe, h.at(ctx))
+	set, err := build(h.at(ctx))
 	if err != nil {
 		return keystead.Digest{}, err
 	}
 	return set.Digest(), nil
+}
+
+// parseRecipe reads a recipe of either format: its time, and what builds its set.
+func parseRecipe(text []byte) (at time.Time, build func(get func(keystead.Digest) ([]byte, error)) (*refval.Set, error), err error) {
+	if bytes.HasPrefix(text, []byte(rpm.RecipeMagic+"\n")) {
+		r, err := rpm.ParseRecipe(text)
+		if err != nil {
+			return time.Time{}, nil, err
+		}
+		return r.At, r.Rebuild, nil
+	}
+	r, err := deb.ParseRecipe(text)
+	if err != nil {
+		return time.Time{}, nil, err
+	}
+	return r.At, func(get func(keystead.Digest) ([]byte, error)) (*refval.Set, error) { return deb.Rebuild(r, get) }, nil
 }

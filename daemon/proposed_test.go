@@ -5,6 +5,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,10 +19,12 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/debrepo"
+	"github.com/keystead/keystead/internal/rpmrepo"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
+	"github.com/keystead/keystead/refval/rpm"
 )
 
 // effective returns the effective entries on a subject that the ledger has.
@@ -142,7 +147,7 @@ func (c *cupboard) keep(b []byte) deb.Pieces {
 }
 
 // offer hands in everything and has the member propose a set by a recipe.
-func (c *cupboard) offer(set []byte, recipe *deb.Recipe, without ...keystead.Digest) error {
+func (c *cupboard) offer(set []byte, recipe interface{ Text() []byte }, without ...keystead.Digest) error {
 	c.t.Helper()
 	all := map[keystead.Digest][]byte{keystead.Sum(set): set, keystead.Sum(recipe.Text()): recipe.Text()}
 	for d, b := range c.bytes {
@@ -220,11 +225,68 @@ func TestReferenceSets(t *testing.T) {
 	future.At = time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	ahead := setOf(t, c, "ahead")
 	demand(t, "a recipe of the future", c.offer(ahead, &future), keystead.ReasonIndexFuture)
-	for _, set := range [][]byte{altered, other, another, ahead} {
+	acme, raw := c.headers("good", "vendor")
+	if err := c.offer(raw, acme); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.effective(admit.TypeObject, keystead.Sum(raw).String()); n != 1 {
+		t.Errorf("%d effective entries of a set of headers", n)
+	}
+	strange, _ := c.headers("bad", "stranger")
+	strange.Vendors = acme.Vendors // whom the stranger is none of
+	foreign := setOf(t, c, "foreign")
+	demand(t, "a header that the vendor did not sign", c.offer(foreign, strange), keystead.ReasonPackageForeign)
+	for _, set := range [][]byte{altered, other, another, ahead, foreign} {
 		if n := f.effective(admit.TypeObject, keystead.Sum(set).String()); n != 0 {
 			t.Errorf("%d effective entries of a bad set", n)
 		}
 	}
+}
+
+// headers has rpm's tools make a package, and returns the recipe of it and its set.
+func (c *cupboard) headers(name, signer string) (*rpm.Recipe, []byte) {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	b, err := rpmrepo.New(dir)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s, err := b.Signer(signer, "ed25519")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer s.Close()
+	public, err := s.Public()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	file, err := b.Build(rpmrepo.Package{Name: name, Version: "1", Release: "1", Files: map[string]string{"/usr/bin/" + name: "#!/bin/sh\n"}}, s)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	root := filepath.Join(dir, "root")
+	if err := b.Install(root, file); err != nil {
+		c.t.Fatal(err)
+	}
+	database, err := os.ReadFile(filepath.Join(root, "var/lib/rpm/rpmdb.sqlite"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	journal, err := os.ReadFile(filepath.Join(root, "var/lib/rpm/rpmdb.sqlite-wal"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.t.Fatal(err)
+	}
+	packed, err := rpm.Pack(rpm.Headers(database, journal))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	r := &rpm.Recipe{At: time.Now().Add(5 * time.Second).UTC().Truncate(time.Second), Selection: refval.SelectAll,
+		Vendors: []rpm.RecipeVendor{{Name: "acme", Packages: []string{"*"}, Key: c.keep(public)[0]}}, Headers: c.keep(packed)}
+	set, err := r.Rebuild(func(d keystead.Digest) ([]byte, error) { return c.bytes[d], nil })
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r, set.Bytes()
 }
 
 func digestBytes(s string) []byte { d := keystead.Sum([]byte(s)); return d[:] }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/refval/deb"
+	"github.com/keystead/keystead/refval/rpm"
 )
 
 // domainObject: bytes that the nodes keep by their digest.
@@ -92,6 +94,16 @@ reference set comes out of its recipe. Terms can name it then.` + statementHelp,
 	return c
 }
 
+// checkRecipe holds a text to the format of recipes that its first line names.
+func checkRecipe(text []byte) (err error) {
+	if bytes.HasPrefix(text, []byte(rpm.RecipeMagic+"\n")) {
+		_, err = rpm.ParseRecipe(text)
+	} else {
+		_, err = deb.ParseRecipe(text)
+	}
+	return err
+}
+
 // putObject hands an object in and has the nodes endorse it as what it is.
 func putObject(ctx context.Context, cl *client.Client, f *statementFlags, p part, recipe string) (decided, error) {
 	var from []admit.Ingredient
@@ -103,7 +115,7 @@ func putObject(ctx context.Context, cl *client.Client, f *statementFlags, p part
 		if err != nil {
 			return decided{}, err
 		}
-		if _, err := deb.ParseRecipe(text); err != nil {
+		if err := checkRecipe(text); err != nil {
 			return decided{}, misuse(fmt.Errorf("%s: %w", recipe, err), "")
 		}
 		d, err := cl.PutObject(ctx, text)

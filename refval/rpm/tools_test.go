@@ -21,6 +21,8 @@ import (
 // and with MD5 digests. rpm's own tools made it, once.
 type sample struct {
 	vendor, stranger  Keyring
+	vendorKey         []byte // certificates, as their objects hold them
+	strangerKey       []byte
 	database, journal []byte // of sqlite, the one backend that Debian's rpm writes
 }
 
@@ -48,11 +50,13 @@ var made = sync.OnceValues(func() (*sample, error) {
 	for _, k := range []struct {
 		from *rpmrepo.Signer
 		to   *Keyring
-	}{{vendor, &s.vendor}, {stranger, &s.stranger}} {
+		raw  *[]byte
+	}{{vendor, &s.vendor, &s.vendorKey}, {stranger, &s.stranger, &s.strangerKey}} {
 		public, err := k.from.Public()
 		if err != nil {
 			return nil, err
 		}
+		*k.raw = public
 		if *k.to, err = ParseKeyring(public); err != nil {
 			return nil, err
 		}
