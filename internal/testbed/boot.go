@@ -23,6 +23,7 @@ const (
 // Boot says how a guest boots, where that is not as its code set says.
 type Boot struct {
 	Append string // to the kernel's command line, after a space
+	Other  bool   // the bed's other kernel, with its initrd
 }
 
 // prepare lays out the EFI system partition.
@@ -35,9 +36,13 @@ func (g *Guest) prepare(o Boot) error {
 		"esp/loader/loader.conf":          []byte("timeout 0\n"),
 		"esp/loader/entries/testbed.conf": []byte("title testbed\nlinux /vmlinuz\ninitrd /initrd.img\noptions " + line + "\n"),
 	}
-	for to, from := range map[string]string{"esp/EFI/BOOT/BOOTX64.EFI": g.bed.Loader, "esp/vmlinuz": g.bed.Kernel, "esp/initrd.img": g.bed.Initrd, "vars.fd": firmwareVars} {
-		if _, err := os.Stat(g.at(to)); err == nil {
-			continue // of the boot before; the firmware's variables stay
+	image := g.bed.Image
+	if o.Other {
+		image = g.bed.Other
+	}
+	for to, from := range map[string]string{"esp/EFI/BOOT/BOOTX64.EFI": g.bed.Loader, "esp/vmlinuz": image.Kernel, "esp/initrd.img": image.Initrd, "vars.fd": firmwareVars} {
+		if _, err := os.Stat(g.at(to)); err == nil && to == "vars.fd" {
+			continue // the firmware's variables stay
 		}
 		content, err := os.ReadFile(from)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,8 +24,8 @@ type Options struct {
 
 // Bed is a guest that can be booted. Boots do not change it.
 type Bed struct {
-	Kernel     string // the kernel's file, as its package has it
-	Initrd     string // as initramfs-tools made it
+	Image             // what it boots
+	Other      Image  // that is installed beside it: another kernel of Debian's, signed, too
 	Loader     string // the EFI boot loader's file, as its package has it
 	Status     string // the guest's dpkg status
 	Releases   string // directory of the InRelease files that the packages came by
@@ -34,6 +35,12 @@ type Bed struct {
 	dir      string // all of the above
 	kept     bool   // the directory is a cache's
 	progress func(format string, args ...any)
+}
+
+// Image is a kernel that a guest can boot.
+type Image struct {
+	Kernel string // its file, as its package has it
+	Initrd string // as initramfs-tools made it
 }
 
 //go:embed guest
@@ -63,7 +70,7 @@ func Build(ctx context.Context, o Options) (*Bed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("testbed: %w", err)
 	}
-	packages := append(append([]string{s.kernel}, base...), o.Packages...)
+	packages := append(append([]string{s.kernel, s.other}, base...), o.Packages...)
 	b := &Bed{progress: o.Progress, kept: o.Cache != ""}
 	if b.kept {
 		if o.Cache, err = filepath.Abs(o.Cache); err != nil {
@@ -124,7 +131,7 @@ func (b *Bed) Close() error {
 }
 
 // buildVersion changes with what build does beside what key sees.
-const buildVersion = 2
+const buildVersion = 3
 
 // key names a guest by all that goes into it, but for the day of the mirror.
 func key(s sources, packages []string) string {
@@ -249,8 +256,12 @@ func rootIsMounted() bool {
 
 // takeBootFiles copies what the firmware and the boot loader read.
 func takeBootFiles(root, to string) error {
-	for name, pattern := range map[string]string{"vmlinuz": "boot/vmlinuz-*", "initrd.img": "boot/initrd.img-*", "loader.efi": loaderPath, "dpkg-status": "var/lib/dpkg/status"} {
+	for name, pattern := range map[string]string{"vmlinuz": "boot/vmlinuz-*", "initrd.img": "boot/initrd.img-*", "other-vmlinuz": "boot/vmlinuz-*" + otherFlavour,
+		"other-initrd.img": "boot/initrd.img-*" + otherFlavour, "loader.efi": loaderPath, "dpkg-status": "var/lib/dpkg/status"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if !strings.HasSuffix(pattern, otherFlavour) {
+			found = slices.DeleteFunc(found, func(p string) bool { return strings.HasSuffix(p, otherFlavour) })
+		}
 		if err != nil || len(found) != 1 {
 			return fmt.Errorf("the guest has %d files %s, want one", len(found), pattern)
 		}
@@ -269,10 +280,11 @@ func takeBootFiles(root, to string) error {
 func (b *Bed) locate() error {
 	boot := filepath.Join(b.dir, "boot")
 	b.Kernel, b.Initrd, b.Loader = filepath.Join(boot, "vmlinuz"), filepath.Join(boot, "initrd.img"), filepath.Join(boot, "loader.efi")
+	b.Other = Image{filepath.Join(boot, "other-vmlinuz"), filepath.Join(boot, "other-initrd.img")}
 	b.Status, b.Releases = filepath.Join(boot, "dpkg-status"), filepath.Join(b.dir, "releases")
 	b.References = filepath.Join(b.dir, "references")
 	b.image = filepath.Join(b.dir, "root.img")
-	for _, p := range []string{b.Kernel, b.Initrd, b.Loader, b.Status, b.Releases, b.References, b.image} {
+	for _, p := range []string{b.Kernel, b.Initrd, b.Other.Kernel, b.Other.Initrd, b.Loader, b.Status, b.Releases, b.References, b.image} {
 		if _, err := os.Stat(p); err != nil {
 			return err
 		}

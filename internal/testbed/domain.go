@@ -44,6 +44,7 @@ type Domain struct {
 	machines map[string]*practice.Machine
 	sh       *shell.Shell
 	client   *client.Client
+	address  bool // the loopback device has guestsSee because of this domain
 }
 
 var domainNodes = []string{"n1", "n2", "n3"}
@@ -96,7 +97,7 @@ func (d *Domain) at(name string) string { return filepath.Join(d.Dir, name) }
 
 // init makes the nodes' directories and the signed domain file.
 func (d *Domain) init(ctx context.Context) error {
-	if err := reachable(ctx); err != nil {
+	if err := d.reachable(ctx); err != nil {
 		return err
 	}
 	port, err := freeport.Block()
@@ -159,9 +160,15 @@ func (d *Domain) run(ctx context.Context) error {
 // loopback device gets an address more, of those that are nobody's (RFC 5737).
 const guestsSee = "192.0.2.1"
 
-// reachable gives the loopback device that address. It stays, for other beds may run.
-func reachable(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "ip", "address", "replace", guestsSee+"/32", "dev", "lo").CombinedOutput()
+// reachable gives the loopback device that address, unless it has it; then it is
+// somebody else's, another domain's or the machine's owner's, and stays.
+func (d *Domain) reachable(ctx context.Context) error {
+	has, err := output(ctx, "ip", "-oneline", "address", "show", "dev", "lo", "to", guestsSee)
+	if err != nil || strings.TrimSpace(has) != "" {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, "ip", "address", "add", guestsSee+"/32", "dev", "lo").CombinedOutput()
+	d.address = err == nil
 	if err != nil {
 		return fmt.Errorf("the loopback device gets no address %s, as which guests would see this machine: %w: %s", guestsSee, err, bytes.TrimSpace(out))
 	}
@@ -224,6 +231,10 @@ func (d *Domain) Close() error {
 	}
 	if d.stage != nil {
 		errs = append(errs, d.stage.Close())
+	}
+	if d.address {
+		d.address = false
+		errs = append(errs, exec.Command("ip", "address", "del", guestsSee+"/32", "dev", "lo").Run())
 	}
 	if d.Dir != "" {
 		errs = append(errs, os.RemoveAll(d.Dir))

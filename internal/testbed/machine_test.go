@@ -58,6 +58,7 @@ func TestMachineInADomain(t *testing.T) {
 	s.step("program of no package", s.unknown)
 	s.step("package's program changed", s.altered)
 	s.step("another command line", s.otherBoot)
+	s.step("another kernel", s.otherKernel)
 }
 
 func newStage(t *testing.T) *stage {
@@ -330,18 +331,73 @@ func (s *stage) accept(path string, content []byte) {
 	s.admitted(before)
 }
 
-// otherBoot: the same kernel with another command line.
-func (s *stage) otherBoot() {
+// refused boots, and returns why the domain does not admit the host so.
+func (s *stage) refused(o Boot) *apiv1.Refusal {
+	s.Helper()
 	before := s.lease().GetVersion()
-	s.check(s.guest.Reboot(s.ctx, Boot{Append: "quiet"}))
+	s.check(s.guest.Reboot(s.ctx, o))
 	out := s.run("keystead agent status --json --wait refused --timeout 2m")
 	status := &apiv1.AgentStatusResponse{}
 	s.check(protojson.Unmarshal([]byte(out), status))
-	f := s.finding(status.GetProblem(), "boot-unaccepted", `^command line \(PCR 9, event \d+, EV_EVENT_TAG\)$`, "ima_hash=sha256\"")
-	if !strings.Contains(f.GetGot(), "ima_hash=sha256 quiet") {
-		s.Errorf("the finding does not name the command line: %v", f)
-	}
 	if l := s.lease(); l.GetVersion() != before || l.GetSuspended() == nil {
 		s.Errorf("the host has lease %v", l)
 	}
+	return status.GetProblem()
+}
+
+// otherBoot: the same kernel with another command line.
+func (s *stage) otherBoot() {
+	f := s.finding(s.refused(Boot{Append: "quiet"}), "boot-unaccepted", `^command line \(PCR 9, event \d+, EV_EVENT_TAG\)$`, "ima_hash=sha256\"")
+	if !strings.Contains(f.GetGot(), "ima_hash=sha256 quiet") {
+		s.Errorf("the finding does not name the command line: %v", f)
+	}
+}
+
+// otherKernel: another of Debian's signed kernels is refused, until members sign a code
+// set that names it by the package which ships it; then the host is admitted on either.
+func (s *stage) otherKernel() {
+	before := s.lease().GetVersion()
+	p := s.refused(Boot{Other: true})
+	measured, err := efiProgram(s.bed.Other.Kernel)
+	s.check(err)
+	f := s.finding(p, "boot-unaccepted", `kernel \(PCR 4, event \d+, EV_EFI_BOOT_SERVICES_APPLICATION\)`, "")
+	if !strings.Contains(f.GetGot(), measured.String()) {
+		s.Errorf("the finding does not name the kernel %v: %v", measured, f)
+	}
+	s.acceptOther()
+	before = s.admitted(before).GetVersion()
+	s.check(s.guest.Reboot(s.ctx, Boot{}))
+	s.admitted(before)
+}
+
+// acceptOther has the domain endorse the EFI programs of the other kernel's package, of
+// which Debian's signed index has the digest, and take up a code set that names the package.
+func (s *stage) acceptOther() {
+	status, err := os.ReadFile(s.bed.Status)
+	s.check(err)
+	var pkg string
+	for entry := range strings.SplitSeq(string(status), "\n\n") {
+		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(entry), "Package: "), "\n")
+		if regexp.MustCompile(`^linux-image-\d+\.\d+\.\d.*` + otherFlavour + "$").MatchString(name) {
+			pkg = name
+			s.check(os.WriteFile(s.domain.at("kernel.status"), []byte(strings.TrimSpace(entry)+"\n"), 0o644))
+		}
+	}
+	_, err = s.domain.Do(s.ctx, "refval", "build", "--cache", "cache", "--status", "kernel.status", "--fresh", "--efi", "--complete",
+		"--out", "kernel.refs", "--recipe", "kernel.recipe", "--parts", "kernel.parts")
+	s.check(err)
+	parts, err := filepath.Glob(s.domain.at("kernel.parts/*"))
+	s.check(err)
+	_, err = s.domain.Do(s.ctx, append([]string{"domain", "object", "put", wait}, parts...)...)
+	s.check(err)
+	text, err := s.domain.Do(s.ctx, "codeset", "build", "--name", "kernels", "--boot", "other", "--kernel-package", pkg, "--initrd", s.bed.Other.Initrd,
+		"--cmdline", CommandLine, "--guarantee", string(refval.GuaranteeIMAPolicy), "--guarantee", string(refval.GuaranteePtraceScope3))
+	s.check(err)
+	s.check(os.WriteFile(s.domain.at("kernels.txt"), []byte(text), 0o644))
+	signed, err := s.domain.Do(s.ctx, "codeset", "sign", "--key", MemberKey, "kernels.txt")
+	s.check(err)
+	s.check(os.WriteFile(s.domain.at("kernels"), []byte(signed), 0o644))
+	s.codes = append(s.codes, "kernels")
+	s.refs, s.recipe = append(s.refs, "kernel.refs"), append(s.recipe, "kernel.recipe")
+	s.terms()
 }

@@ -13,10 +13,14 @@ type sources struct {
 	suite  string
 	lines  []string // one-line form of sources.list(5)
 	kernel string   // package
+	other  string   // package of another kernel
 }
 
 // kernels are the packages of Debian-signed kernels, the wanted one first.
 var kernels = []string{"linux-image-6.12-amd64", "linux-image-amd64"}
+
+// otherFlavour ends the name and the version of Debian's kernel for virtual machines.
+const otherFlavour = "-cloud-amd64"
 
 // keyring is Debian's own, of package debian-archive-keyring.
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -49,7 +53,7 @@ func findSources(ctx context.Context) (s sources, err error) {
 	}
 	for _, k := range kernels {
 		if _, err := output(ctx, "apt-cache", "show", "--no-all-versions", k); err == nil {
-			s.kernel = k
+			s.kernel, s.other = k, strings.TrimSuffix(k, "-amd64")+otherFlavour
 			return s, nil
 		}
 	}

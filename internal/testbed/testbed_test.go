@@ -33,7 +33,7 @@ func TestBootStopped(t *testing.T) {
 	if err := os.WriteFile(file, make([]byte, 4096), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	b := &Bed{Kernel: file, Initrd: file, Loader: file, image: file, progress: func(string, ...any) {}}
+	b := &Bed{Image: Image{Kernel: file, Initrd: file}, Loader: file, image: file, progress: func(string, ...any) {}}
 	ca, err := swtpm.NewCA(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
