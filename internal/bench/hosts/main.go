@@ -243,6 +243,10 @@ func refusals(ctx context.Context, d *domain, hosts []*synthetic, contacts map[s
 			}
 		}
 		n, err := h.api.Nonce(ctx)
+		for err == nil && n.GetTick() == h.tick { // it answered that one
+			time.Sleep(10 * time.Millisecond)
+			n, err = h.api.Nonce(ctx)
+		}
 		if err != nil {
 			return nil, err
 		}
