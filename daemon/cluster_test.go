@@ -288,6 +288,9 @@ func (c *cluster) signal(i int, s syscall.Signal) {
 func (c *cluster) client(only string) *client.Client {
 	c.t.Helper()
 	cl, err := client.Open(c.file, c.digest, client.Options{Only: only, Attempt: 2 * time.Second})
+	for end := time.Now().Add(patience); errors.Is(err, keystead.ReasonNotMember) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		cl, err = client.Open(c.file, c.digest, client.Options{Only: only, Attempt: 2 * time.Second}) // who is asked may be behind, and not know a new node yet
+	}
 	if err != nil {
 		c.t.Fatal(err)
 	}
