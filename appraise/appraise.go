@@ -100,6 +100,8 @@ type appraisal struct {
 	assurance   evidence.Assurance
 	covered     []evidence.PCRs
 	established bool
+	answered    bool                // a TEE alone did
+	guest       keystead.Digest     // then
 	boot        *eventlog.Log       // nil in a continuation
 	booted      evidence.BootClaims // as the event log has them
 	measured    eventlog.Kernel
@@ -363,7 +365,9 @@ func (a *appraisal) verdict() Verdict {
 	if !in.Policy.IsZero() {
 		body.Inputs.Policy, body.Inputs.PolicyName = in.Policy.Digest(), in.Policy.Name()
 	}
-	return mint(body)
+	v := mint(body)
+	v.answered, v.guest = a.answered, a.guest
+	return v
 }
 
 // rootsDigest names the endorsement roots, in order, by kind.

@@ -28,6 +28,7 @@ type surroundings struct {
 	data   []byte // report data, or user data
 	nonce  []byte // of Nitro's own field; nil where there is none
 	level  evidence.Assurance
+	id     []byte                 // of this launch: REPORT_ID; nil where there is none
 	rtmr   [eventlog.RTMRs][]byte // of TDX
 }
 
@@ -38,7 +39,12 @@ func (a *appraisal) tee() {
 		a.fail("tee", err)
 		return
 	}
+	before := len(a.findings)
 	a.teeNonce(s)
+	if a.parts.TPM == nil && len(a.findings) == before {
+		a.answered = true
+		a.guest = s.claims.Guest(s.id)
+	}
 	if s.claims.Debug && !a.in.Policy.TEEDebug() {
 		a.find(keystead.Finding{Reason: keystead.ReasonTEEDebug, Where: "tee", Want: "memory that nobody outside may read", Got: "a guest that allows a debugger or a migration agent"})
 	}
@@ -62,7 +68,7 @@ func (a *appraisal) openTEE(t *evidence.TEE) (*surroundings, error) {
 			return nil, err
 		}
 		a.revocation(v.CheckRevocation(collateral, at))
-		return &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEVM}, nil
+		return &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEVM, id: v.ReportID}, nil
 	case evidence.KindTDX:
 		v, err := tdx.Verify(t.Report, roots, at)
 		if err != nil {

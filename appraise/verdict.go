@@ -16,6 +16,9 @@ const verdictFormat = "keystead-verdict/1"
 type Verdict struct {
 	body verdictBody
 	raw  []byte
+
+	answered bool
+	guest    keystead.Digest
 }
 
 // verdictBody is the wire form; encoding/json writes its fields in this order.
@@ -66,6 +69,16 @@ func (v Verdict) Err() error {
 	return keystead.Deny(v.body.Findings...)
 }
 
+// Answered reports whether the evidence of a TEE, alone in its bundle, was signed under a
+// vendor's root that counts, in answer to this very question: then it speaks for a
+// guest, also where it is refused. It does not say whose guest: whoever has a machine
+// of that vendor can have it sign for any question and any subject key.
+func (v Verdict) Answered() bool { return v.raw != nil && v.answered }
+
+// Guest names the guest of a TEE that answered; zero where none did. It stays from launch
+// to end as far as its kind shows that ([evidence.TEEClaims.Guest]).
+func (v Verdict) Guest() keystead.Digest { return v.guest }
+
 // Assurance returns how strong the evidence is, whether or not it passed.
 func (v Verdict) Assurance() evidence.Assurance { return v.body.Assurance }
 
@@ -105,7 +118,7 @@ func mint(body verdictBody) Verdict {
 	if *scratch = raw; err != nil {
 		return Verdict{}
 	}
-	return Verdict{body, bytes.Clone(raw)}
+	return Verdict{body: body, raw: bytes.Clone(raw)}
 }
 
 // writeEmptyLists makes each list one that JSON writes as [], or as "", never as null.

@@ -118,6 +118,27 @@ func ParseCollateral(raw []byte) (*Collateral, error) {
 	return c, nil
 }
 
+// JoinCollateral makes one bundle of several, dated as the newest of them. Of one it is
+// that one, of none nil. Two pieces of one kind and name are a *keystead.FormatError:
+// it would not be said which of them counts.
+func JoinCollateral(all []*Collateral) (*Collateral, error) {
+	switch len(all) {
+	case 0:
+		return nil, nil
+	case 1:
+		return all[0], nil
+	}
+	var pieces []Piece
+	var dated time.Time
+	for _, c := range all {
+		pieces = append(pieces, c.Pieces()...)
+		if d := c.Dated(); d.After(dated) {
+			dated = d
+		}
+	}
+	return NewCollateral(dated, pieces)
+}
+
 // Bytes returns the bundle as read. The caller must not change it.
 func (c *Collateral) Bytes() []byte {
 	if c == nil {

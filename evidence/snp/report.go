@@ -38,6 +38,7 @@ type Report struct {
 	Measurement []byte // 48
 	HostData    []byte // 32
 	IDKey       []byte // 48, digest; zeros: launched without an ID block
+	ReportID    []byte // REPORT_ID, 32: of this guest since its launch
 	MigrationID []byte // REPORT_ID_MA, 32; all ones: no migration agent
 	ReportedTCB uint64
 	Family      uint8 // CPUID; 0 before version 3
@@ -81,7 +82,8 @@ func Parse(raw []byte) (*Report, error) {
 	r.Measurement = c.Bytes(48, "measurement")
 	r.HostData = c.Bytes(32, "host data")
 	r.IDKey = c.Bytes(48, "id key digest")
-	c.Bytes(48+32, "author key digest and report id")
+	c.Bytes(48, "author key digest")
+	r.ReportID = c.Bytes(32, "report id")
 	r.MigrationID = c.Bytes(32, "report id of the migration agent")
 	r.ReportedTCB = c.U64("reported TCB")
 	r.Family, r.Model = c.U8("CPUID family"), c.U8("CPUID model")
