@@ -5,6 +5,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/refval"
@@ -13,8 +14,7 @@ import (
 // MaxObject is the size of the largest object, in bytes.
 const MaxObject = 64 << 20
 
-// Object brings bytes into the domain by their digest, as a policy, a reference set, a
-// code set or endorsement roots. The subject is the digest.
+// Object brings bytes into the domain by their digest: one of the object kinds. The subject is the digest.
 type Object struct {
 	Domain keystead.Digest
 	Digest keystead.Digest
@@ -55,7 +55,7 @@ func (o *Object) statement() Statement {
 
 func readObject(s Statement) (Object, error) {
 	r := s.reader()
-	o := Object{Domain: s.Domain, Base: s.Base, Kind: r.oneOf("kind", ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots)}
+	o := Object{Domain: s.Domain, Base: s.Base, Kind: r.oneOf("kind", objectKinds...)}
 	d, err := keystead.ParseDigest(s.Subject)
 	if err != nil {
 		r.fail("subject", "%v", err)
@@ -125,6 +125,10 @@ func (o *Object) check(content []byte, rebuilt keystead.Digest, c Case) (err err
 		_, err = refval.OpenCodeSet(content, c.Roster.Members...)
 	case ObjectRoots:
 		_, err = ParseRoots(content)
+	case ObjectCollateral:
+		_, err = evidence.ParseCollateral(content)
+	case ObjectTEERoots:
+		_, err = ParseTEERoots(content)
 	case ObjectReferences:
 		_, err = refval.Parse(content)
 		if err == nil && rebuilt != o.Digest {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
@@ -45,6 +46,8 @@ type Rules struct {
 	roots      tpm2.Roots
 	references []*refval.Set
 	codeSets   []*refval.CodeSet
+	collateral *evidence.Collateral
+	teeRoots   evidence.VendorRoots
 	memory     *appraise.Memory // what hosts send again and again
 }
 
@@ -70,7 +73,13 @@ func (f InForce) Open(objects Objects) (*Rules, error) {
 		return nil, deny(keystead.ReasonObjectMismatch, "terms", fmt.Sprintf("terms %v for %s", f.Digest, f.Role), fmt.Sprintf("%v for %s", keystead.Sum(text), t.Role))
 	}
 	r := &Rules{role: t.Role, digest: f.Digest, memory: appraise.NewMemory(remembered)}
+	if r.collateral, err = t.joined(objects); err != nil {
+		return nil, err
+	}
 	for _, o := range t.Objects() {
+		if o.Kind == ObjectCollateral {
+			continue
+		}
 		b, err := fetch(objects, o)
 		if err != nil {
 			return nil, err
@@ -88,6 +97,8 @@ func (r *Rules) add(kind string, b []byte) (err error) {
 		r.policy, err = policy.Compile(b, appraise.Vocabulary())
 	case ObjectRoots:
 		r.roots, err = ParseRoots(b)
+	case ObjectTEERoots:
+		r.teeRoots, err = ParseTEERoots(b)
 	case ObjectReferences:
 		var s *refval.Set
 		s, err = refval.Parse(b)
@@ -113,6 +124,15 @@ func (r *Rules) Role() string { return r.role }
 
 // Roots returns the endorsement roots, for credential activation.
 func (r *Rules) Roots() tpm2.Roots { return r.roots }
+
+// TEEInput is Input for a host whose evidence is that of a TEE alone: with the vendors'
+// roots and what they say of their machines. The verdict on a TPM's host does not name
+// them, so that it is the same whatever of them the terms name.
+func (r *Rules) TEEInput() appraise.Input {
+	in := r.Input()
+	in.Collateral, in.TEERoots = r.collateral, r.teeRoots
+	return in
+}
 
 // Input returns what appraisal takes from the rules: all but bundle, expected binding,
 // key and time.

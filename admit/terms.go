@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 )
 
@@ -15,11 +16,17 @@ type Terms struct {
 	Base       uint64
 	Policy     keystead.Digest // objects, by the digests of their bytes
 	Roots      keystead.Digest
-	References []keystead.Digest // ascending, as code sets
+	References []keystead.Digest // ascending, as code sets and collateral
 	CodeSets   []keystead.Digest
+	Collateral []keystead.Digest // what vendors of TEEs say of their machines
+	TEERoots   keystead.Digest   // whose TEEs count; zero: nobody's
 }
 
-const maxSets = 64 // of either kind
+// Bounds of terms.
+const (
+	maxSets       = 64 // of either kind
+	maxCollateral = 8
+)
 
 func (t *Terms) statement() Statement {
 	s := Statement{key.KindTerms, t.Domain, t.Role, t.Base, []Field{{"policy", t.Policy.String()}, {"roots", t.Roots.String()}}}
@@ -29,14 +36,29 @@ func (t *Terms) statement() Statement {
 	for _, d := range t.CodeSets {
 		s.Fields = append(s.Fields, Field{"codeset", d.String()})
 	}
+	for _, d := range t.Collateral {
+		s.Fields = append(s.Fields, Field{"collateral", d.String()})
+	}
+	if !t.TEERoots.IsZero() {
+		s.Fields = append(s.Fields, Field{"tee-roots", t.TEERoots.String()})
+	}
 	return s
 }
 
 func readTerms(s Statement) (Terms, error) {
 	r := s.reader()
-	t := Terms{Domain: s.Domain, Role: s.Subject, Base: s.Base, Policy: r.digest("policy"), Roots: r.digest("roots"), References: r.digests("references"), CodeSets: r.digests("codeset")}
+	t := Terms{Domain: s.Domain, Role: s.Subject, Base: s.Base, Policy: r.digest("policy"), Roots: r.digest("roots"), References: r.digests("references"), CodeSets: r.digests("codeset"), Collateral: r.digests("collateral")}
+	if r.is("tee-roots") {
+		t.TEERoots = r.digest("tee-roots")
+	}
 	if t.Role != RoleHost && t.Role != RoleNode {
 		r.fail("subject", "%.40q is not a role: %s or %s", t.Role, RoleHost, RoleNode)
+	}
+	if n := len(t.Collateral); n > maxCollateral {
+		r.fail("collateral", "stands there %d times, at most %d are accepted", n, maxCollateral)
+	}
+	if t.Role != RoleHost && (len(t.Collateral) > 0 || !t.TEERoots.IsZero()) {
+		r.fail("tee-roots", "stand in terms for hosts alone: every %s has a TPM", t.Role)
 	}
 	if len(t.References) > maxSets || len(t.CodeSets) > maxSets {
 		r.fail("whole", "names %d reference sets and %d code sets, at most %d of each are accepted", len(t.References), len(t.CodeSets), maxSets)
@@ -57,11 +79,15 @@ func OpenTerms(signed []byte, c Case) (Terms, error) {
 
 // Object kinds.
 const (
-	ObjectPolicy     = "policy"  // docs/spec/policy.md, without signatures
-	ObjectReferences = "refset"  // docs/spec/refset.md
-	ObjectCodeSet    = "codeset" // docs/spec/codeset.md, a note
-	ObjectRoots      = "roots"   // docs/spec/roots.md
+	ObjectPolicy     = "policy"     // docs/spec/policy.md, without signatures
+	ObjectReferences = "refset"     // docs/spec/refset.md
+	ObjectCodeSet    = "codeset"    // docs/spec/codeset.md, a note
+	ObjectRoots      = "roots"      // docs/spec/roots.md
+	ObjectCollateral = "collateral" // docs/spec/collateral.md
+	ObjectTEERoots   = "tee-roots"  // docs/spec/roots.md
 )
+
+var objectKinds = []string{ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots, ObjectCollateral, ObjectTEERoots}
 
 // Named is an object that terms name, and what it has to be.
 type Named struct {
@@ -78,6 +104,12 @@ func (t *Terms) Objects() []Named {
 	for _, d := range t.CodeSets {
 		out = append(out, Named{d, ObjectCodeSet})
 	}
+	for _, d := range t.Collateral {
+		out = append(out, Named{d, ObjectCollateral})
+	}
+	if !t.TEERoots.IsZero() {
+		out = append(out, Named{t.TEERoots, ObjectTEERoots})
+	}
 	return out
 }
 
@@ -92,7 +124,8 @@ func FoundingTerms(role string, text []byte) string {
 func FoundingSetting(role string) string { return TypeTerms + "-" + role }
 
 // JudgeTerms endorses terms whose every object is endorsed as what the terms take it
-// for, or was named by founding terms. It writes terms/ROLE, the statement's text.
+// for, or was named by founding terms, and whose collateral is of one piece (objects has
+// it). It writes terms/ROLE, the statement's text.
 func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error) {
 	t, err := OpenTerms(signed, c)
 	if err != nil {
@@ -121,8 +154,28 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 	if findings != nil {
 		return Ruling{}, keystead.Deny(findings...)
 	}
+	if _, err := t.joined(objects); err != nil {
+		return Ruling{}, err
+	}
 	text, err := t.Text()
 	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: text}}}, err
+}
+
+// joined returns the collateral that the terms name, as one.
+func (t *Terms) joined(objects Objects) (*evidence.Collateral, error) {
+	var all []*evidence.Collateral
+	for _, d := range t.Collateral {
+		b, err := fetch(objects, Named{d, ObjectCollateral})
+		if err != nil {
+			return nil, err
+		}
+		c, err := evidence.ParseCollateral(b)
+		if err != nil {
+			return nil, fmt.Errorf("object %v: %w", d, err)
+		}
+		all = append(all, c)
+	}
+	return evidence.JoinCollateral(all)
 }
 
 func unknown(role string, o Named, kind string) keystead.Finding {
