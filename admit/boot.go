@@ -37,12 +37,17 @@ func (a *Application) backwards(c evidence.QuoteClaims) []keystead.Finding {
 	return nil
 }
 
-// sameBoot holds an application against the admission.
-func (a *Application) sameBoot(l Lease, c evidence.QuoteClaims) (out []keystead.Finding) {
+// sameBoot holds an application against the admission: of a TPM the boot, of a TEE the
+// guest.
+func (a *Application) sameBoot(l Lease, c evidence.QuoteClaims, guest keystead.Digest) (out []keystead.Finding) {
 	find := func(reason keystead.Reason, where, want, got string) {
 		if want != got {
 			out = append(out, keystead.Finding{Reason: reason, Where: where, Want: want, Got: got})
 		}
+	}
+	if !l.Guest().IsZero() { // its key is the enrolled one
+		find(keystead.ReasonBootChanged, "guest", l.Guest().String(), guest.String())
+		return out
 	}
 	was, now := l.Boot(), appraise.BootOf(c, nil)
 	find(keystead.ReasonBootChanged, "attestation key", l.AK().String(), keystead.Sum(a.Key.Name).String())

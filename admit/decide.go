@@ -3,6 +3,7 @@ package admit
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
@@ -19,6 +20,7 @@ type Application struct {
 	Key    appraise.AcceptedKey // that this node activated by itself; its certificate and time are not used
 	Rules  *Rules               // the terms in force for the host's role, opened
 	Prior  *appraise.State      // of the host's last evidence, for a bundle that continues it; nil for none
+	Own    bool                 // it came on a connection of the very host, which showed its hardware and has its key
 
 	seen *appraise.Boot // what the ledger has of the TPM under this enrolment; nil for nothing
 }
@@ -43,7 +45,9 @@ func (d Decision) State() *appraise.State { return d.state }
 
 // Against reports whether a refusal speaks against the machine: its own key signed the
 // answer to this very question, or members ended it. Then its lease is to be
-// suspended. Anybody could have sent anything else in its name.
+// suspended. Anybody could have sent anything else in its name. A TEE's report is signed by
+// the chip, for any guest and any subject key: it speaks against the host only if the
+// host itself sent it (Own), and for more than collateral that is lacking or old.
 func (d Decision) Against() bool { return d.against }
 
 // Record returns the lease of an admission; false if it was refused.
@@ -94,9 +98,9 @@ func Decide(s State, a Application) (Decision, error) {
 		return d, err
 	}
 	claims := d.verdict.Claims()
-	d.record = &Record{Until: a.Time + uint64(last.Milliseconds()), Issued: a.Time, Role: h.enrolment.Role, EK: h.enrolment.EK, AK: keystead.Sum(a.Key.Name),
+	d.record = &Record{Until: a.Time + uint64(last.Milliseconds()), Issued: a.Time, Role: h.enrolment.Role, EK: h.enrolment.Identity(), AK: a.ak(h),
 		SubjectKey: a.subjectKey(), Assurance: d.verdict.Assurance(), Verdict: d.verdict.Digest(), Enrolment: h.version, Terms: a.Rules.digest,
-		Boot: appraise.BootOf(claims.Quote, d.state), Denials: denials(&claims, h.enrolment.EK)}
+		Boot: appraise.BootOf(claims.Quote, d.state), Denials: denials(&claims, h.enrolment.Identity()), Guest: d.verdict.Guest()}
 	return d, nil
 }
 
@@ -118,6 +122,9 @@ type host struct {
 	version   uint64
 }
 
+// isTEE reports whether the host's evidence is that of a TEE alone.
+func (h host) isTEE() bool { return !h.enrolment.TEE.IsZero() }
+
 // judge is what admission and renewal have in common.
 func (a *Application) judge(s State, purpose string) (h host, d Decision, err error) {
 	d.host = a.Host
@@ -130,16 +137,16 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 	}
 	findings := a.hardware(h)
 	if findings == nil {
-		d.verdict, d.state = a.appraise(purpose)
+		d.verdict, d.state = a.appraise(h, purpose)
 		findings = d.verdict.Findings()
 		c := d.verdict.Claims()
-		d.against = c.Key.Name != "" && !errors.Is(d.verdict.Err(), keystead.ReasonLogUnknown) // the root of trust held, and the logs were judged
-		more, err := denied(s, a.Host, denials(&c, h.enrolment.EK))
+		d.against = a.against(h, d.verdict)
+		more, err := denied(s, a.Host, denials(&c, h.enrolment.Identity()))
 		if err != nil {
 			return h, d, err
 		}
 		findings = append(append(findings, more...), a.claimed(h, d.verdict)...)
-		if len(findings) == 0 {
+		if len(findings) == 0 && !h.isTEE() {
 			findings = a.backwards(c.Quote)
 		}
 	}
@@ -149,6 +156,24 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 	d.against = false
 	return h, d, nil
 }
+
+// against reports whether a verdict that refuses, or one whose machine is refused after it,
+// speaks against the machine.
+func (a *Application) against(h host, v appraise.Verdict) bool {
+	if h.isTEE() {
+		return a.Own && SpeaksAgainst(v)
+	}
+	return v.Claims().Key.Name != "" && !errors.Is(v.Err(), keystead.ReasonLogUnknown) // the root of trust held, and the logs were judged
+}
+
+// SpeaksAgainst reports whether a TEE's evidence, which its host sent itself, speaks
+// against the host where it is refused: it answered, and something is found that is not
+// the domain's own affair, as collateral is that is lacking or past its time.
+func SpeaksAgainst(v appraise.Verdict) bool {
+	return v.Answered() && (v.Allowed() || slices.ContainsFunc(v.Findings(), func(f keystead.Finding) bool { return !slices.Contains(ownAffairs, f.Reason) }))
+}
+
+var ownAffairs = []keystead.Reason{keystead.ReasonCollateralMissing, keystead.ReasonCollateralInvalid, keystead.ReasonCollateralExpired, keystead.ReasonPolicyUnusable, keystead.ReasonLogUnknown}
 
 // enrolled finds the host's enrolment, and that it is the one of its hardware.
 func (a *Application) enrolled(s State) (h host, err error) {
@@ -162,14 +187,16 @@ func (a *Application) enrolled(s State) (h host, err error) {
 	case h.enrolment.Revoked:
 		return h, deny(keystead.ReasonHostRevoked, where, "an enrolled host", "an enrolment that members revoked")
 	}
-	name, err := HostOf(s, h.enrolment.EK)
+	identity := h.enrolment.Identity()
+	name, err := HostOf(s, identity)
 	if err == nil && name != a.Host {
-		err = deny(keystead.ReasonHardwareTaken, where, "a hardware identity that no other host has", fmt.Sprintf("%v, which is %q", h.enrolment.EK, name))
+		err = deny(keystead.ReasonHardwareTaken, where, "a hardware identity that no other host has", fmt.Sprintf("%v, which is %q", identity, name))
 	}
 	return h, err
 }
 
-// ready checks what the node itself brings: the terms in force, and an activated key.
+// ready checks what the node itself brings: the terms in force, and of a TPM an activated
+// key.
 func (a *Application) ready(s State, h host) error {
 	terms, err := TermsOf(s, h.enrolment.Role)
 	if err != nil {
@@ -182,7 +209,7 @@ func (a *Application) ready(s State, h host) error {
 			got = fmt.Sprintf("%v for %s", a.Rules.digest, a.Rules.role)
 		}
 		return deny(keystead.ReasonSubjectChanged, "terms", fmt.Sprintf("%v for %s", terms.Digest, h.enrolment.Role), got)
-	case a.Key.IsZero() || a.Key.EKPublic == nil:
+	case !h.isTEE() && (a.Key.IsZero() || a.Key.EKPublic == nil):
 		return deny(keystead.ReasonAKUnbound, "host "+a.Host, "a key that this node activated", "none")
 	}
 	return nil

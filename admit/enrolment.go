@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -20,13 +21,28 @@ type Enrolment struct {
 	Domain  keystead.Digest
 	Host    string // 1 to 64 of a-z, 0-9, dot and dash, as nodes' names
 	Base    uint64
-	Role    string          // host or node: which terms it is judged by
-	EK      keystead.Digest // hardware identity: of the endorsement key's public key, PKIX DER; the claim key.ek
-	Revoked bool            // ends the enrolment of that role and identity
+	Role    string           // host or node: which terms it is judged by
+	EK      keystead.Digest  // of the endorsement key's public key, PKIX DER; the claim key.ek; zero for a host without a TPM
+	TEE     evidence.TEEHost // of a host whose evidence is that of a TEE alone, which is of the role host
+	Revoked bool             // ends the enrolment of that role and identity
+}
+
+// Identity is the hardware identity: the endorsement key's digest, or of a host with a TEE
+// alone that of kind, machine and key ([evidence.TEEHost.Identity]).
+func (e *Enrolment) Identity() keystead.Digest {
+	if !e.TEE.IsZero() {
+		return e.TEE.Identity()
+	}
+	return e.EK
 }
 
 func (e *Enrolment) statement() Statement {
-	s := Statement{key.KindEnrolment, e.Domain, e.Host, e.Base, []Field{{"role", e.Role}, {"ek", e.EK.String()}}}
+	s := Statement{key.KindEnrolment, e.Domain, e.Host, e.Base, []Field{{"role", e.Role}}}
+	if e.TEE.IsZero() {
+		s.Fields = append(s.Fields, Field{"ek", e.EK.String()})
+	} else {
+		s.Fields = append(s.Fields, Field{"tee", e.TEE.Kind}, Field{"machine", e.TEE.Machine}, Field{"key", e.TEE.Key.String()})
+	}
 	if e.Revoked {
 		s.Fields = append(s.Fields, Field{"revoked", "true"})
 	}
@@ -35,7 +51,19 @@ func (e *Enrolment) statement() Statement {
 
 func readEnrolment(s Statement) (Enrolment, error) {
 	r := s.reader()
-	e := Enrolment{Domain: s.Domain, Host: s.Subject, Base: s.Base, Role: r.oneOf("role", RoleHost, RoleNode), EK: r.digest("ek"), Revoked: r.flag("revoked")}
+	e := Enrolment{Domain: s.Domain, Host: s.Subject, Base: s.Base, Role: r.oneOf("role", RoleHost, RoleNode)}
+	if r.is("tee") {
+		e.TEE = evidence.TEEHost{Kind: r.value("tee"), Machine: r.value("machine"), Key: r.digest("key")}
+		if err := e.TEE.Check(); err != nil {
+			r.fail("tee", "%v", err)
+		}
+		if e.Role != RoleHost {
+			r.fail("role", "is %s: a host with a TEE alone is of the role %s", e.Role, RoleHost)
+		}
+	} else {
+		e.EK = r.digest("ek")
+	}
+	e.Revoked = r.flag("revoked")
 	if !receipt.ValidName(e.Host) || e.Host == "." || e.Host == ".." {
 		r.fail("subject", "%.80q is not a host's name: 1 to 64 of a-z, 0-9, dot and dash, and no step in a path", e.Host) // SPIFFE-ID, 2.2: it is a segment of one
 	}
@@ -85,14 +113,14 @@ func readEnrolled(s State, host string) (Enrolment, uint64, error) {
 }
 
 // HostOf returns the name that a hardware identity is enrolled under, or "".
-func HostOf(s State, ek keystead.Digest) (string, error) {
-	v, err := s.Judged(identityKey(ek))
+func HostOf(s State, identity keystead.Digest) (string, error) {
+	v, err := s.Judged(identityKey(identity))
 	return string(v.Data), err
 }
 
 // JudgeEnrolment endorses an enrolment whose hardware identity no other name has,
 // or one that revokes what is there. It writes enrolment/host/NAME, the
-// statement's text, and enrolment/identity/EK, the name. Of two enrolments of one identity
+// statement's text, and enrolment/identity/DIGEST, the name. Of two enrolments of one identity
 // that were judged side by side the later one has the name: the other admits nobody.
 func JudgeEnrolment(s State, c Case, signed []byte) (Ruling, error) {
 	e, err := OpenEnrolment(signed, c)
@@ -103,7 +131,8 @@ func JudgeEnrolment(s State, c Case, signed []byte) (Ruling, error) {
 	if err != nil {
 		return Ruling{}, err
 	}
-	other, err := HostOf(s, e.EK)
+	was, is := old.Identity(), e.Identity()
+	other, err := HostOf(s, is)
 	if err != nil {
 		return Ruling{}, err
 	}
@@ -111,29 +140,29 @@ func JudgeEnrolment(s State, c Case, signed []byte) (Ruling, error) {
 	switch {
 	case e.Revoked && (version == 0 || old.Revoked):
 		return Ruling{}, deny(keystead.ReasonHostUnenrolled, where, "an enrolment to revoke", "none")
-	case e.Revoked && old.EK != e.EK:
-		return Ruling{}, deny(keystead.ReasonHardwareForeign, where, "the identity that is enrolled, "+old.EK.String(), e.EK.String())
+	case e.Revoked && was != is:
+		return Ruling{}, deny(keystead.ReasonHardwareForeign, where, "the identity that is enrolled, "+was.String(), is.String())
 	case e.Revoked && old.Role != e.Role:
 		return Ruling{}, deny(keystead.ReasonRuleFailed, where, "the role that is enrolled, "+old.Role, e.Role)
 	case !e.Revoked && other != "" && other != e.Host:
-		return Ruling{}, deny(keystead.ReasonHardwareTaken, where, "a hardware identity that no other host has", fmt.Sprintf("%v, which is %s", e.EK, other))
+		return Ruling{}, deny(keystead.ReasonHardwareTaken, where, "a hardware identity that no other host has", fmt.Sprintf("%v, which is %s", is, other))
 	}
 	text, err := e.Text()
 	if err != nil {
 		return Ruling{}, err
 	}
 	out := Ruling{Content: text, Writes: []Write{{Key: enrolmentKey(e.Host), Value: text}}}
-	if version != 0 && !old.Revoked && (e.Revoked || old.EK != e.EK) {
-		named, err := HostOf(s, old.EK)
+	if version != 0 && !old.Revoked && (e.Revoked || was != is) {
+		named, err := HostOf(s, was)
 		if err != nil {
 			return Ruling{}, err
 		}
 		if named == e.Host {
-			out.Writes = append(out.Writes, Write{Key: identityKey(old.EK), Delete: true})
+			out.Writes = append(out.Writes, Write{Key: identityKey(was), Delete: true})
 		}
 	}
 	if !e.Revoked {
-		out.Writes = append(out.Writes, Write{Key: identityKey(e.EK), Value: []byte(e.Host)})
+		out.Writes = append(out.Writes, Write{Key: identityKey(is), Value: []byte(e.Host)})
 	}
 	return out, nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 )
 
@@ -19,10 +20,13 @@ func FuzzStatement(f *testing.F) {
 		&admit.Reading{Domain: d, Transaction: d, Until: 1, Because: "audit 7"},
 		&admit.Enrolment{Domain: d, Host: "web-1", Role: admit.RoleHost, EK: d},
 		&admit.Enrolment{Domain: d, Host: "web-1", Base: 7, Role: admit.RoleNode, EK: d, Revoked: true},
+		&admit.Enrolment{Domain: d, Host: "web-1", Role: admit.RoleHost, TEE: evidence.TEEHost{Kind: evidence.KindSNP, Machine: "ab", Key: d}},
 		&admit.Denial{Domain: d, Subject: admit.DenyEK(d), Because: "stolen"},
 		&admit.Denial{Domain: d, Subject: admit.DenyFirmware("7.2.1"), Base: 3, Lifted: true, Because: "updated"},
 		&admit.Terms{Role: admit.RoleHost, Policy: d, Roots: d, References: []keystead.Digest{d}, CodeSets: []keystead.Digest{d}},
+		&admit.Terms{Role: admit.RoleHost, Policy: d, Roots: d, Collateral: []keystead.Digest{d}, TEERoots: d},
 		&admit.Object{Domain: d, Digest: d, Kind: admit.ObjectPolicy},
+		&admit.Object{Domain: d, Digest: d, Kind: admit.ObjectTEERoots},
 		&admit.Object{Domain: d, Digest: d, Kind: admit.ObjectReferences, Recipe: []admit.Ingredient{{Role: admit.IngredientRelease, Digest: d}}},
 	} {
 		text, err := x.Text()
@@ -76,6 +80,8 @@ func FuzzRecord(f *testing.F) {
 	r := admit.Record{Until: 60_000, Issued: 1, Role: admit.RoleHost, SubjectKey: []byte("key"), Denials: []string{admit.DenyFirmware("1")}}
 	f.Add(r.Bytes())
 	f.Add(firstVersion(&r))
+	r.Guest = keystead.Sum([]byte("guest"))
+	f.Add(r.Bytes())
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 7})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		until, issued := admit.RecordTimes(b)

@@ -17,6 +17,9 @@ import (
 // hardware holds the endorsement key in the bundle against the activated one and the
 // enrolled one.
 func (a *Application) hardware(h host) []keystead.Finding {
+	if h.isTEE() {
+		return a.teeHardware(h)
+	}
 	tpm := a.Bundle.Parts().TPM
 	if tpm == nil || tpm.EKPublic == nil || len(tpm.EKCertificate) == 0 {
 		return []keystead.Finding{{Reason: keystead.ReasonEvidenceMissing, Where: "tpm", Want: "a quote, the endorsement key and its certificate", Got: "not all of them"}}
@@ -44,6 +47,37 @@ func (a *Application) hardware(h host) []keystead.Finding {
 	return findings
 }
 
+// teeHardware wants evidence of a TEE alone, of the enrolled kind and for the enrolled key.
+// Nothing else in a report is known before its signature.
+func (a *Application) teeHardware(h host) (findings []keystead.Finding) {
+	e, p := h.enrolment.TEE, a.Bundle.Parts()
+	find := func(reason keystead.Reason, where, want, got string) {
+		findings = append(findings, keystead.Finding{Reason: reason, Where: where, Want: want, Got: got})
+	}
+	switch {
+	case p.TEE == nil:
+		find(keystead.ReasonEvidenceMissing, "tee", "a report of "+e.Kind+", as "+a.Host+" is enrolled", "nothing")
+	case p.TEE.Kind != e.Kind:
+		find(keystead.ReasonHardwareForeign, "tee", e.Kind+", as "+a.Host+" is enrolled", p.TEE.Kind)
+	case p.TPM != nil:
+		find(keystead.ReasonHardwareForeign, "tpm", "evidence of a TEE alone, as "+a.Host+" is enrolled", "a quote of a TPM beside it")
+	}
+	if key := a.subjectKey(); !publicKey(key) {
+		find(keystead.ReasonEvidenceMissing, "binding", "a subject key: ECDSA or Ed25519, PKIX DER", fmt.Sprintf("%d bytes %.64x", len(key), key))
+	} else if got := keystead.Sum(key); got != e.Key {
+		find(keystead.ReasonHardwareForeign, "subject key", e.Key.String()+", as "+a.Host+" is enrolled", got.String())
+	}
+	return findings
+}
+
+// ak names the attestation key; zero for a host without a TPM.
+func (a *Application) ak(h host) keystead.Digest {
+	if h.isTEE() {
+		return keystead.Digest{}
+	}
+	return keystead.Sum(a.Key.Name)
+}
+
 func (a *Application) subjectKey() []byte { return a.Bundle.Parts().Binding.SubjectKey }
 
 // publicKey reports whether der is the one encoding of a key that can sign.
@@ -63,18 +97,22 @@ func publicKey(der []byte) bool {
 // appraise judges the evidence by the terms. Of the accepted key only its name is this
 // node's own: all else is in the bundle, or the time of the tick, so that verdicts are
 // equal bit by bit.
-func (a *Application) appraise(purpose string) (appraise.Verdict, *appraise.State) {
-	tpm, now := a.Bundle.Parts().TPM, time.UnixMilli(int64(a.Time)).UTC()
-	return appraise.Follow(appraise.Input{
-		Bundle:  a.Bundle,
-		Expect:  evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()},
-		Key:     appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now},
-		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Memory: a.Rules.memory, Time: now, Prior: a.Prior, Seen: a.seen,
-	})
+func (a *Application) appraise(h host, purpose string) (appraise.Verdict, *appraise.State) {
+	in, now := a.Rules.Input(), time.UnixMilli(int64(a.Time)).UTC()
+	if h.isTEE() {
+		in = a.Rules.TEEInput()
+	} else {
+		tpm := a.Bundle.Parts().TPM
+		in.Key = appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now}
+		in.Prior, in.Seen = a.Prior, a.seen
+	}
+	in.Bundle, in.Time = a.Bundle, now
+	in.Expect = evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()}
+	return appraise.Follow(in)
 }
 
-// claimed wants an allowed verdict to be of the enrolled hardware, by a key whose quotes
-// tell one boot from another.
+// claimed wants an allowed verdict to be of the enrolled hardware, and of a TPM by a key
+// whose quotes tell one boot from another.
 func (a *Application) claimed(h host, v appraise.Verdict) (out []keystead.Finding) {
 	if !v.Allowed() {
 		if len(v.Findings()) == 0 {
@@ -83,6 +121,14 @@ func (a *Application) claimed(h host, v appraise.Verdict) (out []keystead.Findin
 		return out
 	}
 	c := v.Claims()
+	if h.isTEE() {
+		want := h.enrolment.TEE
+		if got := (evidence.TEEHost{Kind: c.TEE.Kind, Machine: c.TEE.Machine, Key: keystead.Sum(v.Inputs().SubjectKey)}); !v.Answered() || got != want {
+			out = append(out, keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: "verdict", Want: fmt.Sprintf("%s %s with the key %v, as %s is enrolled", want.Kind, want.Machine, want.Key, a.Host),
+				Got: fmt.Sprintf("%s %s with the key %v", got.Kind, got.Machine, got.Key)})
+		}
+		return out
+	}
 	if c.Key.Binding != appraise.BindingActivated || c.Key.EK != h.enrolment.EK.String() {
 		out = append(out, keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: "verdict", Want: h.enrolment.EK.String(), Got: c.Key.EK + ", bound by " + c.Key.Binding})
 	}

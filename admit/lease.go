@@ -198,11 +198,14 @@ func (l Lease) Assurance() evidence.Assurance { return l.record.Assurance }
 // SubjectKey returns the host's public key, PKIX DER.
 func (l Lease) SubjectKey() []byte { return bytes.Clone(l.record.SubjectKey) }
 
-// EK returns the hardware identity.
+// EK returns the hardware identity: of a TPM, or of a host with a TEE alone.
 func (l Lease) EK() keystead.Digest { return l.record.EK }
 
-// AK returns the digest of the attestation key's TPM name.
+// AK returns the digest of the attestation key's TPM name; zero for a host without a TPM.
 func (l Lease) AK() keystead.Digest { return l.record.AK }
+
+// Guest names the guest of a TEE that was admitted; zero for a host with a TPM.
+func (l Lease) Guest() keystead.Digest { return l.record.Guest }
 
 // Boot says in which boot the host was admitted, and what its TPM said last.
 func (l Lease) Boot() appraise.Boot { return l.boot }

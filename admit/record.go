@@ -15,8 +15,9 @@ import (
 // fields that the ledger reads in the same place, version, until and issued:
 //
 //	1  without what the Boot has beside the count of resets
-//	2  as below
-const recordVersion = 2
+//	2  without the guest, of hosts with a TPM; they have it still
+//	3  as below, of hosts with a TEE alone
+const recordVersion = 3
 
 // Record is a lease as it stands on the ledger (docs/spec/lease.md).
 type Record struct {
@@ -24,7 +25,7 @@ type Record struct {
 	Issued     uint64 // likewise: the time of the tick that gave the nonce
 	Role       string
 	EK         keystead.Digest // hardware identity
-	AK         keystead.Digest // of the attestation key's TPM name
+	AK         keystead.Digest // of the attestation key's TPM name; zero for a host without a TPM
 	SubjectKey []byte          // PKIX DER
 	Assurance  evidence.Assurance
 	Verdict    keystead.Digest
@@ -32,6 +33,7 @@ type Record struct {
 	Terms      keystead.Digest // of the terms' text
 	Boot       appraise.Boot   // which boot was admitted; of version 1 the resets alone are known
 	Denials    []string        // subjects of denials that would end it
+	Guest      keystead.Digest // of a host with a TEE alone: which guest was admitted; zero for a host with a TPM
 
 	first bool // it is of version 1
 }
@@ -44,9 +46,12 @@ const (
 
 // Bytes returns the record's one encoding.
 func (r *Record) Bytes() []byte {
-	version := byte(recordVersion)
-	if r.first {
+	version := byte(2)
+	switch {
+	case r.first:
 		version = 1
+	case !r.Guest.IsZero():
+		version = 3
 	}
 	b := binary.BigEndian.AppendUint64([]byte{version}, r.Until)
 	b = binary.BigEndian.AppendUint64(b, r.Issued)
@@ -61,6 +66,9 @@ func (r *Record) Bytes() []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(len(r.Denials)))
 	for _, d := range r.Denials {
 		b = cursor.AppendSized16(b, d)
+	}
+	if version == 3 {
+		b = append(b, r.Guest[:]...)
 	}
 	return b
 }
@@ -96,6 +104,11 @@ func ParseRecord(b []byte) (Record, error) {
 			c.Fail("denial", "%.80q is not the subject of one", s)
 		}
 		r.Denials = append(r.Denials, s)
+	}
+	if version == 3 {
+		if r.Guest = digest("guest"); r.Guest.IsZero() {
+			c.Fail("guest", "is all zeroes, which names nothing")
+		}
 	}
 	if _, err := evidence.ParseAssurance(r.Assurance.String()); err != nil {
 		c.Fail("assurance", "%v", err)

@@ -10,7 +10,7 @@ import (
 
 // Renew judges an application to keep a lease: as for an admission, and the lease is
 // current, and key, subject key, boot (boot-changed) and the TPM's firmware
-// (firmware-changed) are those of the admission.
+// (firmware-changed) are those of the admission; of a TEE the guest (boot-changed).
 func Renew(s State, a Application) (Decision, error) {
 	lease, err := Current(s, a.Host)
 	if err != nil {
@@ -26,8 +26,8 @@ func Renew(s State, a Application) (Decision, error) {
 		return d, err
 	}
 	c := d.verdict.Claims()
-	if findings := a.sameBoot(lease, c.Quote); findings != nil {
-		d.against = true
+	if findings := a.sameBoot(lease, c.Quote, d.verdict.Guest()); findings != nil {
+		d.against = lease.Guest().IsZero() || a.Own
 		return d, keystead.Deny(findings...)
 	}
 	last, err := LeaseDuration(s)

@@ -65,12 +65,12 @@ const (
 )
 
 // The judged keys.
-func settingKey(name string) string         { return TypeSetting + "/" + name }
-func objectKey(d keystead.Digest) string    { return TypeObject + "/" + d.String() }
-func termsKey(role string) string           { return TypeTerms + "/" + role }
-func enrolmentKey(host string) string       { return EnrolmentPrefix + host }
-func identityKey(ek keystead.Digest) string { return TypeEnrolment + "/identity/" + ek.String() }
-func denialKey(subject string) string       { return TypeDenial + "/" + subject }
+func settingKey(name string) string        { return TypeSetting + "/" + name }
+func objectKey(d keystead.Digest) string   { return TypeObject + "/" + d.String() }
+func termsKey(role string) string          { return TypeTerms + "/" + role }
+func enrolmentKey(host string) string      { return EnrolmentPrefix + host }
+func identityKey(d keystead.Digest) string { return TypeEnrolment + "/identity/" + d.String() }
+func denialKey(subject string) string      { return TypeDenial + "/" + subject }
 
 // The prefixes of judged keys under which all hosts are listed.
 const (

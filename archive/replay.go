@@ -105,6 +105,9 @@ func Replay(v *receipt.Verifier, f *File, build string) (Replayed, error) {
 		return Replayed{}, err
 	}
 	in := rules.Input()
+	if !a.Record.Guest.IsZero() {
+		in = rules.TEEInput()
+	}
 	in.Bundle, in.Key, in.Time = bundle, a.Inputs.Key, a.Inputs.Time
 	in.Expect = evidence.Binding{Purpose: a.Inputs.Purpose, Nonce: a.Inputs.Nonce, SubjectKey: a.Inputs.SubjectKey}
 	got := appraise.Appraise(in)

@@ -91,6 +91,9 @@ func (x *exchange) challenge(ctx context.Context, own hello) (claim Claim, err e
 		return claim, err
 	}
 	claim = Claim{Keys: peer.keys, Expect: x.channel.theirs(own.nonce)}
+	if tee := &claim.Keys.TEE; !tee.IsZero() { // and its key is the one that TLS showed
+		tee.Key = keystead.Sum(claim.Expect.SubjectKey)
+	}
 	if claim.Activation, err = x.cfg.Verifier.Challenge(ctx, claim.Keys); err != nil {
 		return claim, err
 	}

@@ -334,6 +334,7 @@ func TestPeersWords(t *testing.T) {
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte("PRI * HTTP/2.0\r\n\r\n"))
 	f.Add(hello{keys: evidence.TPMKeys{AKPublic: []byte("ak"), EKPublic: []byte("ek"), EKCertificate: [][]byte{{1}, {2, 3}}}}.frame())
+	f.Add(hello{keys: evidence.TPMKeys{TEE: evidence.TEEHost{Kind: evidence.KindSNP, Machine: "ab"}}}.frame())
 	f.Add(challengeFrame(evidence.Credential{}))
 	f.Add(challengeFrame(evidence.Credential{Blob: []byte("blob"), Secret: []byte("secret")}))
 	bundle, err := evidence.New(evidence.Parts{Binding: evidence.Binding{Purpose: evidence.PurposeConnection, Nonce: []byte("n")}})

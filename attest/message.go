@@ -17,6 +17,8 @@ const (
 	maxPublic    = 1 << 10  // of a TPMT_PUBLIC
 	maxCerts     = 8        // of an endorsement certificate's chain
 	maxCert      = 16 << 10 // of one certificate
+	maxKind      = 16       // of the name of a TEE's kind
+	maxMachine   = 256      // of that of its machine
 	maxSealed    = 1 << 10  // of a credential's part
 	maxFindings  = 32       // of a refusal; further ones are left out
 	maxReason    = 64
@@ -38,6 +40,9 @@ func (h hello) frame() []byte {
 		for _, c := range h.keys.EKCertificate {
 			b = cursor.AppendSized16(b, c)
 		}
+		if t := h.keys.TEE; !t.IsZero() { // its key is that of TLS
+			b = cursor.AppendSized16(cursor.AppendSized16(b, t.Kind), t.Machine)
+		}
 		return b
 	})
 }
@@ -57,6 +62,12 @@ func parseHello(payload []byte) (h hello, err error) {
 		}
 		h.keys.EKCertificate = append(h.keys.EKCertificate, c.Sized16(maxCert, "certificate"))
 	}
+	if k := &h.keys; c.Err() == nil && len(k.AKPublic)+len(k.EKPublic)+n == 0 && c.Len() >= 4 { // a host with a TEE alone
+		k.TEE.Kind, k.TEE.Machine = string(c.Sized16(maxKind, "TEE's kind")), string(c.Sized16(maxMachine, "TEE's machine"))
+		if c.Err() == nil && (k.TEE.Kind == "" || k.TEE.Machine == "") {
+			c.Fail("TEE", "has no kind, or no machine")
+		}
+	}
 	c.End()
 	return h, c.Err()
 }
@@ -64,6 +75,9 @@ func parseHello(payload []byte) (h hello, err error) {
 // fits reports whether keys are within the bounds of a hello.
 func fits(k evidence.TPMKeys) error {
 	h := hello{keys: k}
+	if t := k.TEE; !t.IsZero() && (len(k.AKPublic)+len(k.EKPublic)+len(k.EKCertificate) > 0 || t.Kind == "" || t.Machine == "" || len(t.Kind) > maxKind || len(t.Machine) > maxMachine) {
+		return malformed(0, "hello", "introduces a TEE's host without a name, with too long a one, or with keys of a TPM")
+	}
 	if len(k.AKPublic) > maxPublic || len(k.EKPublic) > maxPublic || len(k.EKCertificate) > maxCerts {
 		return malformed(0, "hello", "own keys or certificates exceed its bounds")
 	}

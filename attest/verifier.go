@@ -20,8 +20,9 @@ type Terms struct {
 	Input appraise.Input
 }
 
-// An Appraiser is the [Verifier] of peers with a TPM. Attestation keys that it has
-// accepted by credential activation it accepts as long as it lives. Make it by
+// An Appraiser is the [Verifier] of peers with a TPM, and of hosts with a TEE alone where
+// the terms name roots of TEEs. Attestation keys that it has accepted by credential
+// activation it accepts as long as it lives. Make it by
 // NewAppraiser.
 type Appraiser struct {
 	terms func(context.Context, keystead.Digest) (Terms, error)
@@ -39,9 +40,8 @@ type knownKey struct {
 // maxKnown bounds what an Appraiser remembers; a TPM that is forgotten activates anew.
 const maxKnown = 1 << 17
 
-// NewAppraiser returns a verifier that asks terms by which it is to judge the TPM
-// with that hardware identity ([Peer.Identity]), before the TPM has proven to be that
-// one. An error of terms refuses the peer: a *keystead.DenyError, such as for an
+// NewAppraiser returns a verifier that asks terms by which it is to judge the machine
+// with that hardware identity ([Peer.Identity]), before it has proven to be that one. An error of terms refuses the peer: a *keystead.DenyError, such as for an
 // identity that nobody enrolled, in its own words.
 func NewAppraiser(terms func(ctx context.Context, identity keystead.Digest) (Terms, error)) *Appraiser {
 	return &Appraiser{terms: terms, accepted: map[keystead.Digest]knownKey{}}
@@ -50,7 +50,7 @@ func NewAppraiser(terms func(ctx context.Context, identity keystead.Digest) (Ter
 // Challenge implements Verifier.
 func (a *Appraiser) Challenge(ctx context.Context, keys evidence.TPMKeys) (*appraise.Activation, error) {
 	id, terms, err := a.find(ctx, keys)
-	if err != nil {
+	if err != nil || !keys.TEE.IsZero() { // the key that signs is the certified one: there is nothing to activate
 		return nil, err
 	}
 	if k := a.known(id); sameKeys(k.keys, keys) {
@@ -65,14 +65,19 @@ func (a *Appraiser) Verify(ctx context.Context, c Claim) (string, appraise.Verdi
 	if err != nil {
 		return "", appraise.Verdict{}, err
 	}
-	key, err := a.accept(id, c, terms)
-	if err != nil {
-		return "", appraise.Verdict{}, err
+	var key appraise.AcceptedKey
+	if c.Keys.TEE.IsZero() {
+		if key, err = a.accept(id, c, terms); err != nil {
+			return "", appraise.Verdict{}, err
+		}
 	}
 	in := terms.Input
 	in.Bundle, in.Expect, in.Key = c.Bundle, c.Expect, key
 	v := appraise.Appraise(in)
-	return terms.Name, v, v.Err()
+	if err = v.Err(); err == nil && !c.Keys.TEE.IsZero() {
+		_, err = shown(v, c.Keys.TEE)
+	}
+	return terms.Name, v, err
 }
 
 // Accepted returns the attestation key that the TPM of that identity activated last;
@@ -81,14 +86,24 @@ func (a *Appraiser) Accepted(identity keystead.Digest) appraise.AcceptedKey {
 	return a.known(identity).key
 }
 
-// find asks for the terms of whoever says to be that TPM.
+// find asks for the terms of whoever says to be that hardware.
 func (a *Appraiser) find(ctx context.Context, keys evidence.TPMKeys) (keystead.Digest, Terms, error) {
-	ek, err := tpm2.ParsePublic(keys.EKPublic)
+	id, err := Identity(keys)
 	if err != nil {
-		return keystead.Digest{}, Terms{}, err
+		return id, Terms{}, err
 	}
-	terms, err := a.terms(ctx, ek.Fingerprint())
-	return ek.Fingerprint(), terms, err
+	terms, err := a.terms(ctx, id)
+	return id, terms, err
+}
+
+// Identity is the hardware identity that a peer introduces itself by ([Peer.Identity]),
+// before it has shown anything.
+func Identity(keys evidence.TPMKeys) (keystead.Digest, error) {
+	if !keys.TEE.IsZero() {
+		return keys.TEE.Identity(), nil
+	}
+	ek, err := tpm2.ParsePublic(keys.EKPublic)
+	return ek.Fingerprint(), err
 }
 
 // accept returns the accepted key of a claim: the one that answered the challenge, or

@@ -63,8 +63,8 @@ func speaksFor(s admit.State, from serve.Peer, host string) error {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: where, Want: "an enrolled host", Got: "no enrolment"})
 	case from.EK.IsZero():
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "connection", Want: "an attested connection of " + host, Got: "one without evidence"})
-	case from.EK != e.EK:
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: where, Want: e.EK.String() + ", as " + host + " is enrolled", Got: "a connection of " + from.EK.String()})
+	case from.EK != e.Identity():
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonHardwareForeign, Where: where, Want: e.Identity().String() + ", as " + host + " is enrolled", Got: "a connection of " + from.EK.String()})
 	}
 	return nil
 }
@@ -103,7 +103,7 @@ type evidenceCase struct {
 type ruler func(admit.State, admit.Application) (admit.Decision, error)
 
 // decide judges evidence by what this node knows itself: its state, its activation of
-// the host's key.
+// the key of a host's TPM.
 func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.Decision, err error) {
 	err = n.snapshot(func(v ledger.View) error {
 		d, err = n.decideAt(v, n.once(v), by, x, n.rulebook.opened)
@@ -160,7 +160,7 @@ func (n *Node) decideAt(v ledger.View, s admit.State, by ruler, x evidenceCase, 
 			return d, err
 		}
 	}
-	app := admit.Application{Host: x.host, Bundle: x.bundle, Prior: n.replayed.find(x.host, x.bundle)}
+	app := admit.Application{Host: x.host, Bundle: x.bundle, Prior: n.replayed.find(x.host, x.bundle), Own: x.from != nil}
 	enrolled, version, err := admit.Enrolled(s, x.host)
 	if err != nil {
 		return d, err
@@ -172,8 +172,8 @@ func (n *Node) decideAt(v ledger.View, s admit.State, by ruler, x evidenceCase, 
 		}
 		app.Nonce, app.Time = tick.Nonce, tick.Clock
 	}
-	if !enrolled.EK.IsZero() && !enrolled.Revoked {
-		app.Key, app.Rules = n.accepted(enrolled.EK), rules(enrolled.Role)
+	if identity := enrolled.Identity(); !identity.IsZero() && !enrolled.Revoked {
+		app.Key, app.Rules = n.accepted(identity), rules(enrolled.Role)
 	}
 	return by(s, app)
 }
@@ -269,7 +269,7 @@ func (n *Node) admitted(host string, d admit.Decision) (*apiv1.AdmitResponse, er
 }
 
 // judgeLease judges an application to be admitted, on every node: with evidence that
-// the proposing node hands over, and with the key that this node activated itself.
+// the proposing node hands over, and of a TPM with the key that this node activated itself.
 func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 	a, err := parseApplication(h.Proposal.Content)
 	if err != nil {
@@ -353,7 +353,7 @@ func (n *Node) Hosts(ctx context.Context, prefix, after string, limit int) (host
 			}
 			var st admit.Standing
 			if st, err = admit.Look(v, name); err == nil && st.Enrolment != nil {
-				hosts = append(hosts, &apiv1.Host{Name: name, Role: st.Enrolment.Role, Ek: st.Enrolment.EK.String(), Version: st.EnrolmentVersion, Revoked: st.Enrolment.Revoked, Lease: leaseMessage(&st)})
+				hosts = append(hosts, &apiv1.Host{Name: name, Role: st.Enrolment.Role, Ek: st.Enrolment.Identity().String(), Version: st.EnrolmentVersion, Revoked: st.Enrolment.Revoked, Lease: leaseMessage(&st)})
 			}
 		}
 		return err

@@ -13,7 +13,6 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/evidence"
-	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
@@ -43,9 +42,12 @@ func (n *Node) termsFor(ctx context.Context, role, name string) (attest.Terms, e
 	if err != nil {
 		return attest.Terms{}, err
 	}
-	in := rules.Input()
+	return judgedNow(name, rules.Input()), nil
+}
+
+func judgedNow(name string, in appraise.Input) attest.Terms {
 	in.Time = time.Now().UTC()
-	return attest.Terms{Name: name, Input: in}, nil
+	return attest.Terms{Name: name, Input: in}
 }
 
 // Verify implements attest.Verifier.
@@ -110,9 +112,9 @@ func isHostName(name string) bool {
 }
 
 // hostWith returns the host that a hardware identity is enrolled as, "" for none, and
-// its role. One that this node has seen, and that members revoked since, is refused as
+// its enrolment. One that this node has seen, and that members revoked since, is refused as
 // such (host-revoked).
-func (g *gatekeeper) hostWith(identity keystead.Digest) (host, role string, err error) {
+func (g *gatekeeper) hostWith(identity keystead.Digest) (host string, enrolled admit.Enrolment, err error) {
 	err = g.node.snapshot(func(v ledger.View) error {
 		if host, err = admit.HostOf(v, identity); err != nil {
 			return err
@@ -129,29 +131,36 @@ func (g *gatekeeper) hostWith(identity keystead.Digest) (host, role string, err 
 			err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostRevoked, Where: "connection", Want: "a machine that members enrolled",
 				Got: fmt.Sprintf("host %s, hardware identity %s, whose enrolment they revoked", name, identity)})
 		}
-		role = e.Role
+		enrolled = e
 		return err
 	})
 	if host != "" {
 		g.seen.Store(identity, host)
 	}
-	return host, role, err
+	return host, enrolled, err
 }
 
 func unenrolled(identity keystead.Digest) error {
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: "connection", Want: "a machine that members enrolled", Got: "hardware identity " + identity.String()})
 }
 
-// terms finds by what a host's TPM is judged, before it has proven to be that one.
+// terms finds by what a host is judged, before it has proven to be that one.
 func (g *gatekeeper) terms(ctx context.Context, identity keystead.Digest) (attest.Terms, error) {
-	host, role, err := g.hostWith(identity)
+	host, enrolled, err := g.hostWith(identity)
 	switch {
 	case err != nil:
 		return attest.Terms{}, err
 	case host == "":
 		return attest.Terms{}, unenrolled(identity)
 	}
-	t, err := g.node.termsFor(ctx, role, hostPrefix+host)
+	if !enrolled.TEE.IsZero() {
+		rules, err := g.node.rules(ctx, enrolled.Role)
+		if err != nil {
+			return attest.Terms{}, err
+		}
+		return judgedNow(hostPrefix+host, rules.TEEInput()), nil
+	}
+	t, err := g.node.termsFor(ctx, enrolled.Role, hostPrefix+host)
 	if err != nil {
 		return t, err
 	}
@@ -167,12 +176,15 @@ func (g *gatekeeper) Accepted(identity keystead.Digest) appraise.AcceptedKey {
 // Challenge implements attest.Verifier. Who is none of the roster's machines and no
 // enrolled one is challenged as a node would be, to be told who it is.
 func (g *gatekeeper) Challenge(ctx context.Context, keys evidence.TPMKeys) (*appraise.Activation, error) {
-	ek, err := tpm2.ParsePublic(keys.EKPublic)
+	identity, err := attest.Identity(keys)
 	if err != nil {
 		return nil, err
 	}
-	host, _, err := g.hostWith(ek.Fingerprint())
-	if err != nil {
+	host, _, err := g.hostWith(identity)
+	if err == nil && host == "" && !keys.TEE.IsZero() { // no node is that
+		err = unenrolled(identity)
+	}
+	if err != nil || !keys.TEE.IsZero() {
 		return nil, err
 	}
 	var asHost *appraise.Activation
@@ -184,7 +196,7 @@ func (g *gatekeeper) Challenge(ctx context.Context, keys evidence.TPMKeys) (*app
 	asNode, err := g.nodes.Challenge(ctx, keys) // of a machine that may be both: both must accept its chain
 	switch {
 	case err != nil && host == "" && !g.node.isNode(keys):
-		return nil, errors.Join(unenrolled(ek.Fingerprint()), err)
+		return nil, errors.Join(unenrolled(identity), err)
 	case err != nil || asNode != nil:
 		return asNode, err
 	}
@@ -206,7 +218,7 @@ func (n *Node) isNode(keys evidence.TPMKeys) bool {
 // Verify implements attest.Verifier.
 func (g *gatekeeper) Verify(ctx context.Context, c attest.Claim) (string, appraise.Verdict, error) {
 	n := g.node
-	ek, err := tpm2.ParsePublic(c.Keys.EKPublic)
+	identity, err := attest.Identity(c.Keys)
 	if err != nil {
 		return "", appraise.Verdict{}, err
 	}
@@ -214,23 +226,32 @@ func (g *gatekeeper) Verify(ctx context.Context, c attest.Claim) (string, apprai
 	if node.Name != "" {
 		return g.nodes.Verify(ctx, c)
 	}
-	host, _, err := g.hostWith(ek.Fingerprint())
+	host, _, err := g.hostWith(identity)
 	switch {
 	case err != nil:
 		return "", appraise.Verdict{}, err
 	case host == "" && notMember != nil:
 		return "", appraise.Verdict{}, notMember
 	case host == "":
-		return "", appraise.Verdict{}, unenrolled(ek.Fingerprint())
+		return "", appraise.Verdict{}, unenrolled(identity)
 	}
-	end, err := n.turns.take(ctx, ek.Fingerprint())
+	end, err := n.turns.take(ctx, identity)
 	if err != nil {
 		return "", appraise.Verdict{}, err
 	}
 	_, v, err := g.hosts.Verify(ctx, c)
 	end()
-	if err != nil && v.Claims().Key.Name != "" { // the root of trust held: its own words speak against it
+	if err != nil && against(c.Keys, v) { // its own words speak against it
 		n.suspend(host, err, v.Digest())
 	}
 	return hostPrefix + host, v, err
+}
+
+// against reports whether what a host shows on its own connection, whose key it has, speaks
+// against it where it is refused: the root of trust held.
+func against(keys evidence.TPMKeys, v appraise.Verdict) bool {
+	if !keys.TEE.IsZero() {
+		return admit.SpeaksAgainst(v)
+	}
+	return v.Claims().Key.Name != ""
 }

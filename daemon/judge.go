@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -73,6 +74,11 @@ func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 	})
 	if err != nil {
 		return err
+	}
+	for _, d := range t.Collateral { // which terms join
+		if here[d], err = h.Object(ctx, d); err != nil && !errors.Is(err, keystead.ReasonObjectMissing) {
+			return err
+		}
 	}
 	for _, hex := range founding {
 		if hex == "" {

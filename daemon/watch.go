@@ -207,6 +207,9 @@ func sinceAdmission(v ledger.View, judged *ledger.Verdict, r *admit.Record) (out
 		if err != nil || was.EK != r.EK {
 			return nil, err
 		}
+		if !r.Guest.IsZero() && r.Guest != was.Guest {
+			out = append(out, &apiv1.HostEvent{Host: judged.Subject, Event: "rebooted", TimeMs: r.Issued})
+		}
 		for _, event := range r.Boot.Since(was.Boot) {
 			out = append(out, &apiv1.HostEvent{Host: judged.Subject, Event: event, TimeMs: r.Issued})
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"github.com/keystead/keystead/evidence"
 )
@@ -49,10 +50,13 @@ func (a *AMD) Certificates() [][]byte { return [][]byte{a.vcek.cert.Raw} }
 func (a *AMD) Roots() evidence.VendorRoots { return a.ark.roots() }
 
 // Pieces are the vendor's collateral; with revoked its list names the ASK.
-func (a *AMD) Pieces(revoked bool) []evidence.Piece {
-	crl := a.ark.crl()
+func (a *AMD) Pieces(revoked bool) []evidence.Piece { return a.PiecesOf(Now, revoked) }
+
+// PiecesOf are those of another day.
+func (a *AMD) PiecesOf(day time.Time, revoked bool) []evidence.Piece {
+	crl := a.ark.crlOf(day)
 	if revoked {
-		crl = a.ark.crl(a.ask.cert)
+		crl = a.ark.crlOf(day, a.ask.cert)
 	}
 	return []evidence.Piece{
 		{Kind: evidence.CollateralAMDChain, Name: "vcek/Milan", Data: chainPEM(a.ask, a.ark)},

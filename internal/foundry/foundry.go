@@ -62,8 +62,11 @@ func (a *authority) issue(curve elliptic.Curve, name string, ca bool, extensions
 }
 
 // crl makes a revocation list.
-func (a *authority) crl(revoked ...*x509.Certificate) []byte {
-	t := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: Now.AddDate(0, 0, -1), NextUpdate: Now.AddDate(0, 1, 0)}
+func (a *authority) crl(revoked ...*x509.Certificate) []byte { return a.crlOf(Now, revoked...) }
+
+// crlOf makes one that was fetched at another time, and is good for a month from then.
+func (a *authority) crlOf(now time.Time, revoked ...*x509.Certificate) []byte {
+	t := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: now.AddDate(0, 0, -1), NextUpdate: now.AddDate(0, 1, 0)}
 	for _, c := range revoked {
 		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: Now})
 	}
