@@ -180,6 +180,7 @@ type host struct {
 	phase int
 	tick  uint64 // answered last
 	cert  tls.Certificate
+	tee   func(evidence.Binding) *evidence.TEE // of a host with a TEE alone
 	api   *client.Host
 	one   map[string]*client.Host // connections to single nodes
 }
@@ -257,6 +258,9 @@ func (h *host) Prove(ctx context.Context, b evidence.Binding, challenge *evidenc
 
 // bundle makes evidence of the machine as it is.
 func (h *host) bundle(ctx context.Context, b evidence.Binding) (evidence.Bundle, error) {
+	if h.tee != nil {
+		return evidence.New(evidence.Parts{Binding: b, TEE: h.tee(b)})
+	}
 	q, err := h.tpm.Quote(ctx, collect.QuoteRequest{QualifyingData: b.QualifyingData()})
 	if err != nil {
 		return evidence.Bundle{}, err
@@ -356,12 +360,17 @@ func (f *field) version(kind, subject string) uint64 {
 
 func (f *field) enrol(name string, ek keystead.Digest) error {
 	f.t.Helper()
-	e := admit.Enrolment{Domain: f.digest, Host: name, Base: f.version(admit.TypeEnrolment, name), Role: admit.RoleHost, EK: ek}
+	return f.enrolAs(admit.Enrolment{Host: name, EK: ek})
+}
+
+func (f *field) enrolAs(e admit.Enrolment) error {
+	f.t.Helper()
+	e.Domain, e.Base, e.Role = f.digest, f.version(admit.TypeEnrolment, e.Host), admit.RoleHost
 	text, err := e.Text()
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return f.decree(admit.TypeEnrolment, name, text)
+	return f.decree(admit.TypeEnrolment, e.Host, text)
 }
 
 // prove fetches the receipt of a leaf, and verifies it from the genesis digest.
