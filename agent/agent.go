@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
@@ -25,18 +26,20 @@ import (
 
 // An Agent runs until Close.
 type Agent struct {
-	cfg    Config
-	log    *slog.Logger
-	self   *identity
-	ek     keystead.Digest
-	boot   process.BootID
-	lock   *os.File
-	tpm    *collect.TPM
-	prover *collect.Prover
-	domain *client.Client // for what anybody may ask, such as where nodes are
-	nodes  *nodes
-	host   *client.Host // on attested connections
-	front  *front
+	cfg     Config
+	log     *slog.Logger
+	self    *identity
+	ek      keystead.Digest // hardware identity
+	boot    process.BootID
+	lock    *os.File
+	machine collect.Machine  // where logs and TEE are
+	tpm     *collect.TPM     // nil where a TEE speaks alone
+	prover  attest.Prover    // of the TPM, or of the TEE
+	tee     evidence.TEEHost // zero of a host with a TPM
+	domain  *client.Client   // for what anybody may ask, such as where nodes are
+	nodes   *nodes
+	host    *client.Host // on attested connections
+	front   *front
 
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -58,8 +61,12 @@ type Agent struct {
 
 // Start opens the TPM and the socket and begins to show evidence. That no node can be
 // reached, or the host is not enrolled, is no error: the agent waits.
-func Start(ctx context.Context, cfg Config, log *slog.Logger) (_ *Agent, err error) {
-	a := &Agent{cfg: cfg, log: log, wake: make(chan struct{}, 1), held: newHeld(), seen: map[string]error{}}
+func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Agent, error) {
+	return start(ctx, cfg, log, collect.Machine{Root: cfg.TPM.Root})
+}
+
+func start(ctx context.Context, cfg Config, log *slog.Logger, machine collect.Machine) (_ *Agent, err error) {
+	a := &Agent{cfg: cfg, log: log, machine: machine, wake: make(chan struct{}, 1), held: newHeld(), seen: map[string]error{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -107,12 +114,36 @@ func (a *Agent) openMachine(ctx context.Context) (err error) {
 	if a.boot, err = process.ParseBootID(string(boot)); err != nil {
 		return err
 	}
+	if a.cfg.TEE.Alone {
+		prover := collect.NewTEEProver(a.machine, a.cfg.TPM.Note)
+		a.prover = prover
+		a.tee, err = teeHost(ctx, prover, a.self)
+		a.ek = a.tee.Identity()
+		return err
+	}
 	if a.tpm, err = collect.OpenTPM(a.cfg.TPM.Path); err != nil {
 		return err
 	}
-	a.prover = collect.NewProver(a.tpm, collect.Machine{Root: a.cfg.TPM.Root}, collect.AKECC, a.cfg.TPM.Note)
+	a.prover = collect.NewProver(a.tpm, a.machine, collect.AKECC, a.cfg.TPM.Note)
 	a.ek, err = Identity(ctx, a.tpm)
 	return err
+}
+
+// TEEHost returns as what a machine whose TEE speaks alone is enrolled: what its TEE says
+// that it is, and the key in the agent's directory.
+func TEEHost(ctx context.Context, dir string, machine collect.Machine) (evidence.TEEHost, error) {
+	self, err := loadKey(dir)
+	if err != nil {
+		return evidence.TEEHost{}, err
+	}
+	return teeHost(ctx, collect.NewTEEProver(machine, ""), self)
+}
+
+func teeHost(ctx context.Context, prover attest.Prover, self *identity) (evidence.TEEHost, error) {
+	keys, err := prover.Introduce(ctx)
+	h := keys.TEE
+	h.Key = keystead.Sum(self.public)
+	return h, err
 }
 
 // Identity returns the hardware identity of a TPM: SHA-256 of its endorsement key's
@@ -165,7 +196,17 @@ func (a *Agent) now() Moment {
 }
 
 // Enrolment is the command by which a member enrols this host.
-func (a *Agent) Enrolment() string { return EnrolmentCommand(a.cfg.Host, a.ek) }
+func (a *Agent) Enrolment() string {
+	if a.cfg.TEE.Alone {
+		return TEEEnrolmentCommand(a.cfg.Host, a.tee)
+	}
+	return EnrolmentCommand(a.cfg.Host, a.ek)
+}
+
+// TEEEnrolmentCommand is the command by which a member enrols a host with a TEE alone.
+func TEEEnrolmentCommand(host string, h evidence.TEEHost) string {
+	return fmt.Sprintf("keystead host enrol %s --tee %s --machine %s --key %s --domain domain.json --member member.key", host, h.Kind, h.Machine, h.Key)
+}
 
 // EnrolmentCommand is the command by which a member enrols a host of that hardware
 // identity.

@@ -24,6 +24,7 @@ type Config struct {
 	Domain   keystead.Digest `toml:"domain"`
 	Host     string          `toml:"host"`
 	TPM      TPMConfig       `toml:"tpm"`
+	TEE      TEEConfig       `toml:"tee"`
 	Evidence EvidenceConfig  `toml:"evidence"`
 	SVID     SVIDConfig      `toml:"svid"`
 	Socket   SocketConfig    `toml:"socket"`
@@ -35,6 +36,11 @@ type TPMConfig struct {
 	Path string `toml:"path"`
 	Root string `toml:"root"`
 	Note string `toml:"note"`
+}
+
+// TEEConfig says whether a trusted execution environment speaks for the machine, alone.
+type TEEConfig struct {
+	Alone bool `toml:"alone"`
 }
 
 // EvidenceConfig says how often evidence is shown.

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/go-configfs-tsm/configfs/configfsi"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
@@ -72,6 +73,8 @@ type domain struct {
 	doubts    func(continues bool) error // what a node says instead of judging a renewal; nil for nothing
 	released  []*apiv1.ReleaseRequest
 	suspended *keystead.DenyError
+	guests    *appraise.Input // by what hosts with a TEE alone are judged; nil: hosts have TPMs
+	tsm       configfsi.Client
 	deny      func(*apiv1.ReleaseRequest) error
 	holdMS    uint64
 	changed   chan struct{} // closed and made anew whenever something happens
@@ -191,13 +194,21 @@ func (d *domain) found(ctx context.Context, machines map[string]*practice.Machin
 	must(t, err)
 }
 
+// input is by what hosts are judged.
+func (d *domain) input() appraise.Input {
+	if d.guests != nil {
+		return *d.guests
+	}
+	return d.rules.Input()
+}
+
 // serve answers on the node's port: hosts by their evidence, others in plain TLS.
 func (n *node) serve() {
 	n.judge = attest.NewAppraiser(func(_ context.Context, id keystead.Digest) (attest.Terms, error) {
 		n.domain.mu.Lock()
 		defer n.domain.mu.Unlock()
 		n.shown[slices.Index(n.nodes, n)]++
-		in := n.rules.Input()
+		in := n.input()
 		in.Time = time.Now()
 		if n.enrolled[id] == "" {
 			return attest.Terms{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: "hardware identity " + id.String()})
@@ -327,7 +338,7 @@ func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tic
 			}
 		}
 	}
-	in := n.rules.Input()
+	in := n.input()
 	subject := b.Parts().Binding.SubjectKey
 	in.Bundle, in.Key, in.Time = b, n.judge.Accepted(p.Identity()), time.Now()
 	in.Expect = evidence.Binding{Purpose: purpose, Nonce: n.nonces[tick], SubjectKey: subject}
@@ -342,7 +353,7 @@ func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tic
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled})
 	case v.Err() != nil:
 		err, n.suspended = v.Err(), keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseSuspended})
-	case b.Parts().TPM.EKPublic == nil:
+	case b.Parts().TPM != nil && b.Parts().TPM.EKPublic == nil:
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing})
 	case purpose == evidence.PurposeRenewal && n.suspended != nil:
 		err = n.suspended
@@ -461,7 +472,7 @@ func (d *domain) start(m *practice.Machine, change ...func(*Config)) *Agent {
 	} else {
 		log = slog.New(slog.DiscardHandler)
 	}
-	a, err := Start(ctx, cfg, log)
+	a, err := start(ctx, cfg, log, collect.Machine{Root: cfg.TPM.Root, TSM: d.tsm})
 	must(d.t, err)
 	d.t.Cleanup(func() { must(d.t, a.Close()) })
 	return a

@@ -42,6 +42,7 @@ type Place struct {
 	Domain *client.Domain
 	Digest keystead.Digest
 	TPM    TPMConfig
+	TEE    bool // a TEE speaks alone
 	Socket string
 	SVID   string
 }
@@ -98,6 +99,9 @@ func (p *Place) config() string {
 	set("tpm", "note", p.TPM.Note)
 	set("svid", "dir", p.SVID)
 	set("socket", "path", p.Socket)
+	if p.TEE {
+		text = strings.Replace(text, "\nalone = false\n", "\nalone = true\n", 1)
+	}
 	return text
 }
 

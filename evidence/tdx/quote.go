@@ -72,6 +72,9 @@ func (q *Quote) Debuggable() bool { return q.Attributes&(attributesTUD|migratabl
 // Machine says which collateral the quote needs; nothing of it is verified.
 func (q *Quote) Machine() (fmspc, authority string, err error) { return q.quote.Machine() }
 
+// PPID is the machine's identity, 16 bytes; nothing of it is verified.
+func (q *Quote) PPID() ([]byte, error) { return q.quote.PPID() }
+
 // Verified is a quote whose signature leads to a pinned root.
 type Verified struct {
 	*Quote

@@ -8,6 +8,7 @@
 package dcap
 
 import (
+	"crypto/x509"
 	"bytes"
 	"encoding/binary"
 	"strings"
@@ -182,15 +183,34 @@ func ParseEnclave(b []byte) (*Enclave, error) {
 // Machine says which collateral a quote needs: FMSPC, and which of Intel's authorities
 // certified the machine (platform or processor). Nothing of it is verified.
 func (q *Quote) Machine() (fmspc, authority string, err error) {
-	chain, err := endorse.ParsePEM("PCK certificate chain", q.chain)
+	p, leaf, err := q.pck()
 	if err != nil {
 		return "", "", err
 	}
+	return p.FMSPC, authorityName(leaf.Issuer.CommonName), nil
+}
+
+// PPID is the machine's identity, as the quote's PCK certificate states it: 16 bytes.
+// Nothing of it is verified.
+func (q *Quote) PPID() ([]byte, error) {
+	p, _, err := q.pck()
+	if err != nil {
+		return nil, err
+	}
+	return p.PPID, nil
+}
+
+// pck reads the PCK certificate that the quote brings.
+func (q *Quote) pck() (*PCK, *x509.Certificate, error) {
+	chain, err := endorse.ParsePEM("PCK certificate chain", q.chain)
+	if err != nil {
+		return nil, nil, err
+	}
 	p, err := readPCK(chain[0])
 	if err != nil {
-		return "", "", &keystead.FormatError{Format: "pck-certificate", Field: "SGX extension", Problem: err.Error()}
+		return nil, nil, &keystead.FormatError{Format: "pck-certificate", Field: "SGX extension", Problem: err.Error()}
 	}
-	return p.FMSPC, authorityName(chain[0].Issuer.CommonName), nil
+	return p, chain[0], nil
 }
 
 // authorityName is Intel's name for a PCK authority in its service.
