@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,8 +34,17 @@ the keys that their release policies allow. docs/guide/host.md goes through it.`
 // enrolment is what a member needs to enrol a host.
 type enrolment struct {
 	Host    string          `json:"host"`
-	EK      keystead.Digest `json:"ek"`
+	EK      keystead.Digest `json:"ek"` // hardware identity
 	Command string          `json:"command"`
+}
+
+// newGuest is newEnrolment of a machine whose TEE speaks alone; its key is in the directory.
+func newGuest(ctx context.Context, host, dir, root string) (enrolment, error) {
+	h, err := agent.TEEHost(ctx, dir, collect.Machine{Root: root})
+	if err != nil {
+		return enrolment{}, aboutMachine(err)
+	}
+	return enrolment{host, h.Identity(), agent.TEEEnrolmentCommand(host, h)}, nil
 }
 
 func newEnrolment(ctx context.Context, host string, path string) (enrolment, error) {
@@ -58,9 +68,9 @@ func (a *app) agentInit() *cobra.Command {
 		Use:   "init DIR --host NAME --domain FILE",
 		Short: "Make an agent's directory: key, domain file, configuration",
 		Long: `Makes a directory with the host's TLS key, the domain file and a configuration whose
-comments are the manual, and prints the hardware identity of the machine's TPM with the
-command by which a member enrols it. Check the domain's digest against one that you were
-told: with a wrong one the host joins another domain.`,
+comments are the manual, and prints the hardware identity of the machine's TPM (with --tee,
+that of its TEE) with the command by which a member enrols it. Check the domain's digest
+against one that you were told: with a wrong one the host joins another domain.`,
 		Example: `  keystead agent init /etc/keystead-agent --host web-1 --domain domain.json --digest sha256:...`,
 		Args:    arguments("DIR"),
 	}
@@ -69,6 +79,8 @@ told: with a wrong one the host joins another domain.`,
 	c.Flags().StringVar(&f.digest, "digest", "", "the domain's `DIGEST`, if the file is not to be trusted for it")
 	c.Flags().StringVar(&p.Host, "host", "", "the host's `NAME` in the domain: a-z, 0-9, dot, dash")
 	c.Flags().StringVar(&p.TPM.Path, "tpm", "", "`PATH` of the TPM: a device, or the socket of a software TPM (default: the machine's own)")
+	c.Flags().BoolVar(&p.TEE, "tee", false, "evidence is of the machine's TEE alone: SEV-SNP, TDX or Nitro")
+	c.MarkFlagsMutuallyExclusive("tee", "tpm")
 	c.Flags().StringVar(&p.TPM.Root, "root", "", "`DIR` below which logs and package list are read (default /)")
 	c.Flags().StringVar(&p.Socket, "socket", "", "`PATH` of the socket for applications (default /run/keystead/agent.sock)")
 	c.Flags().StringVar(&p.SVID, "svid", "", "`DIR` for the SVID's files (default /run/keystead/svid)")
@@ -85,7 +97,14 @@ told: with a wrong one the host joins another domain.`,
 				return misuse(err, "")
 			}
 		}
-		e, err := newEnrolment(c.Context(), p.Host, p.TPM.Path)
+		var e enrolment
+		root := cmp.Or(p.TPM.Root, "/")
+		if p.TEE { // whose host's key is made only now: first that it answers
+			_, err = collect.NewTEEProver(collect.Machine{Root: root}, "").Introduce(c.Context())
+			err = aboutMachine(err)
+		} else {
+			e, err = newEnrolment(c.Context(), p.Host, p.TPM.Path)
+		}
 		if err != nil {
 			return err
 		}
@@ -93,6 +112,11 @@ told: with a wrong one the host joins another domain.`,
 			return err
 		} else if err != nil {
 			return misuse(err, "")
+		}
+		if p.TEE {
+			if e, err = newGuest(c.Context(), p.Host, args[0], root); err != nil {
+				return err
+			}
 		}
 		answer := struct {
 			Directory string          `json:"directory"`
@@ -167,9 +191,10 @@ func runAgent(cfg agent.Config) error {
 func (a *app) agentEnrolment() *cobra.Command {
 	var config string
 	c := &cobra.Command{
-		Use:     "enrolment --config FILE",
-		Short:   "Show what a member needs to enrol this host",
-		Long:    `Prints the hardware identity of the machine's TPM, and the command by which a member enrols it.`,
+		Use:   "enrolment --config FILE",
+		Short: "Show what a member needs to enrol this host",
+		Long: `Prints the hardware identity of the machine's TPM, or of its TEE with this host's key, and the
+command by which a member enrols it.`,
 		Example: `  keystead agent enrolment --config /etc/keystead-agent/agent.toml`,
 		Args:    cobra.NoArgs,
 	}
@@ -179,7 +204,12 @@ func (a *app) agentEnrolment() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		e, err := newEnrolment(c.Context(), cfg.Host, cfg.TPM.Path)
+		var e enrolment
+		if cfg.TEE.Alone {
+			e, err = newGuest(c.Context(), cfg.Host, cfg.Dir, cfg.TPM.Root)
+		} else {
+			e, err = newEnrolment(c.Context(), cfg.Host, cfg.TPM.Path)
+		}
 		if err != nil {
 			return err
 		}

@@ -85,27 +85,36 @@ func endorsementKey(path string) (keystead.Digest, error) {
 func (a *app) hostEnrol() *cobra.Command {
 	var f statementFlags
 	var h hardware
+	var g guest
 	var role string
 	c := &cobra.Command{
 		Use:   "enrol NAME --domain FILE --ek DIGEST --member FILE",
 		Short: "Make a machine a host of the domain",
 		Long: `Enrols a machine under a name, by its hardware identity. That a TPM is genuine and runs what
-it should lets no machine in by itself. A name that is enrolled again is from then on the
-new machine.` + statementHelp,
+it should lets no machine in by itself. A machine whose TEE speaks alone is named by kind,
+machine and key (--tee, --machine, --key), as keystead agent enrolment prints them there. A
+name that is enrolled again is from then on the new machine.` + statementHelp,
 		Example: `  keystead host enrol web-1 --domain d.json --member m.key \
       --ek sha256:48a2684e0e27f568b87e9960a5c6de233e1006b0f0ca0585b24d9de7ee337404`,
 		Args: arguments("NAME"),
 	}
 	f.add(c)
 	h.add(c)
+	g.add(c)
 	c.Flags().StringVar(&role, "role", admit.RoleHost, "by which terms it is judged: host or node")
-	c.RunE = func(_ *cobra.Command, args []string) error {
-		ek, err := h.identity()
+	c.RunE = func(_ *cobra.Command, args []string) (err error) {
+		e := admit.Enrolment{Host: args[0], Role: role}
+		if g.kind != "" {
+			e.TEE, err = g.host()
+		} else {
+			e.EK, err = h.identity()
+		}
 		if err != nil {
 			return err
 		}
 		return a.decide(&f, admit.TypeEnrolment, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
-			return (&admit.Enrolment{Domain: domain, Host: args[0], Base: base, Role: role, EK: ek}).Text()
+			e.Domain, e.Base = domain, base
+			return e.Text()
 		})
 	}
 	return c
@@ -126,12 +135,18 @@ func (a *app) hostRevoke() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ek, err := keystead.ParseDigest(h.GetEk())
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		e, err := enrolled(ctx, cl, h)
 		if err != nil {
 			return err
 		}
 		return a.decide(&f, admit.TypeEnrolment, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
-			return (&admit.Enrolment{Domain: domain, Host: args[0], Base: base, Role: h.GetRole(), EK: ek, Revoked: true}).Text()
+			e.Domain, e.Base, e.Revoked = domain, base, true
+			return e.Text()
 		})
 	}
 	return c

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -24,9 +23,13 @@ type yardstick struct {
 	policy                         string
 	roots, testRoots, intermediate []string
 	refs, codeSets                 []string
+	tees                           tees // of hosts
 }
 
-func (y *yardstick) add(c *cobra.Command) { y.addAs(c, "", "") }
+func (y *yardstick) add(c *cobra.Command) {
+	y.addAs(c, "", "")
+	y.tees.add(c)
+}
 
 // addAs adds the flags with a prefix to their names, for one role.
 func (y *yardstick) addAs(c *cobra.Command, prefix, whose string) {
@@ -57,7 +60,7 @@ func (y yardstick) or(other yardstick) yardstick {
 
 // given reports whether any of it was.
 func (y *yardstick) given() bool {
-	return y.policy != "" || len(y.roots)+len(y.testRoots)+len(y.intermediate)+len(y.refs)+len(y.codeSets) > 0
+	return y.policy != "" || len(y.roots)+len(y.testRoots)+len(y.intermediate)+len(y.refs)+len(y.codeSets) > 0 || y.tees.given()
 }
 
 // part is an object, and what it is.
@@ -119,7 +122,8 @@ func (y *yardstick) parts() (parts []part, err error) {
 		}
 		parts = append(parts, part{admit.ObjectCodeSet, text})
 	}
-	return parts, nil
+	more, err := y.tees.parts()
+	return append(parts, more...), err
 }
 
 func formatRoots(r tpm2.Roots) ([]byte, error) {
@@ -143,11 +147,15 @@ func terms(role string, parts []part) admit.Terms {
 			t.References = append(t.References, d)
 		case admit.ObjectCodeSet:
 			t.CodeSets = append(t.CodeSets, d)
+		case admit.ObjectCollateral:
+			t.Collateral = append(t.Collateral, d)
+		case admit.ObjectTEERoots:
+			t.TEERoots = d
 		}
 	}
-	ascending := func(a, b keystead.Digest) int { return slices.Compare(a[:], b[:]) }
-	slices.SortFunc(t.References, ascending)
-	slices.SortFunc(t.CodeSets, ascending)
+	sortDigests(t.References)
+	sortDigests(t.CodeSets)
+	sortDigests(t.Collateral)
 	return t
 }
 
@@ -226,8 +234,9 @@ func (a *app) termsSet() *cobra.Command {
 		Long: `Hands in the files, has the nodes endorse each that they do not know yet, and then the terms that
 name them. A reference set that is new wants the recipe that it was built by (keystead refval
 build --recipe), for every node to build it again, and the recipe's parts handed in before
-(keystead domain object put). With --out only the statement of the terms is written; the
-objects must be endorsed already.` + statementHelp,
+(keystead domain object put). --tee and --collateral are for hosts whose TEE speaks alone:
+collateral that is past its time keeps them from being renewed (keystead collateral fetch).
+With --out only the statement of the terms is written; the objects must be endorsed already.` + statementHelp,
 		Example: `  keystead domain terms set host --policy strict.txt --roots vendors.pem --codeset boot.signed \
       --domain d.json --member m.key`,
 		Args: arguments("ROLE"),
