@@ -190,7 +190,7 @@ const (
 const (
 	ReasonHostUnenrolled  Reason = "host-unenrolled"  // members enrolled no host of that name
 	ReasonHostRevoked     Reason = "host-revoked"     // members revoked the host's enrolment
-	ReasonHardwareForeign Reason = "hardware-foreign" // a TPM other than the one that is enrolled under the name
+	ReasonHardwareForeign Reason = "hardware-foreign" // hardware other than what is enrolled under the name
 	ReasonHardwareTaken   Reason = "hardware-taken"   // a hardware identity that is enrolled under another name
 	ReasonHardwareDenied  Reason = "hardware-denied"  // a TPM, its issuer or a firmware version on the domain's deny list
 	ReasonBootChanged     Reason = "boot-changed"     // a renewal with another key, subject key or boot than the admission's

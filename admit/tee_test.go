@@ -247,6 +247,29 @@ func TestTEEAttacks(t *testing.T) {
 	}
 }
 
+// TestTEEAttacksOfEachKind: likewise what hosts of other kinds show.
+func TestTEEAttacksOfEachKind(t *testing.T) {
+	policy := "keystead-policy/1\nname tee\nminimum-assurance test\nsoftware report\nboot report\ntee accepted\nrules none\n"
+	for _, g := range []*guest{newTD(t), newNitro(t)} {
+		g.lives(policy)
+		good, other := g.answer(evidence.PurposeRenewal), newKey(t)
+		g.refused(g.kind+": a replay", false, func(p *evidence.Parts) { *p = good.Bundle.Parts() }, keystead.ReasonBundleReplayed)
+		g.refused(g.kind+": another guest of the machine", false, func(p *evidence.Parts) {
+			p.Binding.SubjectKey = other
+			*p.TEE = g.report(p.Binding)
+		}, keystead.ReasonHardwareForeign)
+		g.refused(g.kind+": another kind", false, func(p *evidence.Parts) { p.TEE.Kind = evidence.KindSNP }, keystead.ReasonHardwareForeign)
+		g.edit = func(b []byte) { b[foundry.TDAttributes] |= 1 }
+		g.pcr = func(m map[string]any) { m["pcrs"].(map[int][]byte)[0] = make([]byte, 48) }
+		g.refused(g.kind+": a debugger", true, nil, keystead.ReasonTEEDebug)
+		g.edit = nil
+		g.pcr = func(m map[string]any) { m["module_id"] = "i-0abc-enc9999" }
+		if g.kind == evidence.KindNitro {
+			g.refused("another instance with the host's key", true, nil, keystead.ReasonHardwareForeign)
+		}
+	}
+}
+
 // TestTEERestart: a guest that was launched anew is no renewal of the one that was admitted.
 func TestTEERestart(t *testing.T) {
 	again := func(g *guest, what string, edit func()) {
