@@ -8,8 +8,8 @@
 package dcap
 
 import (
-	"crypto/x509"
 	"bytes"
+	"crypto/x509"
 	"encoding/binary"
 	"strings"
 
