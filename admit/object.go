@@ -14,7 +14,8 @@ import (
 // MaxObject is the size of the largest object, in bytes.
 const MaxObject = 64 << 20
 
-// Object brings bytes into the domain by their digest: one of the object kinds. The subject is the digest.
+// Object brings bytes into the domain by their digest, as one of the object kinds. The
+// subject is the digest.
 type Object struct {
 	Domain keystead.Digest
 	Digest keystead.Digest
