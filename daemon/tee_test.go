@@ -2,10 +2,12 @@ package daemon_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -239,6 +241,9 @@ func TestTEEHost(t *testing.T) {
 	if err != nil || r.GetLease().GetVersion() != a.GetLease().GetVersion() || r.GetLease().GetUntilMs() <= a.GetLease().GetUntilMs() {
 		t.Fatalf("renewed %v, %v", r, err)
 	}
+	for i := range c.nodes {
+		c.until(i, "a fresh clock", (*apiv1.StatusResponse).GetFresh)
+	}
 	c.svid(g.host)
 
 	c.archivedByAll(a)
@@ -348,6 +353,7 @@ func TestTEEHostAttacks(t *testing.T) {
 	g.edit = func(b []byte) { b[0x140] ^= 1 } // REPORT_ID
 	_, err = g.renew()
 	g.ends("a guest that was launched anew", err, keystead.ReasonBootChanged, func() {})
+	c.told("rebooted web-1")
 
 	// Its key on another chip, which says so, or says that it is the enrolled one.
 	chip := *c.amd
@@ -356,6 +362,21 @@ func TestTEEHostAttacks(t *testing.T) {
 	g.stays("the key on another chip", honest.connect(), keystead.ReasonHostUnenrolled)
 	liar := again(nil)
 	g.ends("the key on another chip, that lies", liar.connect(), keystead.ReasonHardwareForeign, func() { *c.amd = chip })
+}
+
+// told watches the host from its beginning until that is told of it: the last of all.
+func (c *clouds) told(event string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
+	defer cancel()
+	var all []string
+	err := c.client("").WatchHosts(ctx, &apiv1.WatchHostsRequest{Prefix: "web-1", AfterMs: 1}, func(m *apiv1.WatchHostsResponse) bool {
+		all = append(all, words(m.GetEvents())...)
+		return !slices.Contains(all, event)
+	})
+	if err != nil || all[len(all)-1] != event {
+		c.t.Errorf("told %q, %v", all, err)
+	}
 }
 
 // TestTEEHostTerms changes the terms under a guest that has a lease: a floor above its level

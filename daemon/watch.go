@@ -186,7 +186,8 @@ func judgedEvents(v ledger.View, entry []byte) ([]*apiv1.HostEvent, error) {
 }
 
 // sinceAdmission tells what became of a machine between the admission before and this
-// one, by what its TPM said at both: nothing if there was none of that TPM.
+// one, by what its TPM said at both, or by which guest its TEE named: nothing if there was
+// none of that hardware.
 func sinceAdmission(v ledger.View, judged *ledger.Verdict, r *admit.Record) (out []*apiv1.HostEvent, err error) {
 	if judged.Base == 0 {
 		return nil, nil
