@@ -368,3 +368,26 @@ func TestRPMContinuation(t *testing.T) {
 		}
 	}
 }
+
+// TestSignatureBelowFloor: an IMA signature makes no file good of which a set says that its
+// package is below a floor, be the package's vendor accepted or not.
+func TestSignatureBelowFloor(t *testing.T) {
+	h := theHost(t)
+	farm, accepted := imaKey(t, "build-farm")
+	d := keystead.Sum([]byte(script("good", "1.0")))
+	in := h.input(t, h.list, "*", entry("ima-sig", append([]byte("sha256:\x00"), d[:]...), []byte("/usr/bin/good\x00"), digsig(t, farm, crypto.SHA256, 4, d[:])))
+	vendor := refval.Vendor{Name: "acme", Format: refval.FormatRPM, Packages: []string{"*"}, Key: h.vendor}
+	p, err := rpm.Prove(rpm.Unpack(h.old), []refval.Vendor{vendor}, refval.SelectExecutable, in.Time)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.References = []*refval.Set{p.Set}
+	for what, packages := range map[string]string{"of an accepted vendor": "*", "of no accepted vendor": "other-*"} {
+		vendor.Packages = []string{packages}
+		in.CodeSets = []*refval.CodeSet{trusting(t, []refval.Vendor{vendor}, accepted)}
+		in.Policy = compile(t, named)
+		demand(t, what+", without a floor", in)
+		in.Policy = compile(t, strings.Replace(named, "rules none\n", "floor rpm good 2.0-1\nrules none\n", 1))
+		demand(t, what, in, keystead.ReasonPackageOutdated)
+	}
+}

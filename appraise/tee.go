@@ -253,7 +253,7 @@ func (a *appraisal) tdKernel() {
 		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "initrd" + a.td.Place(measured.Initrd, 2), Want: "boot entry " + b.Name + " with the guarantee " + string(refval.GuaranteeInitrdBound) + ": the host could have left the initrd out",
 			Got: fmt.Sprintf("guarantees %v", b.Guarantees)})
 	default:
-		a.find(a.unaccepted(measured, strange))
+		a.find(append([]keystead.Finding{a.unaccepted(measured, strange)}, a.faults()...)...)
 	}
 }
 
