@@ -146,7 +146,7 @@ func TestRPMHost(t *testing.T) {
 	if p := c.Packages; p.Format != evidence.FormatRPMHeaders || p.Listed != 4 || p.Proven != 2 || !slices.Equal(p.Unproven, []string{"foreign=1.0-1", "unsigned=1.0-1"}) {
 		t.Errorf("packages: %+v", p)
 	}
-	in.Memory = appraise.NewMemory(1)
+	in.Memory = appraise.NewMemory(1, 1<<30)
 	want := appraise.Appraise(in).Bytes()
 	for _, at := range []time.Time{in.Time, time.Unix(1e9, 0), in.Time} { // before the signatures were made, too
 		warm, cold := in, in
@@ -347,7 +347,7 @@ func TestIMASignatures(t *testing.T) {
 // and two whose lists differ share nothing, in one memory.
 func TestRPMContinuation(t *testing.T) {
 	h := theHost(t)
-	memory := appraise.NewMemory(4)
+	memory := appraise.NewMemory(4, 1<<30)
 	for _, list := range [][]byte{h.list, h.old} {
 		version := map[bool]string{true: "1.0", false: "2.0"}[string(list) == string(h.old)]
 		g := grow(t, 0)
@@ -358,7 +358,11 @@ func TestRPMContinuation(t *testing.T) {
 			g.ima = append(g.ima, ran("good", version))
 		}
 		s := g.same(t, g.parts(t, 2, 1), g.begin(t, 1))
-		g.same(t, g.parts(t, 3, 0), s)
+		again := g.same(t, g.parts(t, 3, 0), s)
+		common, size := s.Shared()
+		if also, _ := again.Shared(); also != common || size < 1000 {
+			t.Errorf("states of one list share %p and %p, of %d bytes", common, also, size)
+		}
 		// What the other machine's list alone names.
 		other := map[string]string{"1.0": "2.0", "2.0": "1.0"}[version]
 		g.ima[2] = ran("good", other)

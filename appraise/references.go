@@ -27,6 +27,7 @@ type references struct {
 	unproven  unproven
 	proof     keystead.Digest // of the host's list, where that proves itself
 	early     bool            // and what it proves may be more at a later time
+	size      int             // in memory, about, in bytes, without sets that are the rules'
 	before    []seenPackage   // in a continuation: of which something ran before, in order
 	later     []seenPackage   // and what ran since that did not
 }
@@ -95,6 +96,7 @@ func (r *references) add(s *refval.Set) {
 	for i := range h.Packages {
 		faults[i] = r.faultOf(&h.Packages[i], h.Repositories)
 	}
+	r.size += 2*len(faults) + 64 // and listed
 	r.sets, r.faults, r.seen = append(r.sets, s), append(r.faults, faults), append(r.seen, make([]bool, len(h.Packages)))
 }
 
@@ -131,6 +133,7 @@ func (r *references) vouched(p *refval.Package, repositories []refval.Repository
 func (r *references) prove(list keystead.Digest, p *rpm.Proven) {
 	r.add(p.Set)
 	r.proof, r.early = list, p.Early
+	r.size += provenSize(p)
 	r.unproven = unproven{map[keystead.Digest]*rpm.Refusal{}, map[string]*rpm.Refusal{}}
 	for _, list := range [][]rpm.Refusal{p.Refused, p.Weak} {
 		for i := range list {
