@@ -7,6 +7,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -393,5 +394,60 @@ func TestSignatureBelowFloor(t *testing.T) {
 		demand(t, what+", without a floor", in)
 		in.Policy = compile(t, strings.Replace(named, "rules none\n", "floor rpm good 2.0-1\nrules none\n", 1))
 		demand(t, what, in, keystead.ReasonPackageOutdated)
+	}
+}
+
+// unsignedHeader is a header that anybody can write: of a package without files.
+func unsignedHeader(name string) []byte {
+	var index, data []byte
+	for tag, text := range []string{name, "1", "1"} {
+		index = binary.BigEndian.AppendUint32(index, uint32(1000+tag)) // name, version, release
+		index = binary.BigEndian.AppendUint32(index, 6)
+		index = binary.BigEndian.AppendUint32(index, uint32(len(data)))
+		index = binary.BigEndian.AppendUint32(index, 1)
+		data = append(append(data, text...), 0)
+	}
+	out := binary.BigEndian.AppendUint32(nil, uint32(len(index)/16))
+	return append(append(binary.BigEndian.AppendUint32(out, uint32(len(data))), index...), data...)
+}
+
+// TestVerdictBombs: packages that nobody signed speak against no host that does not run
+// them, and so are in verdicts that allow, which nodes keep: few, by short names.
+func TestVerdictBombs(t *testing.T) {
+	h := theHost(t)
+	list := func(n int, name func(i int) string) []byte {
+		raw, err := rpm.Pack(func(yield func([]byte, error) bool) {
+			for header, err := range rpm.Unpack(h.list) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !yield(header.Bytes(), nil) {
+					return
+				}
+			}
+			for i := range n {
+				if !yield(unsignedHeader(name(i)), nil) {
+					return
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	long := list(1, func(int) string { return strings.Repeat("a", 32<<20) })
+	if len(long) > 1<<20 {
+		t.Fatalf("the list is %d bytes long, and is to be small", len(long))
+	}
+	demand(t, "a name of 32 MiB", h.input(t, long, "*"), keystead.ReasonMalformed)
+	many := h.input(t, list(20_000, func(i int) string { return fmt.Sprintf("%0200d", i) }), "*", ran("good", "2.0"))
+	demand(t, "many names", many)
+	v := appraise.Appraise(many)
+	if n := len(v.Claims().Packages.Unproven); n != 1024 || len(v.Bytes()) > 512<<10 {
+		t.Errorf("%d packages are listed, in a verdict of %d bytes", n, len(v.Bytes()))
+	}
+	if c := v.Claims().Packages; c.Listed < 20_000 || c.Proven > 4 {
+		t.Errorf("claims count %d listed, %d proven", c.Listed, c.Proven)
 	}
 }

@@ -62,7 +62,7 @@ func (a *appraisal) software() {
 		*c, a.claims.Packages = s.software, s.packages
 	} else {
 		a.packages(refs)
-		a.claims.Packages.Outdated = sorted(a.claims.Packages.Outdated)
+		a.claims.Packages.Outdated = few(a.claims.Packages.Outdated)
 		a.claims.Packages.Debuggers = refs.debuggers()
 	}
 	if a.files == nil {
@@ -139,7 +139,16 @@ func (a *appraisal) proven(refs *references, list keystead.Digest, p *rpm.Proven
 			a.find(r.Finding)
 		}
 	}
-	slices.Sort(c.Unproven)
+	c.Unproven = few(c.Unproven)
+}
+
+// maxNames bounds what claims list of packages that a host made up.
+const maxNames = 1024
+
+// few returns the first of a list in order, each once.
+func few(list []string) []string {
+	list = sorted(list)
+	return list[:min(len(list), maxNames):min(len(list), maxNames)]
 }
 
 // ahead is how many entries are read before the first of them is judged, so that the
