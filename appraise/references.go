@@ -27,17 +27,19 @@ type references struct {
 	unproven  unproven
 	proof     keystead.Digest // of the host's list, where that proves itself
 	early     bool            // and what it proves may be more at a later time
+	size      int             // in memory, about, in bytes, without sets that are the rules'
 	before    []seenPackage   // in a continuation: of which something ran before, in order
 	later     []seenPackage   // and what ran since that did not
 }
 
-// A fault is why files of a package that a set proves do not count all the same.
+// A fault is why files of a package that a set proves do not count all the same. Of two
+// the lower one is told: no signature makes good what is below a floor.
 type fault uint8
 
 const (
 	faultNone     fault = iota
-	faultForeign        // its repository's signer is none whom a code set accepts for it
 	faultOutdated       // below the policy's floor
+	faultForeign        // its repository's signer is none whom a code set accepts for it
 )
 
 // vendor is a code set's, with its keys' fingerprints.
@@ -92,15 +94,21 @@ func (r *references) add(s *refval.Set) {
 	h := s.Header()
 	faults := make([]fault, len(h.Packages))
 	for i := range h.Packages {
-		p := &h.Packages[i]
-		switch {
-		case !r.vouched(p, h.Repositories):
-			faults[i] = faultForeign
-		case r.floors.below(p) != "":
-			faults[i] = faultOutdated
-		}
+		faults[i] = r.faultOf(&h.Packages[i], h.Repositories)
 	}
+	r.size += 2*len(faults) + 64 // and listed
 	r.sets, r.faults, r.seen = append(r.sets, s), append(r.faults, faults), append(r.seen, make([]bool, len(h.Packages)))
+}
+
+// faultOf says why a package of a set does not count, if it does not.
+func (r *references) faultOf(p *refval.Package, repositories []refval.Repository) fault {
+	switch {
+	case r.floors.below(p) != "":
+		return faultOutdated
+	case !r.vouched(p, repositories):
+		return faultForeign
+	}
+	return faultNone
 }
 
 // vouched reports whether an accepted vendor stands behind the package. Where no code
@@ -125,6 +133,7 @@ func (r *references) vouched(p *refval.Package, repositories []refval.Repository
 func (r *references) prove(list keystead.Digest, p *rpm.Proven) {
 	r.add(p.Set)
 	r.proof, r.early = list, p.Early
+	r.size += provenSize(p)
 	r.unproven = unproven{map[keystead.Digest]*rpm.Refusal{}, map[string]*rpm.Refusal{}}
 	for _, list := range [][]rpm.Refusal{p.Refused, p.Weak} {
 		for i := range list {

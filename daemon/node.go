@@ -83,6 +83,8 @@ type Node struct {
 	authority  *authority
 	suspending suspending
 	replayed   replayed
+	past       pastTurn // of watchers
+	readings   chan struct{}
 	rekeys     rekeys
 	voter      voter
 	metrics    *metrics
@@ -138,6 +140,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n.renewer = newRenewer(n)
 	n.turns = newTurns(cfg.Evidence.Judgements, time.Duration(cfg.Evidence.TurnMS)*time.Millisecond)
 	n.shown = serve.NewRoom(int64(cfg.Evidence.ConnectionsMiB) << 20)
+	n.past, n.readings = make(pastTurn, 1), make(chan struct{}, 1)
 	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
 		return nil, err
