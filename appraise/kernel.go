@@ -1,6 +1,7 @@
 package appraise
 
 import (
+	"iter"
 	"slices"
 	"strings"
 
@@ -75,24 +76,66 @@ func (a *appraisal) initrdOf(b refval.Boot, k eventlog.Kernel) bool {
 	return b.HasInitrd(k.Initrd)
 }
 
-// shipped reports whether a set names what was measured as a file that fits: one of those
-// of EFI programs if it was loaded, else one of files, of which those for the boot have the
-// digests of SHA-384.
+// shipped reports whether a set names what was measured as a file that fits, of a package
+// that an accepted vendor stands behind and that is not below the policy's floor. The set is
+// one of EFI programs if it was loaded, else one of files, of which those for the boot have
+// the digests of SHA-384.
 func (a *appraisal) shipped(m keystead.Measured, loaded bool, fits func(refval.Source) bool) bool {
-	if m.IsZero() {
-		return false
-	}
-	for _, s := range a.in.References {
-		if s.Header().Selection.Boots() != (loaded || m.Long()) {
-			continue
-		}
-		for source := range s.Sources(m.Name()) {
-			if fits(source) {
-				return true
-			}
+	for s, source := range a.sources(m, loaded) {
+		if fits(source) && a.trusts().fault(s, source.Number) == faultNone {
+			return true
 		}
 	}
 	return false
+}
+
+// sources are the packages' files that shipped looks among.
+func (a *appraisal) sources(m keystead.Measured, loaded bool) iter.Seq2[*refval.Set, refval.Source] {
+	return func(yield func(*refval.Set, refval.Source) bool) {
+		if m.IsZero() {
+			return
+		}
+		for _, s := range a.in.References {
+			if s.Header().Selection.Boots() != (loaded || m.Long()) {
+				continue
+			}
+			for source := range s.Sources(m.Name()) {
+				if !yield(s, source) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// trusts returns references that know the accepted vendors and the policy's floors.
+func (a *appraisal) trusts() *references {
+	switch {
+	case a.prior != nil:
+		return a.prior.refs
+	case a.vendors == nil:
+		a.vendors = newReferences(nil, a.in.CodeSets, a.floors())
+	}
+	return a.vendors
+}
+
+// faults says which packages ship what was measured, if none of them counts.
+func (a *appraisal) faults(m keystead.Measured, loaded bool, part string) {
+	var found []keystead.Finding
+	for s, source := range a.sources(m, loaded) {
+		p := &s.Header().Packages[source.Number]
+		f := keystead.Finding{Where: part, Got: p.Name + " " + p.Version}
+		switch a.trusts().fault(s, source.Number) {
+		case faultForeign:
+			f.Reason, f.Want = keystead.ReasonPackageForeign, "a package of a vendor whom a code set names for it"
+		case faultOutdated:
+			f.Reason, f.Want = keystead.ReasonPackageOutdated, p.Name+" "+a.trusts().floors.below(p)+" or later"
+		default:
+			return
+		}
+		found = append(found, f)
+	}
+	a.find(found...)
 }
 
 // loads reports whether a code set lets the package's programs run before the kernel.
@@ -107,10 +150,9 @@ func (a *appraisal) bootPackages() (out []string) {
 		if err != nil {
 			continue
 		}
-		a.shipped(m, true, func(s refval.Source) bool {
+		for _, s := range a.sources(m, true) {
 			out = append(out, s.Package+"="+s.Version)
-			return false
-		})
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -83,3 +83,36 @@ func TestPackagedBoot(t *testing.T) {
 		}
 	}
 }
+
+// TestPackagedBootFaults: a package that ships what runs before the system counts as any
+// other does: by an accepted vendor, and not below the policy's floor.
+func TestPackagedBootFaults(t *testing.T) {
+	recorded := slices.Collect(record().codes.Boots())[0]
+	loader := record().codes.Files()[0] // the only one
+	codes := must(refval.NewCodeSet("fleet", nil, []refval.Boot{{Name: "any", KernelPackage: "linux-image-*", InitrdPackage: initrdPackage, Guarantees: recorded.Guarantees, CommandLine: recorded.CommandLine}}, loaderPackage))
+	input := func(rules string) appraise.Input {
+		in, _ := onStage(t).input(t, "packaged")
+		in.CodeSets, in.Policy = []*refval.CodeSet{codes}, compile(t, strings.Replace(named, "rules none\n", rules+"rules none\n", 1))
+		in.References = append(slices.Clone(in.References), offered(t, refval.SelectEFI, map[string]keystead.Digest{kernelPackage + " /boot/vmlinuz": recorded.Kernel, loaderPackage + " /usr/lib/boot/loader.efi": loader.Digest}),
+			offered(t, refval.SelectAll, map[string]keystead.Digest{initrdPackage + " /boot/initrd.img": recorded.Initrd}))
+		return in
+	}
+	refused := func(what string, in appraise.Input, reason keystead.Reason, where, want string) {
+		t.Helper()
+		v := appraise.Appraise(in)
+		if v.Claims().Kernel.Accepted || !slices.ContainsFunc(v.Findings(), func(f keystead.Finding) bool {
+			return f.Reason == reason && f.Where == where && strings.Contains(f.Want, want) && f.Got != ""
+		}) {
+			t.Errorf("%s: want %s of %s, got %v", what, reason, where, v.Err())
+		}
+	}
+	demand(t, "at the floor", input("floor deb "+kernelPackage+" 6.12.9-1\n"))
+	for part, pkg := range map[string]string{"kernel": kernelPackage, "initrd": initrdPackage, "loaded before the kernel": loaderPackage} {
+		refused("below the floor", input("floor deb "+pkg+" 6.12.10-1\n"), keystead.ReasonPackageOutdated, part, pkg+" 6.12.10-1 or later")
+	}
+	in := input("")
+	in.CodeSets = []*refval.CodeSet{must(codes.WithTrust([]refval.Vendor{{Name: "third-party", Format: refval.FormatDeb, Packages: []string{"*"}, Key: theHost(t).stranger}}, nil))}
+	for _, part := range []string{"kernel", "initrd", "loaded before the kernel"} {
+		refused("a package of nobody whom the code set names", in, keystead.ReasonPackageForeign, part, "vendor")
+	}
+}

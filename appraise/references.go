@@ -92,15 +92,21 @@ func (r *references) add(s *refval.Set) {
 	h := s.Header()
 	faults := make([]fault, len(h.Packages))
 	for i := range h.Packages {
-		p := &h.Packages[i]
-		switch {
-		case !r.vouched(p, h.Repositories):
-			faults[i] = faultForeign
-		case r.floors.below(p) != "":
-			faults[i] = faultOutdated
-		}
+		faults[i] = r.fault(s, i)
 	}
 	r.sets, r.faults, r.seen = append(r.sets, s), append(r.faults, faults), append(r.seen, make([]bool, len(h.Packages)))
+}
+
+// fault says why a set's package of that number does not count, if it does not.
+func (r *references) fault(s *refval.Set, number int) fault {
+	h := s.Header()
+	switch p := &h.Packages[number]; {
+	case !r.vouched(p, h.Repositories):
+		return faultForeign
+	case r.floors.below(p) != "":
+		return faultOutdated
+	}
+	return faultNone
 }
 
 // vouched reports whether an accepted vendor stands behind the package. Where no code
