@@ -1,7 +1,9 @@
 package attest
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"sync/atomic"
 	"testing"
 
@@ -63,4 +65,46 @@ func TestTurns(t *testing.T) {
 	refusal = full
 	_, d := meet(t, alice, bob)
 	demand(t, "no turn", d.err, keystead.ReasonOverloaded)
+}
+
+// TestRoom: memory for evidence is asked for by its size and the TLS key alone, before it
+// is read; who has none is told, and it is given back however the connection ends.
+func TestRoom(t *testing.T) {
+	s := onStage(t)
+	bob, alice := s.config(s.bob, s.alice), s.config(s.alice, s.bob)
+	var asked, left atomic.Int32
+	var refusal error
+	leaf, err := x509.ParseCertificate(s.alice.cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	bob.Room = func(key []byte, size int) (func(), error) {
+		if !bytes.Equal(key, leaf.RawSubjectPublicKeyInfo) || size < 1000 {
+			t.Errorf("asked for %d bytes for the key %x", size, key)
+		}
+		asked.Add(1)
+		if refusal != nil {
+			return nil, refusal
+		}
+		return func() { left.Add(1) }, nil
+	}
+	if c, d := meet(t, alice, bob); c.err != nil || d.err != nil || asked.Load() != 1 || left.Load() != 1 {
+		t.Errorf("client %v; server %v; asked %d times, left %d", c.err, d.err, asked.Load(), left.Load())
+	}
+	liar := s.alice.as()
+	liar.prove = func(b evidence.Binding, c *evidence.Credential) (evidence.Bundle, []byte, error) {
+		b.Nonce = make([]byte, 32)
+		return s.alice.prover.Prove(ctx, b, c)
+	}
+	alice.Prover = liar
+	if _, d := meet(t, alice, bob); d.err == nil || asked.Load() != 2 || left.Load() != 2 {
+		t.Errorf("refused evidence: %v; asked %d times, left %d", d.err, asked.Load(), left.Load())
+	}
+	refusal = keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "connection", Want: "less", Got: "more"})
+	c, d := meet(t, alice, bob)
+	demand(t, "no room: server", d.err, keystead.ReasonOverloaded)
+	demand(t, "no room: client", c.err, keystead.ReasonOverloaded)
+	if !isTold(c.err) || left.Load() != 2 {
+		t.Errorf("the client is told %v; left %d times", c.err, left.Load())
+	}
 }
