@@ -36,7 +36,10 @@ func (a *appraisal) kernel() {
 	case a.files == nil:
 		a.missing("ima-log", "the kernel's IMA log, whose first entry shows that the boot registers stayed as they were")
 	default:
-		a.find(a.unaccepted(measured, strange))
+		a.find(a.overdue(a.unaccepted(measured, strange), func(b *appraisal) bool {
+			_, ok := b.acceptedBoot(measured)
+			return ok && b.strangeImages() == nil && b.strangeReads(measured) == nil
+		}))
 	}
 }
 

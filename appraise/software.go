@@ -50,7 +50,7 @@ func (a *appraisal) software() {
 		a.refs = s.refs.resumed(s.seen)
 		*c, a.claims.Packages = s.software, s.packages
 	} else {
-		a.refs = newReferences(a.in.References, a.in.CodeSets, a.floors())
+		a.refs = newReferences(&a.in, a.floors())
 		a.packages(a.refs)
 		a.claims.Packages.Debuggers = a.refs.debuggers()
 	}
