@@ -1,8 +1,10 @@
 package admit_test
 
 import (
+	"bytes"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/refval"
 )
 
 // graceful is a domain whose terms have the recorded reference set count for a minute
@@ -131,6 +134,43 @@ func TestGraceEnds(t *testing.T) {
 	later.found(terms)
 	_, err = admit.Decide(later, later.apply(m, "web-1", evidence.PurposeAdmission))
 	must(t, err)
+}
+
+// TestDatedVerdictIsRecomputed: the verdict of an admission names the time and what had
+// ended by then, and comes out of the terms again whenever it is recomputed.
+func TestDatedVerdictIsRecomputed(t *testing.T) {
+	s, m := newDomain(t), start(t, web)
+	until := time.UnixMilli(int64(s.clock)).UTC().Truncate(time.Second)
+	terms := s.terms("demo")
+	codes, err := refval.NewCodeSet("build-1", []refval.Code{{Digest: digestOf("program"), Path: "/opt/own", Version: "1"}}, nil)
+	must(t, err)
+	ended := s.put([]byte(codes.Text()))
+	terms.CodeSets = append(terms.CodeSets, ended)
+	slices.SortFunc(terms.CodeSets, func(a, b keystead.Digest) int { return slices.Compare(a[:], b[:]) })
+	terms.Until = map[keystead.Digest]time.Time{ended: until, terms.References[0]: until.Add(time.Minute)}
+	s.found(terms)
+	must(t, s.enrol("web-1", m.id, false))
+	a := s.apply(m, "web-1", evidence.PurposeAdmission)
+	d, err := admit.Decide(s, a)
+	must(t, err)
+	named := d.Verdict().Inputs()
+	if len(named.Ended) != 1 || named.Ended[0] != (appraise.EndedSet{Set: codes.Digest(), Until: until}) || len(named.References) != 1 || len(named.CodeSets) != 1 {
+		t.Errorf("inputs %+v", named)
+	}
+	again := func(clock time.Time) []byte {
+		in := s.rules(admit.RoleHost).Input(clock)
+		in.Bundle, in.Key, in.Time = a.Bundle, named.Key, named.Time
+		in.Expect = evidence.Binding{Purpose: named.Purpose, Nonce: named.Nonce, SubjectKey: named.SubjectKey}
+		return appraise.Appraise(in).Bytes()
+	}
+	if !bytes.Equal(again(named.Time), d.Verdict().Bytes()) {
+		t.Error("the same inputs give another verdict")
+	}
+	for _, clock := range []time.Time{until.Add(-time.Second), until.Add(time.Minute)} {
+		if bytes.Equal(again(clock), d.Verdict().Bytes()) {
+			t.Errorf("at %v the same sets count as at %v", clock, named.Time)
+		}
+	}
 }
 
 // refused wants a refusal in which every file of the ended set is told by name.
