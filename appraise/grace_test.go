@@ -133,6 +133,52 @@ func TestEndedVendorsOpenNothing(t *testing.T) {
 	demand(t, "another vendor, whose time is over", at(in, graceEnd, appraise.Dated{CodeSet: third}), keystead.ReasonPackageForeign)
 }
 
+// TestGraceOfVendors: packages of a vendor whom only an ended code set accepts.
+func TestGraceOfVendors(t *testing.T) {
+	acme := refval.Vendor{Name: "acme", Format: refval.FormatDeb, Packages: []string{"*"}, Key: theHost(t).vendor}
+	signers, err := acme.Signers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := keystead.Sum([]byte("tool"))
+	b := refval.NewBuilder(refval.SelectAll)
+	err = b.Add(refval.Package{Name: "tool", Version: "1", Architecture: "amd64", Strength: refval.StrengthRepositoryRehash},
+		[]refval.Repository{{Origin: "acme", Signers: signers[:1]}}, []refval.File{{Path: "/usr/bin/tool", Digest: d}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := b.Set()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := newForger(t).input(t, machine{ima: [][]byte{measured("sha256", d[:], "/usr/bin/tool")}})
+	in.References = nil
+	parts := in.Bundle.Parts()
+	parts.Packages.Data = []byte("Package: tool\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1\n\n")
+	in.Bundle = bundle(t, parts)
+	vendors, refs := appraise.Dated{CodeSet: trusting(t, []refval.Vendor{acme})}, appraise.Dated{References: set}
+	demand(t, "in the grace", at(in, graceEnd.Add(-1), vendors, refs))
+	for what, tc := range map[string]struct {
+		forGood appraise.Input
+		ended   []appraise.Dated
+		by      string
+	}{
+		"the vendor's time is over":        {func() appraise.Input { in := in; in.References = []*refval.Set{set}; return in }(), []appraise.Dated{vendors}, "code set " + vendors.CodeSet.Name()},
+		"the vendor's and the set's alike": {in, []appraise.Dated{vendors, refs}, "reference set " + set.Digest().String()},
+	} {
+		f := first(demand(t, what, at(tc.forGood, graceEnd, tc.ended...), keystead.ReasonGraceEnded))
+		if f.Got != d.String()+" of package tool 1: "+tc.by+", which counted until 2026-11-15T12:00:00Z" {
+			t.Errorf("%s: %+v", what, f)
+		}
+	}
+	h := theHost(t)
+	rpms := h.input(t, h.list, "*", ran("good", "2.0"))
+	ended := appraise.Dated{CodeSet: rpms.CodeSets[0], Until: rpms.Time}
+	rpms.CodeSets = []*refval.CodeSet{record().codes}
+	rpms.Add(ended, rpms.Time)
+	demand(t, "packages that prove themselves, of a vendor whose time is over", rpms, keystead.ReasonPackageForeign)
+}
+
 // TestGraceEndsForContinuations: a machine that was replayed in the grace can not ride on
 // by bringing suffixes; what it has from before is asked for whole, and refused. After
 // the end a continuation's verdict is that of the whole again.
