@@ -65,12 +65,11 @@ func publicKey(der []byte) bool {
 // equal bit by bit.
 func (a *Application) appraise(purpose string) (appraise.Verdict, *appraise.State) {
 	tpm, now := a.Bundle.Parts().TPM, time.UnixMilli(int64(a.Time)).UTC()
-	return appraise.Follow(appraise.Input{
-		Bundle:  a.Bundle,
-		Expect:  evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()},
-		Key:     appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now},
-		EKRoots: a.Rules.roots, References: a.Rules.references, CodeSets: a.Rules.codeSets, Policy: a.Rules.policy, Memory: a.Rules.memory, Time: now, Prior: a.Prior, Seen: a.seen,
-	})
+	in := a.Rules.Input(now)
+	in.Bundle, in.Time, in.Prior, in.Seen = a.Bundle, now, a.Prior, a.seen
+	in.Expect = evidence.Binding{Purpose: purpose, Nonce: a.Nonce[:], SubjectKey: a.subjectKey()}
+	in.Key = appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now}
+	return appraise.Follow(in)
 }
 
 // claimed wants an allowed verdict to be of the enrolled hardware, by a key whose quotes

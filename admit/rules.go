@@ -2,6 +2,7 @@ package admit
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
@@ -39,13 +40,12 @@ func TermsOf(s State, role string) (InForce, error) {
 // Rules are terms with their objects read, ready to appraise by. Reading reference sets
 // takes a while: whoever judges keeps Rules by their digest. The zero value admits nobody.
 type Rules struct {
-	role       string
-	digest     keystead.Digest
-	policy     *policy.Policy
-	roots      tpm2.Roots
-	references []*refval.Set
-	codeSets   []*refval.CodeSet
-	memory     *appraise.Memory // what hosts send again and again
+	role   string
+	digest keystead.Digest
+	policy *policy.Policy
+	roots  tpm2.Roots
+	sets   []appraise.Dated // of both kinds
+	memory *appraise.Memory // what hosts send again and again
 }
 
 // What rules remember of hosts is bounded, of each kind: in items, and in bytes, which
@@ -79,14 +79,14 @@ func (f InForce) Open(objects Objects) (*Rules, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := r.add(o.Kind, b); err != nil {
+		if err := r.add(o.Kind, b, t.Until[o.Digest]); err != nil {
 			return nil, fmt.Errorf("object %v: %w", o.Digest, err)
 		}
 	}
 	return r, nil
 }
 
-func (r *Rules) add(kind string, b []byte) (err error) {
+func (r *Rules) add(kind string, b []byte, until time.Time) (err error) {
 	switch kind {
 	case ObjectPolicy:
 		r.policy, err = policy.Compile(b, appraise.Vocabulary())
@@ -95,7 +95,7 @@ func (r *Rules) add(kind string, b []byte) (err error) {
 	case ObjectReferences:
 		var s *refval.Set
 		s, err = refval.Parse(b)
-		r.references = append(r.references, s)
+		r.sets = append(r.sets, appraise.Dated{References: s, Until: until})
 	case ObjectCodeSet:
 		if key.IsNote(b) { // whose signatures were checked when it was endorsed, by the members of then
 			if b, _, err = key.Peek(b); err != nil {
@@ -104,7 +104,7 @@ func (r *Rules) add(kind string, b []byte) (err error) {
 		}
 		var c *refval.CodeSet
 		c, err = refval.ParseCodeSet(string(b))
-		r.codeSets = append(r.codeSets, c)
+		r.sets = append(r.sets, appraise.Dated{CodeSet: c, Until: until})
 	}
 	return err
 }
@@ -119,7 +119,11 @@ func (r *Rules) Role() string { return r.role }
 func (r *Rules) Roots() tpm2.Roots { return r.roots }
 
 // Input returns what appraisal takes from the rules: all but bundle, expected binding,
-// key and time.
-func (r *Rules) Input() appraise.Input {
-	return appraise.Input{EKRoots: r.roots, References: r.references, CodeSets: r.codeSets, Policy: r.policy, Memory: r.memory}
+// key and time. Which sets count is judged as of a time of the domain clock.
+func (r *Rules) Input(clock time.Time) appraise.Input {
+	in := appraise.Input{EKRoots: r.roots, Policy: r.policy, Memory: r.memory}
+	for _, s := range r.sets {
+		in.Add(s, clock)
+	}
+	return in
 }

@@ -198,7 +198,7 @@ func (n *node) serve() {
 		n.domain.mu.Lock()
 		defer n.domain.mu.Unlock()
 		n.shown[slices.Index(n.nodes, n)]++
-		in := n.rules.Input()
+		in := n.rules.Input(time.Now())
 		in.Time = time.Now()
 		if n.enrolled[id] == "" {
 			return attest.Terms{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: "hardware identity " + id.String()})
@@ -331,7 +331,7 @@ func (n *node) obtain(ctx context.Context, purpose, host string, raw []byte, tic
 			}
 		}
 	}
-	in := n.rules.Input()
+	in := n.rules.Input(time.Now())
 	subject := b.Parts().Binding.SubjectKey
 	in.Bundle, in.Key, in.Time = b, n.judge.Accepted(p.Identity()), time.Now()
 	in.Expect = evidence.Binding{Purpose: purpose, Nonce: n.nonces[tick], SubjectKey: subject}

@@ -136,8 +136,9 @@ func (n *nodes) terms(context.Context, keystead.Digest) (attest.Terms, error) {
 	if rules == nil {
 		return attest.Terms{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTermsMissing, Where: "role node", Want: "terms to judge a node by", Got: "none yet"})
 	}
-	in := rules.Input()
-	in.Time = time.Now().UTC()
+	now := time.Now().UTC()
+	in := rules.Input(now)
+	in.Time = now
 	return attest.Terms{Name: admit.RoleNode, Input: in}, nil
 }
 

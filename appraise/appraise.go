@@ -40,6 +40,7 @@ type Input struct {
 	EKRoots    tpm2.Roots           // for the accepted key's endorsement certificate
 	References []*refval.Set        // what packages ship
 	CodeSets   []*refval.CodeSet    // what else is accepted, and how the machine may boot
+	Ended      []Dated              // sets that count no more, as Add finds them: what they alone vouched for is refused with grace-ended
 	Collateral *evidence.Collateral // what vendors of TEEs say of their machines; nil for none
 	TEERoots   evidence.VendorRoots // whose TEEs count; none: nobody's
 	Policy     *policy.Policy       // without one nothing is allowed
@@ -77,6 +78,7 @@ func Explain(in Input, each func(File)) Verdict {
 
 func appraise(in Input, each func(File)) *appraisal {
 	in.References, in.CodeSets = present(in.References), present(in.CodeSets)
+	in.Ended = slices.DeleteFunc(slices.Clone(in.Ended), func(d Dated) bool { return d.References == nil && d.CodeSet == nil })
 	a := &appraisal{in: in, parts: in.Bundle.Parts(), each: each}
 	if a.rootOfTrust(); !a.sound() {
 		a.claims, a.assurance = evidence.Claims{}, evidence.AssuranceNone // the bundle's own words
@@ -369,6 +371,7 @@ func (a *appraisal) verdict() Verdict {
 	for _, c := range in.CodeSets {
 		body.Inputs.CodeSets = append(body.Inputs.CodeSets, c.Digest())
 	}
+	body.Inputs.Ended = in.ended()
 	if !in.Policy.IsZero() {
 		body.Inputs.Policy, body.Inputs.PolicyName = in.Policy.Digest(), in.Policy.Name()
 	}

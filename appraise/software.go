@@ -50,7 +50,7 @@ func (a *appraisal) references() *references {
 	case a.prior != nil:
 		a.refs = a.prior.refs.resumed(a.prior.seen)
 	default:
-		a.refs = newReferences(a.in.References, a.in.CodeSets, a.floors())
+		a.refs = newReferences(&a.in, a.floors())
 	}
 	return a.refs
 }

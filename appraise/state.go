@@ -3,6 +3,7 @@ package appraise
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
@@ -72,7 +73,11 @@ func (a *appraisal) context() keystead.Digest {
 		parts = append(parts, d[:])
 	}
 	d := a.in.Policy.Digest()
-	return nameOf(append(parts, nil, d[:]))
+	parts = append(parts, nil, d[:])
+	for _, e := range a.in.ended() {
+		parts = append(parts, e.Set[:], e.Until.AppendFormat(nil, time.RFC3339Nano))
+	}
+	return nameOf(parts)
 }
 
 // registers names the quoted registers that the logs of a boot rest on: all but IMA's,

@@ -184,7 +184,11 @@ func (a *appraisal) launched() {
 	case !a.in.Policy.BootAccepted():
 		return
 	}
-	a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "launch measurement", Want: a.acceptedLaunches(), Got: cmp.Or(launch.Name, "one that no code set names") + ": " + c.Launch + a.withoutLog()})
+	f := keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "launch measurement", Want: a.acceptedLaunches(), Got: cmp.Or(launch.Name, "one that no code set names") + ": " + c.Launch + a.withoutLog()}
+	a.find(a.overdue(f, func(b *appraisal) bool {
+		l := b.launch()
+		return l.Name != "" && l.Image == (c.Kind != evidence.KindTDX)
+	}))
 }
 
 // withoutLog says that a TD sent no log.
@@ -236,14 +240,7 @@ func (a *appraisal) acceptedLaunches() string {
 // initrd be one that the kernel does not do without.
 func (a *appraisal) tdKernel() {
 	measured, err := a.td.Kernel()
-	b, ok := a.acceptedBoot(measured)
-	strange := a.strangeImages()
-	for _, m := range measured.Before {
-		again := m == measured.CommandLine || ok && eventlog.Kernel{CommandLine: m}.Given(b.CommandLine) // systemd-boot measures it, too
-		if m == measured.Initrd || !again && !a.coded(m) {
-			strange = append(strange, m.String())
-		}
-	}
+	b, strange, ok := a.tdBoot(measured)
 	bound := measured.Initrd.IsZero() || slices.Contains(b.Guarantees, refval.GuaranteeInitrdBound)
 	switch {
 	case err == nil && strange == nil && ok && bound:
@@ -255,8 +252,26 @@ func (a *appraisal) tdKernel() {
 		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "initrd" + a.td.Place(measured.Initrd, 2), Want: "boot entry " + b.Name + " with the guarantee " + string(refval.GuaranteeInitrdBound) + ": the host could have left the initrd out",
 			Got: fmt.Sprintf("guarantees %v", b.Guarantees)})
 	default:
-		a.find(append([]keystead.Finding{a.unaccepted(measured, strange)}, a.faults()...)...)
+		refused := a.overdue(a.unaccepted(measured, strange), func(x *appraisal) bool {
+			_, strange, ok := x.tdBoot(measured)
+			return ok && strange == nil
+		})
+		a.find(append([]keystead.Finding{refused}, a.faults()...)...)
 	}
+}
+
+// tdBoot returns the code set entry of a TD's boot, and what no set names of the rest that
+// was measured.
+func (a *appraisal) tdBoot(measured eventlog.Kernel) (b refval.Boot, strange []string, ok bool) {
+	b, ok = a.acceptedBoot(measured)
+	strange = a.strangeImages()
+	for _, m := range measured.Before {
+		again := m == measured.CommandLine || ok && eventlog.Kernel{CommandLine: m}.Given(b.CommandLine) // systemd-boot measures it, too
+		if m == measured.Initrd || !again && !a.coded(m) {
+			strange = append(strange, m.String())
+		}
+	}
+	return b, strange, ok
 }
 
 // words are the guarantees as claims have them.

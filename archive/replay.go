@@ -104,7 +104,7 @@ func Replay(v *receipt.Verifier, f *File, build string) (Replayed, error) {
 	if err != nil {
 		return Replayed{}, err
 	}
-	in := rules.Input()
+	in := rules.Input(a.Inputs.Time)
 	in.Bundle, in.Key, in.Time = bundle, a.Inputs.Key, a.Inputs.Time
 	in.Expect = evidence.Binding{Purpose: a.Inputs.Purpose, Nonce: a.Inputs.Nonce, SubjectKey: a.Inputs.SubjectKey}
 	got := appraise.Appraise(in)

@@ -236,7 +236,7 @@ func (h *host) judgeNode(context.Context, keystead.Digest) (attest.Terms, error)
 	if err != nil {
 		return attest.Terms{}, err
 	}
-	in := rules.Input()
+	in := rules.Input(time.Now())
 	in.Time = time.Now()
 	return attest.Terms{Name: "node", Input: in}, nil
 }

@@ -37,13 +37,15 @@ func (g *nodeGate) terms(ctx context.Context, _ keystead.Digest) (attest.Terms, 
 	return g.node.termsFor(ctx, admit.RoleNode, "")
 }
 
-// termsFor returns the terms in force for a role, to be judged by as of now.
+// termsFor returns the terms in force for a role, to be judged by as of now. Which sets
+// count is judged as of the domain clock, as far as this node knows it.
 func (n *Node) termsFor(ctx context.Context, role, name string) (attest.Terms, error) {
 	rules, err := n.rules(ctx, role)
 	if err != nil {
 		return attest.Terms{}, err
 	}
-	in := rules.Input()
+	_, _, clock := n.machine.roster()
+	in := rules.Input(time.UnixMilli(int64(clock)))
 	in.Time = time.Now().UTC()
 	return attest.Terms{Name: name, Input: in}, nil
 }
