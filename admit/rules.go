@@ -48,8 +48,12 @@ type Rules struct {
 	memory     *appraise.Memory // what hosts send again and again
 }
 
-// remembered bounds what rules remember of hosts, of each kind.
-const remembered = 1 << 16
+// What rules remember of hosts is bounded, of each kind: in items, and in bytes, which
+// hosts choose.
+const (
+	remembered      = 1 << 16
+	rememberedBytes = 256 << 20
+)
 
 // Open reads the terms' text and every object that they name. What makes an object
 // good was judged before; here each is held to its digest and parsed. Refusals:
@@ -69,7 +73,7 @@ func (f InForce) Open(objects Objects) (*Rules, error) {
 	if t.Role != f.Role || keystead.Sum(text) != f.Digest {
 		return nil, deny(keystead.ReasonObjectMismatch, "terms", fmt.Sprintf("terms %v for %s", f.Digest, f.Role), fmt.Sprintf("%v for %s", keystead.Sum(text), t.Role))
 	}
-	r := &Rules{role: t.Role, digest: f.Digest, memory: appraise.NewMemory(remembered)}
+	r := &Rules{role: t.Role, digest: f.Digest, memory: appraise.NewMemory(remembered, rememberedBytes)}
 	for _, o := range t.Objects() {
 		b, err := fetch(objects, o)
 		if err != nil {

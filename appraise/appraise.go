@@ -116,9 +116,9 @@ type appraisal struct {
 	rtmr        [eventlog.RTMRs][]byte // of a TD
 	td          *eventlog.CCLog        // of a TD without a TPM
 	refs        *references
-	vendors     *references // of no set, for what runs before the system
-	prior       *State      // that a continuation goes on from
-	replaced    bool        // another kernel runs than the firmware started
+	prior       *State       // that a continuation goes on from
+	faulty      []faultyBoot // what the boot would have been accepted by
+	replaced    bool         // another kernel runs than the firmware started
 }
 
 func (a *appraisal) sound() bool { return len(a.findings) == 0 }

@@ -50,13 +50,6 @@ func (a *appraisal) unaccepted(k eventlog.Kernel, strange []string) keystead.Fin
 	if n := len(strange) - maxWanted; n > 0 {
 		got = append(got, fmt.Sprintf("and %d more", n))
 	}
-	a.faults(k.Image, true, "kernel")
-	a.faults(k.Initrd, false, "initrd")
-	for _, text := range strange[:min(len(strange), maxWanted)] {
-		if m, err := keystead.ParseMeasured(text); err == nil {
-			a.faults(m, true, "loaded before the kernel")
-		}
-	}
 	return keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: strings.Join(where, "; "), Want: strings.Join(want, "; "), Got: strings.Join(got, "; ")}
 }
 

@@ -1,7 +1,6 @@
 package appraise
 
 import (
-	"iter"
 	"slices"
 	"strings"
 
@@ -37,7 +36,7 @@ func (a *appraisal) kernel() {
 	case a.files == nil:
 		a.missing("ima-log", "the kernel's IMA log, whose first entry shows that the boot registers stayed as they were")
 	default:
-		a.find(a.unaccepted(measured, strange))
+		a.find(append([]keystead.Finding{a.unaccepted(measured, strange)}, a.faults()...)...)
 	}
 }
 
@@ -76,66 +75,68 @@ func (a *appraisal) initrdOf(b refval.Boot, k eventlog.Kernel) bool {
 	return b.HasInitrd(k.Initrd)
 }
 
-// shipped reports whether a set names what was measured as a file that fits, of a package
-// that an accepted vendor stands behind and that is not below the policy's floor. The set is
-// one of EFI programs if it was loaded, else one of files, of which those for the boot have
-// the digests of SHA-384.
+// shipped reports whether a package that counts names what was measured as a file that fits.
+// What fits of packages below a floor, or of no accepted vendor, is kept for a refusal.
 func (a *appraisal) shipped(m keystead.Measured, loaded bool, fits func(refval.Source) bool) bool {
-	for s, source := range a.sources(m, loaded) {
-		if fits(source) && a.trusts().fault(s, source.Number) == faultNone {
-			return true
+	var faulty []faultyBoot
+	good := a.offered(m, loaded, func(s *refval.Set, source refval.Source) bool {
+		if !fits(source) {
+			return false
+		}
+		h := s.Header()
+		p := &h.Packages[source.Number]
+		f := a.references().faultOf(p, h.Repositories)
+		if f != faultNone {
+			faulty = append(faulty, faultyBoot{m, p, f})
+		}
+		return f == faultNone
+	})
+	if !good {
+		a.faulty = append(a.faulty, faulty...)
+	}
+	return good
+}
+
+// offered calls fits with each file of the sets that has what was measured, until one does:
+// of the sets of EFI programs if it was loaded, else of those of files, of which those for
+// the boot have the digests of SHA-384.
+func (a *appraisal) offered(m keystead.Measured, loaded bool, fits func(*refval.Set, refval.Source) bool) bool {
+	if m.IsZero() {
+		return false
+	}
+	for _, s := range a.in.References {
+		if s.Header().Selection.Boots() != (loaded || m.Long()) {
+			continue
+		}
+		for source := range s.Sources(m.Name()) {
+			if fits(s, source) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// sources are the packages' files that shipped looks among.
-func (a *appraisal) sources(m keystead.Measured, loaded bool) iter.Seq2[*refval.Set, refval.Source] {
-	return func(yield func(*refval.Set, refval.Source) bool) {
-		if m.IsZero() {
-			return
-		}
-		for _, s := range a.in.References {
-			if s.Header().Selection.Boots() != (loaded || m.Long()) {
-				continue
-			}
-			for source := range s.Sources(m.Name()) {
-				if !yield(s, source) {
-					return
-				}
-			}
-		}
-	}
+// faultyBoot is what was measured of a package that does not count.
+type faultyBoot struct {
+	measured keystead.Measured
+	pkg      *refval.Package
+	fault    fault
 }
 
-// trusts returns references that know the accepted vendors and the policy's floors.
-func (a *appraisal) trusts() *references {
-	switch {
-	case a.prior != nil:
-		return a.prior.refs
-	case a.vendors == nil:
-		a.vendors = newReferences(nil, a.in.CodeSets, a.floors())
-	}
-	return a.vendors
-}
-
-// faults says which packages ship what was measured, if none of them counts.
-func (a *appraisal) faults(m keystead.Measured, loaded bool, part string) {
-	var found []keystead.Finding
-	for s, source := range a.sources(m, loaded) {
-		p := &s.Header().Packages[source.Number]
-		f := keystead.Finding{Where: part, Got: p.Name + " " + p.Version}
-		switch a.trusts().fault(s, source.Number) {
-		case faultForeign:
-			f.Reason, f.Want = keystead.ReasonPackageForeign, "a package of a vendor whom a code set names for it"
-		case faultOutdated:
-			f.Reason, f.Want = keystead.ReasonPackageOutdated, p.Name+" "+a.trusts().floors.below(p)+" or later"
-		default:
-			return
+// faults are the findings on packages that would have been accepted for the boot, each once.
+func (a *appraisal) faults() (out []keystead.Finding) {
+	for _, b := range a.faulty {
+		f := keystead.Finding{Reason: keystead.ReasonPackageOutdated, Where: "boot", Want: b.pkg.Name + " " + a.references().floors.below(b.pkg) + " or later",
+			Got: b.measured.String() + " of package " + b.pkg.Name + " " + b.pkg.Version}
+		if b.fault == faultForeign {
+			f.Reason, f.Want = keystead.ReasonPackageForeign, "a package of a vendor whom a code set accepts for "+b.pkg.Name
 		}
-		found = append(found, f)
+		if !slices.Contains(out, f) {
+			out = append(out, f)
+		}
 	}
-	a.find(found...)
+	return out
 }
 
 // loads reports whether a code set lets the package's programs run before the kernel.
@@ -143,15 +144,28 @@ func (a *appraisal) loads(s refval.Source) bool {
 	return slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { return c.Loads(s) })
 }
 
-// bootPackages lists the packages whose EFI programs ran: name=version, sorted.
+// bootPackages lists the packages whose EFI programs ran: name=version, sorted. What ran of
+// none but packages below a floor is claimed to be outdated.
 func (a *appraisal) bootPackages() (out []string) {
 	for _, image := range a.claims.Boot.Loaded {
 		m, err := keystead.ParseMeasured(image)
 		if err != nil {
 			continue
 		}
-		for _, s := range a.sources(m, true) {
-			out = append(out, s.Package+"="+s.Version)
+		var below []string
+		current := false
+		a.offered(m, true, func(set *refval.Set, s refval.Source) bool {
+			name := s.Package + "=" + s.Version
+			out = append(out, name)
+			if h := set.Header(); a.references().faultOf(&h.Packages[s.Number], h.Repositories) == faultOutdated {
+				below = append(below, name)
+			} else {
+				current = true
+			}
+			return false
+		})
+		if !current {
+			a.claims.Packages.Outdated = append(a.claims.Packages.Outdated, below...)
 		}
 	}
 	slices.Sort(out)

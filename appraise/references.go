@@ -27,17 +27,19 @@ type references struct {
 	unproven  unproven
 	proof     keystead.Digest // of the host's list, where that proves itself
 	early     bool            // and what it proves may be more at a later time
+	size      int             // in memory, about, in bytes, without sets that are the rules'
 	before    []seenPackage   // in a continuation: of which something ran before, in order
 	later     []seenPackage   // and what ran since that did not
 }
 
-// A fault is why files of a package that a set proves do not count all the same.
+// A fault is why files of a package that a set proves do not count all the same. Of two
+// the lower one is told: no signature makes good what is below a floor.
 type fault uint8
 
 const (
 	faultNone     fault = iota
-	faultForeign        // its repository's signer is none whom a code set accepts for it
 	faultOutdated       // below the policy's floor
+	faultForeign        // its repository's signer is none whom a code set accepts for it
 )
 
 // vendor is a code set's, with its keys' fingerprints.
@@ -92,19 +94,19 @@ func (r *references) add(s *refval.Set) {
 	h := s.Header()
 	faults := make([]fault, len(h.Packages))
 	for i := range h.Packages {
-		faults[i] = r.fault(s, i)
+		faults[i] = r.faultOf(&h.Packages[i], h.Repositories)
 	}
+	r.size += 2*len(faults) + 64 // and listed
 	r.sets, r.faults, r.seen = append(r.sets, s), append(r.faults, faults), append(r.seen, make([]bool, len(h.Packages)))
 }
 
-// fault says why a set's package of that number does not count, if it does not.
-func (r *references) fault(s *refval.Set, number int) fault {
-	h := s.Header()
-	switch p := &h.Packages[number]; {
-	case !r.vouched(p, h.Repositories):
-		return faultForeign
+// faultOf says why a package of a set does not count, if it does not.
+func (r *references) faultOf(p *refval.Package, repositories []refval.Repository) fault {
+	switch {
 	case r.floors.below(p) != "":
 		return faultOutdated
+	case !r.vouched(p, repositories):
+		return faultForeign
 	}
 	return faultNone
 }
@@ -131,6 +133,7 @@ func (r *references) vouched(p *refval.Package, repositories []refval.Repository
 func (r *references) prove(list keystead.Digest, p *rpm.Proven) {
 	r.add(p.Set)
 	r.proof, r.early = list, p.Early
+	r.size += provenSize(p)
 	r.unproven = unproven{map[keystead.Digest]*rpm.Refusal{}, map[string]*rpm.Refusal{}}
 	for _, list := range [][]rpm.Refusal{p.Refused, p.Weak} {
 		for i := range list {
@@ -177,7 +180,7 @@ func (o owner) String() string {
 }
 
 // judge names the entry's content. It does not allocate for a file that is named.
-func (r *references) judge(e ima.Entry) (Status, owner) {
+func (r *references) judge(e *ima.Entry) (Status, owner) {
 	switch {
 	case e.Violation:
 		return Violation, owner{}
@@ -220,7 +223,7 @@ func (r *references) judge(e ima.Entry) (Status, owner) {
 }
 
 // signed reports whether an accepted IMA key signed the entry's content.
-func (r *references) signed(e ima.Entry) (owner, bool) {
+func (r *references) signed(e *ima.Entry) (owner, bool) {
 	if len(r.keys) == 0 || !e.Signable() {
 		return owner{}, false
 	}
@@ -234,7 +237,7 @@ func (r *references) signed(e ima.Entry) (owner, bool) {
 // buffer reports whether the entry is of a measured buffer, such as the command line
 // of a kexec: its name is no path, and its third field is what was measured. That
 // a package ships a file of the same content does not make it good in that role.
-func buffer(e ima.Entry) bool {
+func buffer(e *ima.Entry) bool {
 	return (len(e.Path) == 0 || e.Path[0] != '/') && len(e.Signature) > 0 && keystead.Sum(e.Signature) == keystead.Digest(e.FileDigest)
 }
 
@@ -323,7 +326,7 @@ func (r *references) indexCode() {
 // maxWanted bounds how many accepted versions of a file a finding lists.
 const maxWanted = 4
 
-func (r *references) finding(reason keystead.Reason, i int, e ima.Entry, o owner) keystead.Finding {
+func (r *references) finding(reason keystead.Reason, i int, e *ima.Entry, o owner) keystead.Finding {
 	f := keystead.Finding{Reason: reason, Where: e.Path.String(), Got: digestOf(e)}
 	if len(e.Path) == 0 {
 		f.Where = fmt.Sprintf("measurement list, entry %d", i)
@@ -394,7 +397,7 @@ func (o owner) reason() keystead.Reason {
 }
 
 // digestOf gives what the entry says of the file's content, in text.
-func digestOf(e ima.Entry) string {
+func digestOf(e *ima.Entry) string {
 	if e.FileDigest == nil {
 		return "no digest of a file"
 	}

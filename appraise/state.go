@@ -50,6 +50,15 @@ func (s *State) Size() int {
 	return size + (len(s.kernel.Before)+len(s.kernel.Loaders))*49 // keystead.Measured
 }
 
+// Shared returns what the state may have in common with those of other hosts, which is
+// the same pointer then, and how much memory that takes, likewise.
+func (s *State) Shared() (common any, size int) {
+	if s == nil || s.refs == nil {
+		return nil, 0
+	}
+	return s.refs, s.refs.size
+}
+
 // context names all that the verdict on a file rests on, beside the file.
 func (a *appraisal) context() keystead.Digest {
 	var parts [][]byte

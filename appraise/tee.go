@@ -70,7 +70,7 @@ func (a *appraisal) openTEE(t *evidence.TEE) (*surroundings, error) {
 		}
 		s := &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEVM, rtmr: v.RTMR}
 		standing, err := v.Standing(collateral, roots, at)
-		a.standing(v.Verified, s, standing, err)
+		a.standing(v.Verified, s, standing, err, func() error { return v.Spared(collateral, roots, at) })
 		return s, nil
 	case evidence.KindSGX:
 		v, err := sgx.Verify(t.Report, roots, at)
@@ -79,7 +79,7 @@ func (a *appraisal) openTEE(t *evidence.TEE) (*surroundings, error) {
 		}
 		s := &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEProcess}
 		standing, err := v.Standing(collateral, roots, at)
-		a.standing(v.Verified, s, standing, err)
+		a.standing(v.Verified, s, standing, err, func() error { return v.Spared(collateral, roots, at) })
 		return s, nil
 	case evidence.KindNitro:
 		v, err := nitro.Verify(t.Report, roots, at)
@@ -99,12 +99,14 @@ func (a *appraisal) revocation(err error) {
 	}
 }
 
-// standing records what Intel says of a machine.
-func (a *appraisal) standing(v *dcap.Verified, s *surroundings, standing *dcap.Standing, err error) {
+// standing records what Intel says of a machine; spared is asked where that is not known,
+// and the policy takes it all the same.
+func (a *appraisal) standing(v *dcap.Verified, s *surroundings, standing *dcap.Standing, err error, spared func() error) {
 	defer func() { a.revocation(v.CheckRevocation(standing, a.in.Collateral, a.in.Time)) }()
 	if err != nil {
 		if !a.in.Policy.TEECurrent() && a.sparing(err) {
 			s.claims.TCBStatus = "" // nothing is known
+			a.fail("tee", spared())
 			return
 		}
 		a.fail("tee", err)
@@ -253,7 +255,7 @@ func (a *appraisal) tdKernel() {
 		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "initrd" + a.td.Place(measured.Initrd, 2), Want: "boot entry " + b.Name + " with the guarantee " + string(refval.GuaranteeInitrdBound) + ": the host could have left the initrd out",
 			Got: fmt.Sprintf("guarantees %v", b.Guarantees)})
 	default:
-		a.find(a.unaccepted(measured, strange))
+		a.find(append([]keystead.Finding{a.unaccepted(measured, strange)}, a.faults()...)...)
 	}
 }
 

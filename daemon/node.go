@@ -82,6 +82,8 @@ type Node struct {
 	authority  *authority
 	suspending suspending
 	replayed   replayed
+	past       pastTurn // of watchers
+	readings   chan struct{}
 	rekeys     rekeys
 	voter      voter
 	metrics    *metrics
@@ -136,6 +138,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	n.renewer = newRenewer(n)
 	n.turns = newTurns(cfg.Evidence.Judgements, time.Duration(cfg.Evidence.TurnMS)*time.Millisecond)
+	n.past, n.readings = make(pastTurn, 1), make(chan struct{}, 1)
 	n.shown = newShownRoom(&cfg.Evidence)
 	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
