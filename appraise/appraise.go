@@ -53,6 +53,14 @@ type Input struct {
 // that do not parse among it, is a finding of the verdict.
 func Appraise(in Input) Verdict { return Explain(in, nil) }
 
+// Rooted reports whether the root of trust of the evidence holds: the accepted key signed
+// an answer to the question. It opens no log, so long evidence costs it no more than short.
+func Rooted(in Input) bool {
+	a := &appraisal{in: in, parts: in.Bundle.Parts()}
+	a.rootOfTrust()
+	return a.sound()
+}
+
 // Follow is Appraise, and returns from what the next bundle may go on: nil if nothing is
 // to be kept, as of evidence that was refused.
 func Follow(in Input) (Verdict, *State) {

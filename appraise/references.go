@@ -180,7 +180,7 @@ func (o owner) String() string {
 }
 
 // judge names the entry's content. It does not allocate for a file that is named.
-func (r *references) judge(e ima.Entry) (Status, owner) {
+func (r *references) judge(e *ima.Entry) (Status, owner) {
 	switch {
 	case e.Violation:
 		return Violation, owner{}
@@ -223,7 +223,7 @@ func (r *references) judge(e ima.Entry) (Status, owner) {
 }
 
 // signed reports whether an accepted IMA key signed the entry's content.
-func (r *references) signed(e ima.Entry) (owner, bool) {
+func (r *references) signed(e *ima.Entry) (owner, bool) {
 	if len(r.keys) == 0 || !e.Signable() {
 		return owner{}, false
 	}
@@ -237,7 +237,7 @@ func (r *references) signed(e ima.Entry) (owner, bool) {
 // buffer reports whether the entry is of a measured buffer, such as the command line
 // of a kexec: its name is no path, and its third field is what was measured. That
 // a package ships a file of the same content does not make it good in that role.
-func buffer(e ima.Entry) bool {
+func buffer(e *ima.Entry) bool {
 	return (len(e.Path) == 0 || e.Path[0] != '/') && len(e.Signature) > 0 && keystead.Sum(e.Signature) == keystead.Digest(e.FileDigest)
 }
 
@@ -326,7 +326,7 @@ func (r *references) indexCode() {
 // maxWanted bounds how many accepted versions of a file a finding lists.
 const maxWanted = 4
 
-func (r *references) finding(reason keystead.Reason, i int, e ima.Entry, o owner) keystead.Finding {
+func (r *references) finding(reason keystead.Reason, i int, e *ima.Entry, o owner) keystead.Finding {
 	f := keystead.Finding{Reason: reason, Where: e.Path.String(), Got: digestOf(e)}
 	if len(e.Path) == 0 {
 		f.Where = fmt.Sprintf("measurement list, entry %d", i)
@@ -397,7 +397,7 @@ func (o owner) reason() keystead.Reason {
 }
 
 // digestOf gives what the entry says of the file's content, in text.
-func digestOf(e ima.Entry) string {
+func digestOf(e *ima.Entry) string {
 	if e.FileDigest == nil {
 		return "no digest of a file"
 	}

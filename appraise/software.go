@@ -167,7 +167,7 @@ func (a *appraisal) entries(refs *references) {
 			s.Prefetch(digests)
 		}
 		for i := range list {
-			a.file(refs, list[i].number, list[i].Entry)
+			a.file(refs, list[i].number, &list[i].Entry)
 		}
 		list, digests = list[:0], digests[:0]
 	}
@@ -175,7 +175,7 @@ func (a *appraisal) entries(refs *references) {
 	for i, e := range a.files.All() {
 		if aggregate {
 			aggregate = false
-			a.tell(i, e, Aggregate, owner{})
+			a.tell(i, &e, Aggregate, owner{})
 			continue
 		}
 		if e.Alg == "sha256" {
@@ -189,7 +189,7 @@ func (a *appraisal) entries(refs *references) {
 }
 
 // file judges one entry.
-func (a *appraisal) file(refs *references, i int, e ima.Entry) {
+func (a *appraisal) file(refs *references, i int, e *ima.Entry) {
 	c := &a.claims.Software
 	if e.Aggregate() {
 		c.Unknown++
@@ -247,7 +247,7 @@ func strengthOf(c *evidence.SoftwareClaims, o owner) *int64 {
 	return &c.RepositoryRehash
 }
 
-func (a *appraisal) tell(i int, e ima.Entry, s Status, o owner) {
+func (a *appraisal) tell(i int, e *ima.Entry, s Status, o owner) {
 	if a.each != nil {
 		a.each(File{Entry: i, Path: e.Path.String(), Digest: digestOf(e), Status: s, Source: o.String(), Strength: o.strength()})
 	}

@@ -18,6 +18,9 @@ type Terms struct {
 	Name string
 	// Input is all of the appraisal but bundle, expected binding and key.
 	Input appraise.Input
+	// Turn, if not nil, is waited for before evidence is judged whose root of trust holds:
+	// what the TPM did not sign is refused before, for anybody may send it in its name.
+	Turn func(ctx context.Context) (end func(), err error)
 }
 
 // An Appraiser is the [Verifier] of peers with a TPM. Attestation keys that it has
@@ -71,6 +74,13 @@ func (a *Appraiser) Verify(ctx context.Context, c Claim) (string, appraise.Verdi
 	}
 	in := terms.Input
 	in.Bundle, in.Expect, in.Key = c.Bundle, c.Expect, key
+	if terms.Turn != nil && appraise.Rooted(in) {
+		end, err := terms.Turn(ctx)
+		if err != nil {
+			return "", appraise.Verdict{}, err
+		}
+		defer end()
+	}
 	v := appraise.Appraise(in)
 	return terms.Name, v, v.Err()
 }

@@ -113,7 +113,7 @@ func (c *EvidenceConfig) check() error {
 	case c.ConnectionsMiB < 8*c.BundleMiB || c.ConnectionsMiB > 1<<20:
 		return conf.Bad("evidence.connections-mib must be eight times evidence.bundle-mib, %d, to %d, and is %d", 8*c.BundleMiB, 1<<20, c.ConnectionsMiB)
 	case c.Judgements < 0 || c.Judgements > 1<<10:
-		return conf.Bad("evidence.judgements must be 0 (one a processor) to %d, and is %d", 1<<10, c.Judgements)
+		return conf.Bad("evidence.judgements must be 0 (one for every two processors) to %d, and is %d", 1<<10, c.Judgements)
 	case c.TurnMS < 100 || c.TurnMS > 600_000:
 		return conf.Bad("evidence.turn-ms must be 100 to 600000, and is %d", c.TurnMS)
 	}

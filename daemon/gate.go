@@ -155,6 +155,7 @@ func (g *gatekeeper) terms(ctx context.Context, identity keystead.Digest) (attes
 	if err != nil {
 		return t, err
 	}
+	t.Turn = func(ctx context.Context) (func(), error) { return g.node.turns.take(ctx, identity) }
 	err = g.node.snapshot(func(v ledger.View) (err error) { t.Input.Seen, err = admit.Seen(v, host); return err })
 	return t, err
 }
@@ -223,12 +224,7 @@ func (g *gatekeeper) Verify(ctx context.Context, c attest.Claim) (string, apprai
 	case host == "":
 		return "", appraise.Verdict{}, unenrolled(ek.Fingerprint())
 	}
-	end, err := n.turns.take(ctx, ek.Fingerprint())
-	if err != nil {
-		return "", appraise.Verdict{}, err
-	}
 	_, v, err := g.hosts.Verify(ctx, c)
-	end()
 	if err != nil && v.Claims().Key.Name != "" { // the root of trust held: its own words speak against it
 		n.suspend(host, err, v.Digest())
 	}

@@ -41,11 +41,12 @@ type machineTurns struct {
 	index   int             // in ready; -1 if not there
 }
 
-// newTurns gives turns to most bundles at a time, 0 being one a processor. Who waits for
+// newTurns gives turns to most bundles at a time, 0 being one for every two processors: the
+// others are the ledger's, whose clock has to go on whatever machines send. Who waits for
 // longer than the patience is refused.
 func newTurns(most int, patience time.Duration) *turns {
 	if most == 0 {
-		most = runtime.GOMAXPROCS(0)
+		most = max(1, runtime.GOMAXPROCS(0)/2)
 	}
 	return &turns{most: most, patience: patience, of: map[keystead.Digest]*machineTurns{}}
 }

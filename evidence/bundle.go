@@ -159,8 +159,11 @@ func Parse(raw []byte) (Bundle, error) {
 	if len(raw) > MaxBundle {
 		return Bundle{}, formatError(0, "whole", fmt.Errorf("is %d bytes long, at most %d are accepted", len(raw), MaxBundle))
 	}
-	var magic string
-	rest, err := decMode.UnmarshalFirst(raw, &magic)
+	magic, rest, ok := quickText(raw)
+	var err error
+	if !ok {
+		rest, err = decMode.UnmarshalFirst(raw, &magic)
+	}
 	if err == nil && magic != bundleMagic && magic != continuationMagic {
 		err = fmt.Errorf("is %.40q, want %q", magic, bundleMagic)
 	}
@@ -176,7 +179,7 @@ func Parse(raw []byte) (Bundle, error) {
 	last := 0
 	for len(rest) > 0 {
 		off := len(raw) - len(rest)
-		it, after, ok := quickLog(rest)
+		it, after, ok := quickItem(rest)
 		if !ok {
 			after, err = decMode.UnmarshalFirst(rest, &it)
 		}

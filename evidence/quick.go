@@ -36,8 +36,12 @@ func (r *quickReader) head(major byte) int {
 }
 
 // bytes reads a byte string.
-func (r *quickReader) bytes() []byte {
-	n := r.head(2)
+func (r *quickReader) bytes() []byte { return r.string(2) }
+
+// string reads a string of bytes (2) or of text (3), of which it does not look whether it
+// is UTF-8.
+func (r *quickReader) string(major byte) []byte {
+	n := r.head(major)
 	if r.odd || n > len(r.rest) {
 		r.odd = true
 		return nil
@@ -137,20 +141,47 @@ func (v *Values) quick(r *quickReader) {
 	})
 }
 
-// quickLog reads an item whose content is a byte string, as logs are.
-func quickLog(raw []byte) (it item, rest []byte, ok bool) {
+// skip passes over an item of at most that many further levels.
+func (r *quickReader) skip(levels int) {
+	if levels == 0 || len(r.rest) == 0 {
+		r.odd = true
+		return
+	}
+	switch major := r.rest[0] >> 5; major {
+	case 0:
+		r.head(major)
+	case 2, 3:
+		r.string(major)
+	case 4, 5:
+		for range r.few(major) * int(major-3) { // a map's are pairs
+			r.skip(levels - 1)
+		}
+	default:
+		r.odd = true
+	}
+}
+
+// quickItem reads an item of a bundle, the content of which is read by quick or not.
+func quickItem(raw []byte) (it item, rest []byte, ok bool) {
 	r := &quickReader{rest: raw}
 	if r.head(4) != 2 {
 		return it, raw, false
 	}
 	it.Type = r.head(0)
 	start := len(raw) - len(r.rest)
-	r.bytes()
+	r.skip(5)
 	if r.odd {
 		return item{}, raw, false
 	}
 	it.Content = raw[start : len(raw)-len(r.rest)]
 	return it, r.rest, true
+}
+
+// quickText reads a text string, and what follows it.
+func quickText(raw []byte) (text string, rest []byte, ok bool) {
+	r := &quickReader{rest: raw}
+	b := r.string(3)
+	return string(b), r.rest, !r.odd
 }
 
 // quickBytes reads a byte string and nothing else.

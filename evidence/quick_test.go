@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"reflect"
 	"testing"
+	"unicode/utf8"
 )
 
 // FuzzQuick: what is read without the CBOR library is what that reads.
@@ -16,16 +17,27 @@ func FuzzQuick(f *testing.F) {
 	f.Add([]byte{0x82, 0x05, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0}) // more than there is
 	f.Add([]byte{0x82, 0x05, 0x5f, 0x41, 'x', 0xff})                                   // of indefinite length
 	f.Add(must(encMode.Marshal(sample().TPM)))
+	f.Add(must(encMode.Marshal([]any{itemTPM, sample().TPM})))
+	f.Add(must(encMode.Marshal([]any{itemBinding, sample().Binding})))
+	f.Add(must(encMode.Marshal(bundleMagic)))
+	f.Add([]byte{0x82, 0x01, 0x61, 0xff})                               // no UTF-8
+	f.Add([]byte{0x82, 0x01, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x00}) // deep
 	f.Add(must(encMode.Marshal(TPM{PCRs: []Values{}, EKCertificate: [][]byte{}})))
 	f.Add([]byte{0xa2, 0x01, 0x40, 0x01, 0x40})                               // a key twice
 	f.Add([]byte{0xa1, 0x04, 0x81, 0xa1, 0x02, 0xa2, 0x01, 0x40, 0x01, 0x40}) // a register twice
 	f.Add([]byte{0xa1, 0x04, 0x81, 0xa1, 0x01, 0x1a, 0, 1, 0, 0x0b})          // a bank that is too large a number
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if got, rest, ok := quickLog(raw); ok {
+		if got, rest, ok := quickItem(raw); ok {
 			var want item
 			after, err := decMode.UnmarshalFirst(raw, &want)
 			if err != nil || got.Type != want.Type || !bytes.Equal(got.Content, want.Content) || !bytes.Equal(rest, after) {
 				t.Fatalf("want %+v, %d left, %v; got %+v, %d left", want, len(after), err, got, len(rest))
+			}
+		}
+		if got, rest, ok := quickText(raw); ok && utf8.ValidString(got) {
+			var want string
+			if after, err := decMode.UnmarshalFirst(raw, &want); err != nil || got != want || !bytes.Equal(rest, after) {
+				t.Fatalf("want %q, %d left, %v; got %q, %d left", want, len(after), err, got, len(rest))
 			}
 		}
 		if got, ok := quickBytes(raw); ok {

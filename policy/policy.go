@@ -14,6 +14,7 @@ package policy
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 
 	"cel.dev/cel-go/cel"
 
@@ -49,7 +50,8 @@ type header struct {
 type rule struct {
 	Rule
 	program cel.Program
-	refs    []int // claims that the expression names, as indices into claimSet.paths, in order of appearance
+	refs    []int                           // claims that the expression names, as indices into claimSet.paths, in order of appearance
+	seen    *[seenMost]atomic.Pointer[seen] // of a rule that iterates over lists; nil of others, which are quicker computed
 }
 
 // Compile reads an unsigned policy text. It fails with a *keystead.FormatError that
@@ -163,7 +165,7 @@ func (p *Policy) Eval(claims any) []Result {
 		r := &p.rules[i]
 		out[i] = Result{Rule: r.Rule, Err: err, rule: r, values: values}
 		if err == nil {
-			out[i].OK, out[i].Err = r.eval(values)
+			out[i].OK, out[i].Err = r.judge(values)
 		}
 	}
 	return out

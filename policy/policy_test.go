@@ -174,3 +174,39 @@ func must[T any](v T, err error) T {
 	}
 	return v
 }
+
+// TestSeenClaimsAreTold looks for claims that a rule takes for others that it saw: those
+// which differ in where one string ends, in length, in a later claim.
+func TestSeenClaimsAreTold(t *testing.T) {
+	p := compile(t, `keystead-policy/1
+name lists
+minimum-assurance test
+software report
+boot report
+
+rule lists
+  require boot.authorities.all(a, a != "ab") && boot.secure_boot && packages.unlisted.all(u, size(u) < 4)
+  otherwise mend them
+`)
+	for round := range 3 {
+		for _, tc := range []struct {
+			authorities, unlisted []string
+			secure, want          bool
+		}{
+			{nil, nil, true, true},
+			{nil, nil, false, false},
+			{[]string{"a", "b"}, nil, true, true},
+			{[]string{"ab", ""}, nil, true, false},
+			{[]string{"", "ab"}, nil, true, false},
+			{[]string{"a"}, []string{"b"}, true, true},
+			{[]string{"a"}, []string{"long"}, true, false},
+			{[]string{"long"}, []string{"a"}, true, true},
+		} {
+			var c evidence.Claims
+			c.Boot.Authorities, c.Packages.Unlisted, c.Boot.SecureBoot = tc.authorities, tc.unlisted, tc.secure
+			if r := p.Eval(&c)[0]; r.OK != tc.want || r.Err != nil {
+				t.Errorf("round %d: %q, %q, %v: %v, %v, want %v", round, tc.authorities, tc.unlisted, tc.secure, r.OK, r.Err, tc.want)
+			}
+		}
+	}
+}

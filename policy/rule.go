@@ -1,9 +1,12 @@
 package policy
 
 import (
+	"bytes"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
@@ -85,7 +88,11 @@ func compileRule(e *cel.Env, claims *claimSet, rt ruleText) (rule, error) {
 	if err != nil {
 		return fail("%v", err)
 	}
-	return rule{Rule: rt.Rule, program: program, refs: refs}, nil
+	r := rule{Rule: rt.Rule, program: program, refs: refs}
+	if iterates(checked) {
+		r.seen = new([seenMost]atomic.Pointer[seen])
+	}
+	return r, nil
 }
 
 // eval gives the rule's value, or why it has none.
@@ -99,6 +106,49 @@ func (r *rule) eval(values *valueSet) (bool, error) {
 		return false, fmt.Errorf("%s: has no value", r.Expr)
 	}
 	return bool(ok), nil
+}
+
+// judge gives the rule's value. Machines of a kind make the same claims over and over, so
+// what a rule that iterates came to is looked up first.
+func (r *rule) judge(values *valueSet) (bool, error) {
+	if r.seen == nil {
+		return r.eval(values)
+	}
+	var room [512]byte
+	claims := room[:0]
+	for _, ref := range r.refs {
+		claims = values.append(claims, ref)
+	}
+	place := &r.seen[maphash.Bytes(seed, claims)%uint64(len(r.seen))]
+	if s := place.Load(); s != nil && bytes.Equal(s.claims, claims) {
+		return s.ok, nil
+	}
+	ok, err := r.eval(values)
+	if err == nil && len(claims) <= maxSeen {
+		place.Store(&seen{bytes.Clone(claims), ok})
+	}
+	return ok, err
+}
+
+// Bounds of what a rule keeps: the values of its claims, in bytes, and how many of them.
+const (
+	maxSeen  = 4096
+	seenMost = 16
+)
+
+// seen is what a rule came to before, which it comes to whenever the claims are these.
+type seen struct {
+	claims []byte
+	ok     bool
+}
+
+var seed = maphash.MakeSeed()
+
+func iterates(checked *cel.Ast) (does bool) {
+	ast.PostOrderVisit(checked.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		does = does || e.Kind() == ast.ComprehensionKind
+	}))
+	return does
 }
 
 // inspect returns the claims that the expression names, and what the checker lets

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -125,6 +126,27 @@ func (v *valueSet) at(i int) ref.Val {
 
 // look converts a claim without keeping it, so that results may be read by several goroutines.
 func (v *valueSet) look(i int) ref.Val { return toCEL(v.claims.FieldByIndex(v.set.paths[i].index)) }
+
+// append appends a claim's value to b: different values of a claim give different bytes.
+func (v *valueSet) append(b []byte, i int) []byte {
+	return appendValue(b, v.claims.FieldByIndex(v.set.paths[i].index))
+}
+
+func appendValue(b []byte, f reflect.Value) []byte {
+	switch f.Kind() {
+	case reflect.Bool:
+		return strconv.AppendBool(b, f.Bool())
+	case reflect.Int64:
+		return binary.BigEndian.AppendUint64(b, uint64(f.Int()))
+	case reflect.String:
+		return append(binary.BigEndian.AppendUint64(b, uint64(f.Len())), f.String()...)
+	}
+	b = binary.BigEndian.AppendUint64(b, uint64(f.Len())) // a list, newClaimSet knows nothing else
+	for i := range f.Len() {
+		b = appendValue(b, f.Index(i))
+	}
+	return b
+}
 
 func toCEL(f reflect.Value) ref.Val {
 	switch x := f.Interface().(type) {

@@ -199,6 +199,7 @@ func (s *Set) indexBuckets() {
 		bits++
 	}
 	s.shift = 32 - bits
+	hugePages(s.records)
 	s.buckets = make([]uint32, 1<<bits+1)
 	for i := range s.Len() {
 		s.buckets[prefix(s.digestAt(i))>>s.shift+1]++

@@ -6,13 +6,16 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/binary"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/cursor"
 )
 
 func both(items []item) []evidence.PCRs { return quote(items, evidence.SHA256, evidence.SHA384) }
@@ -385,6 +388,11 @@ func FuzzOpen(f *testing.F) {
 	f.Add(raw[:200], uint8(1))
 	f.Add(slices.Concat(u32(10), make([]byte, 20), u32(1<<31)), uint8(1))
 	f.Fuzz(func(t *testing.T, raw []byte, n uint8) {
+		var quick, slow record
+		c := cursor.New(format, binary.LittleEndian, raw)
+		if size := quick.quick(raw); size > 0 && (slow.slow(c) != nil || c.Offset() != size || !reflect.DeepEqual(quick, slow)) {
+			t.Fatalf("quick: %d bytes, %+v; slow: %d bytes, %v, %+v", size, quick, c.Offset(), c.Err(), slow)
+		}
 		// Whatever parses is quoted up to entry n, so that the accepting path is fuzzed as well.
 		quoted := evidence.PCRs{Bank: evidence.SHA256}
 		covered := 0

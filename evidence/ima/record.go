@@ -34,6 +34,15 @@ var ones = bytes.Repeat([]byte{0xff}, len(zeros))
 
 // next reads a record (Linux security/integrity/ima/ima_fs.c, ima_measurements_show).
 func (r *record) next(c *cursor.Cursor) error {
+	if n := r.quick(c.Ahead()); n > 0 {
+		c.Bytes(n, "entry")
+		return nil
+	}
+	return r.slow(c)
+}
+
+// slow reads a record of any template, or says what is wrong with it.
+func (r *record) slow(c *cursor.Cursor) error {
 	pcr := c.U32("PCR")
 	if pcr >= evidence.NumPCRs {
 		c.Fail("PCR", "is %d, registers are 0 to %d", pcr, evidence.NumPCRs-1)
@@ -51,6 +60,26 @@ func (r *record) next(c *cursor.Cursor) error {
 		c.Fail("path", "holds a zero byte")
 	}
 	return c.Err()
+}
+
+// quick reads what nearly every record is, of a whole list and not of the old template, and
+// returns its bytes; 0 where that is not so, or slow has an error to name.
+func (r *record) quick(b []byte) int {
+	const fixed = 4 + 20 + 4 // register, template hash, length of the name
+	if len(b) < fixed {
+		return 0
+	}
+	pcr, name := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[24:])
+	if pcr >= evidence.NumPCRs || name > maxName || len(b) < fixed+int(name)+4 {
+		return 0
+	}
+	rest := b[fixed+name:]
+	data := binary.LittleEndian.Uint32(rest)
+	if data > maxData || int(data) > len(rest)-4 || string(b[fixed:fixed+name]) == "ima" {
+		return 0
+	}
+	*r = record{pcr: int(pcr), sha1: b[4:24:24], name: b[fixed : fixed+name : fixed+name], data: rest[4 : 4+data : 4+data]}
+	return fixed + int(name) + 4 + int(data)
 }
 
 // violation reports whether the kernel could not measure and extended all ones.

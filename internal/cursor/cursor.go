@@ -43,6 +43,9 @@ func (c *Cursor) Len() int {
 	return len(c.data) - c.off
 }
 
+// Ahead returns the bytes left without reading them; none after an error.
+func (c *Cursor) Ahead() []byte { return c.data[len(c.data)-c.Len():] }
+
 // Fail records an error at the current offset unless there is one already.
 func (c *Cursor) Fail(field, format string, args ...any) {
 	if c.err == nil {
