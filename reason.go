@@ -124,6 +124,7 @@ const (
 	ReasonAssuranceLow    Reason = "assurance-low"         // the verdict's assurance is below the policy's minimum
 	ReasonFileUnknown     Reason = "file-unknown"          // an executed file whose digest no reference set or code set has
 	ReasonFileAltered     Reason = "file-altered"          // the same, at a path that a package owns
+	ReasonGraceEnded      Reason = "grace-ended"           // a file or a boot that only a set vouched for whose time is over
 	ReasonDigestWeak      Reason = "digest-weak"           // a match by MD5 or SHA-1 only, which never suffices
 	ReasonViolation       Reason = "measurement-violation" // IMA could not measure: a file was written while it was open
 	ReasonPackageUnlisted Reason = "package-unlisted"      // a file ran from a package that the host's own list does not name
@@ -306,6 +307,7 @@ var stages = map[Reason]Stage{
 	ReasonAssuranceLow:        StagePolicy,
 	ReasonFileUnknown:         StagePolicy,
 	ReasonFileAltered:         StagePolicy,
+	ReasonGraceEnded:          StagePolicy,
 	ReasonDigestWeak:          StagePolicy,
 	ReasonViolation:           StagePolicy,
 	ReasonPackageUnlisted:     StagePolicy,

@@ -56,6 +56,9 @@ func (a *Application) sameBoot(l Lease, c evidence.QuoteClaims, guest keystead.D
 	if was.Firmware != 0 { // a lease of before records had it
 		find(keystead.ReasonFirmwareChanged, "TPM firmware", fmt.Sprintf("%016x", was.Firmware), fmt.Sprintf("%016x", now.Firmware))
 	}
+	if was.Firmware != 0 && was.LogBytes == 0 { // no log tells sleep from a boot, such as by a bank that the kernel lacks the hash of
+		find(keystead.ReasonBootChanged, "TPM restart count", fmt.Sprint(was.Restarts), fmt.Sprint(now.Restarts))
+	}
 	if _, goesOn := a.Bundle.Continues(); out == nil && !goesOn && !was.Began(a.Bundle.Parts().IMALog) {
 		find(keystead.ReasonBootChanged, "IMA log", fmt.Sprintf("one that begins with the %d bytes of %v that were admitted", was.LogBytes, was.Log),
 			fmt.Sprintf("another: the machine started again, which the TPM counts as restart %d of this boot", now.Restarts))

@@ -158,6 +158,25 @@ func TestBootFromSavedState(t *testing.T) {
 	}
 }
 
+// TestBootWithoutALog: where the admission left no log to compare, as of a quote of a bank whose
+// hash the kernel lacks, which the host chooses, any restart ends the lease.
+func TestBootWithoutALog(t *testing.T) {
+	ctx, l := context.Background(), newLife(t)
+	v := l.judged[admit.LeaseKey("web-1")]
+	r, err := admit.ParseRecord(v.Data)
+	must(t, err)
+	r.Boot.LogBytes, r.Boot.Log = 0, keystead.Digest{}
+	v.Data = r.Bytes()
+	l.judged[admit.LeaseKey("web-1")] = v
+	_, err = l.renewal()
+	must(t, err)
+	must(t, l.process.Suspend(ctx))
+	l.ended("a restart", keystead.ReasonBootChanged)
+	l.tells("resumed")
+	_, err = l.renewal()
+	must(t, err)
+}
+
 // TestCleared: a TPM that counts anew is held out until members enrol it again. Its keys
 // come of the endorsement seed, which TPM2_Clear leaves alone: they are the same ones.
 func TestCleared(t *testing.T) {

@@ -3,6 +3,7 @@ package admit_test
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
@@ -25,6 +26,7 @@ func FuzzStatement(f *testing.F) {
 		&admit.Denial{Domain: d, Subject: admit.DenyFirmware("7.2.1"), Base: 3, Lifted: true, Because: "updated"},
 		&admit.Terms{Role: admit.RoleHost, Policy: d, Roots: d, References: []keystead.Digest{d}, CodeSets: []keystead.Digest{d}},
 		&admit.Terms{Role: admit.RoleHost, Policy: d, Roots: d, Collateral: []keystead.Digest{d}, TEERoots: d},
+		&admit.Terms{Role: admit.RoleNode, Policy: d, Roots: d, References: []keystead.Digest{d}, Until: map[keystead.Digest]time.Time{d: time.Unix(1_800_000_000, 0)}},
 		&admit.Object{Domain: d, Digest: d, Kind: admit.ObjectPolicy},
 		&admit.Object{Domain: d, Digest: d, Kind: admit.ObjectTEERoots},
 		&admit.Object{Domain: d, Digest: d, Kind: admit.ObjectReferences, Recipe: []admit.Ingredient{{Role: admit.IngredientRelease, Digest: d}}},

@@ -98,9 +98,10 @@ func publicKey(der []byte) bool {
 // node's own: all else is in the bundle, or the time of the tick, so that verdicts are
 // equal bit by bit.
 func (a *Application) appraise(h host, purpose string) (appraise.Verdict, *appraise.State) {
-	in, now := a.Rules.Input(), time.UnixMilli(int64(a.Time)).UTC()
+	now := time.UnixMilli(int64(a.Time)).UTC()
+	in := a.Rules.Input(now)
 	if h.isTEE() {
-		in = a.Rules.TEEInput()
+		in = a.Rules.TEEInput(now)
 	} else {
 		tpm := a.Bundle.Parts().TPM
 		in.Key = appraise.AcceptedKey{Name: a.Key.Name, EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now}

@@ -3,6 +3,8 @@ package admit
 import (
 	"fmt"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
@@ -53,14 +55,45 @@ func (r *reader) number(word string) uint64 {
 	return n
 }
 
-func (r *reader) digest(word string) keystead.Digest {
-	d, err := keystead.ParseDigest(r.value(word))
+func (r *reader) digest(word string) keystead.Digest { return r.parse(word, r.value(word)) }
+
+func (r *reader) parse(word, text string) keystead.Digest {
+	d, err := keystead.ParseDigest(text)
 	if err != nil {
 		r.fail(word, "%v", err)
 	} else if d.IsZero() {
 		r.fail(word, "is all zeroes, which names nothing")
 	}
 	return d
+}
+
+// untilWord stands between a set's digest and the time up to which it counts.
+const untilWord = " until "
+
+// dated takes fields of that word, as many as there are: digests, ascending, of which each
+// may have a time, which it adds to until.
+func (r *reader) dated(word string, until map[keystead.Digest]time.Time) (out []keystead.Digest) {
+	for r.is(word) {
+		text, at, timed := strings.Cut(r.value(word), untilWord)
+		d := r.parse(word, text)
+		if n := len(out); n > 0 && string(out[n-1][:]) >= string(d[:]) {
+			r.fail(word, "%v is out of order", d)
+		}
+		out = append(out, d)
+		if timed {
+			until[d] = r.second(word, at)
+		}
+	}
+	return out
+}
+
+// second reads a time in its one spelling.
+func (r *reader) second(word, text string) time.Time {
+	t, err := time.Parse(time.RFC3339, text)
+	if t = t.UTC(); err != nil || t.Unix() <= 0 || t.Format(time.RFC3339) != text {
+		r.fail(word, "%.40q is no time after 1970 to the second and in UTC, as 2026-12-01T00:00:00Z is", text)
+	}
+	return t
 }
 
 // digests takes fields of that word, ascending, as many as there are.

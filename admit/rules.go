@@ -2,6 +2,7 @@ package admit
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
@@ -44,15 +45,18 @@ type Rules struct {
 	digest     keystead.Digest
 	policy     *policy.Policy
 	roots      tpm2.Roots
-	references []*refval.Set
-	codeSets   []*refval.CodeSet
+	sets       []appraise.Dated // of both kinds
 	collateral *evidence.Collateral
 	teeRoots   evidence.VendorRoots
 	memory     *appraise.Memory // what hosts send again and again
 }
 
-// remembered bounds what rules remember of hosts, of each kind.
-const remembered = 1 << 16
+// What rules remember of hosts is bounded, of each kind: in items, and in bytes, which
+// hosts choose.
+const (
+	remembered      = 1 << 16
+	rememberedBytes = 256 << 20
+)
 
 // Open reads the terms' text and every object that they name. What makes an object
 // good was judged before; here each is held to its digest and parsed. Refusals:
@@ -72,7 +76,7 @@ func (f InForce) Open(objects Objects) (*Rules, error) {
 	if t.Role != f.Role || keystead.Sum(text) != f.Digest {
 		return nil, deny(keystead.ReasonObjectMismatch, "terms", fmt.Sprintf("terms %v for %s", f.Digest, f.Role), fmt.Sprintf("%v for %s", keystead.Sum(text), t.Role))
 	}
-	r := &Rules{role: t.Role, digest: f.Digest, memory: appraise.NewMemory(remembered)}
+	r := &Rules{role: t.Role, digest: f.Digest, memory: appraise.NewMemory(remembered, rememberedBytes)}
 	if r.collateral, err = t.joined(objects); err != nil {
 		return nil, err
 	}
@@ -84,14 +88,14 @@ func (f InForce) Open(objects Objects) (*Rules, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := r.add(o.Kind, b); err != nil {
+		if err := r.add(o.Kind, b, t.Until[o.Digest]); err != nil {
 			return nil, fmt.Errorf("object %v: %w", o.Digest, err)
 		}
 	}
 	return r, nil
 }
 
-func (r *Rules) add(kind string, b []byte) (err error) {
+func (r *Rules) add(kind string, b []byte, until time.Time) (err error) {
 	switch kind {
 	case ObjectPolicy:
 		r.policy, err = policy.Compile(b, appraise.Vocabulary())
@@ -102,7 +106,7 @@ func (r *Rules) add(kind string, b []byte) (err error) {
 	case ObjectReferences:
 		var s *refval.Set
 		s, err = refval.Parse(b)
-		r.references = append(r.references, s)
+		r.sets = append(r.sets, appraise.Dated{References: s, Until: until})
 	case ObjectCodeSet:
 		if key.IsNote(b) { // whose signatures were checked when it was endorsed, by the members of then
 			if b, _, err = key.Peek(b); err != nil {
@@ -111,7 +115,7 @@ func (r *Rules) add(kind string, b []byte) (err error) {
 		}
 		var c *refval.CodeSet
 		c, err = refval.ParseCodeSet(string(b))
-		r.codeSets = append(r.codeSets, c)
+		r.sets = append(r.sets, appraise.Dated{CodeSet: c, Until: until})
 	}
 	return err
 }
@@ -128,14 +132,18 @@ func (r *Rules) Roots() tpm2.Roots { return r.roots }
 // TEEInput is Input for a host whose evidence is that of a TEE alone: with the vendors'
 // roots and what they say of their machines. The verdict on a TPM's host does not name
 // them, so that it is the same whatever of them the terms name.
-func (r *Rules) TEEInput() appraise.Input {
-	in := r.Input()
+func (r *Rules) TEEInput(clock time.Time) appraise.Input {
+	in := r.Input(clock)
 	in.Collateral, in.TEERoots = r.collateral, r.teeRoots
 	return in
 }
 
 // Input returns what appraisal takes from the rules: all but bundle, expected binding,
-// key and time.
-func (r *Rules) Input() appraise.Input {
-	return appraise.Input{EKRoots: r.roots, References: r.references, CodeSets: r.codeSets, Policy: r.policy, Memory: r.memory}
+// key and time. Which sets count is judged as of a time of the domain clock.
+func (r *Rules) Input(clock time.Time) appraise.Input {
+	in := appraise.Input{EKRoots: r.roots, Policy: r.policy, Memory: r.memory}
+	for _, s := range r.sets {
+		in.Add(s, clock)
+	}
+	return in
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
@@ -375,10 +376,10 @@ func TestTEETerms(t *testing.T) {
 	}
 	must(t, judge(all[0]))
 	must(t, judge(all[0], all[2]))
-	if in := g.rules(admit.RoleHost).TEEInput(); len(in.Collateral.Pieces()) != 3 || len(in.TEERoots.Hardware) != 1 {
+	if in := g.rules(admit.RoleHost).TEEInput(time.Now()); len(in.Collateral.Pieces()) != 3 || len(in.TEERoots.Hardware) != 1 {
 		t.Errorf("the rules have %d pieces, %v", len(in.Collateral.Pieces()), in.TEERoots)
 	}
-	if in := g.rules(admit.RoleHost).Input(); in.Collateral != nil || len(in.TEERoots.Hardware) != 0 {
+	if in := g.rules(admit.RoleHost).Input(time.Now()); in.Collateral != nil || len(in.TEERoots.Hardware) != 0 {
 		t.Error("a TPM's verdict names collateral")
 	}
 	malformed(t, "two lists for one authority", judge(all[0], all[1]))

@@ -3,6 +3,8 @@ package admit
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
@@ -20,6 +22,10 @@ type Terms struct {
 	CodeSets   []keystead.Digest
 	Collateral []keystead.Digest // what vendors of TEEs say of their machines
 	TEERoots   keystead.Digest   // whose TEEs count; zero: nobody's
+
+	// Until is the domain time from which on a set of either kind counts no more, in whole
+	// seconds from 1970 on. A set that is not in it counts for as long as the terms name it.
+	Until map[keystead.Digest]time.Time
 }
 
 // Bounds of terms.
@@ -31,10 +37,10 @@ const (
 func (t *Terms) statement() Statement {
 	s := Statement{key.KindTerms, t.Domain, t.Role, t.Base, []Field{{"policy", t.Policy.String()}, {"roots", t.Roots.String()}}}
 	for _, d := range t.References {
-		s.Fields = append(s.Fields, Field{"references", d.String()})
+		s.Fields = append(s.Fields, Field{"references", t.dated(d)})
 	}
 	for _, d := range t.CodeSets {
-		s.Fields = append(s.Fields, Field{"codeset", d.String()})
+		s.Fields = append(s.Fields, Field{"codeset", t.dated(d)})
 	}
 	for _, d := range t.Collateral {
 		s.Fields = append(s.Fields, Field{"collateral", d.String()})
@@ -45,9 +51,28 @@ func (t *Terms) statement() Statement {
 	return s
 }
 
+// dated writes a set's digest and, if there is one, its time.
+func (t *Terms) dated(d keystead.Digest) string {
+	if until, ok := t.Until[d]; ok {
+		return d.String() + untilWord + until.UTC().Format(time.RFC3339)
+	}
+	return d.String()
+}
+
 func readTerms(s Statement) (Terms, error) {
 	r := s.reader()
-	t := Terms{Domain: s.Domain, Role: s.Subject, Base: s.Base, Policy: r.digest("policy"), Roots: r.digest("roots"), References: r.digests("references"), CodeSets: r.digests("codeset"), Collateral: r.digests("collateral")}
+	t := Terms{Domain: s.Domain, Role: s.Subject, Base: s.Base, Policy: r.digest("policy"), Roots: r.digest("roots")}
+	until := map[keystead.Digest]time.Time{}
+	t.References, t.CodeSets = r.dated("references", until), r.dated("codeset", until)
+	for d := range until {
+		if slices.Contains(t.References, d) && slices.Contains(t.CodeSets, d) {
+			r.fail("codeset", "%v has a time, and is a reference set as well", d)
+		}
+	}
+	if len(until) > 0 {
+		t.Until = until
+	}
+	t.Collateral = r.digests("collateral")
 	if r.is("tee-roots") {
 		t.TEERoots = r.digest("tee-roots")
 	}
@@ -67,7 +92,14 @@ func readTerms(s Statement) (Terms, error) {
 }
 
 // Text returns the text that members sign, or that a genesis entry names.
-func (t *Terms) Text() ([]byte, error) { return checked(t.statement(), readTerms) }
+func (t *Terms) Text() ([]byte, error) {
+	for d := range t.Until {
+		if !slices.Contains(t.References, d) && !slices.Contains(t.CodeSets, d) {
+			return nil, &keystead.FormatError{Format: string(key.KindTerms), Field: "until", Problem: fmt.Sprintf("is given for %v, which is no set of these terms", d)}
+		}
+	}
+	return checked(t.statement(), readTerms)
+}
 
 // ParseTerms reads the text.
 func ParseTerms(text []byte) (Terms, error) { return parsed(key.KindTerms, text, readTerms) }

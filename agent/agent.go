@@ -53,6 +53,7 @@ type Agent struct {
 	core     *Core
 	held     *held
 	seen     map[string]error   // nodes, as they were found
+	learned  Moment             // when roster and terms were asked for, unless something failed since; 0 for never
 	met      Moment             // when all nodes saw evidence, unless something failed since; 0 for never
 	replayed evidence.Reference // what nodes have of this host's logs; zero for nothing
 	spiffe   string             // of the SVID that is written
@@ -165,6 +166,13 @@ func Identity(ctx context.Context, tpm *collect.TPM) (keystead.Digest, error) {
 // each renewal takes two of them; what they need to know of this host the ledger has.
 const nodeAge = time.Hour
 
+// How old roster and terms may be: while all goes well, for asking for them costs nodes a
+// third of what a renewal does; and when a node is to be judged by them.
+const (
+	learnAge = 5 * time.Minute
+	judgeAge = 10 * time.Second
+)
+
 // openDomain reads the domain file, and prepares to talk to nodes.
 func (a *Agent) openDomain() error {
 	path := filepath.Join(a.cfg.Dir, DomainFile)
@@ -181,6 +189,9 @@ func (a *Agent) openDomain() error {
 	}
 	a.nodes = newNodes(a.domain, a.prover, a.self)
 	a.host = client.NewHost(client.HostOptions{MaxAge: nodeAge, Dial: func(ctx context.Context, to client.Contact) (net.Conn, error) {
+		if err := a.learn(ctx, judgeAge); err != nil {
+			return nil, err
+		}
 		return a.nodes.dial(ctx, to, 2*nodeAge) // client.Host takes a new one after nodeAge, and lets requests end on the old
 	}})
 	return nil

@@ -77,13 +77,15 @@ func TestHostInADomain(t *testing.T) {
 }
 
 // TestRenewsOnOneConnection: while all goes well, renewed evidence is all that a host
-// shows, and the other nodes see none. After trouble every node sees evidence again.
+// shows, and the other nodes see none, nor is any asked for roster and terms. After trouble
+// every node sees evidence again, judged by the terms of then.
 func TestRenewsOnOneConnection(t *testing.T) {
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS = 100 })
 	d.enrol(a)
 	var shown [2]int
-	d.await("renewals", func() bool { shown = d.shown; return len(d.proofs) > 2 })
+	var learned int
+	d.await("renewals", func() bool { shown, learned = d.shown, d.learned; return len(d.proofs) > 2 })
 	if shown[0] == 0 || shown[1] == 0 {
 		t.Fatalf("nodes that judge the host saw evidence on %v connections", shown)
 	}
@@ -92,11 +94,14 @@ func TestRenewsOnOneConnection(t *testing.T) {
 		if d.shown != shown {
 			t.Errorf("nodes judged connections %v times while leases were renewed, and %v before", d.shown, shown)
 		}
+		if d.learned != learned {
+			t.Errorf("roster and terms were asked for %d times while leases were renewed, and %d before", d.learned, learned)
+		}
 		d.doubts = func(bool) error {
 			return refusal.Encode(keystead.Deny(keystead.Finding{Reason: keystead.ReasonPairMissing, Where: "renewal"}))
 		}
 	})
-	d.await("connections anew", func() bool { return d.shown[0] > shown[0] && d.shown[1] > shown[1] })
+	d.await("connections anew", func() bool { return d.shown[0] > shown[0] && d.shown[1] > shown[1] && d.learned > learned })
 }
 
 // checkSVID demands files that a TLS server can use, and that the bundle vouches for.

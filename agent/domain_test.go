@@ -67,6 +67,7 @@ type domain struct {
 	nonces    map[uint64][]byte
 	lease     *apiv1.Lease
 	proofs    []string // purposes of evidence that was accepted
+	learned   int      // how often roster or terms were asked for
 	shown     [2]int   // by node, how often it looked for by what to judge a connection
 	kept      *appraise.State
 	asked     []asked                    // renewals, accepted or not
@@ -199,7 +200,7 @@ func (d *domain) input() appraise.Input {
 	if d.guests != nil {
 		return *d.guests
 	}
-	return d.rules.Input()
+	return d.rules.Input(time.Now())
 }
 
 // serve answers on the node's port: hosts by their evidence, others in plain TLS.
@@ -261,6 +262,9 @@ func (d *domain) set(change func()) {
 }
 
 func (n *node) Show(context.Context, *connect.Request[apiv1.ShowRequest]) (*connect.Response[apiv1.ShowResponse], error) {
+	n.domain.mu.Lock()
+	n.learned++
+	n.domain.mu.Unlock()
 	return connect.NewResponse(&apiv1.ShowResponse{Genesis: n.genesis, Contacts: n.file.Contacts}), nil
 }
 

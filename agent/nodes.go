@@ -39,8 +39,9 @@ func newNodes(domain *client.Client, prover attest.Prover, self *identity) *node
 }
 
 // learn fetches roster, contacts and terms. Without an answer what was known stays
-// known.
-func (n *nodes) learn(ctx context.Context) (map[string]client.Contact, error) {
+// known. Its connection is not kept: there are many hosts, and they ask seldom.
+func (n *nodes) learn(ctx context.Context) error {
+	defer n.domain.Close()
 	v, err := n.domain.Show(ctx)
 	if err == nil {
 		err = n.learnTerms(ctx, &v.Genesis)
@@ -50,10 +51,7 @@ func (n *nodes) learn(ctx context.Context) (map[string]client.Contact, error) {
 	if err == nil && (n.view == nil || v.Sequence >= n.view.Sequence) {
 		n.view = v
 	}
-	if n.view == nil {
-		return nil, err
-	}
-	return n.view.Contacts, nil
+	return err
 }
 
 const nodeTerms = admit.TypeTerms + "/" + admit.RoleNode
@@ -138,8 +136,9 @@ func (n *nodes) terms(context.Context, keystead.Digest) (attest.Terms, error) {
 	if rules == nil {
 		return attest.Terms{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTermsMissing, Where: "role node", Want: "terms to judge a node by", Got: "none yet"})
 	}
-	in := rules.Input()
-	in.Time = time.Now().UTC()
+	now := time.Now().UTC()
+	in := rules.Input(now)
+	in.Time = now
 	return attest.Terms{Name: admit.RoleNode, Input: in}, nil
 }
 

@@ -119,20 +119,42 @@ func (a *Agent) lease(l *apiv1.Lease, asked Moment) (Lease, error) {
 		Holds: time.Duration(l.GetHoldsMs()) * time.Millisecond}, nil
 }
 
+// learn asks for the domain's roster and terms if what is known of them is of that age, or
+// something failed since. Where no node answers, what is known has to do.
+func (a *Agent) learn(ctx context.Context, age time.Duration) error {
+	began := a.now()
+	a.mu.Lock()
+	young := a.learned != 0 && began.Sub(a.learned) < age
+	a.mu.Unlock()
+	if young {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, learnTimeout)
+	defer cancel()
+	err := a.nodes.learn(ctx)
+	if err == nil {
+		a.mu.Lock()
+		a.learned = began
+		a.mu.Unlock()
+	} else if view, _ := a.nodes.current(); view != nil {
+		a.log.Debug("roster and terms are those of before", "because", err)
+		return nil
+	}
+	return err
+}
+
 // connect learns where the nodes are, and shows evidence to all of them if it is not
 // known that all have seen some: a node judges no host whose key it has not activated.
 // One that can be reached is enough to go on; if there is none, the error is what they
 // say most of.
 func (a *Agent) connect(ctx context.Context) error {
-	learning, cancel := context.WithTimeout(ctx, learnTimeout)
-	defer cancel()
-	contacts, err := a.nodes.learn(learning)
-	if err != nil {
+	if err := a.learn(ctx, learnAge); err != nil {
 		return err
 	}
-	a.host.Nodes(contacts)
+	view, _ := a.nodes.current()
+	a.host.Nodes(view.Contacts)
 	began := a.now()
-	if a.known(contacts, began) {
+	if a.known(view.Contacts, began) {
 		return nil
 	}
 	found := a.host.Connect(ctx)
@@ -162,7 +184,7 @@ func (a *Agent) connect(ctx context.Context) error {
 // not know this host's key any more. Connections to nodes that judged are made anew.
 func (a *Agent) forget(because error) {
 	a.mu.Lock()
-	a.met = 0
+	a.met, a.learned = 0, 0
 	a.mu.Unlock()
 	if !client.Unavailable(because) || wantsWhole(because) {
 		a.host.Drop()

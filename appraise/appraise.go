@@ -40,6 +40,7 @@ type Input struct {
 	EKRoots    tpm2.Roots           // for the accepted key's endorsement certificate
 	References []*refval.Set        // what packages ship
 	CodeSets   []*refval.CodeSet    // what else is accepted, and how the machine may boot
+	Ended      []Dated              // sets that count no more, as Add finds them: what they alone vouched for is refused with grace-ended
 	Collateral *evidence.Collateral // what vendors of TEEs say of their machines; nil for none
 	TEERoots   evidence.VendorRoots // whose TEEs count; none: nobody's
 	Policy     *policy.Policy       // without one nothing is allowed
@@ -52,6 +53,14 @@ type Input struct {
 // Appraise judges the evidence. It never fails: what speaks against the host, bytes
 // that do not parse among it, is a finding of the verdict.
 func Appraise(in Input) Verdict { return Explain(in, nil) }
+
+// Rooted reports whether the root of trust of the evidence holds: the accepted key signed
+// an answer to the question. It opens no log, so long evidence costs it no more than short.
+func Rooted(in Input) bool {
+	a := &appraisal{in: in, parts: in.Bundle.Parts()}
+	a.rootOfTrust()
+	return a.sound()
+}
 
 // Follow is Appraise, and returns from what the next bundle may go on: nil if nothing is
 // to be kept, as of evidence that was refused.
@@ -69,6 +78,7 @@ func Explain(in Input, each func(File)) Verdict {
 
 func appraise(in Input, each func(File)) *appraisal {
 	in.References, in.CodeSets = present(in.References), present(in.CodeSets)
+	in.Ended = slices.DeleteFunc(slices.Clone(in.Ended), func(d Dated) bool { return d.References == nil && d.CodeSet == nil })
 	a := &appraisal{in: in, parts: in.Bundle.Parts(), each: each}
 	if a.rootOfTrust(); !a.sound() {
 		a.claims, a.assurance = evidence.Claims{}, evidence.AssuranceNone // the bundle's own words
@@ -110,8 +120,9 @@ type appraisal struct {
 	rtmr        [eventlog.RTMRs][]byte // of a TD
 	td          *eventlog.CCLog        // of a TD without a TPM
 	refs        *references
-	prior       *State // that a continuation goes on from
-	replaced    bool   // another kernel runs than the firmware started
+	prior       *State       // that a continuation goes on from
+	faulty      []faultyBoot // what the boot would have been accepted by
+	replaced    bool         // another kernel runs than the firmware started
 }
 
 func (a *appraisal) sound() bool { return len(a.findings) == 0 }
@@ -362,6 +373,7 @@ func (a *appraisal) verdict() Verdict {
 	for _, c := range in.CodeSets {
 		body.Inputs.CodeSets = append(body.Inputs.CodeSets, c.Digest())
 	}
+	body.Inputs.Ended = in.ended()
 	if !in.Policy.IsZero() {
 		body.Inputs.Policy, body.Inputs.PolicyName = in.Policy.Digest(), in.Policy.Name()
 	}

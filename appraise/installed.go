@@ -19,6 +19,33 @@ type installed struct {
 	proven   *rpm.Proven      // nil where the format proves nothing
 }
 
+// size is how much memory it takes, about, in bytes.
+func (i *installed) size() int {
+	n := 256
+	for _, p := range i.packages {
+		n += 160 + len(p.Name) + len(p.Version) + len(p.Architecture)
+	}
+	if i.proven != nil {
+		n += provenSize(i.proven)
+	}
+	return n
+}
+
+// provenSize is likewise what a list proves of itself, and what it does not.
+func provenSize(p *rpm.Proven) int {
+	n := p.Set.Size()
+	for _, list := range [][]rpm.Refusal{p.Refused, p.Weak} {
+		for _, r := range list {
+			f := &r.Finding
+			n += 256 + len(r.Name) + len(r.Version) + len(f.Where) + len(f.Want) + len(f.Got)
+			for _, file := range r.Files {
+				n += 224 + 2*len(file.Path) // with the references' index of them
+			}
+		}
+	}
+	return n
+}
+
 // readInstalled reads a list. What the rpm headers of it prove, they prove by the
 // vendors' keys, signed by the time at.
 func readInstalled(list *evidence.PackageList, vendors []refval.Vendor, at time.Time) (*installed, error) {
@@ -68,16 +95,16 @@ func (m *Memory) installed(list *evidence.PackageList, vendors []refval.Vendor, 
 	}
 	name := nameOf(parts)
 	m.mu.Lock()
-	known, ok := m.lists[name]
+	on, ok := m.lists.items[name]
 	m.mu.Unlock()
+	known := on.item
 	if !ok {
 		var err error
 		if known, err = readInstalled(list, vendors, ever); err != nil {
 			return nil, err
 		}
 		m.mu.Lock()
-		makeRoom(m.lists, m.most)
-		m.lists[name] = known
+		m.lists.put(name, known, known.size())
 		m.mu.Unlock()
 	}
 	if known.proven != nil && known.proven.Latest.After(at) { // a signature that is to come counts for nothing yet

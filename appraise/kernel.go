@@ -36,7 +36,11 @@ func (a *appraisal) kernel() {
 	case a.files == nil:
 		a.missing("ima-log", "the kernel's IMA log, whose first entry shows that the boot registers stayed as they were")
 	default:
-		a.find(a.unaccepted(measured, strange))
+		refused := a.overdue(a.unaccepted(measured, strange), func(b *appraisal) bool {
+			_, ok := b.acceptedBoot(measured)
+			return ok && b.strangeImages() == nil && b.strangeReads(measured) == nil
+		})
+		a.find(append([]keystead.Finding{refused}, a.faults()...)...)
 	}
 }
 
@@ -75,10 +79,32 @@ func (a *appraisal) initrdOf(b refval.Boot, k eventlog.Kernel) bool {
 	return b.HasInitrd(k.Initrd)
 }
 
-// shipped reports whether a set names what was measured as a file that fits: one of those
-// of EFI programs if it was loaded, else one of files, of which those for the boot have the
-// digests of SHA-384.
+// shipped reports whether a package that counts names what was measured as a file that fits.
+// What fits of packages below a floor, or of no accepted vendor, is kept for a refusal.
 func (a *appraisal) shipped(m keystead.Measured, loaded bool, fits func(refval.Source) bool) bool {
+	var faulty []faultyBoot
+	good := a.offered(m, loaded, func(s *refval.Set, source refval.Source) bool {
+		if !fits(source) {
+			return false
+		}
+		h := s.Header()
+		p := &h.Packages[source.Number]
+		f := a.references().faultOf(p, h.Repositories)
+		if f != faultNone {
+			faulty = append(faulty, faultyBoot{m, p, f})
+		}
+		return f == faultNone
+	})
+	if !good {
+		a.faulty = append(a.faulty, faulty...)
+	}
+	return good
+}
+
+// offered calls fits with each file of the sets that has what was measured, until one does:
+// of the sets of EFI programs if it was loaded, else of those of files, of which those for
+// the boot have the digests of SHA-384.
+func (a *appraisal) offered(m keystead.Measured, loaded bool, fits func(*refval.Set, refval.Source) bool) bool {
 	if m.IsZero() {
 		return false
 	}
@@ -87,7 +113,7 @@ func (a *appraisal) shipped(m keystead.Measured, loaded bool, fits func(refval.S
 			continue
 		}
 		for source := range s.Sources(m.Name()) {
-			if fits(source) {
+			if fits(s, source) {
 				return true
 			}
 		}
@@ -95,22 +121,56 @@ func (a *appraisal) shipped(m keystead.Measured, loaded bool, fits func(refval.S
 	return false
 }
 
+// faultyBoot is what was measured of a package that does not count.
+type faultyBoot struct {
+	measured keystead.Measured
+	pkg      *refval.Package
+	fault    fault
+}
+
+// faults are the findings on packages that would have been accepted for the boot, each once.
+func (a *appraisal) faults() (out []keystead.Finding) {
+	for _, b := range a.faulty {
+		f := keystead.Finding{Reason: keystead.ReasonPackageOutdated, Where: "boot", Want: b.pkg.Name + " " + a.references().floors.below(b.pkg) + " or later",
+			Got: b.measured.String() + " of package " + b.pkg.Name + " " + b.pkg.Version}
+		if b.fault == faultForeign {
+			f.Reason, f.Want = keystead.ReasonPackageForeign, "a package of a vendor whom a code set accepts for "+b.pkg.Name
+		}
+		if !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // loads reports whether a code set lets the package's programs run before the kernel.
 func (a *appraisal) loads(s refval.Source) bool {
 	return slices.ContainsFunc(a.in.CodeSets, func(c *refval.CodeSet) bool { return c.Loads(s) })
 }
 
-// bootPackages lists the packages whose EFI programs ran: name=version, sorted.
+// bootPackages lists the packages whose EFI programs ran: name=version, sorted. What ran of
+// none but packages below a floor is claimed to be outdated.
 func (a *appraisal) bootPackages() (out []string) {
 	for _, image := range a.claims.Boot.Loaded {
 		m, err := keystead.ParseMeasured(image)
 		if err != nil {
 			continue
 		}
-		a.shipped(m, true, func(s refval.Source) bool {
-			out = append(out, s.Package+"="+s.Version)
+		var below []string
+		current := false
+		a.offered(m, true, func(set *refval.Set, s refval.Source) bool {
+			name := s.Package + "=" + s.Version
+			out = append(out, name)
+			if h := set.Header(); a.references().faultOf(&h.Packages[s.Number], h.Repositories) == faultOutdated {
+				below = append(below, name)
+			} else {
+				current = true
+			}
 			return false
 		})
+		if !current {
+			a.claims.Packages.Outdated = append(a.claims.Packages.Outdated, below...)
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -15,11 +15,47 @@ import (
 // it costs. It may be used by several goroutines at once. Make it by NewMemory.
 type Memory struct {
 	mu    sync.Mutex
-	most  int
-	eks   map[keystead.Digest]rememberedEK
-	lists map[keystead.Digest]*installed
-	refs  map[keystead.Digest]*references
+	eks   shelf[rememberedEK]
+	lists shelf[*installed]
+	refs  shelf[*references]
 }
+
+// A shelf holds so many items, of so many bytes in all. What is on it hosts have chosen,
+// so each counts for what it takes.
+type shelf[T any] struct {
+	items       map[keystead.Digest]shelved[T]
+	held        int
+	most, bytes int
+}
+
+type shelved[T any] struct {
+	item T
+	size int
+}
+
+// put puts an item there. It lets go of any others for it, but not of most of them.
+func (s *shelf[T]) put(d keystead.Digest, item T, size int) {
+	if size > s.bytes/shelfPart {
+		return
+	}
+	s.drop(d)
+	for other := range s.items {
+		if len(s.items) < s.most && s.held+size <= s.bytes {
+			break
+		}
+		s.drop(other)
+	}
+	s.items[d] = shelved[T]{item, size}
+	s.held += size
+}
+
+func (s *shelf[T]) drop(d keystead.Digest) {
+	s.held -= s.items[d].size
+	delete(s.items, d)
+}
+
+// shelfPart is what part of a shelf one item may take.
+const shelfPart = 8
 
 // rememberedEK is a chain that verified, and for which times that says the same: as
 // long as no certificate that could have had a part in it begins or ends to be valid.
@@ -28,9 +64,12 @@ type rememberedEK struct {
 	from, till time.Time
 }
 
-// NewMemory returns a memory of at most so many items of each kind.
-func NewMemory(most int) *Memory {
-	return &Memory{most: most, eks: map[keystead.Digest]rememberedEK{}, lists: map[keystead.Digest]*installed{}, refs: map[keystead.Digest]*references{}}
+// NewMemory returns a memory of at most so many items of each kind, which take so many
+// bytes, about.
+func NewMemory(most, bytes int) *Memory {
+	return &Memory{eks: shelf[rememberedEK]{items: map[keystead.Digest]shelved[rememberedEK]{}, most: most, bytes: bytes},
+		lists: shelf[*installed]{items: map[keystead.Digest]shelved[*installed]{}, most: most, bytes: bytes},
+		refs:  shelf[*references]{items: map[keystead.Digest]shelved[*references]{}, most: most, bytes: bytes}}
 }
 
 // verifyEK is tpm2.VerifyEK.
@@ -40,10 +79,10 @@ func (m *Memory) verifyEK(chain [][]byte, ek *tpm2.Public, public []byte, roots 
 	}
 	name := nameOf(append(append([][]byte{}, chain...), public, rootsBytes(roots)))
 	m.mu.Lock()
-	known, ok := m.eks[name]
+	known, ok := m.eks.items[name]
 	m.mu.Unlock()
-	if ok && !at.Before(known.from) && !at.After(known.till) {
-		return known.id, nil
+	if ok && !at.Before(known.item.from) && !at.After(known.item.till) {
+		return known.item.id, nil
 	}
 	id, err := tpm2.VerifyEK(chain, ek, roots, at)
 	if err != nil {
@@ -51,8 +90,7 @@ func (m *Memory) verifyEK(chain [][]byte, ek *tpm2.Public, public []byte, roots 
 	}
 	if from, till, ok := tpm2.SteadyTimes(chain, roots, at); ok {
 		m.mu.Lock()
-		makeRoom(m.eks, m.most)
-		m.eks[name] = rememberedEK{id, from, till}
+		m.eks.put(name, rememberedEK{id, from, till}, 512+len(id.Issuer))
 		m.mu.Unlock()
 	}
 	return id, nil
@@ -78,23 +116,11 @@ func (m *Memory) share(r *references, context keystead.Digest) *references {
 	name := nameOf(parts)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if known := m.refs[name]; known != nil {
-		return known
+	if known, ok := m.refs.items[name]; ok {
+		return known.item
 	}
-	makeRoom(m.refs, m.most)
-	m.refs[name] = r
+	m.refs.put(name, r, r.size)
 	return r
-}
-
-// makeRoom lets go of any item if there are as many as may be.
-func makeRoom[T any](items map[keystead.Digest]T, most int) {
-	if len(items) < most {
-		return
-	}
-	for d := range items {
-		delete(items, d)
-		return
-	}
 }
 
 // nameOf names byte strings, in order, so that no other ones have the same name.

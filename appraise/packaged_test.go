@@ -7,6 +7,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -81,5 +82,50 @@ func TestPackagedBoot(t *testing.T) {
 		if !v.Allowed() || c.Kernel.CommandLine != recorded.CommandLine || c.Kernel.Initrd != recorded.Initrd.String() || !slices.Equal(c.Boot.Packages, []string{loaderPackage + "=6.12.9-1", kernelPackage + "=6.12.9-1"}) {
 			t.Errorf("%s: %v, kernel %+v, packages %q", what, v.Err(), c.Kernel, c.Boot.Packages)
 		}
+	}
+}
+
+// TestPackagedBootFloors: a kernel, loader or initrd of a package below a floor, or of no
+// accepted vendor, is no accepted boot, though a set still names it and the host's list
+// tells of a newer version.
+func TestPackagedBootFloors(t *testing.T) {
+	recorded := slices.Collect(record().codes.Boots())[0]
+	loader := record().codes.Files()[0]
+	word := strings.Fields(recorded.CommandLine)[0]
+	entry := refval.Boot{Name: "any", KernelPackage: kernelPackage, InitrdPackage: initrdPackage, Guarantees: recorded.Guarantees,
+		CommandLine: strings.Replace(recorded.CommandLine, word, "${version}", 1)}
+	efi := map[string]keystead.Digest{kernelPackage + " /boot/vmlinuz-" + word: recorded.Kernel, loaderPackage + " /usr/lib/boot/loader.efi": loader.Digest}
+	sets := []*refval.Set{offered(t, refval.SelectEFI, efi), offered(t, refval.SelectAll, map[string]keystead.Digest{initrdPackage + " /boot/initrd.img": recorded.Initrd})}
+	packaged := func(vendors ...refval.Vendor) appraise.Input {
+		in, _ := onStage(t).input(t, "packaged")
+		codes := must(refval.NewCodeSet("fleet", nil, []refval.Boot{entry}, loaderPackage))
+		in.CodeSets = []*refval.CodeSet{must(codes.WithTrust(vendors, nil))}
+		in.References = append(slices.Clone(in.References), sets...)
+		return in
+	}
+	floored := func(lines string) *policy.Policy {
+		return compile(t, strings.Replace(named, "rules none\n", lines+"rules none\n", 1))
+	}
+	demand(t, "without a floor", packaged())
+	for _, pkg := range []string{kernelPackage, loaderPackage, initrdPackage} {
+		in := packaged()
+		in.Policy = floored("floor deb " + pkg + " 6.12.9-1\n")
+		demand(t, pkg+" at the floor", in)
+		in.Policy = floored("floor deb " + pkg + " 6.12.10-1\n")
+		findings := demand(t, pkg+" below the floor", in, keystead.ReasonBootUnaccepted, keystead.ReasonPackageOutdated, keystead.ReasonBootUnaccepted)
+		if f := findings[1]; f.Want != pkg+" 6.12.10-1 or later" || !strings.HasSuffix(f.Got, "of package "+pkg+" 6.12.9-1") {
+			t.Errorf("%s: the finding says %+v", pkg, f)
+		}
+		if got, want := appraise.Appraise(in).Claims().Packages.Outdated, []string{pkg + "=6.12.9-1"}; pkg != initrdPackage && !slices.Equal(got, want) {
+			t.Errorf("claims of outdated packages: %q, want %q", got, want)
+		}
+	}
+	// Another repository's kernel does not pass for the distribution's.
+	in := packaged(refval.Vendor{Name: "third-party", Format: refval.FormatDeb, Packages: []string{"acme-*"}, Key: theHost(t).stranger})
+	found := appraise.Appraise(in).Findings()
+	if n := len(found); !slices.ContainsFunc(found, func(f keystead.Finding) bool {
+		return f.Reason == keystead.ReasonPackageForeign && f.Where == "boot" && strings.Contains(f.Got, kernelPackage)
+	}) {
+		t.Errorf("of no accepted vendor: %d findings, none of them on the kernel's package", n)
 	}
 }

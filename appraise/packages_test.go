@@ -7,6 +7,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -146,7 +147,7 @@ func TestRPMHost(t *testing.T) {
 	if p := c.Packages; p.Format != evidence.FormatRPMHeaders || p.Listed != 4 || p.Proven != 2 || !slices.Equal(p.Unproven, []string{"foreign=1.0-1", "unsigned=1.0-1"}) {
 		t.Errorf("packages: %+v", p)
 	}
-	in.Memory = appraise.NewMemory(1)
+	in.Memory = appraise.NewMemory(1, 1<<30)
 	want := appraise.Appraise(in).Bytes()
 	for _, at := range []time.Time{in.Time, time.Unix(1e9, 0), in.Time} { // before the signatures were made, too
 		warm, cold := in, in
@@ -347,7 +348,7 @@ func TestIMASignatures(t *testing.T) {
 // and two whose lists differ share nothing, in one memory.
 func TestRPMContinuation(t *testing.T) {
 	h := theHost(t)
-	memory := appraise.NewMemory(4)
+	memory := appraise.NewMemory(4, 1<<30)
 	for _, list := range [][]byte{h.list, h.old} {
 		version := map[bool]string{true: "1.0", false: "2.0"}[string(list) == string(h.old)]
 		g := grow(t, 0)
@@ -358,7 +359,11 @@ func TestRPMContinuation(t *testing.T) {
 			g.ima = append(g.ima, ran("good", version))
 		}
 		s := g.same(t, g.parts(t, 2, 1), g.begin(t, 1))
-		g.same(t, g.parts(t, 3, 0), s)
+		again := g.same(t, g.parts(t, 3, 0), s)
+		common, size := s.Shared()
+		if also, _ := again.Shared(); also != common || size < 1000 {
+			t.Errorf("states of one list share %p and %p, of %d bytes", common, also, size)
+		}
 		// What the other machine's list alone names.
 		other := map[string]string{"1.0": "2.0", "2.0": "1.0"}[version]
 		g.ima[2] = ran("good", other)
@@ -366,5 +371,83 @@ func TestRPMContinuation(t *testing.T) {
 		if f := first(v.Findings()); f.Reason != keystead.ReasonFileAltered {
 			t.Errorf("%s ran on a machine of %s: %v", other, version, v.Findings())
 		}
+	}
+}
+
+// TestSignatureBelowFloor: an IMA signature makes no file good of which a set says that its
+// package is below a floor, be the package's vendor accepted or not.
+func TestSignatureBelowFloor(t *testing.T) {
+	h := theHost(t)
+	farm, accepted := imaKey(t, "build-farm")
+	d := keystead.Sum([]byte(script("good", "1.0")))
+	in := h.input(t, h.list, "*", entry("ima-sig", append([]byte("sha256:\x00"), d[:]...), []byte("/usr/bin/good\x00"), digsig(t, farm, crypto.SHA256, 4, d[:])))
+	vendor := refval.Vendor{Name: "acme", Format: refval.FormatRPM, Packages: []string{"*"}, Key: h.vendor}
+	p, err := rpm.Prove(rpm.Unpack(h.old), []refval.Vendor{vendor}, refval.SelectExecutable, in.Time)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.References = []*refval.Set{p.Set}
+	for what, packages := range map[string]string{"of an accepted vendor": "*", "of no accepted vendor": "other-*"} {
+		vendor.Packages = []string{packages}
+		in.CodeSets = []*refval.CodeSet{trusting(t, []refval.Vendor{vendor}, accepted)}
+		in.Policy = compile(t, named)
+		demand(t, what+", without a floor", in)
+		in.Policy = compile(t, strings.Replace(named, "rules none\n", "floor rpm good 2.0-1\nrules none\n", 1))
+		demand(t, what, in, keystead.ReasonPackageOutdated)
+	}
+}
+
+// unsignedHeader is a header that anybody can write: of a package without files.
+func unsignedHeader(name string) []byte {
+	var index, data []byte
+	for tag, text := range []string{name, "1", "1"} {
+		index = binary.BigEndian.AppendUint32(index, uint32(1000+tag)) // name, version, release
+		index = binary.BigEndian.AppendUint32(index, 6)
+		index = binary.BigEndian.AppendUint32(index, uint32(len(data)))
+		index = binary.BigEndian.AppendUint32(index, 1)
+		data = append(append(data, text...), 0)
+	}
+	out := binary.BigEndian.AppendUint32(nil, uint32(len(index)/16))
+	return append(append(binary.BigEndian.AppendUint32(out, uint32(len(data))), index...), data...)
+}
+
+// TestVerdictBombs: packages that nobody signed speak against no host that does not run
+// them, and so are in verdicts that allow, which nodes keep: few, by short names.
+func TestVerdictBombs(t *testing.T) {
+	h := theHost(t)
+	list := func(n int, name func(i int) string) []byte {
+		raw, err := rpm.Pack(func(yield func([]byte, error) bool) {
+			for header, err := range rpm.Unpack(h.list) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !yield(header.Bytes(), nil) {
+					return
+				}
+			}
+			for i := range n {
+				if !yield(unsignedHeader(name(i)), nil) {
+					return
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	long := list(1, func(int) string { return strings.Repeat("a", 32<<20) })
+	if len(long) > 1<<20 {
+		t.Fatalf("the list is %d bytes long, and is to be small", len(long))
+	}
+	demand(t, "a name of 32 MiB", h.input(t, long, "*"), keystead.ReasonMalformed)
+	many := h.input(t, list(20_000, func(i int) string { return fmt.Sprintf("%0200d", i) }), "*", ran("good", "2.0"))
+	demand(t, "many names", many)
+	v := appraise.Appraise(many)
+	if n := len(v.Claims().Packages.Unproven); n != 1024 || len(v.Bytes()) > 512<<10 {
+		t.Errorf("%d packages are listed, in a verdict of %d bytes", n, len(v.Bytes()))
+	}
+	if c := v.Claims().Packages; c.Listed < 20_000 || c.Proven > 4 {
+		t.Errorf("claims count %d listed, %d proven", c.Listed, c.Proven)
 	}
 }

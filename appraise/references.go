@@ -16,28 +16,32 @@ import (
 type references struct {
 	sets      []*refval.Set
 	codes     []*refval.CodeSet
+	ended     []lapsed  // sets that count no more
 	faults    [][]fault // by set and package number
 	seen      [][]bool  // likewise: something of it ran; nil in a continuation
 	listed    [][]bool  // likewise: the host lists a package of that name; nil when it sent no list
 	codePaths map[string][]accepted
 	floors    floors
 	vendors   []vendor
-	keys      []ima.Key // of IMA signatures
+	closed    []refval.Format // of whose packages those of vendors alone count, though the vendors' code sets ended
+	keys      []ima.Key       // of IMA signatures
 	keyNames  []string
 	unproven  unproven
 	proof     keystead.Digest // of the host's list, where that proves itself
 	early     bool            // and what it proves may be more at a later time
+	size      int             // in memory, about, in bytes, without sets that are the rules'
 	before    []seenPackage   // in a continuation: of which something ran before, in order
 	later     []seenPackage   // and what ran since that did not
 }
 
-// A fault is why files of a package that a set proves do not count all the same.
+// A fault is why files of a package that a set proves do not count all the same. Of two
+// the lower one is told: no signature makes good what is below a floor.
 type fault uint8
 
 const (
 	faultNone     fault = iota
-	faultForeign        // its repository's signer is none whom a code set accepts for it
 	faultOutdated       // below the policy's floor
+	faultForeign        // its repository's signer is none whom a code set accepts for it
 )
 
 // vendor is a code set's, with its keys' fingerprints.
@@ -60,26 +64,15 @@ type accepted struct {
 
 // newReferences takes the sets of files, not those of EFI programs: their digests are
 // of another kind.
-func newReferences(sets []*refval.Set, codes []*refval.CodeSet, f floors) *references {
-	r := &references{codes: codes, floors: f}
-	for _, c := range codes {
-		for v := range c.Vendors() {
-			signers, err := v.Signers()
-			if err == nil { // a code set that parses has keys that do
-				r.vendors = append(r.vendors, vendor{v, signers})
-			}
-		}
-		for k := range c.IMAKeys() {
-			public, err := k.Public()
-			if err != nil {
-				continue
-			}
-			if one, err := ima.NewKey(public); err == nil {
-				r.keys, r.keyNames = append(r.keys, one), append(r.keyNames, k.Name)
-			}
-		}
+func newReferences(in *Input, f floors) *references {
+	r := &references{codes: in.CodeSets, floors: f}
+	for _, c := range in.CodeSets {
+		r.trust(c)
 	}
-	for _, s := range sets {
+	for _, d := range in.Ended {
+		r.lapse(d)
+	}
+	for _, s := range in.References {
 		if !s.Header().Selection.Boots() {
 			r.add(s)
 		}
@@ -87,44 +80,69 @@ func newReferences(sets []*refval.Set, codes []*refval.CodeSet, f floors) *refer
 	return r
 }
 
+// trust takes in whose signatures a code set accepts.
+func (r *references) trust(c *refval.CodeSet) {
+	for v := range c.Vendors() {
+		signers, err := v.Signers()
+		if err == nil { // a code set that parses has keys that do
+			r.vendors = append(r.vendors, vendor{v, signers})
+		}
+	}
+	for k := range c.IMAKeys() {
+		public, err := k.Public()
+		if err != nil {
+			continue
+		}
+		if one, err := ima.NewKey(public); err == nil {
+			r.keys, r.keyNames = append(r.keys, one), append(r.keyNames, k.Name)
+		}
+	}
+}
+
 // add takes a set in.
 func (r *references) add(s *refval.Set) {
 	h := s.Header()
 	faults := make([]fault, len(h.Packages))
 	for i := range h.Packages {
-		p := &h.Packages[i]
-		switch {
-		case !r.vouched(p, h.Repositories):
-			faults[i] = faultForeign
-		case r.floors.below(p) != "":
-			faults[i] = faultOutdated
-		}
+		faults[i] = r.faultOf(&h.Packages[i], h.Repositories)
 	}
+	r.size += 2*len(faults) + 64 // and listed
 	r.sets, r.faults, r.seen = append(r.sets, s), append(r.faults, faults), append(r.seen, make([]bool, len(h.Packages)))
 }
 
-// vouched reports whether an accepted vendor stands behind the package. Where no code
-// set names vendors of its format, whoever built the set chose them.
-func (r *references) vouched(p *refval.Package, repositories []refval.Repository) bool {
-	named := false
-	for _, v := range r.vendors {
-		if v.Format != p.Format {
-			continue
-		}
-		named = true
-		if v.Covers(p.Name) && slices.ContainsFunc(p.Repositories, func(n int) bool {
-			return slices.ContainsFunc(repositories[n].Signers, func(s string) bool { return slices.Contains(v.signers, s) })
-		}) {
-			return true
-		}
+// faultOf says why a package of a set does not count, if it does not.
+func (r *references) faultOf(p *refval.Package, repositories []refval.Repository) fault {
+	switch {
+	case r.floors.below(p) != "":
+		return faultOutdated
+	case !r.vouched(p, repositories):
+		return faultForeign
 	}
-	return !named
+	return faultNone
+}
+
+// vouched reports whether an accepted vendor stands behind the package. Where no code
+// set names vendors of its format, whoever built the set chose them. That the code set
+// which named them ended opens nothing to other vendors.
+func (r *references) vouched(p *refval.Package, repositories []refval.Repository) bool {
+	named := slices.Contains(r.closed, p.Format) || slices.ContainsFunc(r.vendors, func(v vendor) bool { return v.Format == p.Format })
+	return !named || signedBy(r.vendors, p, repositories)
+}
+
+// signedBy reports whether one of the vendors signed for the package, and may.
+func signedBy(vendors []vendor, p *refval.Package, repositories []refval.Repository) bool {
+	return slices.ContainsFunc(vendors, func(v vendor) bool {
+		return v.Format == p.Format && v.Covers(p.Name) && slices.ContainsFunc(p.Repositories, func(n int) bool {
+			return slices.ContainsFunc(repositories[n].Signers, func(s string) bool { return slices.Contains(v.signers, s) })
+		})
+	})
 }
 
 // prove takes in what a host's list of that digest proves of itself, and what it does not.
 func (r *references) prove(list keystead.Digest, p *rpm.Proven) {
 	r.add(p.Set)
 	r.proof, r.early = list, p.Early
+	r.size += provenSize(p)
 	r.unproven = unproven{map[keystead.Digest]*rpm.Refusal{}, map[string]*rpm.Refusal{}}
 	for _, list := range [][]rpm.Refusal{p.Refused, p.Weak} {
 		for i := range list {
@@ -323,6 +341,13 @@ func (r *references) finding(reason keystead.Reason, i int, e *ima.Entry, o owne
 		f.Where = fmt.Sprintf("measurement list, entry %d", i)
 	}
 	switch reason {
+	case keystead.ReasonFileUnknown, keystead.ReasonFileAltered, keystead.ReasonPackageForeign:
+		if was, ended := r.vouchedOnce(e, o); ended != nil {
+			f.Reason, f.Want, f.Got = keystead.ReasonGraceEnded, wantAfterGrace, f.Got+was.fileOf()+": "+ended.String()
+			return f
+		}
+	}
+	switch reason {
 	case keystead.ReasonFileAltered:
 		_, wanted := r.path(e.Path)
 		if n := len(wanted) - maxWanted; n > 0 {
@@ -364,6 +389,14 @@ func (r *references) outdated() []string {
 func sorted(list []string) []string {
 	slices.Sort(list)
 	return slices.Compact(list)
+}
+
+// fileOf says whose file it is, where a package ships it.
+func (o owner) fileOf() string {
+	if o.pkg == nil {
+		return ""
+	}
+	return " of package " + o.String()
 }
 
 // strength says how strongly the owner names its files.

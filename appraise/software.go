@@ -43,16 +43,27 @@ type File struct {
 var debuggers = []string{"bpfcc-tools", "bpftrace", "crash", "criu", "delve", "edb-debugger", "gdb", "gdb-minimal", "gdb-multiarch", "gdbserver",
 	"linux-perf", "lldb", "ltrace", "radare2", "reptyr", "rr", "strace", "sysdig", "systemtap", "systemtap-runtime", "uftrace", "valgrind"}
 
+// references are the reference values, of a continuation those of before.
+func (a *appraisal) references() *references {
+	switch {
+	case a.refs != nil:
+	case a.prior != nil:
+		a.refs = a.prior.refs.resumed(a.prior.seen)
+	default:
+		a.refs = newReferences(&a.in, a.floors())
+	}
+	return a.refs
+}
+
 // software names every file that the covered IMA log holds.
 func (a *appraisal) software() {
-	c := &a.claims.Software
+	c, refs := &a.claims.Software, a.references()
 	if s := a.prior; s != nil {
-		a.refs = s.refs.resumed(s.seen)
 		*c, a.claims.Packages = s.software, s.packages
 	} else {
-		a.refs = newReferences(a.in.References, a.in.CodeSets, a.floors())
-		a.packages(a.refs)
-		a.claims.Packages.Debuggers = a.refs.debuggers()
+		a.packages(refs)
+		a.claims.Packages.Outdated = few(a.claims.Packages.Outdated)
+		a.claims.Packages.Debuggers = refs.debuggers()
 	}
 	if a.files == nil {
 		if a.parts.TPM == nil && a.in.Policy.EveryEntry() {
@@ -60,7 +71,6 @@ func (a *appraisal) software() {
 		}
 		return
 	}
-	refs := a.refs
 	c.Entries, c.Uncovered = int64(a.files.Len()), int64(a.files.Uncovered())
 	a.entries(refs)
 	if a.prior == nil || len(refs.later) > 0 {
@@ -129,7 +139,16 @@ func (a *appraisal) proven(refs *references, list keystead.Digest, p *rpm.Proven
 			a.find(r.Finding)
 		}
 	}
-	slices.Sort(c.Unproven)
+	c.Unproven = few(c.Unproven)
+}
+
+// maxNames bounds what claims list of packages that a host made up.
+const maxNames = 1024
+
+// few returns the first of a list in order, each once.
+func few(list []string) []string {
+	list = sorted(list)
+	return list[:min(len(list), maxNames):min(len(list), maxNames)]
 }
 
 // ahead is how many entries are read before the first of them is judged, so that the

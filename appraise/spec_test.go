@@ -69,6 +69,7 @@ func TestSpecNamesEveryMember(t *testing.T) {
 	in := onStage(t).edited(t, func(p *evidence.Parts) { p.IMALog = p.IMALog[:len(p.IMALog)-1] })
 	in.Expect.SubjectKey = []byte("key")
 	in.TEERoots, in.Collateral = evidence.ShippedRoots(), foundry.Collateral()
+	in.Add(appraise.Dated{References: older(t, "x", "/x"), Until: in.Time}, in.Time)
 	var v map[string]any
 	if err := json.Unmarshal(appraise.Appraise(in).Bytes(), &v); err != nil {
 		t.Fatal(err)
@@ -114,6 +115,7 @@ func checkTags(t *testing.T, s reflect.Type) {
 func TestMembersInOrder(t *testing.T) {
 	in, _ := onStage(t).input(t, "altered")
 	in.TEERoots, in.Collateral = evidence.ShippedRoots(), foundry.Collateral()
+	in.Add(appraise.Dated{References: older(t, "x", "/x"), Until: in.Time}, in.Time)
 	text := string(appraise.Appraise(in).Bytes())
 	at := 0
 	for _, name := range documented(t, "member") {

@@ -3,6 +3,7 @@ package appraise
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
@@ -50,6 +51,15 @@ func (s *State) Size() int {
 	return size + (len(s.kernel.Before)+len(s.kernel.Loaders))*49 // keystead.Measured
 }
 
+// Shared returns what the state may have in common with those of other hosts, which is
+// the same pointer then, and how much memory that takes, likewise.
+func (s *State) Shared() (common any, size int) {
+	if s == nil || s.refs == nil {
+		return nil, 0
+	}
+	return s.refs, s.refs.size
+}
+
 // context names all that the verdict on a file rests on, beside the file.
 func (a *appraisal) context() keystead.Digest {
 	var parts [][]byte
@@ -63,7 +73,11 @@ func (a *appraisal) context() keystead.Digest {
 		parts = append(parts, d[:])
 	}
 	d := a.in.Policy.Digest()
-	return nameOf(append(parts, nil, d[:]))
+	parts = append(parts, nil, d[:])
+	for _, e := range a.in.ended() {
+		parts = append(parts, e.Set[:], e.Until.AppendFormat(nil, time.RFC3339Nano))
+	}
+	return nameOf(parts)
 }
 
 // registers names the quoted registers that the logs of a boot rest on: all but IMA's,

@@ -180,13 +180,24 @@ func TestTDExtended(t *testing.T) {
 	kernel, stub := d.log[d.find(t, 2, eventlog.EFIApplication)], d.find(t, 3, eventlog.EventTag)
 	options, initrd := d.log[stub-1], d.log[stub]
 	evil := event(3, uint32(eventlog.EventTag), []byte("evil options"), options[len(options)-34:])
+	// The types of events are not covered: what an image's digest is over may stand as a
+	// variable's value, or as a command behind a label.
+	hidden := func(kind eventlog.Type, before, image []byte) [][]byte {
+		e := event(2, uint32(kind), image, append(before, image...))
+		return insert(d.log, d.find(t, 2, eventlog.EFIApplication), e)
+	}
+	image := program("evil")
+	variable := append(make([]byte, 16), binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 1), uint64(len(image)))...)
 	for what, log := range map[string][][]byte{
-		"an evil kernel, and then the good one":                      append(insert(d.log, d.find(t, 2, eventlog.EFIApplication), event(2, uint32(eventlog.EFIApplication), []byte("evil"), []byte("path"))), kernel, options, initrd),
-		"evil options, and then the good ones":                       append(replace(d.log, stub-1, evil), options, initrd),
-		"the good kernel twice":                                      append(slices.Clone(d.log), kernel),
-		"options and initrd twice":                                   append(slices.Clone(d.log), options, initrd),
-		"a file that a loader read":                                  insert(d.log, stub-1, event(3, uint32(eventlog.IPL), []byte("module"), []byte("/evil.mod"))),
-		"an event whose data says that it is text, and its hash not": append(slices.Clone(d.log), event(2, uint32(eventlog.EFIAction), []byte("MZ evil"), []byte("MZ evil"))),
+		"an evil kernel, and then the good one":                         append(insert(d.log, d.find(t, 2, eventlog.EFIApplication), event(2, uint32(eventlog.EFIApplication), []byte("evil"), []byte("path"))), kernel, options, initrd),
+		"an evil kernel as a variable, and then the good one":           hidden(eventlog.EFIVariableBoot, append(variable, 'B', 0), image),
+		"an evil kernel as a command, and then the good one":            hidden(eventlog.IPL, []byte("grub_cmd: "), image),
+		"an evil kernel without a header for DOS, as firmware loads it": hidden(eventlog.EFIGPT, nil, image[64:]),
+		"evil options, and then the good ones":                          append(replace(d.log, stub-1, evil), options, initrd),
+		"the good kernel twice":                                         append(slices.Clone(d.log), kernel),
+		"options and initrd twice":                                      append(slices.Clone(d.log), options, initrd),
+		"a file that a loader read":                                     insert(d.log, stub-1, event(3, uint32(eventlog.IPL), []byte("module"), []byte("/evil.mod"))),
+		"an event whose data says that it is text, and its hash not":    append(slices.Clone(d.log), event(2, uint32(eventlog.EFIAction), []byte("MZ evil"), []byte("MZ evil"))),
 	} {
 		changed := &td{d.intel, log}
 		f := demand(t, what, changed.input(t, firmware(t), set), keystead.ReasonBootUnaccepted)

@@ -76,7 +76,7 @@ func (a *appraisal) openTEE(t *evidence.TEE) (*surroundings, error) {
 		}
 		s := &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEVM, rtmr: v.RTMR}
 		standing, err := v.Standing(collateral, roots, at)
-		a.standing(v.Verified, s, standing, err)
+		a.standing(v.Verified, s, standing, err, func() error { return v.Spared(collateral, roots, at) })
 		return s, nil
 	case evidence.KindSGX:
 		v, err := sgx.Verify(t.Report, roots, at)
@@ -85,7 +85,7 @@ func (a *appraisal) openTEE(t *evidence.TEE) (*surroundings, error) {
 		}
 		s := &surroundings{claims: v.Claims(), root: v.Root, data: v.ReportData, level: evidence.AssuranceTEEProcess}
 		standing, err := v.Standing(collateral, roots, at)
-		a.standing(v.Verified, s, standing, err)
+		a.standing(v.Verified, s, standing, err, func() error { return v.Spared(collateral, roots, at) })
 		return s, nil
 	case evidence.KindNitro:
 		v, err := nitro.Verify(t.Report, roots, at)
@@ -105,12 +105,14 @@ func (a *appraisal) revocation(err error) {
 	}
 }
 
-// standing records what Intel says of a machine.
-func (a *appraisal) standing(v *dcap.Verified, s *surroundings, standing *dcap.Standing, err error) {
+// standing records what Intel says of a machine; spared is asked where that is not known,
+// and the policy takes it all the same.
+func (a *appraisal) standing(v *dcap.Verified, s *surroundings, standing *dcap.Standing, err error, spared func() error) {
 	defer func() { a.revocation(v.CheckRevocation(standing, a.in.Collateral, a.in.Time)) }()
 	if err != nil {
 		if !a.in.Policy.TEECurrent() && a.sparing(err) {
 			s.claims.TCBStatus = "" // nothing is known
+			a.fail("tee", spared())
 			return
 		}
 		a.fail("tee", err)
@@ -188,7 +190,11 @@ func (a *appraisal) launched() {
 	case !a.in.Policy.BootAccepted():
 		return
 	}
-	a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "launch measurement", Want: a.acceptedLaunches(), Got: cmp.Or(launch.Name, "one that no code set names") + ": " + c.Launch + a.withoutLog()})
+	f := keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "launch measurement", Want: a.acceptedLaunches(), Got: cmp.Or(launch.Name, "one that no code set names") + ": " + c.Launch + a.withoutLog()}
+	a.find(a.overdue(f, func(b *appraisal) bool {
+		l := b.launch()
+		return l.Name != "" && l.Image == (c.Kind != evidence.KindTDX)
+	}))
 }
 
 // withoutLog says that a TD sent no log.
@@ -240,14 +246,7 @@ func (a *appraisal) acceptedLaunches() string {
 // initrd be one that the kernel does not do without.
 func (a *appraisal) tdKernel() {
 	measured, err := a.td.Kernel()
-	b, ok := a.acceptedBoot(measured)
-	strange := a.strangeImages()
-	for _, m := range measured.Before {
-		again := m == measured.CommandLine || ok && eventlog.Kernel{CommandLine: m}.Given(b.CommandLine) // systemd-boot measures it, too
-		if m == measured.Initrd || !again && !a.coded(m) {
-			strange = append(strange, m.String())
-		}
-	}
+	b, strange, ok := a.tdBoot(measured)
 	bound := measured.Initrd.IsZero() || slices.Contains(b.Guarantees, refval.GuaranteeInitrdBound)
 	switch {
 	case err == nil && strange == nil && ok && bound:
@@ -259,8 +258,26 @@ func (a *appraisal) tdKernel() {
 		a.find(keystead.Finding{Reason: keystead.ReasonBootUnaccepted, Where: "initrd" + a.td.Place(measured.Initrd, 2), Want: "boot entry " + b.Name + " with the guarantee " + string(refval.GuaranteeInitrdBound) + ": the host could have left the initrd out",
 			Got: fmt.Sprintf("guarantees %v", b.Guarantees)})
 	default:
-		a.find(a.unaccepted(measured, strange))
+		refused := a.overdue(a.unaccepted(measured, strange), func(x *appraisal) bool {
+			_, strange, ok := x.tdBoot(measured)
+			return ok && strange == nil
+		})
+		a.find(append([]keystead.Finding{refused}, a.faults()...)...)
 	}
+}
+
+// tdBoot returns the code set entry of a TD's boot, and what no set names of the rest that
+// was measured.
+func (a *appraisal) tdBoot(measured eventlog.Kernel) (b refval.Boot, strange []string, ok bool) {
+	b, ok = a.acceptedBoot(measured)
+	strange = a.strangeImages()
+	for _, m := range measured.Before {
+		again := m == measured.CommandLine || ok && eventlog.Kernel{CommandLine: m}.Given(b.CommandLine) // systemd-boot measures it, too
+		if m == measured.Initrd || !again && !a.coded(m) {
+			strange = append(strange, m.String())
+		}
+	}
+	return b, strange, ok
 }
 
 // words are the guarantees as claims have them.

@@ -158,6 +158,10 @@ func TestRealSGX(t *testing.T) {
 	demand(t, "before the collateral", realSGX(t, at.AddDate(0, 0, -4), "tee-revocation report\n"), keystead.ReasonCollateralExpired)
 	demand(t, "after the collateral", realSGX(t, time.Date(2023, 2, 1, 0, 0, 0, 0, time.UTC), "tee-revocation report\n"), keystead.ReasonCollateralExpired)
 	demand(t, "after its signer", realSGX(t, time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC), "tee-revocation report\n"), keystead.ReasonCollateralExpired)
+	demand(t, "after its signer, reported", realSGX(t, time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC), reported))
+	without := realSGX(t, at, reported)
+	without.Collateral = nil // Intel's quoting enclave is known without it
+	demand(t, "without collateral, reported", without)
 	demand(t, "after the machine's certificate", realSGX(t, time.Date(2029, 12, 6, 0, 0, 0, 0, time.UTC), reported), keystead.ReasonVendorUntrusted)
 	demand(t, "before the machine's certificate", realSGX(t, time.Date(2022, 12, 1, 0, 0, 0, 0, time.UTC), reported), keystead.ReasonVendorUntrusted)
 	demand(t, "of another machine", realSGX(t, at, "tee-revocation report\n", func(p *evidence.Piece) { p.Name = "sgx/50806f000000" }), keystead.ReasonCollateralMissing)

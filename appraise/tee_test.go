@@ -83,6 +83,9 @@ func TestSNPAttacks(t *testing.T) {
 	late := good
 	late.Time = foundry.Now.AddDate(0, 2, 0)
 	demand(t, "expired list", late, keystead.ReasonCollateralExpired)
+	revoked := forged(t, item(nil), amd.Roots(), lenient, amd.Pieces(true)...)
+	revoked.Time = late.Time
+	demand(t, "revoked, by a list of before", revoked, keystead.ReasonKeyRevoked)
 	late.Time = foundry.Now.AddDate(2, 0, 0)
 	demand(t, "expired certificate", late, keystead.ReasonVendorUntrusted)
 
@@ -208,6 +211,16 @@ func TestDCAPAttacks(t *testing.T) {
 		world("revoked level", foundry.Quoting{}, foundry.World{Status: "Revoked"}, "tee-tcb report\n", keystead.ReasonTCBRevoked)
 		world("revoked machine", foundry.Quoting{}, foundry.World{Revoked: true}, lenient, keystead.ReasonKeyRevoked)
 		world("expired", foundry.Quoting{}, foundry.World{Expired: true}, "", keystead.ReasonCollateralExpired)
+		// Old collateral, or none, spares the level, and not whose quoting enclave it is.
+		world("expired, reported", foundry.Quoting{}, foundry.World{Expired: true}, lenient)
+		world("another quoting enclave, expired", foundry.Quoting{QESigner: 9}, foundry.World{Expired: true}, lenient, keystead.ReasonQEUnaccepted)
+		world("revoked level, expired", foundry.Quoting{}, foundry.World{Status: "Revoked", Expired: true}, lenient, keystead.ReasonTCBRevoked)
+		revoked := forged(t, item(foundry.Quoting{}), intel.Roots(), lenient, intel.Pieces(foundry.World{Revoked: true})...)
+		revoked.Time = foundry.Now.AddDate(0, 2, 0)
+		demand(t, what+"revoked machine, by a list of before", revoked, keystead.ReasonKeyRevoked)
+		without := slices.DeleteFunc(intel.Pieces(foundry.World{Revoked: true}), func(p evidence.Piece) bool { return p.Kind == evidence.CollateralIntelRootCRL })
+		demand(t, what+"revoked machine, without the root's list", forged(t, item(foundry.Quoting{}), intel.Roots(), lenient, without...), keystead.ReasonKeyRevoked)
+		demand(t, what+"another quoting enclave, no collateral", forged(t, item(foundry.Quoting{QESigner: 9}), intel.Roots(), lenient), keystead.ReasonQEUnaccepted)
 		world("of another FMSPC", foundry.Quoting{}, foundry.World{FMSPC: "00606a000000"}, lenient, keystead.ReasonMachineMismatch)
 		demand(t, what+"no collateral", forged(t, item(foundry.Quoting{}), intel.Roots(), ""), keystead.ReasonCollateralMissing, keystead.ReasonCollateralMissing)
 		demand(t, what+"Intel's root", forged(t, item(foundry.Quoting{}), evidence.ShippedRoots(), "", intel.Pieces(plain)...), keystead.ReasonVendorUntrusted)

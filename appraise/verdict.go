@@ -44,6 +44,7 @@ type Inputs struct {
 	EKRoots    keystead.Digest   `json:"ek_roots"`
 	References []keystead.Digest `json:"references"`
 	CodeSets   []keystead.Digest `json:"code_sets"`
+	Ended      []EndedSet        `json:"ended,omitempty"` // that counted until a time before
 	Collateral keystead.Digest   `json:"collateral,omitzero"`
 	TEERoots   keystead.Digest   `json:"tee_roots,omitzero"`
 	Policy     keystead.Digest   `json:"policy"`

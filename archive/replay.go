@@ -104,9 +104,9 @@ func Replay(v *receipt.Verifier, f *File, build string) (Replayed, error) {
 	if err != nil {
 		return Replayed{}, err
 	}
-	in := rules.Input()
+	in := rules.Input(a.Inputs.Time)
 	if !a.Record.Guest.IsZero() {
-		in = rules.TEEInput()
+		in = rules.TEEInput(a.Inputs.Time)
 	}
 	in.Bundle, in.Key, in.Time = bundle, a.Inputs.Key, a.Inputs.Time
 	in.Expect = evidence.Binding{Purpose: a.Inputs.Purpose, Nonce: a.Inputs.Nonce, SubjectKey: a.Inputs.SubjectKey}

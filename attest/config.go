@@ -67,8 +67,8 @@ type Config struct {
 	MaxBundle int
 	// Room, if not nil, is asked for memory for the peer's evidence as its size is
 	// announced, before it is read; leave gives it back when the connection is made, or is
-	// not. Its refusal is told to the peer.
-	Room func(bytes int) (leave func(), err error)
+	// not. Of the peer no more is known than its TLS key, PKIX DER. A refusal is told to it.
+	Room func(key []byte, bytes int) (leave func(), err error)
 }
 
 // Defaults of a Config.

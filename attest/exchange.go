@@ -29,7 +29,7 @@ type exchange struct {
 // room asks for memory for the peer's evidence.
 func (x *exchange) room(k kind, size int) (err error) {
 	if k == kindEvidence && x.cfg.Room != nil {
-		x.leave, err = x.cfg.Room(size)
+		x.leave, err = x.cfg.Room(x.channel.peer.key, size)
 	}
 	return err
 }

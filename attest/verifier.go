@@ -18,6 +18,9 @@ type Terms struct {
 	Name string
 	// Input is all of the appraisal but bundle, expected binding and key.
 	Input appraise.Input
+	// Turn, if not nil, is waited for before evidence is judged whose root of trust holds:
+	// what the TPM did not sign is refused before, for anybody may send it in its name.
+	Turn func(ctx context.Context) (end func(), err error)
 }
 
 // An Appraiser is the [Verifier] of peers with a TPM, and of hosts with a TEE alone where
@@ -41,8 +44,9 @@ type knownKey struct {
 const maxKnown = 1 << 17
 
 // NewAppraiser returns a verifier that asks terms by which it is to judge the machine
-// with that hardware identity ([Peer.Identity]), before it has proven to be that one. An error of terms refuses the peer: a *keystead.DenyError, such as for an
-// identity that nobody enrolled, in its own words.
+// with that hardware identity ([Peer.Identity]), before it has proven to be that one. An
+// error of terms refuses the peer: a *keystead.DenyError, such as for an identity that
+// nobody enrolled, in its own words.
 func NewAppraiser(terms func(ctx context.Context, identity keystead.Digest) (Terms, error)) *Appraiser {
 	return &Appraiser{terms: terms, accepted: map[keystead.Digest]knownKey{}}
 }
@@ -73,6 +77,13 @@ func (a *Appraiser) Verify(ctx context.Context, c Claim) (string, appraise.Verdi
 	}
 	in := terms.Input
 	in.Bundle, in.Expect, in.Key = c.Bundle, c.Expect, key
+	if terms.Turn != nil && appraise.Rooted(in) {
+		end, err := terms.Turn(ctx)
+		if err != nil {
+			return "", appraise.Verdict{}, err
+		}
+		defer end()
+	}
 	v := appraise.Appraise(in)
 	if err = v.Err(); err == nil && !c.Keys.TEE.IsZero() {
 		_, err = shown(v, c.Keys.TEE)

@@ -48,6 +48,7 @@ type method[Q, A any] = func(apiv1connect.HostServiceClient, context.Context, *c
 func ask[Q, A any](ctx context.Context, n *hostNode, patience time.Duration, call method[Q, A], q *Q) (*A, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	defer n.used()
 	r, err := call(n.client(), ctx, connect.NewRequest(q))
 	if err == nil {
 		return r.Msg, nil
@@ -84,12 +85,17 @@ type hostNode struct {
 	mu    sync.Mutex
 	since time.Time
 	via   *http.Transport
+	idle  *time.Timer // closes the connection when it was not used for hostIdle
 	to    apiv1connect.HostServiceClient
 }
 
-// idleMost is how long a connection without requests is kept: hosts need one node at a
-// time, and nodes have many hosts.
-const idleMost = 3 * time.Minute
+// How long a connection without requests is kept: hosts need one node at a time, and nodes
+// have many hosts. A node keeps it longer, so that no host has to show all its logs for a
+// renewal that is due within that time.
+const (
+	hostIdle = 3 * time.Minute
+	NodeIdle = hostIdle + 30*time.Second
+)
 
 // client returns one whose connection's evidence is not older than MaxAge.
 func (n *hostNode) client() apiv1connect.HostServiceClient {
@@ -101,7 +107,7 @@ func (n *hostNode) client() apiv1connect.HostServiceClient {
 	if n.via != nil {
 		n.via.CloseIdleConnections() // requests under way end on the old one
 	}
-	n.via, n.since = AttestedTransport(n.connect, min(n.opts.MaxAge, idleMost)), time.Now()
+	n.via, n.since = AttestedTransport(n.connect, n.opts.MaxAge), time.Now()
 	n.via.HTTP2.SendPingTimeout = HostSilence // what is asked has its time without that: HostOptions.Attempt
 	h := &http.Client{Transport: n.via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	n.to = apiv1connect.NewHostServiceClient(h, "http://"+n.Name+".node.invalid", connect.WithReadMaxBytes(maxHostAnswer))
@@ -120,11 +126,27 @@ func (n *hostNode) connect(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
+// used has the connection kept for hostIdle from now on. net/http closes one without TLS so
+// long after it was made, whatever was asked meanwhile (IdleConnTimeout).
+func (n *hostNode) used() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.idle != nil {
+		n.idle.Stop()
+	}
+	if n.via != nil {
+		n.idle = time.AfterFunc(hostIdle, n.via.CloseIdleConnections)
+	}
+}
+
 func (n *hostNode) drop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.via != nil {
 		n.via.CloseIdleConnections()
 	}
-	n.via = nil
+	if n.idle != nil {
+		n.idle.Stop()
+	}
+	n.via, n.idle = nil, nil
 }

@@ -98,3 +98,39 @@ func TestSilentHosts(t *testing.T) {
 		srv.Close()
 	})
 }
+
+// TestIdleHosts has a host renew at long intervals, as far apart as it keeps a connection
+// without requests: the node keeps it as well. The node does not ask whether the host is
+// there, for a pipe holds nothing, and both asking at once would wait for each other.
+func TestIdleHosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &piped{server: make(chan net.Conn, 1), wrote: new(atomic.Int64), cut: new(atomic.Bool)}
+		_, handler := apiv1connect.NewHostServiceHandler(&hostServer{})
+		protocols := new(http.Protocols)
+		protocols.SetUnencryptedHTTP2(true)
+		srv := &http.Server{Handler: handler, Protocols: protocols, IdleTimeout: NodeIdle}
+		go srv.Serve(p)
+		dialled := 0
+		h := NewHost(HostOptions{MaxAge: time.Hour, Dial: func(ctx context.Context, to Contact) (net.Conn, error) {
+			dialled++
+			return p.dial(ctx, to)
+		}})
+		h.Nodes(map[string]Contact{"n1": {Name: "n1"}})
+		for range 4 {
+			if _, err := h.Nonce(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			time.Sleep(hostIdle - time.Second)
+		}
+		if dialled != 1 {
+			t.Errorf("%d connections, want one", dialled)
+		}
+		time.Sleep(2 * time.Second)
+		if _, err := h.Nonce(t.Context()); err != nil || dialled != 2 {
+			t.Errorf("after more than that: %v, %d connections, want another", err, dialled)
+		}
+		h.Close()
+		srv.Close()
+	})
+}

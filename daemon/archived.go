@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -142,6 +143,12 @@ func (n *Node) ReadArchive(ctx context.Context, leaf uint64, signed []byte) ([]b
 	if err := n.mayGrant(ctx); err != nil {
 		return nil, err
 	}
+	select { // one record at a time is in memory, which is as large as its bundle
+	case n.readings <- struct{}{}:
+		defer func() { <-n.readings }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	var verdict keystead.Digest
 	if err := n.snapshot(func(v ledger.View) (err error) { verdict, err = n.mayRead(v, leaf, signed); return err }); err != nil {
 		return nil, err
@@ -191,6 +198,13 @@ func (n *Node) mayRead(v ledger.View, leaf uint64, signed []byte) (verdict keyst
 	if _, err := admit.OpenReading(v, n.cfg.Domain, receipt.LeafHash(entry), &roster, signed); err != nil {
 		return verdict, err
 	}
+	at, err := noted(signed)
+	if err != nil {
+		return verdict, err
+	}
+	if served, err := v.Get(at); err != nil || served.Version != 0 { // before anything is opened: readings are public once they served
+		return verdict, cmp.Or(err, readingServed(at))
+	}
 	a, err := archive.ReadAdmission(entry)
 	if err != nil {
 		return verdict, err
@@ -211,17 +225,26 @@ func leafFuture(leaf, size uint64) error {
 
 // noteReading writes a reading to the ledger, unless it is there: then it served.
 func (n *Node) noteReading(ctx context.Context, signed []byte) error {
-	text, _, err := key.Peek(signed)
+	at, err := noted(signed)
 	if err != nil {
 		return err
 	}
-	d := keystead.Sum(text)
-	at := archiveContract + "/read/" + hex.EncodeToString(d[:])
 	err = n.transact(ctx, archiveContract, []ledger.Write{{Key: at, Value: signed}}, ledger.Condition{Key: at})
 	if errors.Is(err, keystead.ReasonConditionFailed) {
-		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonRequestReplayed, Where: "reading", Want: "one that did not serve yet", Got: at + " is on the ledger"})
+		err = readingServed(at)
 	}
 	return err
+}
+
+// noted is the key under which the ledger has a reading that served.
+func noted(signed []byte) (string, error) {
+	text, _, err := key.Peek(signed)
+	d := keystead.Sum(text)
+	return archiveContract + "/read/" + hex.EncodeToString(d[:]), err
+}
+
+func readingServed(at string) error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonRequestReplayed, Where: "reading", Want: "one that did not serve yet", Got: at + " is on the ledger"})
 }
 
 // archiveLoop destroys the records whose time is over.

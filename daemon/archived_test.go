@@ -130,6 +130,14 @@ func TestArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused("a second time", keystead.ReasonRequestReplayed, signed)
+	sealed, _ := f.archivedBy(0, a)
+	if err := os.Rename(sealed, sealed+".away"); err != nil {
+		t.Fatal(err)
+	}
+	refused("a second time, which opens no record", keystead.ReasonRequestReplayed, signed)
+	if err := os.Rename(sealed+".away", sealed); err != nil {
+		t.Fatal(err)
+	}
 	r, err := archive.ParseRecord(raw)
 	if err != nil || r.Host != "web-1" {
 		t.Fatalf("%v, %v", r.Host, err)

@@ -155,7 +155,7 @@ func (b *bed) terms(rec *recording.Recording) []string {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.input = rules.Input()
+	b.input = rules.Input(time.Now())
 	terms.Role = admit.RoleHost
 	hosts, err := terms.Text()
 	if err != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
@@ -256,9 +258,9 @@ func (c *court) appraise(ctx context.Context, entry []byte) (*ledger.Verdict, er
 	if err != nil {
 		return nil, err
 	}
-	judge := c.judges[p.Type]
-	if judge == nil {
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "proposal", Want: "a type that this build judges", Got: p.Type})
+	judge, err := c.judgeOf(&p)
+	if err != nil {
+		return nil, err
 	}
 	v, err := ledger.NewVerdict(entry)
 	if err != nil {
@@ -270,6 +272,13 @@ func (c *court) appraise(ctx context.Context, entry []byte) (*ledger.Verdict, er
 	}
 	h := &Hearing{Roster: &roster, Domain: c.node.cfg.Domain, Proposal: &p, read: read, objects: c.node.object}
 	return &v, judge(ctx, h, &v)
+}
+
+func (c *court) judgeOf(p *ledger.Proposal) (Judge, error) {
+	if j := c.judges[p.Type]; j != nil {
+		return j, nil
+	}
+	return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "proposal", Want: "a type that this build judges", Got: p.Type})
 }
 
 // conclude proposes the effective entries that a majority's signatures allow, as
@@ -322,7 +331,8 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 		}
 	}
 	if kind == receipt.KindProposal {
-		if err := mayPropose(entry, serve.PeerOf(ctx)); err != nil {
+		roster := n.roster()
+		if err := n.court.mayPropose(entry, serve.PeerOf(ctx), &roster); err != nil {
 			return serve.Outcome{}, err
 		}
 		o, err := n.court.hearing(ctx, entry)
@@ -338,19 +348,35 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 	return n.outcome(r)
 }
 
-// mayPropose refuses proposals of the kinds that nodes alone make: to judge one costs
-// every node a search for evidence, or work with secrets. What members sign anybody may
-// hand in.
-func mayPropose(entry []byte, from serve.Peer) error {
+// statements are the types of proposal that members sign, and the kind of note that they
+// sign for each.
+var statements = map[string]key.Kind{
+	admit.TypeSetting: key.KindSetting, admit.TypeObject: key.KindObject, admit.TypeTerms: key.KindTerms, admit.TypeEnrolment: key.KindEnrolment, admit.TypeDenial: key.KindDenial,
+	keyring.KeyspecType: key.KindKeyspec,
+}
+
+// mayPropose refuses, before the log has them, proposals that nobody would endorse: of the kinds
+// that nodes alone make, for to judge one costs every node a search for evidence, or work
+// with secrets; and of what too few members signed, for the ledger keeps so many proposals and
+// no more. What members sign anybody may hand in.
+func (c *court) mayPropose(entry []byte, from serve.Peer, r *receipt.Roster) error {
 	p, err := ledger.ParseProposal(entry)
-	if err != nil {
+	if err != nil || from.Node != "" {
 		return err
 	}
+	where := "proposal of type " + p.Type
 	switch p.Type {
 	case admit.TypeLease, keyring.EpochType, keyring.KeyType:
-		if from.Node == "" {
-			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "proposal of type " + p.Type, Want: "a connection of a node of the domain", Got: "another client"})
-		}
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: where, Want: "a connection of a node of the domain", Got: "another client"})
 	}
-	return nil
+	kind, signed := statements[p.Type]
+	if !signed {
+		_, err := c.judgeOf(&p)
+		return err
+	}
+	_, by, err := key.Open(p.Content, kind, r.Members...)
+	if err == nil && len(by) < r.Threshold {
+		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonThresholdMissing, Where: where, Want: fmt.Sprintf("signatures of %d of %d members", r.Threshold, len(r.Members)), Got: fmt.Sprint(len(by))})
+	}
+	return err
 }

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/serve"
 )
 
 // bench is a court of three nodes, of which this test plays all.
@@ -139,5 +142,66 @@ func TestReplayedTicks(t *testing.T) {
 		if tick.Node == "n3" {
 			t.Error("a tick that the log has is proposed again")
 		}
+	}
+}
+
+// TestProposalsAreSigned: what too few members signed never reaches the log, where it would
+// take one of the places that the ledger has for proposals, for a minute each: a stranger
+// could take them all, and no host be admitted.
+func TestProposalsAreSigned(t *testing.T) {
+	var members [3]key.Member
+	roster := receipt.Roster{Threshold: 2}
+	for i := range members {
+		m, err := key.NewMember(rand.Reader, fmt.Sprintf("m%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if members[i] = m; i < 2 {
+			roster.Members = append(roster.Members, m.Public())
+		}
+	}
+	c := court{judges: statementJudges()}
+	for kind, note := range statements {
+		signed := func(by ...key.Member) []byte {
+			b := []byte(string(note) + "\ndomain none\nsubject x\nbase 0\nvalue 1\n")
+			for i, m := range by {
+				sign, err := m.Sign, error(nil)
+				if i > 0 {
+					sign = m.Cosign
+				}
+				if b, err = sign(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return b
+		}
+		for what, tc := range map[string]struct {
+			content []byte
+			from    serve.Peer
+			want    keystead.Reason
+		}{
+			"by all":                {signed(members[0], members[1]), serve.Peer{}, ""},
+			"by too few":            {signed(members[0]), serve.Peer{}, keystead.ReasonThresholdMissing},
+			"by one, twice":         {signed(members[0], members[0]), serve.Peer{}, keystead.ReasonThresholdMissing},
+			"by one and a stranger": {signed(members[0], members[2]), serve.Peer{}, keystead.ReasonThresholdMissing},
+			"by a stranger":         {signed(members[2]), serve.Peer{}, keystead.ReasonNoteUnsigned},
+			"by a host's words":     {signed(members[2]), serve.Peer{EK: keystead.Sum([]byte("ek"))}, keystead.ReasonNoteUnsigned},
+			"a node hands it on":    {signed(members[2]), serve.Peer{Node: "n1"}, ""},
+		} {
+			entry, err := (&ledger.Proposal{Type: kind, Subject: "x", Content: tc.content}).Entry()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.mayPropose(entry, tc.from, &roster); (tc.want == "") != (err == nil) || tc.want != "" && !errors.Is(err, tc.want) {
+				t.Errorf("%s, signed %s: %v, want %q", kind, what, err, tc.want)
+			}
+		}
+	}
+	entry, err := (&ledger.Proposal{Type: "unknown", Subject: "x", Content: []byte("x")}).Entry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.mayPropose(entry, serve.Peer{}, &roster); !errors.Is(err, keystead.ReasonPolicyUnusable) {
+		t.Errorf("of a type that nobody judges: %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/replica"
+	"github.com/keystead/keystead/serve"
 )
 
 // maxSocket is about how long the path of a Unix socket may be (unix(7)).
@@ -70,8 +71,29 @@ const showTime = 15 * time.Second
 
 // evidenceConfig is what this node brings to attested connections.
 func (n *Node) evidenceConfig(by attest.Verifier) attest.Config {
-	room := func(size int) (leave func(), err error) { return n.shown.Enter(new(int), int64(size), int64(size)) } // each connection for itself
-	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: room}
+	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: n.shown.room(n.nameOf)}
+}
+
+// shownRoom is for evidence that connections show.
+type shownRoom struct {
+	machines, nodes *serve.Room
+	node            int64 // that one node has at most
+}
+
+func newShownRoom(c *EvidenceConfig) shownRoom {
+	return shownRoom{serve.NewRoom(int64(c.ConnectionsMiB) << 20), serve.NewRoom(1 << 50), int64(c.NodeMiB) << 20}
+}
+
+// room is asked for by attested connections. Each machine's is for itself. Nodes, which
+// are known by their TLS keys, have room of their own: whatever others announce, nodes
+// reach each other.
+func (s *shownRoom) room(nameOf func(keystead.Digest) string) func(key []byte, size int) (leave func(), err error) {
+	return func(key []byte, size int) (leave func(), err error) {
+		if name := nameOf(keystead.Sum(key)); name != "" {
+			return s.nodes.Enter(name, int64(size), s.node)
+		}
+		return s.machines.Enter(new(int), int64(size), int64(size))
+	}
 }
 
 // seal keeps the record of a clean shutdown: where no disk can be rolled back to it, if

@@ -237,7 +237,7 @@ func (h *host) judgeNode(context.Context, keystead.Digest) (attest.Terms, error)
 	if err != nil {
 		return attest.Terms{}, err
 	}
-	in := rules.Input()
+	in := rules.Input(time.Now())
 	in.Time = time.Now()
 	return attest.Terms{Name: "node", Input: in}, nil
 }
@@ -370,7 +370,14 @@ func (f *field) enrolAs(e admit.Enrolment) error {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return f.decree(admit.TypeEnrolment, e.Host, text)
+	err = f.decree(admit.TypeEnrolment, e.Host, text)
+	for node := range f.contacts() { // each that runs has it before a host comes: to read is to have caught up
+		if c, err := client.Open(f.file, f.digest, client.Options{Only: node, Attempt: 2 * time.Second}); err == nil {
+			_, _ = c.State(f.ctx, nil, []string{admit.TypeEnrolment + "/" + e.Host})
+			c.Close()
+		}
+	}
+	return err
 }
 
 // prove fetches the receipt of a leaf, and verifies it from the genesis digest.

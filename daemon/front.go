@@ -90,7 +90,7 @@ func (n *Node) serve() error {
 		Protocols:         protocols,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
 		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       client.NodeIdle,
 		MaxHeaderBytes:    32 << 10,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
 			SendPingTimeout: client.HostSilence, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},

@@ -33,21 +33,25 @@ func newNodeGate(n *Node) *nodeGate {
 }
 
 func (g *nodeGate) terms(ctx context.Context, _ keystead.Digest) (attest.Terms, error) {
-	return g.node.termsFor(ctx, admit.RoleNode, "")
+	return g.node.termsFor(ctx, admit.RoleNode, "", false)
 }
 
-// termsFor returns the terms in force for a role, to be judged by as of now.
-func (n *Node) termsFor(ctx context.Context, role, name string) (attest.Terms, error) {
+// termsFor returns the terms in force for a role, to be judged by as of now. Which sets
+// count is judged as of the domain clock, as far as this node knows it. Tee: of a host whose
+// TEE speaks alone.
+func (n *Node) termsFor(ctx context.Context, role, name string, tee bool) (attest.Terms, error) {
 	rules, err := n.rules(ctx, role)
 	if err != nil {
 		return attest.Terms{}, err
 	}
-	return judgedNow(name, rules.Input()), nil
-}
-
-func judgedNow(name string, in appraise.Input) attest.Terms {
+	_, _, clock := n.machine.roster()
+	at := time.UnixMilli(int64(clock))
+	in := rules.Input(at)
+	if tee {
+		in = rules.TEEInput(at)
+	}
 	in.Time = time.Now().UTC()
-	return attest.Terms{Name: name, Input: in}
+	return attest.Terms{Name: name, Input: in}, nil
 }
 
 // Verify implements attest.Verifier.
@@ -153,17 +157,12 @@ func (g *gatekeeper) terms(ctx context.Context, identity keystead.Digest) (attes
 	case host == "":
 		return attest.Terms{}, unenrolled(identity)
 	}
-	if !enrolled.TEE.IsZero() {
-		rules, err := g.node.rules(ctx, enrolled.Role)
-		if err != nil {
-			return attest.Terms{}, err
-		}
-		return judgedNow(hostPrefix+host, rules.TEEInput()), nil
-	}
-	t, err := g.node.termsFor(ctx, enrolled.Role, hostPrefix+host)
+	tee := !enrolled.TEE.IsZero()
+	t, err := g.node.termsFor(ctx, enrolled.Role, hostPrefix+host, tee)
 	if err != nil {
 		return t, err
 	}
+	t.Turn = func(ctx context.Context) (func(), error) { return g.node.turns.take(ctx, identity) }
 	err = g.node.snapshot(func(v ledger.View) (err error) { t.Input.Seen, err = admit.Seen(v, host); return err })
 	return t, err
 }
@@ -235,12 +234,7 @@ func (g *gatekeeper) Verify(ctx context.Context, c attest.Claim) (string, apprai
 	case host == "":
 		return "", appraise.Verdict{}, unenrolled(identity)
 	}
-	end, err := n.turns.take(ctx, identity)
-	if err != nil {
-		return "", appraise.Verdict{}, err
-	}
 	_, v, err := g.hosts.Verify(ctx, c)
-	end()
 	if err != nil && against(c.Keys, v) { // its own words speak against it
 		n.suspend(host, err, v.Digest())
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"time"
 
 	"connectrpc.com/connect"
@@ -23,8 +24,11 @@ import (
 const fetchTime = 5 * time.Second
 
 // PutObject implements serve.Objects.
-func (n *Node) PutObject(_ context.Context, content io.Reader) (keystead.Digest, error) {
-	return n.objects.put(content, time.Now())
+func (n *Node) PutObject(_ context.Context, from netip.Addr, content io.Reader) (keystead.Digest, error) {
+	if !from.IsValid() {
+		from = netip.IPv6Unspecified()
+	}
+	return n.objects.take(content, time.Now(), from)
 }
 
 // OpenObject implements serve.Objects. Evidence that is being judged, and verdicts on it,

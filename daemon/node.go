@@ -30,7 +30,6 @@ import (
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
-	"github.com/keystead/keystead/serve"
 )
 
 // Options add to a configuration what is no text.
@@ -78,11 +77,13 @@ type Node struct {
 	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
 	prover     attest.Prover
 	gate       *gatekeeper
-	turns      *turns      // to judge what machines send
-	shown      *serve.Room // for evidence that connections show
+	turns      *turns // to judge what machines send
+	shown      shownRoom
 	authority  *authority
 	suspending suspending
 	replayed   replayed
+	past       pastTurn // of watchers
+	readings   chan struct{}
 	rekeys     rekeys
 	voter      voter
 	metrics    *metrics
@@ -137,7 +138,8 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	n.renewer = newRenewer(n)
 	n.turns = newTurns(cfg.Evidence.Judgements, time.Duration(cfg.Evidence.TurnMS)*time.Millisecond)
-	n.shown = serve.NewRoom(int64(cfg.Evidence.ConnectionsMiB) << 20)
+	n.past, n.readings = make(pastTurn, 1), make(chan struct{}, 1)
+	n.shown = newShownRoom(&cfg.Evidence)
 	n.court.init(n, n.keys.judges(), opts.Judges)
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
 		return nil, err

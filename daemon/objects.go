@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -32,19 +33,21 @@ type objects struct {
 
 	mu      sync.Mutex
 	waiting map[keystead.Digest]waiting
-	held    int64 // bytes of waiting, and of what is being written
-	serial  int   // of files being written
+	held    int64                // bytes of waiting, and of what is being written
+	by      map[netip.Addr]int64 // of it, by who sent it
+	serial  int                  // of files being written
 }
 
 type waiting struct {
 	size  int64
 	since time.Time
+	from  netip.Addr
 }
 
 // openObjects opens the directory and makes it if it is not there. What was being
 // written when the node stopped is removed; what waited waits anew.
 func openObjects(fs vfs.FS, dir string, limit int64, age time.Duration, now time.Time) (*objects, error) {
-	o := &objects{fs: fs, dir: dir, limit: limit, age: age, waiting: map[keystead.Digest]waiting{}}
+	o := &objects{fs: fs, dir: dir, limit: limit, age: age, waiting: map[keystead.Digest]waiting{}, by: map[netip.Addr]int64{}}
 	if err := fs.MkdirAll(o.pending(), 0o700); err != nil {
 		return nil, err
 	}
@@ -65,8 +68,8 @@ func openObjects(fs vfs.FS, dir string, limit int64, age time.Duration, now time
 		if err != nil {
 			return nil, err
 		}
-		o.waiting[d] = waiting{st.Size(), now}
-		o.held += st.Size()
+		o.waiting[d] = waiting{size: st.Size(), since: now}
+		o.count(st.Size(), netip.Addr{})
 	}
 	return o, o.syncDirs(fs.PathDir(dir))
 }
@@ -93,7 +96,13 @@ func (o *objects) syncDirs(more ...string) error {
 
 // put keeps what the reader gives, for a while, and returns its digest.
 func (o *objects) put(r io.Reader, now time.Time) (keystead.Digest, error) {
-	w, err := o.create()
+	return o.take(r, now, netip.Addr{})
+}
+
+// take is put of what somebody sent from an address. An eighth of the room is for what the node
+// itself wants, from other nodes; of the rest one address has half of all at most.
+func (o *objects) take(r io.Reader, now time.Time, from netip.Addr) (keystead.Digest, error) {
+	w, err := o.create(from)
 	if err != nil {
 		return keystead.Digest{}, err
 	}
@@ -110,15 +119,16 @@ type incoming struct {
 	file vfs.File
 	sum  hash.Hash
 	size int64
+	from netip.Addr
 }
 
-func (o *objects) create() (*incoming, error) {
+func (o *objects) create(from netip.Addr) (*incoming, error) {
 	o.mu.Lock()
 	o.serial++
 	path := o.fs.PathJoin(o.pending(), fmt.Sprintf("%d.new", o.serial))
 	o.mu.Unlock()
 	f, err := o.fs.Create(path, vfs.WriteCategoryUnspecified)
-	return &incoming{o: o, path: path, file: f, sum: sha256.New()}, err
+	return &incoming{o: o, path: path, file: f, sum: sha256.New(), from: from}, err
 }
 
 // Write takes the next bytes, as long as there is room for them.
@@ -126,7 +136,7 @@ func (w *incoming) Write(b []byte) (int, error) {
 	if w.size+int64(len(b)) > MaxObject {
 		return 0, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTooLarge, Where: "object", Want: fmt.Sprintf("at most %d bytes", MaxObject), Got: "more"})
 	}
-	if err := w.o.reserve(int64(len(b))); err != nil {
+	if err := w.o.reserve(int64(len(b)), w.from); err != nil {
 		return 0, err
 	}
 	w.size += int64(len(b))
@@ -135,25 +145,39 @@ func (w *incoming) Write(b []byte) (int, error) {
 }
 
 // reserve takes room for bytes that wait.
-func (o *objects) reserve(n int64) error {
+func (o *objects) reserve(n int64, from netip.Addr) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.held+n > o.limit {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "objects", Want: fmt.Sprintf("at most %d bytes that no entry names yet", o.limit), Got: "more"})
+	f := keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "objects", Got: "more"}
+	switch {
+	case o.held+n > o.limit, from.IsValid() && o.held+n > o.limit-o.limit/8:
+		f.Want = fmt.Sprintf("at most %d bytes that no entry names yet", o.limit)
+		return keystead.Deny(f)
+	case from.IsValid() && !from.IsLoopback() && o.by[from]+n > o.limit/2:
+		f.Want = fmt.Sprintf("at most %d bytes from one address that no entry names yet", o.limit/2)
+		return keystead.Deny(f)
 	}
-	o.held += n
+	o.count(n, from)
 	return nil
 }
 
-func (o *objects) release(n int64) {
+// count counts bytes that came, or went; with the lock held.
+func (o *objects) count(n int64, from netip.Addr) {
+	o.held += n
+	if o.by[from] += n; o.by[from] == 0 {
+		delete(o.by, from)
+	}
+}
+
+func (o *objects) release(n int64, from netip.Addr) {
 	o.mu.Lock()
-	o.held -= n
+	o.count(-n, from)
 	o.mu.Unlock()
 }
 
 // discard removes what was written.
 func (w *incoming) discard() error {
-	w.o.release(w.size)
+	w.o.release(w.size, w.from)
 	return errors.Join(w.file.Close(), w.o.fs.Remove(w.path))
 }
 
@@ -171,18 +195,22 @@ func (w *incoming) commit(now time.Time) (d keystead.Digest, err error) {
 		return d, w.discard()
 	}
 	if err := w.file.Close(); err != nil {
-		o.release(w.size)
+		o.release(w.size, w.from)
 		return d, errors.Join(err, o.fs.Remove(w.path))
 	}
 	if err := o.fs.Rename(w.path, o.path(o.pending(), d)); err != nil {
-		o.release(w.size)
+		o.release(w.size, w.from)
 		return d, err
 	}
 	o.mu.Lock()
-	if _, twice := o.waiting[d]; twice { // two wrote the same at once
-		o.held -= w.size
+	x, twice := o.waiting[d]
+	if twice { // two wrote the same at once
+		o.count(-w.size, w.from)
+	} else {
+		x = waiting{size: w.size, from: w.from}
 	}
-	o.waiting[d] = waiting{w.size, now}
+	x.since = now
+	o.waiting[d] = x
 	o.mu.Unlock()
 	return d, o.syncDirs()
 }
@@ -216,7 +244,7 @@ func (o *objects) keep(d keystead.Digest) error {
 		return err
 	}
 	delete(o.waiting, d)
-	o.held -= w.size
+	o.count(-w.size, w.from)
 	return o.syncDirs()
 }
 
@@ -231,7 +259,7 @@ func (o *objects) sweep(now time.Time) error {
 		}
 		errs = append(errs, o.fs.Remove(o.path(o.pending(), d)))
 		delete(o.waiting, d)
-		o.held -= w.size
+		o.count(-w.size, w.from)
 	}
 	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -85,6 +86,37 @@ func TestObjectsBounds(t *testing.T) {
 	}
 }
 
+// TestObjectsOfStrangers: who sends objects from one address leaves room for others', and all
+// of them for those that the node fetches to judge a proposal.
+func TestObjectsOfStrangers(t *testing.T) {
+	now := time.Now()
+	fs := vfs.NewMem()
+	o := shelf(t, fs, 160, now)
+	addr := func(i byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, i}) }
+	send := func(from netip.Addr, n int, want error) {
+		t.Helper()
+		content := make([]byte, n)
+		content[0], content[1] = byte(len(o.waiting)), from.As16()[15]
+		if _, err := o.take(bytes.NewReader(content), now, from); !errors.Is(err, want) {
+			t.Errorf("%d bytes from %v, beside %d: %v, want %v", n, from, o.held, err, want)
+		}
+	}
+	send(addr(1), 50, nil)
+	send(addr(1), 31, keystead.ReasonOverloaded)
+	send(addr(1), 30, nil)
+	send(addr(2), 40, nil)
+	send(addr(3), 21, keystead.ReasonOverloaded)
+	send(addr(3), 20, nil)
+	send(addr(4), 2, keystead.ReasonOverloaded)
+	if shelve(t, o, "fetched", now); o.held != 147 {
+		t.Errorf("%d bytes are held", o.held)
+	}
+	if err := o.sweep(now.Add(time.Hour)); err != nil || o.held != 0 || len(o.by) != 0 {
+		t.Errorf("%v: %d bytes are left, of %d addresses", err, o.held, len(o.by))
+	}
+	send(addr(4), 80, nil)
+}
+
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
@@ -119,7 +151,7 @@ func TestObjectsCrash(t *testing.T) {
 			t.Fatal(err)
 		}
 		waits := shelve(t, o, "waits", now)
-		w, err := o.create()
+		w, err := o.create(netip.Addr{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,3 +26,29 @@ func TestReplayed(t *testing.T) {
 		t.Error("a whole bundle goes on from something")
 	}
 }
+
+// TestReplayedShared: what states share takes memory as long as one of them is there, and
+// counts once. Nothing is left of terms that are in force no more.
+func TestReplayedShared(t *testing.T) {
+	var r replayed
+	r.keep("a", new(appraise.State))
+	own := r.size
+	one, other := new(int), new(int)
+	for i, step := range []struct {
+		common *int
+		by     int
+		want   int
+	}{{one, 1, 100}, {one, 1, 100}, {other, 1, 200}, {one, -1, 200}, {one, -1, 100}, {other, -1, 0}} {
+		if r.count(step.common, 100, step.by); r.size != own+step.want {
+			t.Errorf("step %d: %d bytes, want %d", i+1, r.size-own, step.want)
+		}
+	}
+	if len(r.shared) != 0 {
+		t.Errorf("%d are left", len(r.shared))
+	}
+	r.clear()
+	r.drop("a")
+	if r.keep("b", new(appraise.State)); r.size != own || len(r.hosts) != 1 {
+		t.Errorf("%d hosts of %d bytes, want one of %d", len(r.hosts), r.size, own)
+	}
+}

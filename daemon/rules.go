@@ -58,6 +58,9 @@ func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
 	x.once.Do(func() {
 		x.rules, x.err = f.Open(func(d keystead.Digest) ([]byte, error) { return n.public(ctx, d) })
 		x.done.Store(x.err == nil)
+		if x.err == nil && role == admit.RoleHost {
+			n.replayed.clear()
+		}
 	})
 	if x.err != nil { // another time they may be to be had
 		b.mu.Lock()

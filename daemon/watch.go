@@ -27,6 +27,10 @@ const (
 // WatchHosts implements serve.Hosts: it tells what leaves say of hosts, at the pace of
 // send, and which leases ran out. Nothing is kept for a watcher but where it is.
 func (n *Node) WatchHosts(ctx context.Context, r *apiv1.WatchHostsRequest, send func(*apiv1.WatchHostsResponse) error) error {
+	return n.watchHosts(ctx, r, n.past, send)
+}
+
+func (n *Node) watchHosts(ctx context.Context, r *apiv1.WatchHostsRequest, past pastTurn, send func(*apiv1.WatchHostsResponse) error) error {
 	w := &watcher{node: n, prefix: r.GetPrefix(), renewals: r.GetRenewals(), next: r.GetFrom(), after: r.GetAfterMs()}
 	err := n.snapshot(func(v ledger.View) error {
 		st, err := v.Status()
@@ -47,9 +51,16 @@ func (n *Node) WatchHosts(ctx context.Context, r *apiv1.WatchHostsRequest, send 
 	}
 	n.expiries.watch(n)
 	told := time.Time{} // at once: where the watcher begins
+	more := !r.GetLive()
 	for {
 		rung := n.grown.wait()
-		out, more, err := w.look()
+		end, err := past.take(ctx, more)
+		if err != nil {
+			return err
+		}
+		var out *apiv1.WatchHostsResponse
+		out, more, err = w.look()
+		end()
 		if err != nil {
 			return err
 		}
@@ -73,6 +84,26 @@ func (n *Node) WatchHosts(ctx context.Context, r *apiv1.WatchHostsRequest, send 
 			return ctx.Err()
 		}
 	}
+}
+
+// pastTurn lets those who read what is long past do so one at a time, for half of the time: a
+// watcher of hosts that do not exist is told nothing, and could have all leaves read over
+// and over by a small request each. It has one place; nil lets anybody, at once.
+type pastTurn chan struct{}
+
+// take waits for a turn, if the past is to be read, until end is called. The next one begins
+// as much later as it took.
+func (p pastTurn) take(ctx context.Context, reads bool) (end func(), err error) {
+	if p == nil || !reads {
+		return func() {}, nil
+	}
+	select {
+	case p <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	began := time.Now()
+	return func() { time.AfterFunc(time.Since(began), func() { <-p }) }, nil
 }
 
 // watcher is where one watcher is.

@@ -103,7 +103,7 @@ func (w *webhook) loop() {
 	for n.running.Err() == nil {
 		at, err := w.load()
 		if err == nil {
-			err = n.WatchHosts(n.running, &apiv1.WatchHostsRequest{From: at.Next, AfterMs: at.ClockMS, Live: at == position{}, Prefix: w.cfg.Prefix, Renewals: w.cfg.Renewals},
+			err = n.watchHosts(n.running, &apiv1.WatchHostsRequest{From: at.Next, AfterMs: at.ClockMS, Live: at == position{}, Prefix: w.cfg.Prefix, Renewals: w.cfg.Renewals}, nil,
 				func(m *apiv1.WatchHostsResponse) error {
 					if len(m.GetEvents()) > 0 {
 						if err := w.deliver(n.running, m); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -480,5 +481,29 @@ func TestEarlyRenewals(t *testing.T) {
 	d.store.m["na"] = entry[15 : 15+56] // lease, times and verdict, as a build of before kept them
 	if got, err := view.Renewal("a"); err != nil || got != x.Renewal {
 		t.Errorf("a record of before: %+v, %v", got, err)
+	}
+}
+
+// TestSuspensionInAnyWords: a refusal quotes paths that the host made up; whatever they hold,
+// the suspension that says so is an entry. One that could not be written would leave
+// the lease of who chose them.
+func TestSuspensionInAnyWords(t *testing.T) {
+	d := newDomain(t, 3)
+	random := rand.New(rand.NewPCG(1, 2))
+	pieces := []string{"\x00", "\n", "\xff", "\xed\xa0\x80", "\u202e", "\ufffd", "é", "𐍈", "a", strings.Repeat("b", 1000), strings.Repeat("é", 511), strings.Repeat("𐍈", 256), "\u0301", "\u200b"}
+	for range 2000 {
+		words := ""
+		for range random.IntN(8) {
+			words += pieces[random.IntN(len(pieces))]
+		}
+		s := ledger.Suspend(d.keys["node-1"], "node-1", d.id, "a", 1, words, keystead.Digest{})
+		entry, err := s.Entry()
+		if err != nil {
+			t.Fatalf("%q: %v", words, err)
+		}
+		again, err := ledger.ParseSuspension(entry)
+		if err != nil || again.Reason != s.Reason || len(again.Reason) > 1024 {
+			t.Fatalf("%q: %q, %v", words, again.Reason, err)
+		}
 	}
 }

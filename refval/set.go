@@ -67,6 +67,14 @@ func (s *Set) Header() Header { return s.header }
 // Len returns the number of records: one for each digest, path and package.
 func (s *Set) Len() int { return len(s.records) / recordSize }
 
+// Size is how much memory the set takes, about, in bytes. It is 0 of nil.
+func (s *Set) Size() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.data) + 4*len(s.buckets) + 4*s.Len() + 256*len(s.header.Packages)
+}
+
 // Lookup returns the first source of the digest. It does not allocate.
 func (s *Set) Lookup(d keystead.Digest) (Source, bool) {
 	i, ok := s.find(&d)

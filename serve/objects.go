@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"connectrpc.com/connect"
 
@@ -17,8 +18,8 @@ const maxChunk = 1 << 20
 
 // Objects are bytes that go by their digest.
 type Objects interface {
-	// PutObject keeps what the reader gives.
-	PutObject(ctx context.Context, content io.Reader) (keystead.Digest, error)
+	// PutObject keeps what the reader gives; from is as Source has it.
+	PutObject(ctx context.Context, from netip.Addr, content io.Reader) (keystead.Digest, error)
 	// OpenObject opens an object for whoever asks; the caller closes it.
 	OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser, error)
 }
@@ -28,7 +29,7 @@ func (s *server) PutObject(ctx context.Context, stream *connect.ClientStream[api
 	if s.objects == nil {
 		return nil, unimplemented()
 	}
-	d, err := s.objects.PutObject(ctx, &chunks{stream: stream})
+	d, err := s.objects.PutObject(ctx, Source(stream.Peer().Addr), &chunks{stream: stream})
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,4 +28,41 @@ func TestSlowWatcher(t *testing.T) {
 			t.Errorf("who left: %v", err)
 		}
 	})
+}
+
+// TestWatchersOfOneAddress: whoever watches from one address leaves room for others.
+func TestWatchersOfOneAddress(t *testing.T) {
+	var w watchers
+	var leaves []func()
+	enter := func(remote string, want error) {
+		t.Helper()
+		leave, err := w.enter(remote)
+		if !errors.Is(err, want) {
+			t.Fatalf("%s, %d open: %v, want %v", remote, w.open, err, want)
+		}
+		if err == nil {
+			leaves = append(leaves, leave)
+		}
+	}
+	for port := range maxWatchersOf {
+		enter(fmt.Sprintf("192.0.2.1:%d", 1000+port), nil)
+	}
+	enter("192.0.2.1:1", keystead.ReasonOverloaded)
+	for n := range maxWatchersOf {
+		enter(fmt.Sprintf("[2001:db8::%x]:1000", n+1), nil) // which one machine has whole
+	}
+	enter("[2001:db8::ffff]:1", keystead.ReasonOverloaded)
+	enter("192.0.2.2:1", nil)
+	for w.open < maxWatchers {
+		enter("127.0.0.1:1", nil)
+	}
+	enter("192.0.2.3:1", keystead.ReasonOverloaded)
+	leaves[0]()
+	enter("192.0.2.1:1", nil)
+	for _, leave := range leaves[1:] {
+		leave()
+	}
+	if w.open != 0 || len(w.from) != 0 {
+		t.Errorf("%d are left, of %d addresses", w.open, len(w.from))
+	}
 }

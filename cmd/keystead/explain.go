@@ -35,7 +35,13 @@ rules are not met.`,
 			return fmt.Errorf("%s: %w", args[0], verdict.Err())
 		}
 		e := explained(in.Policy.Eval(verdict.Claims()))
-		return a.answer(e, func(w io.Writer) { e.print(w); printVerdict(w, verdict) })
+		return a.answer(e, func(w io.Writer) {
+			e.print(w)
+			for _, d := range in.Ended {
+				fmt.Fprintln(w, printable(d.String()))
+			}
+			printVerdict(w, verdict)
+		})
 	}
 	return c
 }

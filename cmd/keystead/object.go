@@ -73,7 +73,7 @@ collateral parse, and a reference set comes out of its recipe. Terms can name it
 				return err
 			}
 			if kind != "" {
-				d, err := putObject(ctx, cl, &f, part{kind, content}, recipe)
+				d, err := putObject(ctx, cl, &f, part{kind: kind, content: content}, recipe)
 				if err != nil {
 					return err
 				}

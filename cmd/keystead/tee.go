@@ -50,14 +50,14 @@ func (t *tees) parts() (parts []part, err error) {
 	if err != nil {
 		return nil, misuse(err, "--tee, --tee-root or --test-tee-root say whose TEEs count")
 	}
-	parts = append(parts, part{admit.ObjectTEERoots, text})
+	parts = append(parts, part{kind: admit.ObjectTEERoots, content: text})
 	var all []*evidence.Collateral
 	for _, name := range t.collateralFiles {
 		c, err := readCollateral(name)
 		if err != nil {
 			return nil, err
 		}
-		all, parts = append(all, c), append(parts, part{admit.ObjectCollateral, c.Bytes()})
+		all, parts = append(all, c), append(parts, part{kind: admit.ObjectCollateral, content: c.Bytes()})
 	}
 	if _, err := evidence.JoinCollateral(all); err != nil {
 		return nil, misuse(err, "two files of --collateral have a piece for one question; fetch one for all machines")

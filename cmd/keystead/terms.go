@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,8 +40,8 @@ func (y *yardstick) addAs(c *cobra.Command, prefix, whose string) {
 	f.StringArrayVar(&y.roots, prefix+"roots", nil, whose+"PEM `FILE` of TPM vendors' roots; may be repeated")
 	f.StringArrayVar(&y.testRoots, prefix+"test-roots", nil, whose+"PEM `FILE` of roots of software TPMs, which reach assurance test; may be repeated")
 	f.StringArrayVar(&y.intermediate, prefix+"intermediates", nil, whose+"PEM `FILE` of intermediates that help to build chains; may be repeated")
-	f.StringArrayVar(&y.refs, prefix+"refs", nil, whose+"reference set `FILE`; may be repeated")
-	f.StringArrayVar(&y.codeSets, prefix+"codeset", nil, whose+"code set `FILE`; may be repeated")
+	f.StringArrayVar(&y.refs, prefix+"refs", nil, whose+"reference set `FILE`, or FILE,until=TIME for one that counts up to then; may be repeated")
+	f.StringArrayVar(&y.codeSets, prefix+"codeset", nil, whose+"code set `FILE`, or FILE,until=TIME likewise; may be repeated")
 }
 
 // or returns it with what was not given taken from another.
@@ -67,6 +69,32 @@ func (y *yardstick) given() bool {
 type part struct {
 	kind    string
 	content []byte
+	until   time.Time // up to when a set counts; zero: for good
+}
+
+// dated reads FILE or FILE,until=TIME.
+func dated(arg string) (file string, until time.Time, err error) {
+	i := strings.LastIndex(arg, untilMark)
+	if i < 0 {
+		return arg, until, nil
+	}
+	file, at := arg[:i], arg[i+len(untilMark):]
+	until, err = time.Parse(time.RFC3339, at)
+	if err != nil || until.Nanosecond() != 0 {
+		return "", until, misuse(fmt.Errorf("%s: %q is no time to the second", file, at), "write it as FILE,until=2026-01-31T12:00:00Z")
+	}
+	return file, until.UTC(), nil
+}
+
+const untilMark = ",until="
+
+// ahead is dated, for terms: a time that is over would take the set away at once.
+func ahead(arg string) (file string, until time.Time, err error) {
+	file, until, err = dated(arg)
+	if err == nil && !until.IsZero() && !until.After(time.Now()) {
+		err = misuse(fmt.Errorf("%s: %s is over", file, until.Format(time.RFC3339)), "leave the set out: what terms do not name counts no more")
+	}
+	return file, until, err
 }
 
 // parts reads and checks the files.
@@ -88,7 +116,7 @@ func (y *yardstick) parts() (parts []part, err error) {
 	if _, err := policy.Compile(text, appraise.Vocabulary()); err != nil {
 		return nil, misuse(fmt.Errorf("%s: %w", y.policy, err), "")
 	}
-	parts = append(parts, part{admit.ObjectPolicy, text})
+	parts = append(parts, part{kind: admit.ObjectPolicy, content: text})
 	certs, err := readRoots(y.roots, y.testRoots, y.intermediate)
 	if err != nil {
 		return nil, err
@@ -97,15 +125,23 @@ func (y *yardstick) parts() (parts []part, err error) {
 	if err != nil {
 		return nil, err
 	}
-	parts = append(parts, part{admit.ObjectRoots, roots})
-	for _, name := range y.refs {
+	parts = append(parts, part{kind: admit.ObjectRoots, content: roots})
+	for _, arg := range y.refs {
+		name, until, err := ahead(arg)
+		if err != nil {
+			return nil, err
+		}
 		s, err := readSet(name)
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, part{admit.ObjectReferences, s.Bytes()})
+		parts = append(parts, part{admit.ObjectReferences, s.Bytes(), until})
 	}
-	for _, name := range y.codeSets {
+	for _, arg := range y.codeSets {
+		name, until, err := ahead(arg)
+		if err != nil {
+			return nil, err
+		}
 		text, err := readFile(name, refval.MaxCodeSet)
 		if err != nil {
 			return nil, err
@@ -120,7 +156,7 @@ func (y *yardstick) parts() (parts []part, err error) {
 		if err != nil {
 			return nil, misuse(fmt.Errorf("%s: %w", name, err), "")
 		}
-		parts = append(parts, part{admit.ObjectCodeSet, text})
+		parts = append(parts, part{admit.ObjectCodeSet, text, until})
 	}
 	more, err := y.tees.parts()
 	return append(parts, more...), err
@@ -138,7 +174,14 @@ func formatRoots(r tpm2.Roots) ([]byte, error) {
 func terms(role string, parts []part) admit.Terms {
 	t := admit.Terms{Role: role}
 	for _, p := range parts {
-		switch d := keystead.Sum(p.content); p.kind {
+		d := keystead.Sum(p.content)
+		if !p.until.IsZero() {
+			if t.Until == nil {
+				t.Until = map[keystead.Digest]time.Time{}
+			}
+			t.Until[d] = p.until
+		}
+		switch p.kind {
 		case admit.ObjectPolicy:
 			t.Policy = d
 		case admit.ObjectRoots:

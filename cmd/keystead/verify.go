@@ -46,8 +46,8 @@ func (v *verification) evidence(c *cobra.Command) {
 	f.StringVar(&v.collateral, "collateral", "", "collateral `FILE` of keystead collateral fetch, for evidence of a TEE")
 	f.StringArrayVar(&v.teeRoots, "tee-root", nil, "further pinned `DIGEST` of a TEE vendor's root certificate; may be repeated")
 	f.StringArrayVar(&v.testTEERoots, "test-tee-root", nil, "`DIGEST` of a root for tests, which reaches assurance test; may be repeated")
-	f.StringArrayVar(&v.refs, "refs", nil, "reference set `FILE` of keystead refval build; may be repeated")
-	f.StringArrayVar(&v.codeSets, "codeset", nil, "signed code set `FILE`; may be repeated")
+	f.StringArrayVar(&v.refs, "refs", nil, "reference set `FILE` of keystead refval build, or FILE,until=TIME for one that counts up to then; may be repeated")
+	f.StringArrayVar(&v.codeSets, "codeset", nil, "signed code set `FILE`, or FILE,until=TIME likewise; may be repeated")
 	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` of policy and code sets: a public key, or a file with one; may be repeated")
 	f.StringVar(&v.at, "at", "", "judge as of this `TIME` (RFC 3339; default now)")
 	must(c.MarkFlagRequired("nonce"))
@@ -101,18 +101,26 @@ func (v *verification) trust(in *appraise.Input) (err error) {
 			return err
 		}
 	}
-	for _, name := range v.refs {
+	for _, arg := range v.refs {
+		name, until, err := dated(arg)
+		if err != nil {
+			return err
+		}
 		s, err := readSet(name)
 		if err != nil {
 			return err
 		}
-		in.References = append(in.References, s)
+		in.Add(appraise.Dated{References: s, Until: until}, in.Time)
 	}
 	accepted, err := signerKeys(v.signers)
 	if err != nil {
 		return err
 	}
-	for _, name := range v.codeSets {
+	for _, arg := range v.codeSets {
+		name, until, err := dated(arg)
+		if err != nil {
+			return err
+		}
 		text, err := readFile(name, refval.MaxCodeSet)
 		if err != nil {
 			return err
@@ -121,7 +129,7 @@ func (v *verification) trust(in *appraise.Input) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		in.CodeSets = append(in.CodeSets, c)
+		in.Add(appraise.Dated{CodeSet: c, Until: until}, in.Time)
 	}
 	return nil
 }

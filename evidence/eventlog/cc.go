@@ -111,12 +111,14 @@ func (c *CCLog) Boot() evidence.BootClaims {
 	return b
 }
 
-// images returns the digests of RTMR 1 that may be an image's: all but those whose data
-// the log has, and which do not begin as an image does. The Authenticode digest of an
-// image is over bytes that begin with MZ, so no other bytes have it.
+// images returns the digests of RTMR 1 that may be an image's: all but those of bytes that
+// the log has and that firmware loads from nowhere: separators, short texts, and partition
+// tables (UEFI 2.10, 5.3.2). The Authenticode digest of an image is over bytes that begin as
+// the file does: with MZ, or with PE where firmware does without a header for DOS.
 func (c *CCLog) images() (out [][]byte) {
 	for e := range c.log.of(1) {
-		if bytes.HasPrefix(e.Data, []byte("MZ")) || !c.log.Bound(e) {
+		b, ok := c.log.hashed(e)
+		if !ok || bytes.HasPrefix(b, []byte("MZ")) || len(b) != 4 && !printable(b) && !bytes.HasPrefix(b, []byte("EFI PART")) {
 			out = append(out, e.Digest)
 		}
 	}

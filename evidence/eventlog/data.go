@@ -28,17 +28,25 @@ func demands(e *Event) bool {
 // proven as the digest is. The data may stand with a label or a NUL that is not
 // hashed, or be a variable of which only the value is.
 func (l *Log) Bound(e *Event) bool {
+	_, ok := l.hashed(e)
+	return ok
+}
+
+// hashed returns the bytes of an event's data that its digest is of; false if it is of
+// none. Since no register covers the type, anything may stand in the place of a variable's
+// value or behind a label.
+func (l *Log) hashed(e *Event) ([]byte, bool) {
 	switch e.Type {
 	case EFIVariableBoot:
 		if v, ok := parseVariable(e.Data); ok && l.has(e, v.data) {
-			return true
+			return v.data, true
 		}
 	case IPL:
 		if text, ok := grubText(e.Data); ok {
-			return l.has(e, text)
+			return text, l.has(e, text)
 		}
 	}
-	return l.has(e, e.Data)
+	return e.Data, l.has(e, e.Data)
 }
 
 // has reports whether an event's digest is that of data.

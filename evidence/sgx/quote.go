@@ -66,6 +66,11 @@ func (v *Verified) Standing(collateral *evidence.Collateral, roots evidence.Vend
 	return v.Verified.Standing(nil, collateral, roots, at)
 }
 
+// Spared checks what holds of it whatever the collateral's age, and without any.
+func (v *Verified) Spared(collateral *evidence.Collateral, roots evidence.VendorRoots, at time.Time) error {
+	return v.Verified.Spared(nil, collateral, roots, at)
+}
+
 // Claims returns what quote and certificate say, for policies.
 func (v *Verified) Claims() evidence.TEEClaims {
 	c := v.PCK.Claims(evidence.KindSGX, v.Root)

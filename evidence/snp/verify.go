@@ -162,12 +162,11 @@ func (v *Verified) CheckRevocation(collateral *evidence.Collateral, at time.Time
 		return err
 	}
 	root := v.chain[len(v.chain)-1]
+	var errs []error
 	for _, c := range v.chain[1 : len(v.chain)-1] {
-		if err := endorse.CheckRevoked("AMD revocation list", piece.Data, root, c, at); err != nil {
-			return err
-		}
+		errs = append(errs, endorse.CheckRevoked("AMD revocation list", piece.Data, root, c, at))
 	}
-	return nil
+	return endorse.Worst(errs)
 }
 
 // Claims returns what the report says, for policies.

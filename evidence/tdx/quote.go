@@ -96,7 +96,16 @@ func Verify(raw []byte, roots evidence.VendorRoots, at time.Time) (*Verified, er
 
 // Standing looks machine and module up in the collateral.
 func (v *Verified) Standing(collateral *evidence.Collateral, roots evidence.VendorRoots, at time.Time) (*dcap.Standing, error) {
-	return v.Verified.Standing(&dcap.TDX{SVN: v.TCBSVN, Signer: v.MRSignerSeam, Attributes: v.SeamAttributes}, collateral, roots, at)
+	return v.Verified.Standing(v.module(), collateral, roots, at)
+}
+
+// Spared checks what holds of them whatever the collateral's age, and without any.
+func (v *Verified) Spared(collateral *evidence.Collateral, roots evidence.VendorRoots, at time.Time) error {
+	return v.Verified.Spared(v.module(), collateral, roots, at)
+}
+
+func (v *Verified) module() *dcap.TDX {
+	return &dcap.TDX{SVN: v.TCBSVN, Signer: v.MRSignerSeam, Attributes: v.SeamAttributes}
 }
 
 // Claims returns what quote and certificate say, for policies.

@@ -120,11 +120,11 @@ func (v *verifier) openSigned(kind, name, member, id string, version int, into a
 		return invalid("its issuers in PEM", err.Error())
 	}
 	for _, c := range chain {
-		if err := endorse.Current(where+", signed by "+c.Subject.CommonName, c.NotBefore, c.NotAfter, v.at); err != nil {
+		if err := v.current(where+", signed by "+c.Subject.CommonName, c.NotBefore, c.NotAfter); err != nil {
 			return err
 		}
 	}
-	root, err := endorse.Verify(where, chain, v.roots, v.at)
+	root, err := endorse.Verify(where, chain, v.roots, v.within(chain))
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (v *verifier) openSigned(kind, name, member, id string, version int, into a
 	if !strings.EqualFold(head.ID, id) || head.Version != version {
 		return invalid(fmt.Sprintf("%s, version %d", id, version), fmt.Sprintf("%s, version %d", head.ID, head.Version))
 	}
-	if err := endorse.Current(where, head.IssueDate, head.NextUpdate, v.at); err != nil {
+	if err := v.current(where, head.IssueDate, head.NextUpdate); err != nil {
 		return err
 	}
 	v.signers = append(v.signers, chain[0])

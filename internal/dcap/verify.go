@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -73,7 +74,35 @@ type verifier struct {
 	roots      evidence.VendorRoots
 	root       endorse.Root
 	at         time.Time
+	anytime    bool // what was good once counts
 	signers    []*x509.Certificate
+}
+
+func (w *verifier) current(where string, from, till time.Time) error {
+	if w.anytime {
+		return nil
+	}
+	return endorse.Current(where, from, till, w.at)
+}
+
+// within is the time as of which a chain is verified: the nearest at which all of it is
+// valid, if what was good once counts.
+func (w *verifier) within(chain []*x509.Certificate) time.Time {
+	at := w.at
+	if !w.anytime {
+		return at
+	}
+	for _, c := range chain {
+		if at.Before(c.NotBefore) {
+			at = c.NotBefore
+		}
+	}
+	for _, c := range chain {
+		if at.After(c.NotAfter) {
+			at = c.NotAfter
+		}
+	}
+	return at
 }
 
 // A Standing is what Intel says of a machine's firmware and quoting enclave.
@@ -97,17 +126,72 @@ type TDX struct {
 // or a TDX module that is not Intel's; tcb-outdated if no level fits. That a level is not
 // up to date is the caller's to judge.
 func (v *Verified) Standing(td *TDX, collateral *evidence.Collateral, roots evidence.VendorRoots, at time.Time) (*Standing, error) {
-	w := &verifier{collateral: collateral, roots: roots, root: v.Root, at: at}
-	kind, id, qeID := "sgx", "SGX", "QE"
-	if td != nil {
-		kind, id, qeID = "tdx", "TDX", "TD_QE"
+	return v.standing(td, &verifier{collateral: collateral, roots: roots, root: v.Root, at: at})
+}
+
+// Spared checks what holds whatever the collateral's age, and without any, for those who
+// take a machine of no known level: a quoting enclave, or a TDX module, that is not the
+// vendor's signs anything, and a level that was revoked stays so. Refusals are qe-unaccepted,
+// tcb-revoked and those of collateral that was altered or is another machine's.
+func (v *Verified) Spared(td *TDX, collateral *evidence.Collateral, roots evidence.VendorRoots, at time.Time) error {
+	w := &verifier{collateral: collateral, roots: roots, root: v.Root, at: at, anytime: true}
+	s, err := v.standing(td, w)
+	switch {
+	case errors.Is(err, keystead.ReasonCollateralMissing):
+		_, id, _ := names(td)
+		if qe := new(qeIdentity); w.qeIdentity(td, qe) == nil {
+			_, err = qe.judge(v.qe)
+		} else {
+			_, err = shippedQE[id].judge(v.qe)
+		}
+		if err != nil && !errors.Is(err, keystead.ReasonTCBOutdated) {
+			return err
+		}
+		return shippedModule.signed(td)
+	case errors.Is(err, keystead.ReasonTCBOutdated):
+		return nil
+	case err != nil:
+		return err
+	case s.Word == "Revoked":
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonTCBRevoked, Where: "tee", Want: "a level that the vendor did not revoke", Got: fmt.Sprintf("%s of %s, advisories %v", s.Word, s.Date, s.Advisories)})
 	}
+	return nil
+}
+
+// shippedQE are Intel's quoting enclaves, of any version, for where no collateral names
+// them: signer, product and that they are not debugged (Intel's enclave identities).
+var shippedQE = map[string]*qeIdentity{
+	"SGX": {MiscSelect: "00000000", MiscSelectMask: "ffffffff", Attributes: "11000000000000000000000000000000", AttributesMask: "fbffffffffffffff0000000000000000",
+		MRSigner: "8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff", ProductID: 1},
+	"TDX": {MiscSelect: "00000000", MiscSelectMask: "ffffffff", Attributes: "11000000000000000000000000000000", AttributesMask: "fbffffffffffffff0000000000000000",
+		MRSigner: "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5", ProductID: 2},
+}
+
+// shippedModule is Intel's TDX module, of any version, likewise.
+var shippedModule = &module{MRSigner: strings.Repeat("0", 96), Attributes: "0000000000000000", AttributesMask: "ffffffffffffffff"}
+
+// names are those of a kind of machine in collateral: in the names of pieces, of TCB info
+// and of the quoting enclave.
+func names(td *TDX) (kind, id, qe string) {
+	if td != nil {
+		return "tdx", "TDX", "TD_QE"
+	}
+	return "sgx", "SGX", "QE"
+}
+
+func (w *verifier) qeIdentity(td *TDX, into *qeIdentity) error {
+	kind, _, id := names(td)
+	return w.openSigned(evidence.CollateralIntelQEIdentity, kind, "enclaveIdentity", id, 2, into, &into.dated)
+}
+
+func (v *Verified) standing(td *TDX, w *verifier) (*Standing, error) {
+	kind, id, _ := names(td)
 	s := &Standing{}
 	if err := w.openSigned(evidence.CollateralIntelTCBInfo, kind+"/"+v.PCK.FMSPC, "tcbInfo", id, 3, &s.info, &s.info.dated); err != nil {
 		return nil, err
 	}
 	var qe qeIdentity
-	if err := w.openSigned(evidence.CollateralIntelQEIdentity, kind, "enclaveIdentity", qeID, 2, &qe, &qe.dated); err != nil {
+	if err := w.qeIdentity(td, &qe); err != nil {
 		return nil, err
 	}
 	s.Number, s.signers = min(s.info.Number, qe.Number), w.signers
@@ -115,18 +199,21 @@ func (v *Verified) Standing(td *TDX, collateral *evidence.Collateral, roots evid
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonMachineMismatch, Where: "TCB info",
 			Want: "FMSPC " + v.PCK.FMSPC + ", PCE " + v.PCK.PCEID, Got: "FMSPC " + s.info.FMSPC + ", PCE " + s.info.PCEID})
 	}
-	status, err := qe.judge(v.qe)
-	if err != nil {
-		return nil, err
+	status, old := qe.judge(v.qe)
+	if old != nil && !errors.Is(old, keystead.ReasonTCBOutdated) {
+		return nil, old
 	}
 	var svn []byte
 	if td != nil {
 		svn = td.SVN
 		module, err := s.info.judgeModule(td)
-		if err != nil {
+		if err != nil { // also where the enclave is merely old: whose the module is comes first
 			return nil, err
 		}
 		status = status.worse(module)
+	}
+	if old != nil {
+		return nil, old
 	}
 	level, ok := s.info.level(v.PCK, svn)
 	if !ok {
@@ -167,9 +254,8 @@ func (t *tcbInfo) judgeModule(td *TDX) (Status, error) {
 		}
 		m = &t.Modules[i]
 	}
-	if m == nil || !isHex(m.MRSigner, td.Signer) || !masked(td.Attributes, m.Attributes, m.AttributesMask) {
-		return Status{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonQEUnaccepted, Where: "TDX module",
-			Want: "the vendor's, not debugged", Got: fmt.Sprintf("version %d, signer %x, attributes %x", td.SVN[1], td.Signer, td.Attributes)})
+	if err := m.signed(td); err != nil {
+		return Status{}, err
 	}
 	if m == t.Module {
 		return Status{Word: statuses[0]}, nil // its level is among the platform's
@@ -182,30 +268,35 @@ func (t *tcbInfo) judgeModule(td *TDX) (Status, error) {
 	return Status{}, outdated("TDX module", fmt.Sprintf("version %d, SVN %d", td.SVN[1], td.SVN[0]))
 }
 
+// signed checks whose the TDX module is; there is none on a machine without TDX.
+func (m *module) signed(td *TDX) error {
+	if td == nil || m != nil && isHex(m.MRSigner, td.Signer) && masked(td.Attributes, m.Attributes, m.AttributesMask) {
+		return nil
+	}
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonQEUnaccepted, Where: "TDX module",
+		Want: "the vendor's, not debugged", Got: fmt.Sprintf("version %d, signer %x, attributes %x", td.SVN[1], td.Signer, td.Attributes)})
+}
+
 // CheckRevocation checks that none of the certificates was revoked: the machine's by its
 // authority, that and the signers of collateral (of a Standing, if not nil) by the root.
 // Refusals are collateral-missing, collateral-invalid, collateral-expired and key-revoked.
 func (v *Verified) CheckRevocation(s *Standing, collateral *evidence.Collateral, at time.Time) error {
 	authority, root := v.chain[1], v.chain[len(v.chain)-1]
-	list, err := collateral.Find(evidence.CollateralIntelPCKCRL, authorityName(authority.Subject.CommonName))
-	if err != nil {
-		return err
-	}
-	rootList, err := collateral.Find(evidence.CollateralIntelRootCRL, "root")
-	if err != nil {
-		return err
-	}
-	if err := endorse.CheckRevoked("PCK revocation list", list.Data, authority, v.chain[0], at); err != nil {
-		return err
+	var errs []error
+	check := func(where, kind, name string, issuer *x509.Certificate, certs ...*x509.Certificate) {
+		list, err := collateral.Find(kind, name)
+		for _, c := range certs {
+			if err == nil {
+				errs = append(errs, endorse.CheckRevoked(where, list.Data, issuer, c, at))
+			}
+		}
+		errs = append(errs, err)
 	}
 	byRoot := slices.Clone(v.chain[1 : len(v.chain)-1])
 	if s != nil {
 		byRoot = append(byRoot, s.signers...)
 	}
-	for _, c := range byRoot {
-		if err := endorse.CheckRevoked("root revocation list", rootList.Data, root, c, at); err != nil {
-			return err
-		}
-	}
-	return nil
+	check("PCK revocation list", evidence.CollateralIntelPCKCRL, authorityName(authority.Subject.CommonName), authority, v.chain[0])
+	check("root revocation list", evidence.CollateralIntelRootCRL, "root", root, byRoot...)
+	return endorse.Worst(errs)
 }

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -135,16 +136,24 @@ func CheckRevoked(where string, list []byte, issuer, cert *x509.Certificate, at 
 	if err := crl.CheckSignatureFrom(issuer); err != nil || !bytes.Equal(crl.RawIssuer, issuer.RawSubject) {
 		return refuse(keystead.ReasonCollateralInvalid, fmt.Sprintf("a list that %q signed", issuer.Subject), fmt.Sprintf("one of %q: %v", crl.Issuer, err))
 	}
-	if err := Current(where, crl.ThisUpdate, crl.NextUpdate, at); err != nil {
-		return err
-	}
-	for _, r := range crl.RevokedCertificateEntries {
+	for _, r := range crl.RevokedCertificateEntries { // first: a key that was revoked stays so, however old the list
 		if r.SerialNumber.Cmp(cert.SerialNumber) == 0 {
 			return refuse(keystead.ReasonKeyRevoked, fmt.Sprintf("a certificate that %q did not revoke", issuer.Subject),
 				fmt.Sprintf("%q, serial %x, revoked %s", cert.Subject, cert.SerialNumber, r.RevocationTime.UTC().Format(time.RFC3339)))
 		}
 	}
-	return nil
+	return Current(where, crl.ThisUpdate, crl.NextUpdate, at)
+}
+
+// Worst returns what weighs most of what was found of several keys and lists: that one was
+// revoked, else the first error. Policies may spare the others.
+func Worst(errs []error) (worst error) {
+	for _, err := range errs {
+		if err != nil && (worst == nil || errors.Is(err, keystead.ReasonKeyRevoked) && !errors.Is(worst, keystead.ReasonKeyRevoked)) {
+			worst = err
+		}
+	}
+	return worst
 }
 
 // Current refuses collateral that is not yet or no longer good: collateral-expired.

@@ -4,6 +4,7 @@ package testbed
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -57,6 +58,7 @@ func TestMachineInADomain(t *testing.T) {
 	s.step("executable script of no package", s.scriptRun)
 	s.step("program of no package", s.unknown)
 	s.step("package's program changed", s.altered)
+	s.step("package of Debian installed", s.debian)
 	s.step("another command line", s.otherBoot)
 	s.step("another kernel", s.otherKernel)
 }
@@ -222,18 +224,29 @@ func tool(version byte) debrepo.Package {
 func (s *stage) offer(version byte) {
 	p := tool(version)
 	s.mirror.Offer(p)
-	name := fmt.Sprintf("v%d", version)
-	status := fmt.Sprintf("Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n", p.Name, p.Version)
+	s.endorse(fmt.Sprintf("v%d", version), listed(p.Name, p.Version), "--root", "apt", "--executable")
+	s.terms()
+}
+
+// listed is a package list that has one package.
+func listed(name, version string) string {
+	return fmt.Sprintf("Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: %s\n", name, version)
+}
+
+// endorse builds the reference set of a package list through the signed index of a mirror,
+// this machine's own if no other is said, has every node build it again, and returns the files
+// that it was built from. The next terms name the set.
+func (s *stage) endorse(name, status string, how ...string) (parts []string) {
 	s.check(os.WriteFile(s.domain.at(name+".status"), []byte(status), 0o644))
-	_, err := s.domain.Do(s.ctx, "refval", "build", "--root", "apt", "--cache", "cache", "--status", name+".status", "--fresh", "--executable", "--complete",
-		"--out", name+".refs", "--recipe", name+".recipe", "--parts", name+".parts")
+	_, err := s.domain.Do(s.ctx, append([]string{"refval", "build", "--cache", "cache", "--status", name + ".status", "--fresh", "--complete",
+		"--out", name + ".refs", "--recipe", name + ".recipe", "--parts", name + ".parts"}, how...)...)
 	s.check(err)
-	parts, err := filepath.Glob(s.domain.at(name + ".parts/*"))
+	parts, err = filepath.Glob(s.domain.at(name + ".parts/*"))
 	s.check(err)
 	_, err = s.domain.Do(s.ctx, append([]string{"domain", "object", "put", wait}, parts...)...)
 	s.check(err)
 	s.refs, s.recipe = append(s.refs, name+".refs"), append(s.recipe, name+".recipe")
-	s.terms()
+	return parts
 }
 
 // terms has the nodes judge hosts by the reference sets of now.
@@ -272,6 +285,33 @@ func (s *stage) upgraded() {
 	s.refs, s.recipe = refs, recipe
 	s.terms()
 	s.admitted(l.GetVersion())
+}
+
+// debian: a package of Debian's own is installed and run. Its files come through Debian's
+// signed index, as every node saw for itself.
+func (s *stage) debian() {
+	l := s.lease()
+	const name, program = "hello", "/usr/bin/hello"
+	shown, err := output(s.ctx, "apt-cache", "show", "--no-all-versions", name)
+	s.check(err)
+	m := regexp.MustCompile(`(?m)^Version: (\S+)$`).FindStringSubmatch(shown)
+	if m == nil {
+		s.Fatalf("apt-cache shows no version of %s: %s", name, shown)
+	}
+	parts := s.endorse(name, listed(name, m[1]), "--executable")
+	s.terms()
+	for _, part := range parts {
+		content, err := os.ReadFile(part)
+		s.check(err)
+		if bytes.HasPrefix(content, []byte("!<arch>\n")) {
+			s.check(s.guest.Write(s.ctx, "/var/tmp/debian.deb", "644", content))
+		}
+	}
+	out := s.run("set -e\napt-get -q -y install /var/tmp/debian.deb\n" + program + "\ngrep -cw " + program + " /sys/kernel/security/ima/ascii_runtime_measurements")
+	if !strings.HasSuffix(strings.TrimSpace(out), "\n1") {
+		s.Errorf("%s was not measured once: %s", program, out)
+	}
+	s.stays(l)
 }
 
 const script = "#!/bin/sh\nexit 0\n"
@@ -380,16 +420,9 @@ func (s *stage) acceptOther() {
 		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(entry), "Package: "), "\n")
 		if regexp.MustCompile(`^linux-image-\d+\.\d+\.\d.*` + otherFlavour + "$").MatchString(name) {
 			pkg = name
-			s.check(os.WriteFile(s.domain.at("kernel.status"), []byte(strings.TrimSpace(entry)+"\n"), 0o644))
+			s.endorse("kernel", strings.TrimSpace(entry)+"\n", "--efi")
 		}
 	}
-	_, err = s.domain.Do(s.ctx, "refval", "build", "--cache", "cache", "--status", "kernel.status", "--fresh", "--efi", "--complete",
-		"--out", "kernel.refs", "--recipe", "kernel.recipe", "--parts", "kernel.parts")
-	s.check(err)
-	parts, err := filepath.Glob(s.domain.at("kernel.parts/*"))
-	s.check(err)
-	_, err = s.domain.Do(s.ctx, append([]string{"domain", "object", "put", wait}, parts...)...)
-	s.check(err)
 	text, err := s.domain.Do(s.ctx, "codeset", "build", "--name", "kernels", "--boot", "other", "--kernel-package", pkg, "--initrd", s.bed.Other.Initrd,
 		"--cmdline", CommandLine, "--guarantee", string(refval.GuaranteeIMAPolicy), "--guarantee", string(refval.GuaranteePtraceScope3))
 	s.check(err)
@@ -398,6 +431,5 @@ func (s *stage) acceptOther() {
 	s.check(err)
 	s.check(os.WriteFile(s.domain.at("kernels"), []byte(signed), 0o644))
 	s.codes = append(s.codes, "kernels")
-	s.refs, s.recipe = append(s.refs, "kernel.refs"), append(s.recipe, "kernel.recipe")
 	s.terms()
 }

@@ -37,6 +37,9 @@ type Proven struct {
 // maxRefusedFiles bounds what is kept of the files of packages without proof.
 const maxRefusedFiles = 1 << 18
 
+// maxWord bounds a package's name, version and architecture, in bytes.
+const maxWord = 256
+
 // Prove holds each header against the vendors' keys, at the time, and builds the set
 // of those that pass. A vendor's signature counts for the packages that are the
 // vendor's to sign, else it is package-foreign. It fails with a *keystead.FormatError
@@ -83,6 +86,11 @@ type prover struct {
 
 func (p *prover) header(h *Header) error {
 	pkg := h.Package()
+	for _, word := range []string{pkg.Name, pkg.Version, pkg.Architecture} {
+		if len(word) > maxWord { // it is repeated in verdicts, whoever signed it
+			return headerError(0, "name", "begins with %.40q and is %d bytes long, names, versions and architectures of at most %d are accepted", word, len(word), maxWord)
+		}
+	}
 	p.out.Packages = append(p.out.Packages, pkg)
 	origin, made, err := p.origin(h)
 	if err != nil {

@@ -247,3 +247,23 @@ func (h *synthetic) renew(ctx context.Context, n *apiv1.NonceResponse) (bool, er
 	h.tick = n.GetTick()
 	return true, nil
 }
+
+// renewed asks for nonces until one is answered by evidence that is accepted, as an agent
+// does. What agents ask for every few minutes beside, roster and terms, it does not.
+func (h *synthetic) renewed(ctx context.Context) error {
+	for {
+		n, err := h.api.Nonce(ctx)
+		did := false
+		if err == nil {
+			did, err = h.renew(ctx, n)
+		}
+		if did || err != nil && (!client.Unavailable(err) || errors.Is(err, keystead.ReasonLeaseExpired)) {
+			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -4,14 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/keystead/keystead"
-	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 )
 
@@ -22,20 +19,11 @@ type crew struct {
 	began    time.Time // of the schedule
 	contacts map[string]client.Contact
 
-	nonces [3]newest // by node, as names
-
 	mu       sync.Mutex
 	from, to time.Time // renewals due between them are counted
 	counted  window
 	lost     int
 	reason   string
-}
-
-// newest is a node's newest nonce.
-type newest struct {
-	mu    sync.Mutex
-	nonce *apiv1.NonceResponse
-	next  chan struct{} // closed when there is a newer one
 }
 
 // runShare is the process of a share: it has its hosts admitted, says so, renews their
@@ -51,9 +39,6 @@ func (o *order) runShare(ctx context.Context, first int) error {
 	}
 	c := &crew{interval: o.interval, began: time.Now()}
 	if c.contacts, err = d.contacts(); err != nil {
-		return err
-	}
-	if err := c.listen(ctx, hosts); err != nil {
 		return err
 	}
 	for i, h := range hosts {
@@ -106,80 +91,23 @@ func (o *order) muster(ctx context.Context, d *domain, first int) ([]*synthetic,
 	})
 }
 
-// listen learns each node's nonces as they come, for all hosts.
-func (c *crew) listen(ctx context.Context, hosts []*synthetic) error {
-	for i := range c.nonces {
-		api := client.NewHost(client.HostOptions{Dial: hosts[i%len(hosts)].dial, MaxAge: nodeAge})
-		api.Nodes(map[string]client.Contact{names[i]: c.contacts[names[i]]})
-		n, err := api.Nonce(ctx)
-		if err != nil {
-			return err
-		}
-		c.nonces[i] = newest{nonce: n, next: make(chan struct{})}
-		go func() {
-			for every := time.NewTicker(200 * time.Millisecond); ; {
-				if n, err := api.Nonce(ctx); err == nil {
-					c.nonces[i].put(n)
-				}
-				select {
-				case <-every.C:
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-	}
-	return nil
-}
-
-func (x *newest) put(n *apiv1.NonceResponse) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if n.GetTick() != x.nonce.GetTick() {
-		close(x.next)
-		x.nonce, x.next = n, make(chan struct{})
-	}
-}
-
-func (x *newest) get() (*apiv1.NonceResponse, <-chan struct{}) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.nonce, x.next
-}
-
 // keep renews a host's lease whenever it is due, until the lease ends. Once an hour it
 // shows evidence to all nodes before.
 func (c *crew) keep(ctx context.Context, h *synthetic, i int, phase time.Duration) {
-	node, hourly := i%len(names), max(1, int(nodeAge/c.interval))
+	stay, hourly := names[i%len(names)], max(1, int(nodeAge/c.interval))
 	for due := c.began.Add(phase); ctx.Err() == nil; due = due.Add(c.interval) {
 		time.Sleep(time.Until(due))
 		if i++; i%hourly == 0 {
-			if err := patient(ctx, func() error { return h.meet(ctx, c.contacts, names[node]) }); err != nil {
+			if err := patient(ctx, func() error { return h.meet(ctx, c.contacts, stay) }); err != nil {
 				c.ended(fmt.Errorf("%s: %w", h.name, err))
 				return
 			}
 		}
-		if err := c.renew(ctx, h, &c.nonces[node]); err != nil {
+		if err := h.renewed(ctx); err != nil {
 			c.ended(fmt.Errorf("%s: %w", h.name, err))
 			return
 		}
 		c.renewed(due, time.Since(due))
-	}
-}
-
-// renew answers nonces until one answer is accepted, as a host would.
-func (c *crew) renew(ctx context.Context, h *synthetic, nonces *newest) error {
-	for {
-		n, next := nonces.get()
-		did, err := h.renew(ctx, n)
-		if did || err != nil && (!client.Unavailable(err) || errors.Is(err, keystead.ReasonLeaseExpired)) {
-			return err
-		}
-		select {
-		case <-next:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
 }
 
