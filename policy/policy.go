@@ -50,8 +50,8 @@ type header struct {
 type rule struct {
 	Rule
 	program cel.Program
-	refs    []int                           // claims that the expression names, as indices into claimSet.paths, in order of appearance
-	seen    *[seenMost]atomic.Pointer[seen] // of a rule that iterates over lists; nil of others, which are quicker computed
+	refs    []int // claims that the expression names, as indices into claimSet.paths, in order of appearance
+	seen    *[seenMost]atomic.Pointer[seen]
 }
 
 // Compile reads an unsigned policy text. It fails with a *keystead.FormatError that

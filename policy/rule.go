@@ -88,11 +88,7 @@ func compileRule(e *cel.Env, claims *claimSet, rt ruleText) (rule, error) {
 	if err != nil {
 		return fail("%v", err)
 	}
-	r := rule{Rule: rt.Rule, program: program, refs: refs}
-	if iterates(checked) {
-		r.seen = new([seenMost]atomic.Pointer[seen])
-	}
-	return r, nil
+	return rule{Rule: rt.Rule, program: program, refs: refs, seen: new([seenMost]atomic.Pointer[seen])}, nil
 }
 
 // eval gives the rule's value, or why it has none.
@@ -109,11 +105,8 @@ func (r *rule) eval(values *valueSet) (bool, error) {
 }
 
 // judge gives the rule's value. Machines of a kind make the same claims over and over, so
-// what a rule that iterates came to is looked up first.
+// what the rule came to is looked up first.
 func (r *rule) judge(values *valueSet) (bool, error) {
-	if r.seen == nil {
-		return r.eval(values)
-	}
 	var room [512]byte
 	claims := room[:0]
 	for _, ref := range r.refs {
@@ -143,13 +136,6 @@ type seen struct {
 }
 
 var seed = maphash.MakeSeed()
-
-func iterates(checked *cel.Ast) (does bool) {
-	ast.PostOrderVisit(checked.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		does = does || e.Kind() == ast.ComprehensionKind
-	}))
-	return does
-}
 
 // inspect returns the claims that the expression names, and what the checker lets
 // through though no rule may do it.

@@ -44,17 +44,12 @@ func parseVariable(b []byte) (v variable, ok bool) {
 	if name > uint64(len(rest))/2 || data != uint64(len(rest))-2*name {
 		return v, false
 	}
-	u := make([]uint16, name)
-	for i := range u {
-		u[i] = binary.LittleEndian.Uint16(rest[2*i:])
+	var short [32]uint16 // nearly all are
+	u := short[:0]
+	for i := range name {
+		u = append(u, binary.LittleEndian.Uint16(rest[2*i:]))
 	}
 	return variable{guid(b[:16]), string(utf16.Decode(u)), rest[2*name:]}, true
-}
-
-// variable returns what PCR 7 proves an event to be of.
-func (l *Log) variable(e *Event) (variable, bool) {
-	v, ok := parseVariable(e.Data)
-	return v, ok && l.has(e, e.Data) // the name, too: a digest of the value alone is not enough
 }
 
 // secureBootKeys fills in what PCR 7 has about keys: before its first separator the
@@ -66,9 +61,12 @@ func (l *Log) secureBootKeys(c *evidence.BootClaims) {
 	}
 	var lists, levels []variable
 	for e := range l.of(7) {
-		v, known := l.variable(e)
-		switch before := e.Number < end.Number; {
-		case before && known && v.owner == imageSecurity && (v.name == "db" || v.name == "dbx"):
+		v, known := parseVariable(e.Data)
+		before := e.Number < end.Number
+		list := before && v.owner == imageSecurity && (v.name == "db" || v.name == "dbx")
+		known = known && (list || !before) && l.has(e, e.Data) // the name, too: a digest of the value alone is not enough
+		switch {
+		case list && known:
 			lists = append(lists, v)
 		case before || e == end:
 		case known && v.owner == shimLock && v.name == "SbatLevel":
