@@ -82,6 +82,9 @@ func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results []
 	return results, nil
 }
 
+// Position implements replica.StateMachine. No kind of entry is one yet.
+func (x *machine) Position([]byte) bool { return false }
+
 func (h *heard) note(kind receipt.Kind, entry []byte) {
 	switch kind {
 	case receipt.KindProposal, receipt.KindEndorsement, receipt.KindEffective:

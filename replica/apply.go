@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/replica/internal/defect"
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -31,6 +32,8 @@ type applyBuffers struct {
 	commands []Command
 	own      []ownBatch
 	origins  map[uint64]uint64
+	hashes   []keystead.Digest // of the chain, after each entry
+	position uint64            // index of the entry that carries a position, or 0
 }
 
 // An ownBatch marks which commands of a call came from this node, as one batch.
@@ -41,54 +44,91 @@ type ownBatch struct {
 }
 
 // Apply applies the committed entries of raft's MsgStorageApply to the state. It
-// is not synced: after a crash the log has them still.
+// is not synced: after a crash the log has them still. An entry that carries a position
+// is the last of its batch, so that the state can be read as it stands there.
 func (s *Store) Apply(m *pb.Message) (Applied, error) {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	a, buf := Applied{message: m}, &s.batch
-	buf.commands, buf.own, buf.origins = buf.commands[:0], buf.own[:0], map[uint64]uint64{}
-	members, id, size := s.members, s.applied, 0
-	for _, e := range m.GetEntries() {
+	a := Applied{message: m}
+	for ents := m.GetEntries(); len(ents) > 0; {
+		n, err := s.applyRun(ents, &a)
+		if err != nil {
+			return a, err
+		}
+		ents = ents[n:]
+	}
+	return a, nil
+}
+
+// applyRun applies entries up to and with the first one that carries a position, and
+// returns how many.
+func (s *Store) applyRun(ents []*pb.Entry, a *Applied) (n int, err error) {
+	buf := &s.batch
+	buf.commands, buf.own, buf.origins, buf.position = buf.commands[:0], buf.own[:0], map[uint64]uint64{}, 0
+	members, id, chain, size := s.members, s.applied, s.chain, 0
+	var changed *Membership
+	buf.hashes = buf.hashes[:0]
+	for n < len(ents) && buf.position == 0 {
+		e := ents[n]
+		n++
 		if e.GetIndex() <= s.applied.index {
 			continue // a snapshot had it
 		}
 		next, cc, err := s.applyEntry(members, e)
 		if err != nil {
-			return a, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			return n, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
 		if cc != nil {
-			members, a.members, a.changes = next, next, append(a.changes, cc)
+			members, changed, a.changes = next, next, append(a.changes, cc)
 		}
 		id = entryID{max(id.index, e.GetIndex()), e.GetTerm()}
 		size += int(entrySize(e))
+		switch {
+		case chain.Start != 0:
+			chain.Hash = chain.next(e)
+		case buf.position != 0: // in a state that an earlier build made
+			chain = beginChain(chain.Era, buf.position, keystead.Digest{}, members)
+		}
+		buf.hashes = append(buf.hashes, chain.Hash)
 	}
 	b := s.db.NewBatchWithSize(512 + 2*size)
 	defer b.Close()
 	var results [][]byte
 	if len(buf.commands) > 0 {
-		var err error
 		results, err = s.opts.Machine.Apply(&Batch{View{s.db}, b}, buf.commands, make([][]byte, 0, len(buf.commands)))
 		if err != nil {
-			return a, fmt.Errorf("state machine at index %d: %w", id.index, err)
+			return n, fmt.Errorf("state machine at index %d: %w", id.index, err)
 		}
 		if len(results) != len(buf.commands) {
-			return a, fmt.Errorf("state machine at index %d: %d results for %d commands", id.index, len(results), len(buf.commands))
+			return n, fmt.Errorf("state machine at index %d: %d results for %d commands", id.index, len(results), len(buf.commands))
 		}
 	}
-	if err := s.commitApply(b, id, a.members); err != nil {
-		return a, err
+	if err := s.commitApply(b, id, changed, &chain); err != nil {
+		return n, err
 	}
 	for _, o := range buf.own {
 		a.batches = append(a.batches, appliedBatch{o.seq, results[o.from:o.to:o.to], o.err})
 	}
-	a.index = id.index
+	a.index = max(a.index, id.index)
+	if changed != nil {
+		a.members = changed
+	}
+	s.publish(id, members, chain)
+	return n, s.shorten(uint64(size))
+}
+
+// publish shows what a run of entries brought about.
+func (s *Store) publish(id entryID, members *Membership, chain Chain) {
+	buf := &s.batch
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.applied, s.members = id, members
+	for i, h := range buf.hashes {
+		s.links.add(id.index-uint64(len(buf.hashes)-1-i), h)
+	}
+	s.applied, s.members, s.chain = id, members, chain
 	for o, seq := range buf.origins {
 		s.origins[o] = seq
 	}
-	return a, s.shorten(uint64(size))
 }
 
 // applyEntry gathers the commands of an entry, or makes its change of membership.
@@ -133,6 +173,11 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 			return nil, nil, err
 		}
 		own.to = len(buf.commands)
+		for _, c := range buf.commands[own.from:] {
+			if s.opts.Machine.Position(c.Data) {
+				buf.position = e.GetIndex()
+			}
+		}
 	}
 	if origin == s.node.id {
 		buf.own = append(buf.own, own)
@@ -141,13 +186,14 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 }
 
 // commitApply writes the effects of a call together with its index.
-func (s *Store) commitApply(b *pebble.Batch, id entryID, members *Membership) error {
+func (s *Store) commitApply(b *pebble.Batch, id entryID, members *Membership, chain *Chain) error {
 	set := func(k, v []byte) {
 		if err := b.Set(k, v, nil); err != nil {
 			panic(err) // only a batch already in use fails
 		}
 	}
 	set(keyApplied, id.bytes())
+	set(keyChain, chain.encode())
 	for origin, seq := range s.batch.origins {
 		set(append(prefixOrigin[:len(prefixOrigin):len(prefixOrigin)], be64(origin)...), be64(seq))
 	}

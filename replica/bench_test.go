@@ -16,6 +16,7 @@ import (
 type noop struct{}
 
 func (noop) Open(replica.View, uint64) error { return nil }
+func (noop) Position([]byte) bool            { return false }
 func (noop) Apply(_ *replica.Batch, commands []replica.Command, results [][]byte) ([][]byte, error) {
 	return results[:len(commands)], nil
 }

@@ -26,7 +26,7 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 	if _, ok := m.ByID(id); !ok {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Want: fmt.Sprintf("1 to %d", len(members)), Got: fmt.Sprint(id), Where: "founder id"})
 	}
-	db, dir, err := s.newState(m, entryID{1, 1})
+	db, dir, err := s.newState(m, entryID{1, 1}, beginChain(0, 1, keystead.Digest{}, m))
 	if err != nil {
 		return err
 	}
@@ -38,20 +38,20 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 func (s *Store) Rejoin(id uint64) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	db, dir, err := s.newState(&Membership{conf: &pb.ConfState{}}, entryID{})
+	db, dir, err := s.newState(&Membership{conf: &pb.ConfState{}}, entryID{}, Chain{})
 	if err != nil {
 		return err
 	}
 	return s.swap(db, dir, id, &pb.HardState{}, &entryID{})
 }
 
-// newState opens a new state that holds a membership at an index.
-func (s *Store) newState(m *Membership, applied entryID) (*pebble.DB, string, error) {
+// newState opens a new state that holds a membership and a chain at an index.
+func (s *Store) newState(m *Membership, applied entryID, chain Chain) (*pebble.DB, string, error) {
 	dir, err := s.nextDir()
 	if err != nil {
 		return nil, "", err
 	}
-	return s.beginState(dir, [][2][]byte{{keyFormat, be64(stateFormat)}, {keyMembership, m.encode()}, {keyApplied, applied.bytes()}})
+	return s.beginState(dir, [][2][]byte{{keyFormat, be64(stateFormat)}, {keyMembership, m.encode()}, {keyApplied, applied.bytes()}, {keyChain, chain.encode()}})
 }
 
 // beginState opens the state in a directory and writes to it, durably. It is not in

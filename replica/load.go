@@ -60,6 +60,14 @@ func (s *Store) loadState() error {
 			return s.bad(string(keyMembership), "a record that parses", err.Error())
 		}
 	}
+	var chain Chain
+	if b, ok, err := get(s.db, keyChain); err != nil {
+		return s.corrupt(string(keyChain), err)
+	} else if ok {
+		if chain, err = decodeChain(b); err != nil {
+			return s.bad(string(keyChain), "a record that parses", err.Error())
+		}
+	}
 	origins := map[uint64]uint64{}
 	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: prefixOrigin, UpperBound: []byte("r/o0")})
 	if err != nil {
@@ -76,7 +84,8 @@ func (s *Store) loadState() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.applied, s.members, s.origins = applied, members, origins
+	s.applied, s.members, s.origins, s.chain, s.links = applied, members, origins, chain, links{}
+	s.links.add(applied.index, chain.Hash)
 	s.flushes.begin(applied)
 	return nil
 }

@@ -19,6 +19,10 @@ type StateMachine interface {
 	// so; an error means that this node cannot go on, and stops it. Commands and
 	// their bytes are valid until Apply returns.
 	Apply(w *Batch, commands []Command, results [][]byte) ([][]byte, error)
+
+	// Position reports whether a command is a position: a place in the log at which
+	// members compare their states. It is a function of the command alone.
+	Position(command []byte) bool
 }
 
 // A Command is one committed proposal. Index and Offset order all commands of a

@@ -84,7 +84,7 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 	return seal.Put(s.record())
 }
 
-// fork opens a copy of the state with another membership.
+// fork opens a copy of the state with another membership, in which an era of the chain begins.
 func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
 	dir, err := s.nextDir()
 	if err == nil {
@@ -96,7 +96,9 @@ func (s *Store) fork(m *Membership) (*pebble.DB, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return s.beginState(dir, [][2][]byte{{keyMembership, m.encode()}})
+	before, at := s.Chain()
+	chain := beginChain(before.Era+1, at, before.Hash, m)
+	return s.beginState(dir, [][2][]byte{{keyMembership, m.encode()}, {keyChain, chain.encode()}})
 }
 
 // applyRest applies what the log has beyond the state: it may have been acknowledged,

@@ -33,6 +33,7 @@ var (
 	keyFormat     = []byte("r/format")     // stateFormat (8)
 	keyApplied    = []byte("r/applied")    // index, term of the last applied entry (16)
 	keyMembership = []byte("r/membership") // encodedMembership
+	keyChain      = []byte("r/chain")      // Chain; not there in a state that an earlier build made
 	prefixOrigin  = []byte("r/o/")         // r/o/ID -> sequence number of its last applied batch (8)
 )
 
@@ -71,6 +72,8 @@ type Store struct {
 	applied entryID
 	members *Membership
 	origins map[uint64]uint64 // sequence number of the last batch applied, by origin
+	chain   Chain
+	links   links
 
 	received map[entryID]string // snapshots received and not yet installed
 	batch    applyBuffers
@@ -136,7 +139,7 @@ func (s *Store) openState() (err error) {
 		s.db, err = s.openDB(s.node.state, s.stateOptions())
 		return err
 	}
-	db, dir, err := s.newState(&Membership{conf: &pb.ConfState{}}, entryID{})
+	db, dir, err := s.newState(&Membership{conf: &pb.ConfState{}}, entryID{}, Chain{})
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,8 @@ import (
 type tally struct{ opened uint64 }
 
 func (m *tally) Open(_ View, applied uint64) error { m.opened = applied; return nil }
+func (m *tally) Position([]byte) bool              { return false }
+
 func (m *tally) Apply(w *Batch, commands []Command, results [][]byte) ([][]byte, error) {
 	for _, c := range commands {
 		w.Set(fmt.Appendf(nil, "%06d/%06d", c.Index, c.Offset), c.Data)

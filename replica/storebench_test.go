@@ -18,6 +18,8 @@ import (
 type keeper struct{ n uint64 }
 
 func (m *keeper) Open(View, uint64) error { return nil }
+func (m *keeper) Position([]byte) bool    { return false }
+
 func (m *keeper) Apply(w *Batch, commands []Command, results [][]byte) ([][]byte, error) {
 	for _, c := range commands {
 		m.n++

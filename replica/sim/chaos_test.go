@@ -456,7 +456,13 @@ func (x *chaos) check() {
 	if x.c.Err() != nil {
 		return
 	}
+	chains := map[uint64]replica.Chain{} // by index
 	for _, h := range x.hosts(x.newest()) {
+		chain, at := h.Store().Chain()
+		if other, ok := chains[at]; ok && other != chain {
+			x.c.Fail("%s: chain %v at %d, where another has %v", h.Name, chain, at, other)
+		}
+		chains[at] = chain
 		err := h.Store().View(func(v replica.View) error {
 			for id := uint64(1); id <= x.nextID; id++ {
 				ran, err := sim.Ran(v, id)

@@ -118,6 +118,9 @@ func (m *KV) Apply(w *replica.Batch, commands []replica.Command, results [][]byt
 	return results, nil
 }
 
+// Position reports none: the state travels as files.
+func (m *KV) Position([]byte) bool { return false }
+
 func (m *KV) run(o overlay, c Command) (string, error) {
 	if n, err := o.get(idKey(c.ID)); err != nil {
 		return "", err
