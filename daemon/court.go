@@ -77,11 +77,12 @@ func (x *inquiry) endorse(e ledger.Endorsement) {
 	x.endorsements = append(slices.DeleteFunc(x.endorsements, by), e)
 }
 
-// matching returns the endorsements of this node's verdict by nodes of the roster.
-func (x *inquiry) matching(r *receipt.Roster) (out []ledger.Endorsement) {
+// matching returns the endorsements of this node's verdict by nodes of the roster that are
+// not proven bad.
+func (x *inquiry) matching(r *receipt.Roster, bad func(receipt.Node) bool) (out []ledger.Endorsement) {
 	verdict := keystead.Sum(x.verdict.Bytes())
 	for _, e := range x.endorsements {
-		if _, in := r.Node(e.Node); in && e.Verdict == verdict {
+		if node, in := r.Node(e.Node); in && e.Verdict == verdict && !bad(node) {
 			out = append(out, e)
 		}
 	}
@@ -308,7 +309,7 @@ func (c *court) due(leads bool, r *receipt.Roster) (out []inquiry) {
 		if x.verdict == nil || !leads && time.Since(x.opened) < courtLate || time.Since(x.sent) < courtLate {
 			continue
 		}
-		if signed := x.matching(r); len(signed) >= r.Majority() {
+		if signed := x.matching(r, c.node.provenBad); len(signed) >= r.Majority() {
 			x.sent = time.Now()
 			out = append(out, inquiry{verdict: x.verdict, endorsements: signed})
 		}

@@ -79,6 +79,7 @@ type Node struct {
 	gate       *gatekeeper
 	turns      *turns // to judge what machines send
 	shown      shownRoom
+	outlook    outlook
 	authority  *authority
 	suspending suspending
 	replayed   replayed
@@ -121,6 +122,9 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	if err := n.openSigners(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.openOutlook(); err != nil {
 		return nil, err
 	}
 	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
@@ -166,7 +170,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
 		n.background(task)
 	}
 	if hook != nil {
@@ -522,6 +526,7 @@ func (n *Node) Status() *apiv1.StatusResponse {
 		out.Unsigned = cmp.Or(n.unsigned, err.Error())
 		n.mu.Unlock()
 	}
+	out.ProvenBad = n.outlook.proven()
 	if n.replica == nil {
 		return out
 	}
