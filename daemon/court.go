@@ -48,7 +48,8 @@ type court struct {
 	node   *Node
 	judges map[string]Judge
 	wake   chan struct{}
-	bench  chan struct{} // a place for each judge at work
+	bench  chan struct{}           // a place for each judge at work
+	bad    func(receipt.Node) bool // whose signatures count no more
 
 	mu    sync.Mutex
 	heard [][]byte
@@ -96,6 +97,7 @@ const (
 )
 
 func (c *court) init(n *Node, judges ...map[string]Judge) {
+	c.bad = n.provenBad
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
 	c.judges = statementJudges()
@@ -309,7 +311,7 @@ func (c *court) due(leads bool, r *receipt.Roster) (out []inquiry) {
 		if x.verdict == nil || !leads && time.Since(x.opened) < courtLate || time.Since(x.sent) < courtLate {
 			continue
 		}
-		if signed := x.matching(r, c.node.provenBad); len(signed) >= r.Majority() {
+		if signed := x.matching(r, c.bad); len(signed) >= r.Majority() {
 			x.sent = time.Now()
 			out = append(out, inquiry{verdict: x.verdict, endorsements: signed})
 		}
