@@ -140,7 +140,7 @@ func (o *outlook) end(node string) {
 func (n *Node) ask(p *peer) {
 	ctx, cancel := context.WithTimeout(n.running, headsTimeout)
 	defer cancel()
-	own, heard := n.shows()
+	own, heard := n.shows(p.Name)
 	r, err := p.nodes.ExchangeHeads(ctx, connect.NewRequest(&apiv1.ExchangeHeadsRequest{Statement: own, Heard: heard}))
 	if err != nil {
 		n.log.Debug("heads not exchanged", "node", p.Name, "because", err)
@@ -152,14 +152,18 @@ func (n *Node) ask(p *peer) {
 // ExchangeHeads implements serve.Nodes.
 func (n *Node) ExchangeHeads(from string, r *apiv1.ExchangeHeadsRequest) (*apiv1.ExchangeHeadsResponse, error) {
 	n.hear(from, r.GetStatement(), r.GetHeard())
-	own, heard := n.shows()
+	own, heard := n.shows(from)
 	return &apiv1.ExchangeHeadsResponse{Statement: own, Heard: heard}, nil
 }
 
 // shows returns this node's statement, if it can sign one, and what it heard from others,
 // if some stand elsewhere.
-func (n *Node) shows() (own []byte, heard [][]byte) {
+func (n *Node) shows(to string) (own []byte, heard [][]byte) {
 	if s, err := n.statement(); err == nil {
+		if lie := n.opts.lies.head; lie != nil {
+			k, _ := n.namedKey()
+			s = lie(to, s, k)
+		}
 		own = s.Bytes()
 	}
 	roster := n.roster()

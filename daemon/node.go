@@ -27,7 +27,9 @@ import (
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/ledger/heads"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -41,6 +43,14 @@ type Options struct {
 	// Lease gives the lease of a host that asks for a key. Nil, as it should be where
 	// keys matter: that of the host which the request's connection shows.
 	Lease func(host string) LeaseOf
+
+	lies lies // of nodes that tests have lie; none elsewhere
+}
+
+// lies are the places at which a test has a node say what is not so.
+type lies struct {
+	transport func(replica.Transport) replica.Transport                          // messages of raft
+	head      func(to string, s heads.Statement, sign *key.Node) heads.Statement // where it stands
 }
 
 // Node is a running node.
