@@ -105,6 +105,12 @@ const (
 	ReasonVerdictDisagreement Reason = "verdict-disagreement" // nodes signed different verdicts on one proposal
 	ReasonClockStale          Reason = "clock-stale"          // the domain clock does not keep up with this node's own
 	ReasonOverloaded          Reason = "overloaded"           // a bound on what the ledger keeps in memory is reached
+	ReasonVersionEarly        Reason = "version-early"        // an entry of a version that the domain's setting entry-version has not reached
+	ReasonPositionEarly       Reason = "position-early"       // a position so soon after the last one
+	ReasonPositionUnknown     Reason = "position-unknown"     // no such position, or one that a later one took the place of
+	ReasonStateDiffers        Reason = "state-differs"        // nodes that applied the same log signed different digests of their states
+	ReasonStateUnproven       Reason = "state-unproven"       // a node whose state no majority has confirmed since it started
+	ReasonSnapshotUnproven    Reason = "snapshot-unproven"    // a snapshot that is not the state whose digest a majority signed
 )
 
 // Collateral.
@@ -280,6 +286,12 @@ var stages = map[Reason]Stage{
 	ReasonVerdictDisagreement: StagePolicy,
 	ReasonClockStale:          StageUnavailable,
 	ReasonOverloaded:          StageUnavailable,
+	ReasonVersionEarly:        StagePolicy,
+	ReasonPositionEarly:       StageUnavailable,
+	ReasonPositionUnknown:     StageUnavailable,
+	ReasonStateDiffers:        StageUnavailable,
+	ReasonStateUnproven:       StageUnavailable,
+	ReasonSnapshotUnproven:    StageSignature,
 	ReasonVendorUntrusted:     StageCollateral,
 	ReasonKeyRevoked:          StageRevoked,
 	ReasonMachineMismatch:     StageCollateral,

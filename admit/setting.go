@@ -7,16 +7,22 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/receipt"
 )
 
 // LeaseSeconds is the setting that says how long a lease lasts.
 const LeaseSeconds = "lease-seconds"
+
+// EntryVersion is the setting that says up to which version entries count. Members
+// raise it once all nodes run a build that knows the version; it is never lowered.
+const EntryVersion = "entry-version"
 
 // bounds are what can be set, each with its least, its most, and what holds without it.
 var bounds = map[string]struct{ least, most, normal uint64 }{
 	LeaseSeconds:   {5, 86400, 60},
 	ArchiveDays:    {0, 36500, 365},
 	ArchiveReaders: {0, 64, 0},
+	EntryVersion:   {4, receipt.Version, 3},
 }
 
 // Setting sets a number of the domain. The subject is the setting's name.
@@ -59,7 +65,7 @@ func OpenSetting(signed []byte, c Case) (Setting, error) {
 
 // JudgeSetting endorses a setting of a known name that is within its bounds. It
 // writes setting/NAME, the number.
-func JudgeSetting(_ State, c Case, signed []byte) (Ruling, error) {
+func JudgeSetting(state State, c Case, signed []byte) (Ruling, error) {
 	x, err := OpenSetting(signed, c)
 	if err != nil {
 		return Ruling{}, err
@@ -71,6 +77,11 @@ func JudgeSetting(_ State, c Case, signed []byte) (Ruling, error) {
 	case x.Value < b.least || x.Value > b.most:
 		return Ruling{}, deny(keystead.ReasonRuleFailed, "setting "+x.Name, fmt.Sprintf("%d to %d", b.least, b.most), strconv.FormatUint(x.Value, 10))
 	}
+	if x.Name == EntryVersion {
+		if err := x.judgeVersion(state); err != nil {
+			return Ruling{}, err
+		}
+	}
 	value := strconv.AppendUint(nil, x.Value, 10)
 	if x.Name == ArchiveReaders {
 		if value, err = x.judgeReaders(c.Roster); err != nil {
@@ -78,6 +89,34 @@ func JudgeSetting(_ State, c Case, signed []byte) (Ruling, error) {
 		}
 	}
 	return Ruling{Content: x.statementText(), Writes: []Write{{Key: settingKey(x.Name), Value: value}}}, nil
+}
+
+// judgeVersion refuses to go back behind a version: entries of it may be in the log.
+func (x *Setting) judgeVersion(state State) error {
+	v, err := state.Judged(settingKey(EntryVersion))
+	if err != nil {
+		return err
+	}
+	founding, err := state.Founding(EntryVersion)
+	if err != nil {
+		return err
+	}
+	if now := ParseEntryVersion(string(v.Data), founding); x.Value < uint64(now) {
+		return deny(keystead.ReasonRuleFailed, "setting "+x.Name, fmt.Sprintf("%d or more, which is in force", now), strconv.FormatUint(x.Value, 10))
+	}
+	return nil
+}
+
+// ParseEntryVersion returns the entry version in force by the judged and the founding
+// value of the setting: the greater one, whether this build knows it or not; 3 without either.
+func ParseEntryVersion(judged, founding string) uint8 {
+	in := uint64(bounds[EntryVersion].normal)
+	for _, v := range []string{judged, founding} {
+		if n, err := strconv.ParseUint(v, 10, 8); err == nil {
+			in = max(in, n)
+		}
+	}
+	return uint8(in)
 }
 
 func (x *Setting) statementText() []byte { s := x.statement(); return s.Text() }

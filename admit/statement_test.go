@@ -3,12 +3,14 @@ package admit_test
 import (
 	"bytes"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/receipt"
 )
 
 // TestStatementsOfTooFew: the threshold of the roster's members signs, each once.
@@ -215,4 +217,34 @@ func TestSettingRules(t *testing.T) {
 	s.judged["setting/lease-seconds"] = admit.Value{Version: 1, Data: []byte("+7")}
 	s.founding[admit.LeaseSeconds] = "999999"
 	lasts("1m0s")
+}
+
+// TestEntryVersion: a node endorses versions that its build knows, and none below the one in force.
+func TestEntryVersion(t *testing.T) {
+	s := newState(t)
+	set := func(value uint64) error {
+		c := s.on(admit.TypeSetting, admit.EntryVersion)
+		r, err := admit.JudgeSetting(s, c, s.signed(&admit.Setting{Domain: s.domain, Name: admit.EntryVersion, Base: c.Base, Value: value}))
+		if err == nil {
+			s.take(admit.TypeSetting, admit.EntryVersion, r)
+		}
+		return err
+	}
+	demand(t, "a version without a vote", set(3), keystead.ReasonRuleFailed)
+	demand(t, "a version of later builds", set(receipt.Version+1), keystead.ReasonRuleFailed)
+	must(t, set(4))
+	must(t, set(receipt.Version))
+	s.founding[admit.EntryVersion] = strconv.Itoa(receipt.Version + 3) // by a later build, and in force
+	demand(t, "lower than the founding one", set(4), keystead.ReasonRuleFailed)
+	delete(s.founding, admit.EntryVersion)
+	s.judged["setting/entry-version"] = admit.Value{Version: 1, Data: []byte("9")}
+	demand(t, "lower than the judged one", set(receipt.Version), keystead.ReasonRuleFailed)
+	for _, tc := range []struct {
+		judged, founding string
+		want             uint8
+	}{{"", "", 3}, {"4", "", 4}, {"", "4", 4}, {"4", "5", 5}, {"5", "4", 5}, {"2", "1", 3}, {"x", "999", 3}, {"-1", "+7", 3}} {
+		if got := admit.ParseEntryVersion(tc.judged, tc.founding); got != tc.want {
+			t.Errorf("judged %q, founding %q: %d, want %d", tc.judged, tc.founding, got, tc.want)
+		}
+	}
 }

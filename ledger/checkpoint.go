@@ -125,7 +125,8 @@ func decodeVotes(b []byte) (votes []Vote, err error) {
 	return votes, c.Err()
 }
 
-// loadCheckpoint reads back a note that saveCheckpoint wrote.
+// loadCheckpoint reads back a note that saveCheckpoint wrote. The tree must be the one
+// that the majority signed.
 func (m *Machine) loadCheckpoint(note []byte) error {
 	h, err := receipt.ParseCheckpoint(note)
 	if err != nil {
@@ -133,6 +134,13 @@ func (m *Machine) loadCheckpoint(note []byte) error {
 	}
 	if _, err := receipt.VerifyCheckpoint(note, &m.rosters[m.rosterAt(h.Size)].Roster); err != nil {
 		return err
+	}
+	own, err := m.Head(h.Size)
+	if err != nil {
+		return err
+	}
+	if own.Root != h.Root {
+		return deny(keystead.ReasonCheckpointConflict, fmt.Sprintf("checkpoint of size %d", h.Size), "root "+h.Root.String()+", which a majority signed", own.Root.String())
 	}
 	m.latest = checkpoint{h.Size, bytes.Clone(note), map[string]bool{}}
 	for line := range strings.Lines(string(note)) {

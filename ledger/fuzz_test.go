@@ -10,8 +10,9 @@ import (
 
 // fuzzDomain has something of everything; seeds are one entry of each kind.
 func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
-	d = newDomain(t, 3)
-	d.ok(d.tick(1000, "node-1", "node-2"))
+	d = newDomain(t, 3, version4)
+	at := d.position()
+	d.ok(d.stateDigest("node-1", at, "good"))
 	d.ok(d.run(put("a", "1")))
 	p := proposal(1, "setting", "x-seconds", 0, "5")
 	d.ok(p)
@@ -35,6 +36,8 @@ func fuzzDomain(t testing.TB) (d *domain, seeds [][]byte) {
 		d.earlyRenewals(pair, d.item("a", a, 62_000)),
 		d.suspension("node-3", "a", a, "file-unknown"),
 		v.Bytes(),
+		ledger.PositionEntry(),
+		d.stateDigest("node-2", at, "good"),
 		nil,
 		{1},
 		{2, 3},
@@ -85,6 +88,9 @@ func FuzzEntry(f *testing.F) {
 		if x, err := ledger.ParseRenewals(b); err == nil {
 			again, err := x.Entry()
 			same("batch of renewals", again, err)
+		}
+		if x, err := ledger.ParseStateDigest(b); err == nil {
+			same("state digest", x.Entry(), nil)
 		}
 		if x, err := ledger.ParseSuspension(b); err == nil {
 			again, err := x.Entry()
@@ -141,6 +147,9 @@ func FuzzOpen(f *testing.F) {
 		view := ledger.NewView(s)
 		view.Status()
 		view.Alarms()
+		view.Positions()
+		view.Pairs(func(_, _ []byte) bool { return true })
+		view.Runs()
 		view.Get(string(k[1:]))
 		view.Clock()
 		view.Founding("lease-seconds")

@@ -39,7 +39,11 @@ type modelLease struct {
 }
 
 func newHistory(t testing.TB, seed uint64, steps int) *history {
-	h := &history{domain: newDomain(t, 3), rnd: rand.New(rand.NewPCG(seed, 1)), kv: map[string]ledger.Value{}, done: map[ledger.RequestID]uint64{}, leases: map[string]*modelLease{}, ended: map[string]uint64{}}
+	var settings []string
+	if seed%2 == 1 {
+		settings = append(settings, version4)
+	}
+	h := &history{domain: newDomain(t, 3, settings...), rnd: rand.New(rand.NewPCG(seed, 1)), kv: map[string]ledger.Value{}, done: map[ledger.RequestID]uint64{}, leases: map[string]*modelLease{}, ended: map[string]uint64{}}
 	h.tree = (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
 	must(t, h.tree.Append(rfc6962.DefaultHasher.HashLeaf(h.genesis), nil))
 	h.results = []ledger.Result{{Index: 1, Kind: receipt.KindGenesis, ID: receipt.LeafHash(h.genesis), Recorded: true}}
@@ -98,6 +102,8 @@ func (h *history) step() {
 		h.judged()
 	case n < 87:
 		h.lease()
+	case n < 89:
+		h.compareStates()
 	case n < 95:
 		size := h.machine.Size() - uint64(h.rnd.IntN(int(min(h.machine.Size(), 3))))
 		h.send(h.vote(fmt.Sprintf("node-%d", 1+h.rnd.IntN(3)), size), false)
@@ -112,6 +118,20 @@ func (h *history) step() {
 		}
 		h.send(append([]byte{receipt.Version}, garbage...), false)
 	}
+}
+
+// compareStates asks for a position, or has a node sign what it came to at one.
+func (h *history) compareStates() {
+	kept := h.machine.Positions().Kept
+	if len(kept) == 0 || h.rnd.IntN(3) == 0 {
+		h.send(ledger.PositionEntry(), false)
+		return
+	}
+	node, what := fmt.Sprintf("node-%d", 1+h.rnd.IntN(3)), "good"
+	if h.rnd.IntN(10) == 0 {
+		what = "bad"
+	}
+	h.send(h.stateDigest(node, kept[h.rnd.IntN(len(kept))].Index, what), false)
 }
 
 func (h *history) transaction() {

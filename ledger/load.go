@@ -63,11 +63,17 @@ func (m *Machine) load() (err error) {
 	if err := m.loadLeases(); err != nil {
 		return err
 	}
+	if err := m.loadVersion(); err != nil {
+		return err
+	}
+	if err := m.loadPositions(); err != nil {
+		return err
+	}
 	return m.loadRequests()
 }
 
 // sizes of the keys of a space, without its byte; 0 for names of any size.
-var keySizes = map[byte]int{spaceTick: 16, spaceRoster: 8, spaceEntry: 8, spaceAlarm: 8, spaceProposal: 32}
+var keySizes = map[byte]int{spaceTick: 16, spaceRoster: 8, spaceEntry: 8, spaceAlarm: 8, spaceProposal: 32, spacePosition: 8}
 
 // each visits a key space; the keys come without its byte.
 func (m *Machine) each(space byte, visit func(key string, value []byte) error) error {
@@ -90,6 +96,8 @@ func scan(r Reader, from, to []byte, visit func(key string, value []byte) error)
 	return err
 }
 
+// loadRosters reads the rosters and verifies each by the one before, as they were when
+// they were applied: the disk may have been changed since.
 func (m *Machine) loadRosters() error {
 	var leaves []uint64
 	err := m.each(spaceRoster, func(k string, v []byte) error {
@@ -108,11 +116,12 @@ func (m *Machine) loadRosters() error {
 		}
 		at := rosterAt{leaf: leaf, entry: keystead.Sum(entry)}
 		if i == 0 {
-			m.genesis, err = receipt.ParseGenesis(entry)
+			m.genesis, err = receipt.VerifyGenesis(entry, m.head.domain)
 			at.Roster = m.genesis.Roster
 		} else {
+			last := &m.rosters[i-1]
 			var c receipt.Change
-			c, err = receipt.ParseChange(entry)
+			c, err = m.genesis.VerifyChange(entry, m.head.domain, uint64(i), last.entry, &last.Roster)
 			at.Roster = c.Roster
 		}
 		if err != nil {

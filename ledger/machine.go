@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -27,6 +28,9 @@ type Machine struct {
 	votes     map[string][]Vote // node: its last signatures, oldest first
 	latest    checkpoint
 	leases    leases
+	positions Positions
+
+	entryVersion uint8 // the setting of that name
 
 	written  []written         // by the batch that is being applied, which the store does not have yet
 	versions map[string]uint64 // index of written[:indexed], made when first needed
@@ -194,8 +198,15 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 			return nil, &StopError{e.Index, stop.Err}
 		}
 		results[i].Err = err
+		if m.positions.begun() {
+			m.head.logged += uint64(len(e.Data))
+		}
 	}
-	if err := w.Set([]byte{spaceHead}, m.head.encode()); err != nil {
+	version := uint16(2)
+	if m.positions.begun() {
+		version = StateVersion
+	}
+	if err := w.Set([]byte{spaceHead}, m.head.encode(version)); err != nil {
 		return nil, fatal(err)
 	}
 	return results, nil
@@ -241,6 +252,8 @@ func (m *Machine) one(e Committed, w Writer, res *Result) error {
 		return m.applyRenewals(e.Data, w, res)
 	case receipt.KindSuspension:
 		return m.applySuspension(e.Data, w, res)
+	case receipt.KindPosition:
+		return m.applyPosition(e, w)
 	default:
 		return m.applyVote(e.Data, w)
 	}
@@ -266,6 +279,7 @@ func (m *Machine) applyGenesis(entry []byte, w Writer, res *Result) error {
 	}
 	m.genesis, m.head.clock = g, g.Created
 	m.leases.set("", &m.genesis)
+	m.entryVersion = admit.ParseEntryVersion("", g.Setting(admit.EntryVersion))
 	return m.enter(entry, g.Roster, w, res)
 }
 

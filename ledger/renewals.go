@@ -61,21 +61,7 @@ func (r *Renewals) Root() keystead.Digest {
 		buf = r.appendItem(append(buf[:0], 0), &r.Items[i])
 		level[i] = keystead.Sum(buf)
 	}
-	if len(level) == 0 {
-		return keystead.Sum(nil)
-	}
-	for len(level) > 1 { // pairs from the left, and a last one alone goes up: RFC 6962's tree
-		next := level[:0]
-		for i := 0; i < len(level); i += 2 {
-			if i+1 == len(level) {
-				next = append(next, level[i])
-			} else {
-				next = append(next, hashChildren(&level[i], &level[i+1]))
-			}
-		}
-		level = next
-	}
-	return level[0]
+	return fold(level)
 }
 
 func (r *Renewals) message(domain keystead.Digest) []byte {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 )
 
 // written is a key that the batch at hand wrote.
@@ -104,6 +105,9 @@ func (m *Machine) write(space byte, writes writeList, entry []byte, version uint
 		m.written = append(m.written, written{space, x.key, v})
 		if space == spaceJudged {
 			m.leases.note(x, v, &m.genesis)
+			if string(x.key) == entryVersionKey {
+				m.entryVersion = admit.ParseEntryVersion(string(x.value), m.genesis.Setting(admit.EntryVersion))
+			}
 		}
 	}
 	return nil

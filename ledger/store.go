@@ -34,7 +34,9 @@ const (
 	spaceTile       = 'm' // tile level, tile index: a full tile of tree hashes
 	spaceLast       = 'l' // node name: time of its last tick
 	spaceRenewal    = 'n' // host name: the last renewal of its lease
+	spacePositions  = 'o' // the one record of stable positions
 	spaceProposal   = 'p' // digest: proposal record
+	spacePosition   = 'q' // log index: a position and the digests signed at it
 	spaceRoster     = 'r' // sequence: leaf index of the entry that made the roster
 	spaceSuspension = 's' // host name: the last suspension of its lease
 	spaceTick       = 't' // log index and offset of a tick: clock, tree size, nonce
@@ -59,31 +61,41 @@ type head struct {
 	clock   uint64 // domain clock, Unix milliseconds
 	alarms  uint64 // raised so far
 	domain  keystead.Digest
+	logged  uint64 // bytes of entries since the last position; written from the first one on
 }
 
 // StateVersion is the version of the layout of the store. It only ever grows.
 //
 //	1  the key spaces of store.go but n and s, tiles of height 8
 //	2  n and s: renewals and suspensions; values of 256 bytes or more that make up half of their entry are stored in it only
-const StateVersion = 2
+//	3  o and q: positions; the head counts the log's bytes. A store is of version 2 until its first position
+const StateVersion = 3
 
-const headSize = 2 + 6*8 + 32
+const headSize = 2 + 7*8 + 32
 
-func (h *head) encode() []byte {
-	b := binary.BigEndian.AppendUint16(make([]byte, 0, headSize), StateVersion)
+func (h *head) encode(version uint16) []byte {
+	b := binary.BigEndian.AppendUint16(make([]byte, 0, headSize), version)
 	for _, n := range []uint64{h.applied, h.offset, h.term, h.size, h.clock, h.alarms} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	return append(b, h.domain[:]...)
+	b = append(b, h.domain[:]...)
+	if version < 3 {
+		return b
+	}
+	return binary.BigEndian.AppendUint64(b, h.logged)
 }
 
 func decodeHead(b []byte) (head, error) {
 	c := record("head", b)
-	if v := c.U16("version"); v != StateVersion {
-		c.Fail("version", "state version %d; this build knows %d", v, StateVersion)
+	version := c.U16("version")
+	if version < 2 || version > StateVersion {
+		c.Fail("version", "state version %d; this build knows 2 to %d", version, StateVersion)
 	}
 	h := head{applied: c.U64("applied"), offset: c.U64("offset"), term: c.U64("term"), size: c.U64("size"), clock: c.U64("clock"), alarms: c.U64("alarms")}
 	copy(h.domain[:], c.Bytes(32, "domain"))
+	if version >= 3 {
+		h.logged = c.U64("logged")
+	}
 	c.End()
 	return h, c.Err()
 }

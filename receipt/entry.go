@@ -14,15 +14,25 @@ import (
 //	1  kinds 1 to 8
 //	2  kinds 9 and 10
 //	3  kind 11
-const Version = 3
+//	4  kind 15
+//
+// From version 4 on, a domain's setting entry-version must have reached a version before
+// entries of it count, so that nodes of older builds are not stopped by them.
+const Version = newest
 
 // KnownVersion reports whether this build knows an entry's first byte.
 func KnownVersion(b byte) bool { return b >= 1 && b <= Version }
 
+// Voted reports whether entries of a version count only where the setting entry-version
+// has reached it.
+func Voted(version byte) bool { return version >= 4 }
+
 // versionOf returns the version that brought the kind.
 func versionOf(k Kind) byte {
 	switch {
-	case k >= KindRenewals:
+	case k > KindRenewals:
+		return 4
+	case k == KindRenewals:
 		return 3
 	case k >= KindEarlyRenewals:
 		return 2
@@ -52,19 +62,24 @@ const (
 	KindEarlyRenewals Kind = 9  // KindRenewals of before they said what the TPM's clock was: read, and written no more
 	KindSuspension    Kind = 10 // a lease that one node ends
 	KindRenewals      Kind = 11 // leases that two nodes prolong
+
+	KindPosition Kind = 15 // a place in the log at which nodes compare their states, or one node's signed digest of its state there
 )
 
 var kindNames = [...]string{KindGenesis: "genesis", KindRoster: "roster", KindTransaction: "transaction", KindEffective: "effective",
 	KindProposal: "proposal", KindEndorsement: "endorsement", KindTick: "tick", KindCheckpoint: "checkpoint",
-	KindEarlyRenewals: "early renewals", KindSuspension: "suspension", KindRenewals: "renewals"}
+	KindEarlyRenewals: "early renewals", KindSuspension: "suspension", KindRenewals: "renewals", KindPosition: "position"}
 
 // String returns the kind's name, such as "transaction".
 func (k Kind) String() string {
-	if k >= KindGenesis && int(k) < len(kindNames) {
+	if known(k) {
 		return kindNames[k]
 	}
 	return "kind " + strconv.Itoa(int(k))
 }
+
+// known reports whether a version up to the newest has the kind.
+func known(k Kind) bool { return int(k) < len(kindNames) && kindNames[k] != "" }
 
 // Provable reports whether entries of the kind are leaves of the tree.
 func (k Kind) Provable() bool {
@@ -87,7 +102,7 @@ func Split(entry []byte) (Kind, []byte, error) {
 		return 0, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonVersionUnknown, Want: "entry version 1 to " + strconv.Itoa(Version), Got: strconv.Itoa(int(entry[0]))})
 	}
 	k := Kind(entry[1])
-	if k < KindGenesis || k > KindRenewals || entry[0] != versionOf(k) {
+	if !known(k) || entry[0] != versionOf(k) {
 		return 0, nil, &keystead.FormatError{Format: "entry", Offset: 1, Field: "kind", Problem: k.String() + " is not of version " + strconv.Itoa(int(entry[0]))}
 	}
 	return k, entry[HeaderSize:], nil

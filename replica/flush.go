@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"sync/atomic"
+
 	"github.com/cockroachdb/pebble/v2"
 )
 
@@ -8,7 +10,8 @@ import (
 // write-ahead log: a crash takes it back to its last flush, and the raft log, which
 // is therefore not cut beyond that, brings it forward again.
 type flushes struct {
-	durable entryID         // flushed up to here
+	durable atomic.Pointer[entryID] // flushed up to here
+
 	pending bool            // a flush is under way, of
 	target  entryID         // the state up to here,
 	done    <-chan struct{} // closed at its end
@@ -17,7 +20,16 @@ type flushes struct {
 }
 
 // begin starts over from a state as it was opened.
-func (f *flushes) begin(at entryID) { f.durable, f.pending, f.applied = at, false, 0 }
+func (f *flushes) begin(at entryID) {
+	f.durable.Store(&at)
+	f.pending, f.applied = false, 0
+}
+
+// end takes note that the pending flush is done.
+func (f *flushes) end() {
+	f.durable.Store(&entryID{f.target.index, f.target.term})
+	f.pending = false
+}
 
 // fail is told by the engine. It tries again for ever, so who waits must give up.
 func (f *flushes) fail(err error) {
@@ -71,15 +83,14 @@ func (s *Store) Settle() {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	if s.flushes.pending && s.await(s.flushes.done) == nil {
-		s.flushes.durable, s.flushes.pending = s.flushes.target, false
+		s.flushes.end()
 	}
 }
 
-// shorten takes note that size bytes of entries were applied, and cuts the log once
-// it holds twice what is retained. For that the state must be on disk: a flush is
+// shorten takes note that size bytes of entries were applied, and cuts the log in memory
+// once it holds twice what is retained. For that the state must be on disk: a flush is
 // begun each time that as much was applied as is retained, long before its end is
-// waited for here. All of it depends on sizes only, and not on how fast disks are. On
-// disk the log is cut when its next segment begins.
+// waited for here. All of it depends on sizes only, and not on how fast disks are.
 func (s *Store) shorten(size uint64) error {
 	f, retain := &s.flushes, s.opts.RetainBytes
 	if f.applied += size; f.applied >= retain && !f.pending {
@@ -96,12 +107,22 @@ func (s *Store) shorten(size uint64) error {
 		if err := s.await(f.done); err != nil {
 			return err
 		}
-		f.durable, f.pending = f.target, false
+		f.end()
 	}
-	to := s.log.oldest(f.durable.index, retain)
-	if to == s.log.truncated { // written by this goroutine alone
-		return nil
-	}
-	s.log.cut(to)
+	s.log.cut(f.durable.Load().index, retain, s.opts.CutWithMemory)
 	return nil
+}
+
+// cut drops the oldest entries from memory, and with floor from the disk as well.
+func (l *raftLog) cut(flushed, retain uint64, floor bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	to, ok := l.tail.oldest(flushed, retain)
+	if !ok {
+		return
+	}
+	l.tail.cut(to.index)
+	if floor {
+		l.lift(to)
+	}
 }

@@ -17,7 +17,7 @@ import (
 // small is a store that keeps little log.
 func small(t *testing.T, fs vfs.FS) *Store {
 	t.Helper()
-	s, err := OpenStore(StoreOptions{FS: fs, Dir: "data", Machine: &tally{}, MemTableBytes: 1 << 20, RetainBytes: 1 << 10})
+	s, err := OpenStore(StoreOptions{FS: fs, Dir: "data", Machine: &tally{}, MemTableBytes: 1 << 20, RetainBytes: 1 << 10, CutWithMemory: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 package replica
 
 import (
-	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 
@@ -16,9 +16,9 @@ const logDir = "log"
 
 var stateName = regexp.MustCompile(`^(state-[0-9]{6,18})?$`)
 
-// openLog reads the segments into memory: the entries, the hard state and the node's
-// own record. What is not what was written, and a gap, stop the node: what it
-// acknowledged must not silently be less.
+// openLog reads the segments: the hard state, the node's own record, where each entry is,
+// and the newest of them into memory. What is not what was written, and a gap, stop the
+// node: what it acknowledged must not silently be less.
 func (s *Store) openLog() error {
 	if err := s.refuseOlder(); err != nil {
 		return err
@@ -26,90 +26,80 @@ func (s *Store) openLog() error {
 	if err := makeDir(s.opts.FS, s.path(logDir)); err != nil {
 		return err
 	}
-	l := &logTail{}
 	s.hard = &pb.HardState{}
-	read := func(body []byte) (note segment.Note, err error) {
-		err = (&records{b: body}).each(func(e *pb.Entry) error {
-			note.Index = max(note.Index, e.GetIndex())
-			return l.replay(e)
-		}, func(h *pb.HardState) {
-			s.hard = h
-		}, func(n nodeRecord) {
-			s.node = n
-			if s.node.reset {
-				s.node.reset = false
-				note = segment.Note{Void: true}
-				l.truncated, l.entries = entryID{}, nil
-			}
-		})
-		return note, err
-	}
+	s.flushes.begin(entryID{})
 	var err error
-	s.segments, err = segment.Open(segment.Options{FS: s.opts.FS, Dir: s.path(logDir), Bytes: max(s.opts.RetainBytes/4, 1), Head: s.logHead,
-		NoSync: func() bool { return defect.On == defect.NoSync }}, read)
-	var format *keystead.FormatError
-	if errors.As(err, &format) {
-		return s.bad(logDir, "what was written to the log", err.Error())
-	}
+	s.segments, err = segment.Open(segment.Options{FS: s.opts.FS, Dir: s.path(logDir), Bytes: max(s.opts.RetainBytes/4, 1), MaxBytes: s.opts.MaxLogBytes,
+		Head: s.logHead, NoSync: func() bool { return defect.On == defect.NoSync }}, s.scan)
 	if err != nil {
-		return err
+		return s.unreadable(err)
 	}
-	return s.trim(l)
+	return s.loadTail()
 }
 
-// replay puts an entry, as it was read, at its place. The first may have any index: what
-// is before it was cut.
-func (l *logTail) replay(e *pb.Entry) error {
-	i := e.GetIndex()
-	if i == 0 {
-		return &keystead.FormatError{Format: "log-record", Field: "index", Problem: "is 0"}
+// scan takes in a body of the log.
+func (s *Store) scan(at segment.Place, body []byte) (note segment.Note, err error) {
+	var r run
+	err = (&records{b: body}).each(func(e entryRecord) error {
+		note.Index = max(note.Index, e.index)
+		return r.add(e.entryID)
+	}, func(h *pb.HardState) {
+		s.hard = h
+	}, func(n nodeRecord) {
+		s.node = n
+		if s.node.reset {
+			s.node.reset = false
+			note, r, s.log.index = segment.Note{Void: true}, run{}, logIndex{}
+		}
+	})
+	if err == nil && r.first.index > 0 {
+		err = s.log.index.add(at, r)
 	}
-	if len(l.entries) == 0 || i <= l.truncated.index {
-		clear(l.entries)
-		l.truncated, l.entries = entryID{index: i - 1}, l.entries[:0]
+	return note, err
+}
+
+// loadTail makes what was scanned the log in use, from where the node's record says it
+// begins, and reads the newest entries.
+func (s *Store) loadTail() error {
+	l, first := &s.log, s.node.first
+	l.mu.Lock()
+	l.index.drop(first.index)
+	l.truncated, l.tail.before = first, first.index
+	if n := len(l.index.spans); n > 0 {
+		if begins := l.index.spans[0].first.index; begins > first.index+1 {
+			l.mu.Unlock()
+			return s.bad(logDir, fmt.Sprintf("the record of entry %d", first.index+1), fmt.Sprintf("that of %d first", begins))
+		}
+		if !s.opts.CutWithMemory {
+			l.tail.before = max(first.index, l.index.newest(s.opts.RetainBytes)-1)
+		}
 	}
-	if i > l.last()+1 {
-		return &keystead.FormatError{Format: "log-record", Field: "index", Problem: fmt.Sprintf("is %d after %d", i, l.last())}
+	from, to := l.tail.before+1, l.last()+1
+	l.mu.Unlock()
+	for from < to {
+		ents, err := s.readEntries(from, to, math.MaxUint64)
+		if err != nil {
+			return err
+		}
+		l.mu.Lock()
+		for _, e := range ents {
+			l.tail.put(e)
+		}
+		l.mu.Unlock()
+		from += uint64(len(ents))
 	}
-	kept := &pb.Entry{Index: e.Index, Term: e.Term, Type: e.Type}
-	if len(e.GetData()) > 0 {
-		kept.Data = slices.Clone(e.GetData())
-	}
-	l.entries = append(l.entries[:i-l.truncated.index-1], kept)
 	return nil
 }
 
-// trim makes what was read the log in use, from where the node's record says it begins.
-func (s *Store) trim(l *logTail) error {
-	first := s.node.first
-	if cut := min(max(first.index, l.truncated.index)-l.truncated.index, uint64(len(l.entries))); cut > 0 {
-		l.entries = slices.Clone(l.entries[cut:])
-		l.truncated.index += cut
+// newest returns the first entry of the newest spans that have so many bytes.
+func (x *logIndex) newest(bytes uint64) uint64 {
+	n := len(x.spans) - 1
+	for sum := uint64(0); n > 0; n-- {
+		if sum += x.spans[n].at.To - x.spans[n].at.From; sum >= bytes {
+			break
+		}
 	}
-	if len(l.entries) == 0 {
-		l.truncated.index = first.index
-	}
-	if l.truncated.index != first.index {
-		return s.bad(logDir, fmt.Sprintf("the record of entry %d", first.index+1), fmt.Sprintf("that of %d first", l.truncated.index+1))
-	}
-	s.log.mu.Lock()
-	defer s.log.mu.Unlock()
-	s.log.truncated, s.log.entries, s.log.bytes = first, l.entries, 0
-	for _, e := range l.entries {
-		s.log.bytes += entrySize(e)
-	}
-	return nil
-}
-
-// logHead is what the head of a segment says, and the last entry not needed.
-func (s *Store) logHead() ([]byte, uint64) {
-	n := s.node
-	s.log.mu.Lock()
-	n.first = s.log.truncated
-	s.log.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return appendHard(n.append(nil), s.hard), n.first.index
+	return x.spans[n].first.index
 }
 
 // refuseOlder refuses a store whose log is in pebble: of format 1 or 2.

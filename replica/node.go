@@ -224,8 +224,11 @@ func (n *Node) loop() {
 // turns runs the loop until the node closes, which gives nil, or fails.
 func (n *Node) turns(tick <-chan time.Time) (err error) {
 	defer func() {
-		if p := recover(); p != nil { // raft panics over what should be impossible
-			err = fmt.Errorf("raft: %v", p)
+		if p := recover(); p != nil { // raft panics over what should be impossible, and over a log that cannot be read
+			unread, ok := p.(error)
+			if err = fmt.Errorf("raft: %v", p); ok {
+				err = fmt.Errorf("raft: %w", unread)
+			}
 		}
 	}()
 	led := n.core.leader

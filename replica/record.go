@@ -55,6 +55,22 @@ func (n *nodeRecord) append(b []byte) []byte {
 	return append(append(b, byte(len(n.state))), n.state...)
 }
 
+// An entryRecord is an entry as the log has it.
+type entryRecord struct {
+	entryID
+	kind pb.EntryType
+	data []byte // of the body
+}
+
+// entry returns the entry; its data is the body's.
+func (r *entryRecord) entry() *pb.Entry {
+	e := &pb.Entry{Index: &r.index, Term: &r.term, Type: &r.kind}
+	if len(r.data) > 0 {
+		e.Data = r.data
+	}
+	return e
+}
+
 // A records reads a body. It keeps its first error, a FormatError.
 type records struct {
 	b   []byte
@@ -82,18 +98,21 @@ func (r *records) fail(field, problem string, args ...any) {
 	}
 }
 
-// each calls the function for the kind of each record. An entry's data aliases the body.
-func (r *records) each(entry func(*pb.Entry) error, hard func(*pb.HardState), node func(nodeRecord)) error {
+// each calls the function for the kind of each record.
+func (r *records) each(entry func(entryRecord) error, hard func(*pb.HardState), node func(nodeRecord)) error {
 	for r.at < len(r.b) && r.err == nil {
 		switch kind := r.u8("kind"); kind {
 		case recordEntry:
-			typ, index, term := pb.EntryType(r.u8("type")), r.u64("index"), r.u64("term")
-			data := r.take(int(binary.BigEndian.Uint32(r.take(4, "length"))), "data")
-			if _, known := pb.EntryType_name[int32(typ)]; !known {
-				r.fail("type", "is %d, which is none", typ)
+			e := entryRecord{kind: pb.EntryType(r.u8("type")), entryID: entryID{r.u64("index"), r.u64("term")}}
+			e.data = r.take(int(binary.BigEndian.Uint32(r.take(4, "length"))), "data")
+			if _, known := pb.EntryType_name[int32(e.kind)]; !known {
+				r.fail("type", "is %d, which is none", e.kind)
+			}
+			if e.index == 0 {
+				r.fail("index", "is 0")
 			}
 			if r.err == nil {
-				r.err = entry(&pb.Entry{Index: &index, Term: &term, Type: &typ, Data: data})
+				r.err = entry(e)
 			}
 		case recordHard:
 			term, vote, commit := r.u64("term"), r.u64("vote"), r.u64("commit")

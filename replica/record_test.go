@@ -20,8 +20,8 @@ func FuzzRecords(f *testing.F) {
 	f.Add([]byte{99})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var again []byte
-		err := (&records{b: b}).each(func(e *pb.Entry) error {
-			again = appendEntry(again, e)
+		err := (&records{b: b}).each(func(e entryRecord) error {
+			again = appendEntry(again, e.entry())
 			return nil
 		}, func(h *pb.HardState) {
 			again = appendHard(again, h)

@@ -43,10 +43,19 @@ type StoreOptions struct {
 	Dir     string
 	Machine StateMachine
 
-	RetainBytes   uint64        // log kept, on disk and in memory, for members that lag; 32 MiB if 0
+	RetainBytes   uint64        // log kept in memory, for members that lag a little; 32 MiB if 0
+	MaxLogBytes   uint64        // log kept on disk, for those that lag more, and until KeepFrom lets it go; 8 GiB if 0
 	MemTableBytes uint64        // of the state; 64 MiB if 0
 	Cache         *pebble.Cache // 8 MiB if nil
 	Logf          func(string)  // what the storage engine reports, a line each; nil drops it
+
+	// LogCut is told of entries that were let go only because the log exceeded
+	// MaxLogBytes. A write waits for it to return. Nil if nobody is to know.
+	LogCut func(from, to uint64)
+
+	// CutWithMemory lets go on disk of what is let go in memory, as if KeepFrom were called
+	// each time: who lags more than RetainBytes needs a snapshot.
+	CutWithMemory bool
 }
 
 // A Store is a node's durable memory: the raft log in segments, synced, with what is
@@ -59,7 +68,8 @@ type Store struct {
 	lock     io.Closer
 	segments *segment.Log
 	node     nodeRecord // as last written
-	log      logTail
+	log      raftLog
+	cache    logCache
 
 	dbMu sync.RWMutex // held for writing while a snapshot replaces db
 	db   *pebble.DB   // the state
@@ -88,6 +98,9 @@ type entryID struct{ index, term uint64 }
 func OpenStore(opts StoreOptions) (_ *Store, err error) {
 	if opts.RetainBytes == 0 {
 		opts.RetainBytes = 32 << 20
+	}
+	if opts.MaxLogBytes == 0 {
+		opts.MaxLogBytes = 8 << 30
 	}
 	if opts.MemTableBytes == 0 {
 		opts.MemTableBytes = 64 << 20

@@ -76,7 +76,10 @@ lease-seconds: how long a lease lasts, 5 to 86400; 60 if it was never set.
 archive-days: how long the evidence of admissions is archived, 0 (not at all) to 36500; 365 if
 it was never set. Evidence that is older is destroyed.
 archive-readers: how many of the members that --name names may read it together; nobody
-may if it was never set.`,
+may if it was never set.
+entry-version: up to which version the ledger's entries count, 4 at present; 3 if it was
+never set. Raise it once every node runs a build that knows the version: one that does not
+stops at the first such entry. It is never lowered.`,
 		Example: `  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key
   keystead setting set archive-readers 1 --name ada --name ben --domain d.json --key ops.key`,
 		Args: arguments("NAME", "VALUE"),

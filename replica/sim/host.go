@@ -84,7 +84,7 @@ func (h *Host) open() error {
 	}))
 	var err error
 	h.store, err = replica.OpenStore(replica.StoreOptions{FS: fs, Dir: "data", Machine: h.Machine,
-		RetainBytes: h.c.opts.RetainBytes, MemTableBytes: 1 << 20, Cache: sharedCache})
+		RetainBytes: h.c.opts.RetainBytes, CutWithMemory: true, MemTableBytes: 1 << 20, Cache: sharedCache})
 	h.applied, h.joining, h.paused = 0, false, 0
 	return err
 }

@@ -80,9 +80,8 @@ func seal(b []byte, number, offset, synced uint64) {
 	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
 }
 
-// parseBatch reads the batch at the offset of a segment whose bytes are b.
+// parseBatch reads the batch at the offset of a segment whose bytes from there on are b.
 func parseBatch(b []byte, number, offset uint64) (body []byte, synced uint64, ok bool) {
-	b = b[offset:]
 	if len(b) < batchSize || binary.BigEndian.Uint64(b[8:]) != number || binary.BigEndian.Uint64(b[16:]) != offset {
 		return nil, 0, false
 	}
@@ -93,18 +92,19 @@ func parseBatch(b []byte, number, offset uint64) (body []byte, synced uint64, ok
 	return b[batchSize : batchSize+n], binary.BigEndian.Uint64(b[24:]), true
 }
 
-// walk visits the bodies of a segment from the offset on, up to the limit, and
-// returns where they end: at the limit, or before at bytes that are no batch.
-func walk(b []byte, number, from, limit uint64, visit func(body []byte) error) (end uint64, err error) {
-	for end = from; end < limit; {
-		body, _, ok := parseBatch(b[:limit], number, end)
+// walk visits the bodies of a place, whose bytes are b, and returns where they end: at
+// the place's end, or before at bytes that are no batch.
+func walk(b []byte, all Place, visit func(at Place, body []byte) error) (end uint64, err error) {
+	for end = all.From; end < all.To; {
+		body, _, ok := parseBatch(b[end-all.From:], all.Number, end)
 		if !ok {
 			break
 		}
-		if err := visit(body); err != nil {
+		at := Place{all.Number, end, end + batchSize + uint64(len(body))}
+		if err := visit(at, body); err != nil {
 			return end, err
 		}
-		end += batchSize + uint64(len(body))
+		end = at.To
 	}
 	return end, nil
 }
@@ -116,7 +116,7 @@ func claimed(b []byte, number, end uint64) (synced uint64, found bool) {
 		if synced := binary.BigEndian.Uint64(b[at+24:]); synced <= end || synced > at {
 			continue
 		}
-		if _, synced, ok := parseBatch(b, number, at); ok {
+		if _, synced, ok := parseBatch(b[at:], number, at); ok {
 			return synced, true
 		}
 	}

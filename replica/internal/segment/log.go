@@ -14,9 +14,13 @@ type Options struct {
 	Dir   string // exists
 	Bytes uint64 // a file takes no further body beyond this
 
+	// MaxBytes bounds the files in force, as far as Head lets them go; 0 is no bound.
+	MaxBytes uint64
+
 	// Head states, for a new file, all that is in force of earlier ones, in at most 4 KiB,
-	// and which files it lets go: those whose bodies have no index above keep.
-	Head func() (body []byte, keep uint64)
+	// and which files it lets go: those whose bodies have no index above keep. To stay
+	// within MaxBytes, keep would have to be at least over.
+	Head func(over uint64) (body []byte, keep uint64)
 
 	// NoSync leaves out the syncs: a fault built in on purpose.
 	NoSync func() bool
@@ -28,7 +32,13 @@ type Note struct {
 	Void  bool   // nothing before it has any index that counts
 }
 
-// A Log is open for appending. It is not safe for concurrent use.
+// A Place is where a body is: its batch in a segment. No other batch ever has the same.
+type Place struct {
+	Number   uint64 // of the segment
+	From, To uint64 // offsets in it
+}
+
+// A Log is open for appending. It is not safe for concurrent use, but for Read.
 type Log struct {
 	opts   Options
 	chain  []part   // files whose bodies are needed, oldest first; the last is written to if file is open
@@ -37,6 +47,7 @@ type Log struct {
 	file   vfs.File // nil before the first body
 	offset uint64   // end of the last one's bodies
 	synced uint64   // of that
+	place  Place    // of the last body appended
 	room   uint64   // allocated of it
 	mark   vfs.File
 	buf    []byte
@@ -51,7 +62,8 @@ type part struct {
 func (p *part) note(n Note) { p.index = max(p.index, n.Index) }
 
 const (
-	maxFree    = 8        // files kept to be used again
+	minFree    = 8        // files kept to be used again, or as many as are in force
+	maxRemoved = 4        // files removed at a time: a write waits for that
 	chunk      = 1 << 20  // allocated at a time
 	small      = 64 << 10 // and not before a file has this
 	keepBuffer = 4 << 20  // bytes of buffer kept between writes
@@ -81,9 +93,11 @@ func (l *Log) append(note Note, sync bool, fill func([]byte) []byte) error {
 		}
 		seal(l.buf, l.last().number, l.offset, l.synced)
 		l.allocate(uint64(len(l.buf)))
+		from := l.offset
 		if err := l.write(l.buf); err != nil {
 			return err
 		}
+		l.place = Place{l.last().number, from, l.offset}
 		if cap(l.buf) > keepBuffer {
 			l.buf = nil
 		}
@@ -99,6 +113,9 @@ func (l *Log) append(note Note, sync bool, fill func([]byte) []byte) error {
 	}
 	return l.sync()
 }
+
+// Place returns where the body is that was appended last.
+func (l *Log) Place() Place { return l.place }
 
 // Synced reports whether all that was appended is on disk.
 func (l *Log) Synced() bool { return l.file == nil || l.synced == l.offset }
@@ -150,7 +167,7 @@ func (l *Log) roll() error {
 			return err
 		}
 	}
-	body, keep := l.opts.Head()
+	body, keep := l.opts.Head(l.over())
 	if len(body) > maxHead {
 		return fmt.Errorf("a segment's head of %d bytes", len(body))
 	}
@@ -178,13 +195,30 @@ func (l *Log) roll() error {
 	}
 	l.synced = l.offset
 	l.free = append(l.free, freed...)
-	for len(l.free) > maxFree {
+	for range min(maxRemoved, len(l.free)-max(minFree, len(l.chain))) {
 		if err := l.opts.FS.Remove(l.free[0]); err != nil {
 			return err
 		}
 		l.free = l.free[1:]
 	}
 	return nil
+}
+
+// over returns the highest index of the oldest files that are too many, with one more,
+// under Options.MaxBytes; 0 for none.
+func (l *Log) over() (index uint64) {
+	sum := l.opts.Bytes
+	for _, p := range l.chain {
+		sum += p.end
+	}
+	for _, p := range l.chain {
+		if l.opts.MaxBytes == 0 || sum <= l.opts.MaxBytes {
+			break
+		}
+		sum -= p.end
+		index = max(index, p.index)
+	}
+	return index
 }
 
 // drop parts the files that are needed from those that are not. None is touched

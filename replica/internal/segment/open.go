@@ -11,9 +11,9 @@ import (
 )
 
 // Open reads the log and shows the body of every head and batch in force to visit,
-// in order; a body is valid during the call. An end that a crash can have torn is left out. All else that is
+// in order; a body is valid during the call, and its place is for Read. An end that a crash can have torn is left out. All else that is
 // not what was written is a [keystead.FormatError], with nothing changed on disk.
-func Open(opts Options, visit func(body []byte) (Note, error)) (*Log, error) {
+func Open(opts Options, visit func(at Place, body []byte) (Note, error)) (*Log, error) {
 	l := &Log{opts: opts, next: 1}
 	numbers, err := l.list()
 	if err != nil {
@@ -31,12 +31,16 @@ func Open(opts Options, visit func(body []byte) (Note, error)) (*Log, error) {
 			l.free = append(l.free, l.path(n))
 		}
 	}
+	var buf []byte
 	for i, h := range heads {
 		var next *head
 		if i+1 < len(heads) {
 			next = &heads[i+1]
 		}
-		if err := l.read(h, next, visit); err != nil {
+		if buf, err = l.bytes(buf, h.number, 1<<62); err != nil {
+			return nil, err
+		}
+		if err := l.read(buf, h, next, visit); err != nil {
 			return nil, fmt.Errorf("%s: %w", l.path(h.number), err)
 		}
 	}
@@ -93,7 +97,7 @@ func (l *Log) heads(numbers []uint64) (heads []head, err error) {
 }
 
 func (l *Log) head(number uint64) (h head, ok bool, err error) {
-	b, err := l.bytes(number, headSize+maxHead)
+	b, err := l.bytes(nil, number, headSize+maxHead)
 	if err != nil {
 		return h, false, err
 	}
@@ -113,7 +117,7 @@ func (l *Log) mustHead(number uint64) (head, error) {
 
 // unborn checks that nothing was ever written behind the head of the newest segment.
 func (l *Log) unborn(number uint64) error {
-	b, err := l.bytes(number, 1<<62)
+	b, err := l.bytes(nil, number, 1<<62)
 	if err != nil {
 		return err
 	}
@@ -123,16 +127,12 @@ func (l *Log) unborn(number uint64) error {
 	return nil
 }
 
-// read shows the bodies of a segment. Those of all but the last were synced before the
+// read shows the bodies of a segment whose file is b. Those of all but the last were synced before the
 // next head was written.
-func (l *Log) read(h head, next *head, visit func([]byte) (Note, error)) error {
-	b, err := l.bytes(h.number, 1<<62)
-	if err != nil {
-		return err
-	}
+func (l *Log) read(b []byte, h head, next *head, visit func(Place, []byte) (Note, error)) error {
 	l.chain = append(l.chain, part{number: h.number})
-	show := func(body []byte) error {
-		note, err := visit(body)
+	show := func(at Place, body []byte) error {
+		note, err := visit(at, body)
 		if note.Void {
 			for i := range l.chain {
 				l.chain[i].index = 0
@@ -141,7 +141,7 @@ func (l *Log) read(h head, next *head, visit func([]byte) (Note, error)) error {
 		l.last().note(note)
 		return err
 	}
-	if err := show(h.body); err != nil {
+	if err := show(Place{Number: h.number, To: h.end()}, h.body); err != nil {
 		return err
 	}
 	limit := uint64(len(b))
@@ -151,7 +151,7 @@ func (l *Log) read(h head, next *head, visit func([]byte) (Note, error)) error {
 		}
 		limit = next.prevEnd
 	}
-	end, err := walk(b, h.number, h.end(), limit, show)
+	end, err := walk(b[h.end():limit], Place{h.number, h.end(), limit}, show)
 	if err != nil {
 		return err
 	}
@@ -183,8 +183,8 @@ func (l *Log) checkMark() error {
 	return nil
 }
 
-// bytes reads the file of a segment, or the first most of it.
-func (l *Log) bytes(number, most uint64) ([]byte, error) {
+// bytes reads the file of a segment, or the first most of it, into buf if it has room.
+func (l *Log) bytes(buf []byte, number, most uint64) ([]byte, error) {
 	f, err := l.opts.FS.Open(l.path(number))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", l.path(number), bad(0, "file", "is missing, and a later segment needs it"))
@@ -196,7 +196,8 @@ func (l *Log) bytes(number, most uint64) ([]byte, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	b := make([]byte, min(most, uint64(info.Size())))
+	n := int(min(most, uint64(info.Size())))
+	b := slices.Grow(buf[:0], n)[:n]
 	_, err = io.ReadFull(f, b)
 	return b, errors.Join(err, f.Close())
 }

@@ -1,0 +1,5 @@
+//go:build entryversion3
+
+package receipt
+
+const newest = 3
