@@ -146,6 +146,8 @@ func (c *cluster) seal(settings ...string) {
 	if !c.evidence {
 		settings = append(slices.Clone(settings), "evidence=none")
 	}
+	settings = append(slices.Clone(settings), "entry-version=4")
+	slices.Sort(settings)
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1 + len(c.others), Members: []key.MemberPublic{c.member.Public()}}}
 	for _, m := range c.others {
