@@ -222,7 +222,7 @@ func (h *handler) Unreachable(id uint64) {
 
 // ReceiveSnapshot reads a snapshot to disk and then shows it to raft.
 func (h *handler) ReceiveSnapshot(m *pb.Message, r io.Reader) error {
-	meta, err := h.store.Receive(r)
+	meta, err := h.store.Receive(h.ctx, r)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -27,6 +26,14 @@ type Options struct {
 	// for the very first start of the group: a founder that has lost its disk and is
 	// started with them again forgets its vote and takes part all the same.
 	Founders []Member
+
+	// Founding are the founders of a group that this node joins, if it knows them all:
+	// with them it needs no snapshot while some member has the whole log.
+	Founding []Member
+
+	// Digested is told what names this node's state at a position, once it has read it
+	// through. Nil drops it.
+	Digested func(StateHeader)
 
 	// Connect opens the transport, which calls the handler from then on.
 	Connect func(Handler) (Transport, error)
@@ -58,6 +65,8 @@ type Node struct {
 	done    chan struct{}
 	err     error // why it stopped, once done is closed
 	status  statusCell
+	told    []Member   // by who gave this node its id: its own state may be older
+	reading sync.Mutex // of the state at a position
 }
 
 // Start opens the store, connects, and runs the node until Close or a failure. A
@@ -69,12 +78,14 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Node{opts: opts, log: opts.Log, done: make(chan struct{}), in: inbox{wake: make(chan struct{}, 1)}}
+	n := &Node{log: opts.Log, done: make(chan struct{}), in: inbox{wake: make(chan struct{}, 1)}}
 	n.in.closed = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Got: "a node that waits for an id itself", Where: opts.Address})
 	n.appends.init()
 	n.applies.init()
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	rand.Read(n.boot[:])
+	opts.Store.Positioned = n.positioned
+	n.opts = opts
 	if n.store, err = OpenStore(opts.Store); err != nil {
 		return nil, err
 	}
@@ -97,9 +108,7 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 	if n.core, err = NewCore(n.opts.Core, n.store); err != nil {
 		return nil, err
 	}
-	if known := n.store.Membership().Members; len(known) > 0 { // who has just joined knows them from the reply
-		n.transport.Members(known)
-	}
+	n.introduce(n.store.Membership())
 	n.run()
 	return n, nil
 }
@@ -156,9 +165,9 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 				refusals = append(refusals, fmt.Errorf("%s: %w", p.Address, err))
 				continue
 			}
-			n.transport.Members(reply.Members)
+			n.told = reply.Members
 			n.log.Info("joined", "id", reply.ID)
-			return n.store.Rejoin(reply.ID)
+			return n.store.Rejoin(reply.ID, n.opts.Founding)
 		}
 		waits.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		select {
@@ -258,10 +267,51 @@ func (n *Node) turns(tick <-chan time.Time) (err error) {
 	}
 }
 
+// introduce tells the transport who the members are. Until this node's state has come to
+// where it joined itself, those that it was told of then count as well.
+func (n *Node) introduce(m *Membership) {
+	if _, ok := m.ByID(n.store.ID()); ok {
+		n.told = nil
+	}
+	all := slices.Clone(n.told)
+	for _, x := range m.Members {
+		i := slices.IndexFunc(all, func(t Member) bool { return t.Key == x.Key })
+		switch {
+		case i < 0:
+			all = append(all, x)
+		case all[i].ID < x.ID:
+			all[i] = x
+		}
+	}
+	n.transport.Members(all)
+}
+
+// positioned reads the state at a position through, beside what the node does.
+func (n *Node) positioned(h *Held) {
+	n.workers.Go(func() {
+		n.reading.Lock()
+		defer n.reading.Unlock()
+		header, err := h.Read(n.ctx)
+		switch {
+		case err == nil && n.opts.Digested != nil:
+			n.opts.Digested(header)
+		case err != nil && n.ctx.Err() == nil:
+			n.log.Warn("state at a position not read", "index", h.Index(), "because", err)
+		}
+	})
+}
+
+// Stable says that a majority signed the digest of the state at a position, and up to
+// where the log is not needed any more by who comes after the position before that.
+func (n *Node) Stable(index, keep uint64) {
+	n.store.Stable(index)
+	n.store.KeepFrom(keep)
+}
+
 // start sets work going.
 func (n *Node) start(w Work) {
 	if w.Members != nil {
-		n.transport.Members(w.Members.Members)
+		n.introduce(w.Members)
 		n.publish()
 	}
 	if w.Append != nil {
@@ -283,19 +333,15 @@ func (n *Node) start(w Work) {
 	}
 }
 
-// sendSnapshot sends the state of now, which is at or after what raft asked for.
+// sendSnapshot sends the stable state of now, which is at or after what raft asked for.
 func (n *Node) sendSnapshot(m *pb.Message) {
 	err := func() error {
-		cp, err := n.store.Checkpoint()
+		c, err := n.store.Carry()
 		if err != nil {
 			return err
 		}
-		m.Snapshot = &pb.Snapshot{Metadata: cp.Metadata}
-		err = n.transport.SendSnapshot(n.ctx, m, func(w io.Writer) error {
-			_, err := cp.WriteTo(w)
-			return err
-		})
-		return errors.Join(err, cp.Remove())
+		m.Snapshot = &pb.Snapshot{Metadata: c.Metadata}
+		return errors.Join(n.transport.SendSnapshot(n.ctx, m, c.WriteTo), c.Done())
 	}()
 	if err != nil {
 		n.log.Warn("snapshot not sent", "to", m.GetTo(), "because", err)
