@@ -110,7 +110,7 @@ func (s *Store) shorten(size uint64) error {
 		f.end()
 	}
 	_, portable := s.opts.Machine.(Portable)
-	floor := s.opts.CutWithMemory || portable && !s.positions.Load() // before the first position nobody calls KeepFrom
+	floor := s.opts.CutWithMemory || portable && !s.positions.Load() // else nobody calls KeepFrom
 	s.log.cut(f.durable.Load().index, retain, floor)
 	return nil
 }

@@ -39,7 +39,7 @@ func lagging(t *testing.T, with func(*replica.StoreOptions)) (ms []*machine, lat
 		o.Store.RetainBytes = 16 << 10
 		with(&o.Store)
 		n, err := replica.Start(t.Context(), o)
-		m.node = n
+		m.run(n)
 		return err
 	}
 	for _, m := range ms {

@@ -34,7 +34,7 @@ func (s *Store) load() (err error) {
 		if err != nil {
 			return err
 		}
-		s.positions.Store(at.Newest > 0)
+		s.positions.Store(at.InUse)
 	}
 	return s.opts.Machine.Open(View{s.db}, s.applied.index)
 }

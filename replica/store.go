@@ -105,7 +105,7 @@ type Store struct {
 
 	held      []*Held     // states at positions, the oldest first
 	stable    uint64      // the last position that is stable
-	positions atomic.Bool // there was one
+	positions atomic.Bool // are in use, and say how much of the log is kept
 
 	receiving sync.Mutex         // a snapshot
 	received  map[entryID]string // snapshots received and not yet installed

@@ -22,6 +22,9 @@ type KV struct {
 	// same position.
 	Differ func(index uint64, host string)
 
+	// Stable, if set, hears of a position that has become stable, and of the one before.
+	Stable func(index, before uint64)
+
 	digest [sha256.Size]byte
 }
 
@@ -183,6 +186,9 @@ func (m *KV) compare(o overlay, c Command, index uint64) (string, error) {
 	if at > p.stable {
 		p.before, p.stable = p.stable, at
 		o.set(positionsKey, p.bytes())
+		if m.Stable != nil {
+			m.Stable(p.stable, p.before)
+		}
 	}
 	return "ok", nil
 }
