@@ -90,6 +90,8 @@ const (
 	ReasonProofInvalid        Reason = "proof-invalid"        // an inclusion or consistency proof that does not lead to the root
 	ReasonUnprovable          Reason = "unprovable"           // of a kind that is never in the tree: proposals, ticks, denials
 	ReasonCheckpointConflict  Reason = "checkpoint-conflict"  // two signed checkpoints of one size with different trees
+	ReasonLedgerForked        Reason = "ledger-forked"        // nodes whose logs or trees part: no majority stands where this node does
+	ReasonNodeProvenBad       Reason = "node-proven-bad"      // a node that signed two statements which can not both be true
 	ReasonGenesisMisplaced    Reason = "genesis-misplaced"    // a second genesis, or an entry before the first
 	ReasonTickReplayed        Reason = "tick-replayed"        // a node's tick that is not after its last one
 	ReasonNonceExpired        Reason = "nonce-expired"        // a ledger nonce older than 30 s
@@ -378,6 +380,8 @@ var stages = map[Reason]Stage{
 	ReasonBuildDiffers:        StageUnavailable,
 	ReasonLeafFuture:          StageMisuse,
 	ReasonWatcherSlow:         StageUnavailable,
+	ReasonLedgerForked:        StageUnavailable,
+	ReasonNodeProvenBad:       StageRevoked,
 	ReasonNoQuorum:            StageUnavailable,
 	ReasonKeyPending:          StageUnavailable,
 	ReasonTimeout:             StageUnavailable,

@@ -82,7 +82,7 @@ func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
 		if peer := t.Peer(); !peer.IsZero() {
 			p.EK = peer.Identity()
 			if roster := n.roster(); !isHostName(peer.Name()) {
-				if node, in := roster.Node(peer.Name()); in {
+				if node, in := roster.Node(peer.Name()); in && !n.provenBad(node) {
 					p.Node = node.Name
 				}
 			}
@@ -94,7 +94,12 @@ func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
 		p.TLS = keystead.Sum(state.PeerCertificates[0].RawSubjectPublicKeyInfo)
 	}
 	if !n.genesis.AsksEvidence() {
-		p.Node = n.nameOf(p.TLS)
+		if p.Node = n.nameOf(p.TLS); p.Node != "" {
+			roster := n.roster()
+			if node, in := roster.Node(p.Node); in && n.provenBad(node) {
+				p.Node = ""
+			}
+		}
 	}
 	return p
 }

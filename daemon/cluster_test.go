@@ -72,6 +72,7 @@ func runNode(config string) error {
 		defer tpm.Close()
 		opts.Sealer = daemon.TPMSealer{TPM: tpm}
 	}
+	lie(cfg.Dir, &opts)
 	n, err := daemon.Start(ctx, cfg, opts)
 	if err != nil {
 		return err

@@ -48,7 +48,8 @@ type court struct {
 	node   *Node
 	judges map[string]Judge
 	wake   chan struct{}
-	bench  chan struct{} // a place for each judge at work
+	bench  chan struct{}           // a place for each judge at work
+	bad    func(receipt.Node) bool // whose signatures count no more
 
 	mu    sync.Mutex
 	heard [][]byte
@@ -77,11 +78,12 @@ func (x *inquiry) endorse(e ledger.Endorsement) {
 	x.endorsements = append(slices.DeleteFunc(x.endorsements, by), e)
 }
 
-// matching returns the endorsements of this node's verdict by nodes of the roster.
-func (x *inquiry) matching(r *receipt.Roster) (out []ledger.Endorsement) {
+// matching returns the endorsements of this node's verdict by nodes of the roster that are
+// not proven bad.
+func (x *inquiry) matching(r *receipt.Roster, bad func(receipt.Node) bool) (out []ledger.Endorsement) {
 	verdict := keystead.Sum(x.verdict.Bytes())
 	for _, e := range x.endorsements {
-		if _, in := r.Node(e.Node); in && e.Verdict == verdict {
+		if node, in := r.Node(e.Node); in && e.Verdict == verdict && !bad(node) {
 			out = append(out, e)
 		}
 	}
@@ -95,6 +97,7 @@ const (
 )
 
 func (c *court) init(n *Node, judges ...map[string]Judge) {
+	c.bad = n.provenBad
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
 	c.judges = statementJudges()
@@ -308,7 +311,7 @@ func (c *court) due(leads bool, r *receipt.Roster) (out []inquiry) {
 		if x.verdict == nil || !leads && time.Since(x.opened) < courtLate || time.Since(x.sent) < courtLate {
 			continue
 		}
-		if signed := x.matching(r); len(signed) >= r.Majority() {
+		if signed := x.matching(r, c.bad); len(signed) >= r.Majority() {
 			x.sent = time.Now()
 			out = append(out, inquiry{verdict: x.verdict, endorsements: signed})
 		}

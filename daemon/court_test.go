@@ -25,6 +25,7 @@ func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{keys: map[string]*key.Node{}}
 	b.court.init(nil)
+	b.court.bad = nobody
 	for i := range 3 {
 		k, err := key.NewNode(constant(i + 1))
 		if err != nil {
@@ -117,10 +118,10 @@ func TestLeaderAhead(t *testing.T) {
 	none := func(string) uint64 { return 0 }
 	add("n1", clock+3_600_000) // the leader's own
 	add("n2", clock)
-	if got := box.take(&b.roster, keystead.Digest{}, none, time.Now()); len(got) != 2 {
+	if got := box.take(&b.roster, keystead.Digest{}, nobody, none, time.Now()); len(got) != 2 {
 		t.Fatalf("want the ticks of 2 nodes, got %d", len(got))
 	}
-	if got := box.take(&b.roster, keystead.Digest{}, none, time.Now().Add(tickMax)); got != nil {
+	if got := box.take(&b.roster, keystead.Digest{}, nobody, none, time.Now().Add(tickMax)); got != nil {
 		t.Errorf("ticks that came %v ago were taken: %d", tickMax, len(got))
 	}
 }
@@ -134,7 +135,7 @@ func TestReplayedTicks(t *testing.T) {
 	for node, at := range map[string]uint64{"n1": 1000, "n2": 1000, "n3": 400} {
 		box.add(ledger.NewTick(b.keys[node], node, keystead.Digest{}, at, [32]byte{}))
 	}
-	got := box.take(&b.roster, keystead.Digest{}, last, time.Now())
+	got := box.take(&b.roster, keystead.Digest{}, nobody, last, time.Now())
 	if len(got) != 2 {
 		t.Fatalf("want the ticks of 2 nodes, got %d", len(got))
 	}
@@ -203,5 +204,39 @@ func TestProposalsAreSigned(t *testing.T) {
 	}
 	if err := c.mayPropose(entry, serve.Peer{}, &roster); !errors.Is(err, keystead.ReasonPolicyUnusable) {
 		t.Errorf("of a type that nobody judges: %v", err)
+	}
+}
+
+func nobody(receipt.Node) bool { return false }
+
+// TestProvenBadEndorsesNothing: the endorsement of a node that is proven bad is not joined
+// into an effective entry, though its signature is good; another's is.
+func TestProvenBadEndorsesNothing(t *testing.T) {
+	b := newBench(t)
+	b.court.bad = func(n receipt.Node) bool { return n.Name == "n3" }
+	v := b.open()
+	b.endorse("n1", v)
+	b.endorse("n3", v)
+	if due := b.court.due(true, &b.roster); len(due) != 0 {
+		t.Errorf("a node that is proven bad made the majority: %d", len(due))
+	}
+	b.endorse("n2", v)
+	due := b.court.due(true, &b.roster)
+	if len(due) != 1 || len(due[0].endorsements) != 2 {
+		t.Errorf("two good nodes of three are not enough: %v", due)
+	}
+}
+
+// TestProvenBadTicksNothing: the leader takes no tick of a node that is proven bad.
+func TestProvenBadTicksNothing(t *testing.T) {
+	b := newBench(t)
+	var box tickBox
+	for name, k := range b.keys {
+		box.add(ledger.NewTick(k, name, keystead.Digest{}, 1, [32]byte{}))
+	}
+	none := func(string) uint64 { return 0 }
+	got := box.take(&b.roster, keystead.Digest{}, func(n receipt.Node) bool { return n.Name == "n3" }, none, time.Now())
+	if len(got) != 2 || got[0].Node == "n3" || got[1].Node == "n3" {
+		t.Errorf("ticks of %v", got)
 	}
 }

@@ -64,7 +64,11 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 	if n.gate != nil {
 		opts.Guard, opts.MaxAge = memberGuard{n}, n.cfg.TPM.most()
 	}
-	return replica.ListenTLS(opts)(h)
+	t, err := replica.ListenTLS(opts)(h)
+	if err == nil && n.opts.lies.transport != nil {
+		t = n.opts.lies.transport(t)
+	}
+	return t, err
 }
 
 // serve starts answering clients and operators.

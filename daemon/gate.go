@@ -72,7 +72,8 @@ func (g *nodeGate) Verify(ctx context.Context, c attest.Claim) (string, appraise
 }
 
 // nodeWith returns the node of the roster that a TLS key is the name of; none if no
-// contact names the key. It refuses a node that is in the roster no more (not-member).
+// contact names the key. It refuses a node that is in the roster no more (not-member), or
+// proven bad (node-proven-bad).
 func (n *Node) nodeWith(pin keystead.Digest) (node receipt.Node, err error) {
 	c, ok := n.contactOf(pin)
 	if !ok && n.isUp() { // a node that was added a moment ago
@@ -87,6 +88,9 @@ func (n *Node) nodeWith(pin keystead.Digest) (node receipt.Node, err error) {
 	roster := n.roster()
 	if node, ok = roster.Node(c.Name); !ok {
 		return node, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "connection", Want: "a node of the roster", Got: c.Name})
+	}
+	if n.provenBad(node) {
+		return receipt.Node{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNodeProvenBad, Where: "connection", Want: "a node whose word can be true", Got: c.Name})
 	}
 	return node, nil
 }

@@ -106,6 +106,24 @@ func (x *machine) headAt(size uint64) (receipt.TreeHead, error) {
 	return x.m.Head(size)
 }
 
+// size returns the number of leaves in the tree.
+func (x *machine) size() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.m.Size()
+}
+
+// reached returns the tree at a size; false if it has not grown so far.
+func (x *machine) reached(size uint64) (receipt.TreeHead, bool, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if size == 0 || size > x.m.Size() {
+		return receipt.TreeHead{}, false, nil
+	}
+	h, err := x.m.Head(size)
+	return h, true, err
+}
+
 // roster returns the roster in force, its sequence, and the domain clock.
 func (x *machine) roster() (receipt.Roster, uint64, uint64) {
 	x.mu.Lock()

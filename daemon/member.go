@@ -94,6 +94,7 @@ func (n *Node) memberLoop() {
 			n.leave(sequence)
 			return
 		}
+		n.meet(&roster)
 		s := n.replica.Status()
 		if s.Leader != 0 {
 			lastLed = time.Now()
@@ -114,6 +115,18 @@ func (n *Node) memberLoop() {
 		case err.Error() != told: // what goes on and on is told once
 			told = err.Error()
 			n.log.Warn("members do not follow the roster yet", "because", err)
+		}
+	}
+}
+
+// meet reads contacts once the roster names a node that this one can not reach yet.
+func (n *Node) meet(roster *receipt.Roster) {
+	for _, node := range roster.Nodes {
+		if n.pinOf(node.Name).IsZero() {
+			if _, err := n.readContacts(); err != nil {
+				n.log.Debug("contacts not read", "because", err)
+			}
+			return
 		}
 	}
 }

@@ -27,7 +27,9 @@ import (
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/ledger/heads"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -41,6 +43,14 @@ type Options struct {
 	// Lease gives the lease of a host that asks for a key. Nil, as it should be where
 	// keys matter: that of the host which the request's connection shows.
 	Lease func(host string) LeaseOf
+
+	lies lies // of nodes that tests have lie; none elsewhere
+}
+
+// lies are the places at which a test has a node say what is not so.
+type lies struct {
+	transport func(replica.Transport) replica.Transport                          // messages of raft
+	head      func(to string, s heads.Statement, sign *key.Node) heads.Statement // where it stands
 }
 
 // Node is a running node.
@@ -79,6 +89,7 @@ type Node struct {
 	gate       *gatekeeper
 	turns      *turns // to judge what machines send
 	shown      shownRoom
+	outlook    outlook
 	authority  *authority
 	suspending suspending
 	replayed   replayed
@@ -121,6 +132,9 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	if err := n.openSigners(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.openOutlook(); err != nil {
 		return nil, err
 	}
 	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
@@ -166,7 +180,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
 		n.background(task)
 	}
 	if hook != nil {
@@ -522,6 +536,7 @@ func (n *Node) Status() *apiv1.StatusResponse {
 		out.Unsigned = cmp.Or(n.unsigned, err.Error())
 		n.mu.Unlock()
 	}
+	out.ProvenBad = n.outlook.proven()
 	if n.replica == nil {
 		return out
 	}

@@ -63,11 +63,12 @@ func (p *peers) at(to client.Contact) *peer {
 	return x
 }
 
-// others returns the other nodes of the roster, as far as contacts of them are known.
+// others returns the other nodes of the roster, as far as contacts of them are known and
+// they are not proven bad.
 func (p *peers) others() (out []*peer) {
 	roster := p.node.roster()
 	for _, c := range p.node.knownContacts() {
-		if _, in := roster.Node(c.Name); in && c.Name != p.node.name {
+		if node, in := roster.Node(c.Name); in && c.Name != p.node.name && !p.node.provenBad(node) {
 			out = append(out, p.at(c))
 		}
 	}

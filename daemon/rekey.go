@@ -236,7 +236,7 @@ func (n *Node) certified(ctx context.Context, text []byte, roster *receipt.Roste
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	note, have := append(slices.Clone(text), '\n'), 0
-	if k, err := n.signer(); err == nil {
+	if k, err := n.namedKey(); err == nil {
 		me, _ := roster.Node(n.name)
 		if me.Key == k.Public() {
 			note, have = receipt.AppendSignature(note, me, k.Sign(text)), 1

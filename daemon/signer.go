@@ -42,9 +42,9 @@ func (n *Node) openSigners(ctx context.Context) (err error) {
 	return nil
 }
 
-// signer returns the key by which this node signs: the one that the roster in force
-// names. Until it names one that is here, the node signs nothing (key-pending).
-func (n *Node) signer() (*key.Node, error) {
+// namedKey returns the key of this node that the roster in force names. Until it names one
+// that is here, the node signs nothing (key-pending).
+func (n *Node) namedKey() (*key.Node, error) {
 	roster, sequence, _ := n.machine.roster()
 	me, _ := roster.Node(n.name)
 	for _, k := range []*key.Node{n.signers.boot, n.signers.kept} {

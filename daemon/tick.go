@@ -56,12 +56,13 @@ func (b *tickBox) arrived(node string) time.Time {
 
 // take returns the ticks of nodes of the roster that are later than each one's last
 // in the log and have not lain here too long, if they are of a majority; nil if not. A
-// node may have another key since its tick came: one bad tick would spoil the others.
-func (b *tickBox) take(r *receipt.Roster, domain keystead.Digest, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {
+// node may have another key since its tick came: one bad tick would spoil the others. Those
+// of nodes that are proven bad are left out.
+func (b *tickBox) take(r *receipt.Roster, domain keystead.Digest, bad func(receipt.Node) bool, last func(node string) uint64, now time.Time) (out []ledger.SignedTick) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, n := range r.Nodes {
-		if t, ok := b.newest[n.Name]; ok && t.Time > last(n.Name) && now.Sub(t.at) < tickMax && t.Verify(n.Key, domain) == nil {
+		if t, ok := b.newest[n.Name]; ok && t.Time > last(n.Name) && now.Sub(t.at) < tickMax && !bad(n) && t.Verify(n.Key, domain) == nil {
 			out = append(out, t.SignedTick)
 		}
 	}
@@ -114,7 +115,7 @@ func (n *Node) tickOnce() {
 	}
 	defer n.startWatch()
 	s := n.replica.Status()
-	if k, err := n.signer(); err == nil {
+	if k, err := n.namedKey(); err == nil && n.agreed() == nil {
 		var random [32]byte
 		_, _ = rand.Read(random[:]) // never fails
 		own := ledger.NewTick(k, n.name, n.cfg.Domain, uint64(time.Now().UnixMilli()), random)
@@ -130,7 +131,7 @@ func (n *Node) tickOnce() {
 		return
 	}
 	n.proposeOwn(func() ([]byte, error) {
-		ticks := n.ticks.take(&roster, n.cfg.Domain, n.machine.lastTick, time.Now())
+		ticks := n.ticks.take(&roster, n.cfg.Domain, n.provenBad, n.machine.lastTick, time.Now())
 		if ticks == nil {
 			return nil, nil
 		}
@@ -181,8 +182,12 @@ func (n *Node) startWatch() {
 	n.pace.caughtUp = true
 }
 
-// fresh refuses with clock-stale while this node may not grant anything.
+// fresh refuses while this node may not grant anything: it is not sound, or its clock is
+// stale (clock-stale).
 func (n *Node) fresh() error {
+	if err := n.sound(); err != nil {
+		return err
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.pace.watch.Check(bootMillis())

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"sync"
 	"time"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/ledger"
 )
 
@@ -116,7 +118,9 @@ func (n *Node) vote(size uint64) bool {
 	head, err := n.machine.headAt(size)
 	if err != nil {
 		n.log.Warn("checkpoint not signed", "size", size, "because", err)
-	} else if k, err := n.signer(); err == nil && n.machine.signs(head) {
+	} else if k, err := n.signer(); err != nil && !errors.Is(err, keystead.ReasonKeyPending) {
+		return false // the gate is closed: once it is open, the tree may not have grown
+	} else if err == nil && n.machine.signs(head) {
 		vote := ledger.NewVote(k, n.name, head)
 		if !n.proposeOwn(func() ([]byte, error) { return vote.Entry(), nil }) {
 			return false

@@ -73,7 +73,10 @@ type Core struct {
 	out       []*pb.Message // to be sent with the next Work
 	promoting bool
 	members   *Membership
-	changed   bool // members, since the last Work
+	doubt     doubt
+	shunned   map[keystead.Digest]bool   // keys of members that are taken no word of
+	reached   map[keystead.Digest]uint64 // by key: how far a member says that it applied the log
+	changed   bool                       // members, since the last Work
 	applied   uint64
 }
 
@@ -169,7 +172,7 @@ func (c *Core) noQuorum() error {
 
 // Step takes a message of another node. An error means that this node must stop.
 func (c *Core) Step(m *pb.Message) error {
-	if m.GetTo() != c.id || raft.IsLocalMsg(m.GetType()) || c.members.left(m.GetFrom()) {
+	if m.GetTo() != c.id || raft.IsLocalMsg(m.GetType()) || c.members.left(m.GetFrom()) || c.shuns(m) {
 		return nil
 	}
 	if err := c.checkDisk(m); err != nil {
@@ -177,18 +180,6 @@ func (c *Core) Step(m *pb.Message) error {
 	}
 	_ = c.rn.Step(m) // errors say that a message was dropped, which messages may be
 	return nil
-}
-
-// checkDisk finds out that this node's disk is older than what it acknowledged:
-// a leader's heartbeat names an entry that this node said it has.
-func (c *Core) checkDisk(m *pb.Message) error {
-	last, err := c.store.LastIndex()
-	if err != nil || m.GetType() != pb.MsgHeartbeat || m.GetCommit() <= last {
-		return err
-	}
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonDiskRolledBack, Where: c.store.opts.Dir,
-		Want: fmt.Sprintf("entry %d, which this node acknowledged to leader %d; do not restart on this disk: start with an empty directory, the node rejoins as a learner", m.GetCommit(), m.GetFrom()),
-		Got:  fmt.Sprintf("a log up to %d", last)})
 }
 
 // Unreachable tells that messages to the member were lost.

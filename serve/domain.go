@@ -20,6 +20,8 @@ type Domain interface {
 	Status() *apiv1.StatusResponse
 	// Tick takes another node's signed tick, for the next tick entry.
 	Tick(signed []byte) error
+	// Head returns a signed statement of the tree at a size, 0 for where the node stands.
+	Head(size uint64) ([]byte, error)
 }
 
 // Show implements the API's DomainService.
@@ -49,6 +51,15 @@ func (s *server) Submit(ctx context.Context, r *connect.Request[apiv1.SubmitRequ
 // Status implements the API's DomainService.
 func (s *server) Status(context.Context, *connect.Request[apiv1.StatusRequest]) (*connect.Response[apiv1.StatusResponse], error) {
 	return connect.NewResponse(s.domain.Status()), nil
+}
+
+// GetHead implements the API's DomainService.
+func (s *server) GetHead(_ context.Context, r *connect.Request[apiv1.GetHeadRequest]) (*connect.Response[apiv1.GetHeadResponse], error) {
+	head, err := s.domain.Head(r.Msg.GetSize())
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apiv1.GetHeadResponse{Statement: head}), nil
 }
 
 // Tick implements the API's DomainService.

@@ -21,6 +21,9 @@ type Nodes interface {
 	Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.WitnessResponse, error)
 	// CertifyNode signs the roster change that brings in a node's new signing key.
 	CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error)
+	// ExchangeHeads takes the statements of the node of that name, and of others, and
+	// returns this node's.
+	ExchangeHeads(from string, r *apiv1.ExchangeHeadsRequest) (*apiv1.ExchangeHeadsResponse, error)
 	// GetRuling says what the node came to on a proposal, once it has.
 	GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error)
 }
@@ -39,6 +42,20 @@ func (s *server) CertifyNode(ctx context.Context, r *connect.Request[apiv1.Certi
 		return nil, unimplemented()
 	}
 	return answer(s.nodes.CertifyNode(ctx, r.Msg)) // who has a new key is known by no name yet; the evidence is what counts
+}
+
+// maxHeard is how many statements of others a node hands on at once.
+const maxHeard = 512
+
+// ExchangeHeads implements the API's NodeService.
+func (s *server) ExchangeHeads(ctx context.Context, r *connect.Request[apiv1.ExchangeHeadsRequest]) (*connect.Response[apiv1.ExchangeHeadsResponse], error) {
+	if err := s.fromNode(ctx); err != nil {
+		return nil, err
+	}
+	if n := len(r.Msg.GetHeard()); n > maxHeard {
+		return nil, malformed("heard", "are %d statements, at most %d are taken", n, maxHeard)
+	}
+	return answer(s.nodes.ExchangeHeads(PeerOf(ctx).Node, r.Msg))
 }
 
 // GetRuling implements the API's NodeService.

@@ -148,6 +148,8 @@ var uncounted = map[string]bool{
 	apiv1connect.LedgerServiceExecuteProcedure: true,
 	apiv1connect.DomainServiceTickProcedure:    true,
 	apiv1connect.DomainServiceStatusProcedure:  true,
+
+	apiv1connect.NodeServiceExchangeHeadsProcedure: true,
 }
 
 // admit makes a call if there is room for it, and its address has an allowance.

@@ -1469,6 +1469,97 @@ func (*TickResponse) Descriptor() ([]byte, []int) {
 	return file_v1_ledger_proto_rawDescGZIP(), []int{25}
 }
 
+type GetHeadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// size of the tree that the statement is to be about; 0 for the tree as it stands.
+	Size          uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHeadRequest) Reset() {
+	*x = GetHeadRequest{}
+	mi := &file_v1_ledger_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHeadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHeadRequest) ProtoMessage() {}
+
+func (x *GetHeadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_ledger_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHeadRequest.ProtoReflect.Descriptor instead.
+func (*GetHeadRequest) Descriptor() ([]byte, []int) {
+	return file_v1_ledger_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GetHeadRequest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type GetHeadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// statement in the format of docs/spec/heads.md. One about an earlier tree says
+	// nothing of the log.
+	Statement     []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetHeadResponse) Reset() {
+	*x = GetHeadResponse{}
+	mi := &file_v1_ledger_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetHeadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetHeadResponse) ProtoMessage() {}
+
+func (x *GetHeadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_ledger_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetHeadResponse.ProtoReflect.Descriptor instead.
+func (*GetHeadResponse) Descriptor() ([]byte, []int) {
+	return file_v1_ledger_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GetHeadResponse) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1477,7 +1568,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_v1_ledger_proto_msgTypes[26]
+	mi := &file_v1_ledger_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1580,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[26]
+	mi := &file_v1_ledger_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1593,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{26}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{28}
 }
 
 type StatusResponse struct {
@@ -1526,14 +1617,17 @@ type StatusResponse struct {
 	Version string  `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
 	// unsigned says why the node signs nothing now: the roster names another signing
 	// key than the one that it started with. Empty if it signs.
-	Unsigned      string `protobuf:"bytes,13,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
+	Unsigned string `protobuf:"bytes,13,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
+	// proven_bad are nodes that signed statements which can not both be true, each with what
+	// it signed, for people.
+	ProvenBad     []string `protobuf:"bytes,14,rep,name=proven_bad,json=provenBad,proto3" json:"proven_bad,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_v1_ledger_proto_msgTypes[27]
+	mi := &file_v1_ledger_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1639,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[27]
+	mi := &file_v1_ledger_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1652,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{27}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -1652,6 +1746,13 @@ func (x *StatusResponse) GetUnsigned() string {
 	return ""
 }
 
+func (x *StatusResponse) GetProvenBad() []string {
+	if x != nil {
+		return x.ProvenBad
+	}
+	return nil
+}
+
 // Peer is a member of the group that replicates the ledger.
 type Peer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1665,7 +1766,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_v1_ledger_proto_msgTypes[28]
+	mi := &file_v1_ledger_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1778,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[28]
+	mi := &file_v1_ledger_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1791,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{28}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Peer) GetName() string {
@@ -1725,7 +1826,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_v1_ledger_proto_msgTypes[29]
+	mi := &file_v1_ledger_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1838,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[29]
+	mi := &file_v1_ledger_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1851,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{29}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Refusal) GetFindings() []*Finding {
@@ -1774,7 +1875,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_v1_ledger_proto_msgTypes[30]
+	mi := &file_v1_ledger_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1887,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_ledger_proto_msgTypes[30]
+	mi := &file_v1_ledger_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1900,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_v1_ledger_proto_rawDescGZIP(), []int{30}
+	return file_v1_ledger_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Finding) GetReason() string {
@@ -1912,8 +2013,12 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\"!\n" +
 	"\vTickRequest\x12\x12\n" +
 	"\x04tick\x18\x01 \x01(\fR\x04tick\"\x0e\n" +
-	"\fTickResponse\"\x0f\n" +
-	"\rStatusRequest\"\xff\x02\n" +
+	"\fTickResponse\"$\n" +
+	"\x0eGetHeadRequest\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\"/\n" +
+	"\x0fGetHeadResponse\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\"\x0f\n" +
+	"\rStatusRequest\"\x9e\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
@@ -1928,7 +2033,9 @@ const file_v1_ledger_proto_rawDesc = "" +
 	" \x01(\bR\x05fresh\x12'\n" +
 	"\x05peers\x18\v \x03(\v2\x11.keystead.v1.PeerR\x05peers\x12\x18\n" +
 	"\aversion\x18\f \x01(\tR\aversion\x12\x1a\n" +
-	"\bunsigned\x18\r \x01(\tR\bunsigned\"G\n" +
+	"\bunsigned\x18\r \x01(\tR\bunsigned\x12\x1d\n" +
+	"\n" +
+	"proven_bad\x18\x0e \x03(\tR\tprovenBad\"G\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +
@@ -1951,11 +2058,12 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x04Tail\x12\x18.keystead.v1.TailRequest\x1a\x19.keystead.v1.TailResponse0\x01\x12[\n" +
 	"\rGetCheckpoint\x12!.keystead.v1.GetCheckpointRequest\x1a\".keystead.v1.GetCheckpointResponse\"\x03\x90\x02\x01\x12U\n" +
 	"\vGetReceipts\x12\x1f.keystead.v1.GetReceiptsRequest\x1a .keystead.v1.GetReceiptsResponse\"\x03\x90\x02\x01\x12^\n" +
-	"\x0eGetConsistency\x12\".keystead.v1.GetConsistencyRequest\x1a#.keystead.v1.GetConsistencyResponse\"\x03\x90\x02\x012\x99\x02\n" +
+	"\x0eGetConsistency\x12\".keystead.v1.GetConsistencyRequest\x1a#.keystead.v1.GetConsistencyResponse\"\x03\x90\x02\x012\xe4\x02\n" +
 	"\rDomainService\x12@\n" +
 	"\x04Show\x12\x18.keystead.v1.ShowRequest\x1a\x19.keystead.v1.ShowResponse\"\x03\x90\x02\x01\x12A\n" +
 	"\x06Submit\x12\x1a.keystead.v1.SubmitRequest\x1a\x1b.keystead.v1.SubmitResponse\x12;\n" +
-	"\x04Tick\x12\x18.keystead.v1.TickRequest\x1a\x19.keystead.v1.TickResponse\x12F\n" +
+	"\x04Tick\x12\x18.keystead.v1.TickRequest\x1a\x19.keystead.v1.TickResponse\x12I\n" +
+	"\aGetHead\x12\x1b.keystead.v1.GetHeadRequest\x1a\x1c.keystead.v1.GetHeadResponse\"\x03\x90\x02\x01\x12F\n" +
 	"\x06Status\x12\x1a.keystead.v1.StatusRequest\x1a\x1b.keystead.v1.StatusResponse\"\x03\x90\x02\x01B\x96\x01\n" +
 	"\x0fcom.keystead.v1B\vLedgerProtoP\x01Z)github.com/keystead/keystead/api/v1;apiv1\xa2\x02\x03KXX\xaa\x02\vKeystead.V1\xca\x02\vKeystead\\V1\xe2\x02\x17Keystead\\V1\\GPBMetadata\xea\x02\fKeystead::V1b\x06proto3"
 
@@ -1972,7 +2080,7 @@ func file_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_v1_ledger_proto_goTypes = []any{
 	(Consistency)(0),               // 0: keystead.v1.Consistency
 	(*Transaction)(nil),            // 1: keystead.v1.Transaction
@@ -2001,16 +2109,18 @@ var file_v1_ledger_proto_goTypes = []any{
 	(*SubmitResponse)(nil),         // 24: keystead.v1.SubmitResponse
 	(*TickRequest)(nil),            // 25: keystead.v1.TickRequest
 	(*TickResponse)(nil),           // 26: keystead.v1.TickResponse
-	(*StatusRequest)(nil),          // 27: keystead.v1.StatusRequest
-	(*StatusResponse)(nil),         // 28: keystead.v1.StatusResponse
-	(*Peer)(nil),                   // 29: keystead.v1.Peer
-	(*Refusal)(nil),                // 30: keystead.v1.Refusal
-	(*Finding)(nil),                // 31: keystead.v1.Finding
+	(*GetHeadRequest)(nil),         // 27: keystead.v1.GetHeadRequest
+	(*GetHeadResponse)(nil),        // 28: keystead.v1.GetHeadResponse
+	(*StatusRequest)(nil),          // 29: keystead.v1.StatusRequest
+	(*StatusResponse)(nil),         // 30: keystead.v1.StatusResponse
+	(*Peer)(nil),                   // 31: keystead.v1.Peer
+	(*Refusal)(nil),                // 32: keystead.v1.Refusal
+	(*Finding)(nil),                // 33: keystead.v1.Finding
 }
 var file_v1_ledger_proto_depIdxs = []int32{
 	2,  // 0: keystead.v1.Transaction.operations:type_name -> keystead.v1.Operation
 	3,  // 1: keystead.v1.Operation.compare:type_name -> keystead.v1.Compare
-	30, // 2: keystead.v1.Outcome.refusal:type_name -> keystead.v1.Refusal
+	32, // 2: keystead.v1.Outcome.refusal:type_name -> keystead.v1.Refusal
 	1,  // 3: keystead.v1.ExecuteRequest.transaction:type_name -> keystead.v1.Transaction
 	4,  // 4: keystead.v1.ExecuteResponse.outcome:type_name -> keystead.v1.Outcome
 	1,  // 5: keystead.v1.PipelineRequest.transactions:type_name -> keystead.v1.Transaction
@@ -2018,8 +2128,8 @@ var file_v1_ledger_proto_depIdxs = []int32{
 	0,  // 7: keystead.v1.ReadRequest.consistency:type_name -> keystead.v1.Consistency
 	5,  // 8: keystead.v1.ReadResponse.values:type_name -> keystead.v1.Value
 	14, // 9: keystead.v1.TailResponse.entries:type_name -> keystead.v1.Entry
-	29, // 10: keystead.v1.StatusResponse.peers:type_name -> keystead.v1.Peer
-	31, // 11: keystead.v1.Refusal.findings:type_name -> keystead.v1.Finding
+	31, // 10: keystead.v1.StatusResponse.peers:type_name -> keystead.v1.Peer
+	33, // 11: keystead.v1.Refusal.findings:type_name -> keystead.v1.Finding
 	6,  // 12: keystead.v1.LedgerService.Execute:input_type -> keystead.v1.ExecuteRequest
 	8,  // 13: keystead.v1.LedgerService.Pipeline:input_type -> keystead.v1.PipelineRequest
 	10, // 14: keystead.v1.LedgerService.Read:input_type -> keystead.v1.ReadRequest
@@ -2030,20 +2140,22 @@ var file_v1_ledger_proto_depIdxs = []int32{
 	21, // 19: keystead.v1.DomainService.Show:input_type -> keystead.v1.ShowRequest
 	23, // 20: keystead.v1.DomainService.Submit:input_type -> keystead.v1.SubmitRequest
 	25, // 21: keystead.v1.DomainService.Tick:input_type -> keystead.v1.TickRequest
-	27, // 22: keystead.v1.DomainService.Status:input_type -> keystead.v1.StatusRequest
-	7,  // 23: keystead.v1.LedgerService.Execute:output_type -> keystead.v1.ExecuteResponse
-	9,  // 24: keystead.v1.LedgerService.Pipeline:output_type -> keystead.v1.PipelineResponse
-	11, // 25: keystead.v1.LedgerService.Read:output_type -> keystead.v1.ReadResponse
-	13, // 26: keystead.v1.LedgerService.Tail:output_type -> keystead.v1.TailResponse
-	16, // 27: keystead.v1.LedgerService.GetCheckpoint:output_type -> keystead.v1.GetCheckpointResponse
-	18, // 28: keystead.v1.LedgerService.GetReceipts:output_type -> keystead.v1.GetReceiptsResponse
-	20, // 29: keystead.v1.LedgerService.GetConsistency:output_type -> keystead.v1.GetConsistencyResponse
-	22, // 30: keystead.v1.DomainService.Show:output_type -> keystead.v1.ShowResponse
-	24, // 31: keystead.v1.DomainService.Submit:output_type -> keystead.v1.SubmitResponse
-	26, // 32: keystead.v1.DomainService.Tick:output_type -> keystead.v1.TickResponse
-	28, // 33: keystead.v1.DomainService.Status:output_type -> keystead.v1.StatusResponse
-	23, // [23:34] is the sub-list for method output_type
-	12, // [12:23] is the sub-list for method input_type
+	27, // 22: keystead.v1.DomainService.GetHead:input_type -> keystead.v1.GetHeadRequest
+	29, // 23: keystead.v1.DomainService.Status:input_type -> keystead.v1.StatusRequest
+	7,  // 24: keystead.v1.LedgerService.Execute:output_type -> keystead.v1.ExecuteResponse
+	9,  // 25: keystead.v1.LedgerService.Pipeline:output_type -> keystead.v1.PipelineResponse
+	11, // 26: keystead.v1.LedgerService.Read:output_type -> keystead.v1.ReadResponse
+	13, // 27: keystead.v1.LedgerService.Tail:output_type -> keystead.v1.TailResponse
+	16, // 28: keystead.v1.LedgerService.GetCheckpoint:output_type -> keystead.v1.GetCheckpointResponse
+	18, // 29: keystead.v1.LedgerService.GetReceipts:output_type -> keystead.v1.GetReceiptsResponse
+	20, // 30: keystead.v1.LedgerService.GetConsistency:output_type -> keystead.v1.GetConsistencyResponse
+	22, // 31: keystead.v1.DomainService.Show:output_type -> keystead.v1.ShowResponse
+	24, // 32: keystead.v1.DomainService.Submit:output_type -> keystead.v1.SubmitResponse
+	26, // 33: keystead.v1.DomainService.Tick:output_type -> keystead.v1.TickResponse
+	28, // 34: keystead.v1.DomainService.GetHead:output_type -> keystead.v1.GetHeadResponse
+	30, // 35: keystead.v1.DomainService.Status:output_type -> keystead.v1.StatusResponse
+	24, // [24:36] is the sub-list for method output_type
+	12, // [12:24] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -2064,7 +2176,7 @@ func file_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_ledger_proto_rawDesc), len(file_v1_ledger_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -63,6 +63,9 @@ const (
 	NodeServiceWitnessProcedure = "/keystead.v1.NodeService/Witness"
 	// NodeServiceCertifyNodeProcedure is the fully-qualified name of the NodeService's CertifyNode RPC.
 	NodeServiceCertifyNodeProcedure = "/keystead.v1.NodeService/CertifyNode"
+	// NodeServiceExchangeHeadsProcedure is the fully-qualified name of the NodeService's ExchangeHeads
+	// RPC.
+	NodeServiceExchangeHeadsProcedure = "/keystead.v1.NodeService/ExchangeHeads"
 	// NodeServiceGetRulingProcedure is the fully-qualified name of the NodeService's GetRuling RPC.
 	NodeServiceGetRulingProcedure = "/keystead.v1.NodeService/GetRuling"
 )
@@ -476,6 +479,9 @@ type NodeServiceClient interface {
 	// CertifyNode judges the evidence of a node that has started with a new signing
 	// key, and signs the roster change that brings the key in.
 	CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error)
+	// ExchangeHeads shows a node where another one stands, and what that one heard from
+	// others; the answer is the same of the node asked.
+	ExchangeHeads(context.Context, *connect.Request[v1.ExchangeHeadsRequest]) (*connect.Response[v1.ExchangeHeadsResponse], error)
 	// GetRuling says what the node came to on a proposal, once it has come to something.
 	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
@@ -503,6 +509,12 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("CertifyNode")),
 			connect.WithClientOptions(opts...),
 		),
+		exchangeHeads: connect.NewClient[v1.ExchangeHeadsRequest, v1.ExchangeHeadsResponse](
+			httpClient,
+			baseURL+NodeServiceExchangeHeadsProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("ExchangeHeads")),
+			connect.WithClientOptions(opts...),
+		),
 		getRuling: connect.NewClient[v1.GetRulingRequest, v1.GetRulingResponse](
 			httpClient,
 			baseURL+NodeServiceGetRulingProcedure,
@@ -515,9 +527,10 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // nodeServiceClient implements NodeServiceClient.
 type nodeServiceClient struct {
-	witness     *connect.Client[v1.WitnessRequest, v1.WitnessResponse]
-	certifyNode *connect.Client[v1.CertifyNodeRequest, v1.CertifyNodeResponse]
-	getRuling   *connect.Client[v1.GetRulingRequest, v1.GetRulingResponse]
+	witness       *connect.Client[v1.WitnessRequest, v1.WitnessResponse]
+	certifyNode   *connect.Client[v1.CertifyNodeRequest, v1.CertifyNodeResponse]
+	exchangeHeads *connect.Client[v1.ExchangeHeadsRequest, v1.ExchangeHeadsResponse]
+	getRuling     *connect.Client[v1.GetRulingRequest, v1.GetRulingResponse]
 }
 
 // Witness calls keystead.v1.NodeService.Witness.
@@ -528,6 +541,11 @@ func (c *nodeServiceClient) Witness(ctx context.Context, req *connect.Request[v1
 // CertifyNode calls keystead.v1.NodeService.CertifyNode.
 func (c *nodeServiceClient) CertifyNode(ctx context.Context, req *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error) {
 	return c.certifyNode.CallUnary(ctx, req)
+}
+
+// ExchangeHeads calls keystead.v1.NodeService.ExchangeHeads.
+func (c *nodeServiceClient) ExchangeHeads(ctx context.Context, req *connect.Request[v1.ExchangeHeadsRequest]) (*connect.Response[v1.ExchangeHeadsResponse], error) {
+	return c.exchangeHeads.CallUnary(ctx, req)
 }
 
 // GetRuling calls keystead.v1.NodeService.GetRuling.
@@ -542,6 +560,9 @@ type NodeServiceHandler interface {
 	// CertifyNode judges the evidence of a node that has started with a new signing
 	// key, and signs the roster change that brings the key in.
 	CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error)
+	// ExchangeHeads shows a node where another one stands, and what that one heard from
+	// others; the answer is the same of the node asked.
+	ExchangeHeads(context.Context, *connect.Request[v1.ExchangeHeadsRequest]) (*connect.Response[v1.ExchangeHeadsResponse], error)
 	// GetRuling says what the node came to on a proposal, once it has come to something.
 	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
@@ -565,6 +586,12 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("CertifyNode")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceExchangeHeadsHandler := connect.NewUnaryHandler(
+		NodeServiceExchangeHeadsProcedure,
+		svc.ExchangeHeads,
+		connect.WithSchema(nodeServiceMethods.ByName("ExchangeHeads")),
+		connect.WithHandlerOptions(opts...),
+	)
 	nodeServiceGetRulingHandler := connect.NewUnaryHandler(
 		NodeServiceGetRulingProcedure,
 		svc.GetRuling,
@@ -578,6 +605,8 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceWitnessHandler.ServeHTTP(w, r)
 		case NodeServiceCertifyNodeProcedure:
 			nodeServiceCertifyNodeHandler.ServeHTTP(w, r)
+		case NodeServiceExchangeHeadsProcedure:
+			nodeServiceExchangeHeadsHandler.ServeHTTP(w, r)
 		case NodeServiceGetRulingProcedure:
 			nodeServiceGetRulingHandler.ServeHTTP(w, r)
 		default:
@@ -595,6 +624,10 @@ func (UnimplementedNodeServiceHandler) Witness(context.Context, *connect.Request
 
 func (UnimplementedNodeServiceHandler) CertifyNode(context.Context, *connect.Request[v1.CertifyNodeRequest]) (*connect.Response[v1.CertifyNodeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.CertifyNode is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) ExchangeHeads(context.Context, *connect.Request[v1.ExchangeHeadsRequest]) (*connect.Response[v1.ExchangeHeadsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.ExchangeHeads is not implemented"))
 }
 
 func (UnimplementedNodeServiceHandler) GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error) {

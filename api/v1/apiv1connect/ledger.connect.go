@@ -67,6 +67,8 @@ const (
 	DomainServiceSubmitProcedure = "/keystead.v1.DomainService/Submit"
 	// DomainServiceTickProcedure is the fully-qualified name of the DomainService's Tick RPC.
 	DomainServiceTickProcedure = "/keystead.v1.DomainService/Tick"
+	// DomainServiceGetHeadProcedure is the fully-qualified name of the DomainService's GetHead RPC.
+	DomainServiceGetHeadProcedure = "/keystead.v1.DomainService/GetHead"
 	// DomainServiceStatusProcedure is the fully-qualified name of the DomainService's Status RPC.
 	DomainServiceStatusProcedure = "/keystead.v1.DomainService/Status"
 )
@@ -340,6 +342,9 @@ type DomainServiceClient interface {
 	// Tick hands the leader another node's signed tick, for the next tick entry. It
 	// is worth what its signature is, whoever sends it.
 	Tick(context.Context, *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error)
+	// GetHead gives a signed statement of where the node stands, to be compared with
+	// other nodes' (docs/spec/heads.md).
+	GetHead(context.Context, *connect.Request[v1.GetHeadRequest]) (*connect.Response[v1.GetHeadResponse], error)
 	// Status gives what the node asked knows of itself and of its peers.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 }
@@ -374,6 +379,13 @@ func NewDomainServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(domainServiceMethods.ByName("Tick")),
 			connect.WithClientOptions(opts...),
 		),
+		getHead: connect.NewClient[v1.GetHeadRequest, v1.GetHeadResponse](
+			httpClient,
+			baseURL+DomainServiceGetHeadProcedure,
+			connect.WithSchema(domainServiceMethods.ByName("GetHead")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		status: connect.NewClient[v1.StatusRequest, v1.StatusResponse](
 			httpClient,
 			baseURL+DomainServiceStatusProcedure,
@@ -386,10 +398,11 @@ func NewDomainServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // domainServiceClient implements DomainServiceClient.
 type domainServiceClient struct {
-	show   *connect.Client[v1.ShowRequest, v1.ShowResponse]
-	submit *connect.Client[v1.SubmitRequest, v1.SubmitResponse]
-	tick   *connect.Client[v1.TickRequest, v1.TickResponse]
-	status *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	show    *connect.Client[v1.ShowRequest, v1.ShowResponse]
+	submit  *connect.Client[v1.SubmitRequest, v1.SubmitResponse]
+	tick    *connect.Client[v1.TickRequest, v1.TickResponse]
+	getHead *connect.Client[v1.GetHeadRequest, v1.GetHeadResponse]
+	status  *connect.Client[v1.StatusRequest, v1.StatusResponse]
 }
 
 // Show calls keystead.v1.DomainService.Show.
@@ -405,6 +418,11 @@ func (c *domainServiceClient) Submit(ctx context.Context, req *connect.Request[v
 // Tick calls keystead.v1.DomainService.Tick.
 func (c *domainServiceClient) Tick(ctx context.Context, req *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error) {
 	return c.tick.CallUnary(ctx, req)
+}
+
+// GetHead calls keystead.v1.DomainService.GetHead.
+func (c *domainServiceClient) GetHead(ctx context.Context, req *connect.Request[v1.GetHeadRequest]) (*connect.Response[v1.GetHeadResponse], error) {
+	return c.getHead.CallUnary(ctx, req)
 }
 
 // Status calls keystead.v1.DomainService.Status.
@@ -423,6 +441,9 @@ type DomainServiceHandler interface {
 	// Tick hands the leader another node's signed tick, for the next tick entry. It
 	// is worth what its signature is, whoever sends it.
 	Tick(context.Context, *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error)
+	// GetHead gives a signed statement of where the node stands, to be compared with
+	// other nodes' (docs/spec/heads.md).
+	GetHead(context.Context, *connect.Request[v1.GetHeadRequest]) (*connect.Response[v1.GetHeadResponse], error)
 	// Status gives what the node asked knows of itself and of its peers.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 }
@@ -453,6 +474,13 @@ func NewDomainServiceHandler(svc DomainServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(domainServiceMethods.ByName("Tick")),
 		connect.WithHandlerOptions(opts...),
 	)
+	domainServiceGetHeadHandler := connect.NewUnaryHandler(
+		DomainServiceGetHeadProcedure,
+		svc.GetHead,
+		connect.WithSchema(domainServiceMethods.ByName("GetHead")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	domainServiceStatusHandler := connect.NewUnaryHandler(
 		DomainServiceStatusProcedure,
 		svc.Status,
@@ -468,6 +496,8 @@ func NewDomainServiceHandler(svc DomainServiceHandler, opts ...connect.HandlerOp
 			domainServiceSubmitHandler.ServeHTTP(w, r)
 		case DomainServiceTickProcedure:
 			domainServiceTickHandler.ServeHTTP(w, r)
+		case DomainServiceGetHeadProcedure:
+			domainServiceGetHeadHandler.ServeHTTP(w, r)
 		case DomainServiceStatusProcedure:
 			domainServiceStatusHandler.ServeHTTP(w, r)
 		default:
@@ -489,6 +519,10 @@ func (UnimplementedDomainServiceHandler) Submit(context.Context, *connect.Reques
 
 func (UnimplementedDomainServiceHandler) Tick(context.Context, *connect.Request[v1.TickRequest]) (*connect.Response[v1.TickResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.Tick is not implemented"))
+}
+
+func (UnimplementedDomainServiceHandler) GetHead(context.Context, *connect.Request[v1.GetHeadRequest]) (*connect.Response[v1.GetHeadResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.DomainService.GetHead is not implemented"))
 }
 
 func (UnimplementedDomainServiceHandler) Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {

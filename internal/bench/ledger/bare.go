@@ -35,6 +35,7 @@ import (
 type idle struct{}
 
 func (idle) Open(replica.View, uint64) error { return nil }
+func (idle) Position([]byte) bool            { return false }
 func (idle) Apply(_ *replica.Batch, commands []replica.Command, results [][]byte) ([][]byte, error) {
 	for range commands {
 		results = append(results, nil)

@@ -1,0 +1,15 @@
+package daemon
+
+import (
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger/heads"
+	"github.com/keystead/keystead/replica"
+)
+
+// LieInMessages has a node's messages of raft go through a transport of its own.
+func (o *Options) LieInMessages(t func(replica.Transport) replica.Transport) { o.lies.transport = t }
+
+// LieOfHead has a node say of itself what it likes, to whom it likes.
+func (o *Options) LieOfHead(f func(to string, s heads.Statement, sign *key.Node) heads.Statement) {
+	o.lies.head = f
+}
