@@ -117,6 +117,11 @@ func (s *Store) applyRun(ents []*pb.Entry, a *Applied) (n int, err error) {
 		a.members = changed
 	}
 	s.publish(id, members, chain)
+	if buf.position == id.index {
+		if err := s.hold(); err != nil {
+			return n, fmt.Errorf("position at index %d: %w", id.index, err)
+		}
+	}
 	return n, s.shorten(uint64(size))
 }
 

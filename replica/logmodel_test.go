@@ -205,6 +205,11 @@ func TestLogFromDisk(t *testing.T) {
 						t.Fatalf("seed %d, step %d: %v", seed, step, err)
 					}
 				}
+				for _, s := range m.s.log.index.spans {
+					if n := s.at.To - s.at.From; n > spanBytes+maxBody+uint64(tc.size)+100 {
+						t.Errorf("seed %d: %d bytes are read at once", seed, n)
+					}
+				}
 				first, _ := m.s.FirstIndex()
 				if err := errors.Join(m.check(true), m.s.Close()); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
