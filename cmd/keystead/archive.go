@@ -221,7 +221,11 @@ may come to another verdict, which proves nothing, and says so (build-differs).`
 		if err != nil {
 			return err
 		}
-		r, err := archive.Replay(receipt.NewVerifier(domain), &file, daemon.Build(programVersion()))
+		b, err := thisBuild()
+		if err != nil {
+			return err
+		}
+		r, err := archive.Replay(receipt.NewVerifier(domain), &file, daemon.Build(b.String()))
 		if err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
@@ -220,8 +221,8 @@ func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domai
 	return &client.Domain{Genesis: text, Contacts: contacts}, nil
 }
 
-// initLocal makes a whole domain on this machine.
-func (a *app) initLocal(name string, o domainInit) error {
+// initLocal makes a whole domain on this machine, or leaves its directory as it was.
+func (a *app) initLocal(name string, o domainInit) (err error) {
 	if o.dir == "" || o.local > 9 {
 		return misuse(fmt.Errorf("--local wants --dir DIR, and at most 9 nodes"), "")
 	}
@@ -231,6 +232,12 @@ func (a *app) initLocal(name string, o domainInit) error {
 	if len(o.tpms) > 0 && (len(o.tpms) != o.local || len(o.settings) == 0) {
 		return misuse(fmt.Errorf("--tpm stands once for each node, together with founding terms"), "--policy and --roots say by what nodes judge each other")
 	}
+	undo := conf.Making(o.dir)
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return misuse(err, "")
 	}

@@ -125,11 +125,15 @@ func runNode(cfg daemon.Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	log := cfg.Log.Logger(os.Stderr)
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: programVersion()})
+	b, err := thisBuild()
+	if err != nil {
+		return err
+	}
+	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: b.String()})
 	if err != nil {
 		return aboutStart(err)
 	}
-	log.Info("node runs", "name", n.Name(), "domain", cfg.Domain, "api", cfg.API.Listen, "peers", cfg.Peer.Listen)
+	log.Info("node runs", "name", n.Name(), "build", b, "domain", cfg.Domain, "api", cfg.API.Listen, "peers", cfg.Peer.Listen)
 	notify("READY=1")
 	select {
 	case <-ctx.Done():

@@ -68,6 +68,15 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.demo(), a.up(),
 		a.version(),
 	)
+	var version bool
+	root.Flags().BoolVar(&version, "version", false, "print the program's version, commit and digest")
+	help := root.RunE
+	root.RunE = func(c *cobra.Command, args []string) error {
+		if version && len(args) == 0 {
+			return a.answerVersion()
+		}
+		return help(c, args)
+	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,13 +21,75 @@ func (a *app) setting() *cobra.Command {
 		`A setting holds for a whole domain. Members sign a change of it; each node judges
 the change by itself, and it takes effect once a majority of nodes endorsed it. Then it
 has a receipt.`,
-		`  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key
-  keystead setting show lease-seconds --domain demo/domain.json`,
-		a.settingShow(), a.settingSet(),
+		`  keystead setting list --domain demo/domain.json
+  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key`,
+		a.settingList(), a.settingShow(), a.settingSet(),
 	)
 }
 
 func settingKey(name string) string { return admit.TypeSetting + "/" + name }
+
+// standingSetting is a setting as it holds now.
+type standingSetting struct {
+	Name    string `json:"name"`
+	Value   string `json:"value"` // a number, for archive-readers with names behind it
+	Version uint64 `json:"version"`
+	Least   uint64 `json:"least"`
+	Most    uint64 `json:"most"`
+}
+
+func (a *app) settingList() *cobra.Command {
+	var f clientFlags
+	c := &cobra.Command{
+		Use:   "list --domain FILE",
+		Short: "List every setting, and what holds now",
+		Long: `Lists every setting that there is, with its bounds and the value that holds now, read
+linearizably. Version 0 is one that members never set: the founding value or the
+program's own holds.`,
+		Example: `  keystead setting list --domain demo/domain.json`,
+		Args:    cobra.NoArgs,
+	}
+	f.add(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		founded, err := cl.Show(ctx)
+		if err != nil {
+			return err
+		}
+		known := admit.Settings()
+		names := slices.Sorted(maps.Keys(known))
+		keys := make([]string, len(names))
+		for i, name := range names {
+			keys[i] = settingKey(name)
+		}
+		r, err := cl.State(ctx, keys, nil)
+		if err != nil {
+			return err
+		}
+		out := make([]standingSetting, len(names))
+		for i, v := range r.GetValues() {
+			b := known[names[i]]
+			out[i] = standingSetting{names[i], string(v.GetValue()), v.GetVersion(), b.Least, b.Most}
+			if v.GetVersion() == 0 {
+				out[i].Value = strconv.FormatUint(admit.Holds(names[i], founded.Genesis.Setting(names[i])), 10)
+			}
+		}
+		return a.answer(out, func(w io.Writer) {
+			for _, s := range out {
+				how := fmt.Sprintf("version %d", s.Version)
+				if s.Version == 0 {
+					how = "never set"
+				}
+				fmt.Fprintf(w, "%-16s %s (%s; %d to %d)\n", s.Name, printable(strings.ReplaceAll(strings.TrimSpace(s.Value), "\n", " ")), how, s.Least, s.Most)
+			}
+		})
+	}
+	return c
+}
 
 func (a *app) settingShow() *cobra.Command {
 	var f clientFlags

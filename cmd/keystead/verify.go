@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -29,9 +30,8 @@ type verification struct {
 // flags are those of an appraisal by a policy.
 func (v *verification) flags(c *cobra.Command) {
 	v.evidence(c)
-	c.Flags().StringVar(&v.policy, "policy", "", "signed policy `FILE`")
+	c.Flags().StringVar(&v.policy, "policy", "", "signed policy `FILE`, or the name of one that comes with the program: "+strings.Join(policy.ShippedNames(), ", "))
 	must(c.MarkFlagRequired("policy"))
-	must(c.MarkFlagRequired("signer"))
 }
 
 // evidence adds the flags for all that a verdict is made of but the policy.
@@ -74,6 +74,9 @@ func (v *verification) input(bundle string) (in appraise.Input, err error) {
 		if in.Time, err = time.Parse(time.RFC3339, v.at); err != nil {
 			return in, misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
 		}
+	}
+	if _, shipped := policy.Shipped(v.policy); v.policy != "" && !shipped && len(v.signers) == 0 {
+		return in, misuse(fmt.Errorf("--signer is required: nothing says whose signature on %s counts", v.policy), "keystead policy sign signs a policy; "+strings.Join(policy.ShippedNames(), ", ")+" need no signature")
 	}
 	if v.policy != "" {
 		if in.Policy, _, err = openPolicy(v.policy, v.signers); err != nil {
@@ -185,12 +188,14 @@ func (a *app) evidenceVerify() *cobra.Command {
 	var v verification
 	var entries bool
 	c := &cobra.Command{
-		Use:   "verify --nonce HEX --policy FILE --signer KEY BUNDLE",
+		Use:   "verify --nonce HEX --policy FILE [--signer KEY] BUNDLE",
 		Short: "Judge a bundle, offline",
 		Long: `Checks the root of trust first: key, signature, nonce, registers; then that both logs lead
 to the quoted registers; then that every executed file is one of a package or a code set; then the
 policy's rules. Prints the verdict; a refusal gives every finding, and the exit status of the first
-stage that failed. Without --ak the verdict says ak-binding=none and proves nothing of any machine.`,
+stage that failed. Without --ak the verdict says ak-binding=none and proves nothing of any machine.
+A policy that comes with the program is named as it is called (--policy strict) and needs no
+signature; any other must be signed by a key of --signer, and so must code sets.`,
 		Example: `  keystead evidence verify --nonce $NONCE --ak host.ak --ek-root vendors.pem \
       --refs host.refs --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
 		Args: arguments("BUNDLE"),
