@@ -21,6 +21,7 @@ const (
 	StagePolicy      Stage = 5 // software and policy
 	StageUnavailable Stage = 6 // no quorum, clock-stale, timeout
 	StageInternal    Stage = 7
+	StageNotFound    Stage = 8 // what was asked for does not exist: a name, a leaf, a version
 )
 
 // Root of trust.
@@ -352,7 +353,7 @@ var stages = map[Reason]Stage{
 	ReasonRoundSilent:         StageUnavailable,
 	ReasonSecretMissing:       StageUnavailable,
 	ReasonAgreementMismatch:   StageSignature,
-	ReasonKeyUnknown:          StagePolicy,
+	ReasonKeyUnknown:          StageNotFound,
 	ReasonEvidenceOld:         StagePolicy,
 	ReasonLevelLow:            StagePolicy,
 	ReasonArchiveMissing:      StageUnavailable,
@@ -364,7 +365,7 @@ var stages = map[Reason]Stage{
 	ReasonRequestReplayed:     StageSignature,
 	ReasonReplayDiffers:       StageSignature,
 	ReasonBuildDiffers:        StageUnavailable,
-	ReasonLeafFuture:          StageMisuse,
+	ReasonLeafFuture:          StageNotFound,
 	ReasonWatcherSlow:         StageUnavailable,
 	ReasonNoQuorum:            StageUnavailable,
 	ReasonKeyPending:          StageUnavailable,

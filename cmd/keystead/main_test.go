@@ -7,8 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,6 +49,7 @@ func TestScripts(t *testing.T) {
 			"phase":    nextPhase,
 			"mirror":   startMirror,
 			"fields":   listFields,
+			"schema":   checkSchema,
 			"blocks":   extractBlocks,
 			"bed":      compareBed,
 			"ports":    claimPorts,
@@ -160,6 +163,19 @@ func TestExitStatus(t *testing.T) {
 	a.report(signature)
 	if stdout.String() != "\"verdict\"\n" {
 		t.Errorf("an answer is followed by a second document: %s", stdout.String())
+	}
+}
+
+// TestStatusesAreDocumented holds docs/spec/cli.md to the stages that there are.
+func TestStatusesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/spec/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s := keystead.StageMisuse; s <= keystead.StageNotFound; s++ {
+		if !regexp.MustCompile(fmt.Sprintf(`(?m)^\| %d \| [a-z ]+ \| [A-Z]`, s)).Match(page) {
+			t.Errorf("docs/spec/cli.md does not explain status %d", s)
+		}
 	}
 }
 

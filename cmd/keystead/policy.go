@@ -98,7 +98,7 @@ func policyText(arg string) (text []byte, shipped bool, err error) {
 		text, err = readFile(arg, maxSigned)
 		return text, false, err
 	}
-	if _, err := os.Lstat(arg); err == nil {
+	if info, err := os.Stat(arg); err == nil && info.Mode().IsRegular() {
 		return nil, false, misuse(fmt.Errorf("%s is a policy that comes with the program, and a file", arg), "write ./"+arg+" for the file, or give the policy from elsewhere")
 	}
 	return text, true, nil
@@ -204,7 +204,7 @@ act of whoever signs it. There are ` + strings.Join(policy.ShippedNames(), ", ")
 		RunE: func(_ *cobra.Command, args []string) error {
 			text, ok := policy.Shipped(args[0])
 			if !ok {
-				return misuse(fmt.Errorf("no policy %q comes with the program", args[0]), "there are "+strings.Join(policy.ShippedNames(), ", "))
+				return notFound(fmt.Errorf("no policy %q comes with the program", args[0]), "there are "+strings.Join(policy.ShippedNames(), ", "))
 			}
 			answer := struct {
 				Name   string          `json:"name"`

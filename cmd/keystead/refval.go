@@ -247,10 +247,30 @@ type setDescription struct {
 	Digest keystead.Digest `json:"digest"`
 	Files  int             `json:"files"`
 	refval.Header
+	Repositories []shownRepository `json:"repositories"` // in place of the header's
+}
+
+// shownRepository is a refval.Repository with its times in milliseconds.
+type shownRepository struct {
+	Origin     string          `json:"origin"`
+	Suite      string          `json:"suite"`
+	Codename   string          `json:"codename"`
+	Release    keystead.Digest `json:"release"`
+	Date       milli           `json:"date_ms"`
+	ValidUntil milli           `json:"valid_until_ms,omitzero"` // zero: no end stated
+	Signers    []string        `json:"signers"`
 }
 
 func describeSet(s *refval.Set) setDescription {
-	return setDescription{s.Digest(), s.Len(), s.Header()}
+	d := setDescription{s.Digest(), s.Len(), s.Header(), []shownRepository{}}
+	for _, r := range d.Header.Repositories {
+		x := shownRepository{r.Origin, r.Suite, r.Codename, r.Release, milli{time.Unix(r.Date, 0)}, milli{}, r.Signers}
+		if r.ValidUntil != 0 {
+			x.ValidUntil = milli{time.Unix(r.ValidUntil, 0)}
+		}
+		d.Repositories = append(d.Repositories, x)
+	}
+	return d
 }
 
 // fewMissing is how many missing packages are listed where the list was not asked for.
@@ -260,10 +280,10 @@ func (d setDescription) print(w io.Writer, all bool) {
 	fmt.Fprintf(w, "set:      %s\nfiles:    %d (%s) of %d packages\n", d.Digest, d.Files, d.Selection, len(d.Packages))
 	for _, r := range d.Repositories {
 		until := "no end stated"
-		if r.ValidUntil != 0 {
-			until = "valid until " + time.Unix(r.ValidUntil, 0).UTC().Format(time.RFC3339)
+		if !r.ValidUntil.IsZero() {
+			until = "valid until " + r.ValidUntil.UTC().Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "index:    %s %s of %s, %s; signed by %s\n", r.Origin, r.Suite, time.Unix(r.Date, 0).UTC().Format(time.RFC3339), until, strings.Join(r.Signers, " "))
+		fmt.Fprintf(w, "index:    %s %s of %s, %s; signed by %s\n", r.Origin, r.Suite, r.Date.UTC().Format(time.RFC3339), until, strings.Join(r.Signers, " "))
 	}
 	for i, m := range d.Missing {
 		if i == fewMissing && !all {
@@ -327,12 +347,17 @@ func (a *app) showRefs(s *refval.Set, path, digest string) error {
 			refs = append(refs, refval.Ref{Digest: d, Source: source})
 		}
 	}
-	return a.answer(refs, func(w io.Writer) {
+	if len(refs) == 0 {
+		return notFound(errors.New("no package of this set has that path or digest"), "")
+	}
+	answer := make([]members, len(refs))
+	for i, r := range refs {
+		answer[i] = members{{"digest", r.Digest}, {"path", r.Source.Path}, {"package", r.Source.Package}, {"version", r.Source.Version},
+			{"architecture", r.Source.Architecture}, {"origin", r.Source.Origin}, {"strength", r.Source.Strength}}
+	}
+	return a.answer(answer, func(w io.Writer) {
 		for _, r := range refs {
 			fmt.Fprintf(w, "%s %s %s=%s:%s (%s)\n", r.Digest, r.Source.Path, r.Source.Package, r.Source.Version, r.Source.Architecture, r.Source.Strength)
-		}
-		if len(refs) == 0 {
-			fmt.Fprintln(w, "no package of this set")
 		}
 	})
 }

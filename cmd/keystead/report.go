@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf16"
 
@@ -27,6 +29,12 @@ func (a *app) answer(v any, text func(w io.Writer)) error {
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }
+
+// milli is a time as --json gives it: Unix milliseconds.
+type milli struct{ time.Time }
+
+// MarshalJSON implements json.Marshaler.
+func (m milli) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, m.UnixMilli(), 10), nil }
 
 // escaping passes text on with everything escaped that a terminal would obey, but
 // newlines. JSON stays what it was: such characters occur in its strings only. Each
@@ -58,6 +66,11 @@ func (f *failure) Unwrap() error { return f.err }
 // misuse is for what the caller got wrong: arguments, and files of the caller's own.
 func misuse(err error, hint string) error {
 	return &failure{err: err, stage: keystead.StageMisuse, hint: hint}
+}
+
+// notFound is for what was asked for by name or number and does not exist.
+func notFound(err error, hint string) error {
+	return &failure{err: err, stage: keystead.StageNotFound, hint: hint}
 }
 
 // hinted adds a hint and leaves the stage to the error.

@@ -46,7 +46,7 @@ it is given by packages, code sets and a policy.
 
 The answer to a command is on stdout, everything else on stderr. Exit status:
 0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked, 5 policy, 6 unavailable, 7 internal,
-130 interrupted. docs/guide/attest.md goes through all of it.`,
+8 not found, 130 interrupted (docs/spec/cli.md). docs/guide/attest.md goes through all of it.`,
 		`  keystead demo
   keystead evidence collect --explain
   keystead policy show strict`,

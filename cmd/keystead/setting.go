@@ -12,6 +12,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 )
 
@@ -29,13 +30,38 @@ has a receipt.`,
 
 func settingKey(name string) string { return admit.TypeSetting + "/" + name }
 
+// settingValue is what a setting is set to.
+type settingValue struct {
+	Name    string   `json:"name"`
+	Value   uint64   `json:"value"`
+	Members []string `json:"members,omitempty"` // of archive-readers: who may
+	Version uint64   `json:"version"`           // 0 if it was never set
+}
+
+// readSetting reads the ledger's text: a number, with names behind it or not.
+func readSetting(name string, v *apiv1.Value) (settingValue, error) {
+	out := settingValue{Name: name, Version: v.GetVersion()}
+	words := strings.Fields(string(v.GetValue()))
+	if len(words) == 0 {
+		return out, &keystead.FormatError{Format: "setting", Field: name, Problem: "is empty"}
+	}
+	n, err := strconv.ParseUint(words[0], 10, 64)
+	if err != nil {
+		return out, &keystead.FormatError{Format: "setting", Field: name, Problem: "is no number"}
+	}
+	out.Value, out.Members = n, words[1:]
+	return out, nil
+}
+
+func (s settingValue) String() string {
+	return strings.Join(append([]string{strconv.FormatUint(s.Value, 10)}, s.Members...), " ")
+}
+
 // standingSetting is a setting as it holds now.
 type standingSetting struct {
-	Name    string `json:"name"`
-	Value   string `json:"value"` // a number, for archive-readers with names behind it
-	Version uint64 `json:"version"`
-	Least   uint64 `json:"least"`
-	Most    uint64 `json:"most"`
+	settingValue
+	Least uint64 `json:"least"`
+	Most  uint64 `json:"most"`
 }
 
 func (a *app) settingList() *cobra.Command {
@@ -73,9 +99,12 @@ program's own holds.`,
 		out := make([]standingSetting, len(names))
 		for i, v := range r.GetValues() {
 			b := known[names[i]]
-			out[i] = standingSetting{names[i], string(v.GetValue()), v.GetVersion(), b.Least, b.Most}
+			out[i] = standingSetting{settingValue{Name: names[i], Value: admit.Holds(names[i], founded.Genesis.Setting(names[i]))}, b.Least, b.Most}
 			if v.GetVersion() == 0 {
-				out[i].Value = strconv.FormatUint(admit.Holds(names[i], founded.Genesis.Setting(names[i])), 10)
+				continue
+			}
+			if out[i].settingValue, err = readSetting(names[i], v); err != nil {
+				return err
 			}
 		}
 		return a.answer(out, func(w io.Writer) {
@@ -84,7 +113,7 @@ program's own holds.`,
 				if s.Version == 0 {
 					how = "never set"
 				}
-				fmt.Fprintf(w, "%-16s %s (%s; %d to %d)\n", s.Name, printable(strings.ReplaceAll(strings.TrimSpace(s.Value), "\n", " ")), how, s.Least, s.Most)
+				fmt.Fprintf(w, "%-16s %s (%s; %d to %d)\n", s.Name, printable(s.String()), how, s.Least, s.Most)
 			}
 		})
 	}
@@ -112,15 +141,14 @@ func (a *app) settingShow() *cobra.Command {
 			return err
 		}
 		v := r.GetValues()[0]
-		if v.GetVersion() == 0 && !a.json {
-			return misuse(fmt.Errorf("%s was never set", args[0]), "")
+		if v.GetVersion() == 0 {
+			return notFound(fmt.Errorf("%s was never set", args[0]), "keystead setting list shows what holds, and every setting that there is")
 		}
-		answer := struct {
-			Name    string `json:"name"`
-			Value   string `json:"value"`
-			Version uint64 `json:"version"`
-		}{args[0], string(v.GetValue()), v.GetVersion()}
-		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, answer.Value) })
+		answer, err := readSetting(args[0], v)
+		if err != nil {
+			return err
+		}
+		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, printable(answer.String())) })
 	}
 	return c
 }
