@@ -80,7 +80,7 @@ it needs no trust.`,
 		defer file.discard()
 		got, err := fetchCollateral(ctx, wanted)
 		if err != nil {
-			return &failure{err: err, stage: keystead.StageUnavailable, hint: "the vendor's service may be down, or name a mirror"}
+			return unavailable(err, "the vendor's service may be down, or name a mirror")
 		}
 		if err := file.commit(got.Bytes(), 0o644); err != nil {
 			return err

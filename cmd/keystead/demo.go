@@ -76,7 +76,7 @@ recording of your own, such as make testbed-record makes.`,
 func aboutDemo(err error) error {
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return &failure{err, 6, "apt-get install --no-install-recommends swtpm swtpm-tools"}
+		return unavailable(err, "apt-get install --no-install-recommends swtpm swtpm-tools")
 	case errors.Is(err, fs.ErrExist):
 		return misuse(err, "--host names a directory that does not exist yet")
 	}

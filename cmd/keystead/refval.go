@@ -178,7 +178,10 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 	case len(h.Repositories) == 0 && errors.As(errors.Join(skipped...), &deny):
 		return nil, hinted(deny, "no repository's index could be verified; apt-get update fetches new ones, --fresh passes apt's over")
 	case len(h.Repositories) == 0:
-		return nil, &failure{fmt.Errorf("no repository could be reached: %w", skipped[0]), keystead.StageUnavailable, "check the network and apt's sources; --offline uses what apt and the cache have"}
+		return nil, unavailable(fmt.Errorf("no repository could be reached: %w", skipped[0]), "check the network and apt's sources; --offline uses what apt and the cache have")
+	case !o.Offline && unreached(result) != nil:
+		return nil, unavailable(fmt.Errorf("%d of %d packages are not proved: %w", len(h.Missing), len(o.Packages), unreached(result)),
+			"nothing was written; what was proved is in the cache, and the next build goes on from there. --offline makes a set of what is here")
 	case len(h.Missing) > 0 && (complete || len(h.Packages) == 0):
 		var findings []keystead.Finding
 		for _, m := range h.Missing {
@@ -191,6 +194,20 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 		return nil, hinted(keystead.Deny(findings...), hint)
 	}
 	return result, nil
+}
+
+// unreached returns why packages may be missing that another attempt would find: a file
+// that could not be fetched, or a source that could not be reached.
+func unreached(r *fetch.Result) error {
+	if len(r.Unfetched) > 0 {
+		return fmt.Errorf("%s: %w", r.Unfetched[0].Package, r.Unfetched[0].Err)
+	}
+	for _, s := range r.Skipped {
+		if len(r.Set.Header().Missing) > 0 && !errors.As(s.Err, new(*keystead.DenyError)) {
+			return fmt.Errorf("%s: %w", s.Source, s.Err)
+		}
+	}
+	return nil
 }
 
 // writeOther writes the set that build makes.

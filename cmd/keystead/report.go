@@ -58,6 +58,7 @@ type failure struct {
 	err   error
 	stage keystead.Stage
 	hint  string
+	first string // a line before what was found, which explains it
 }
 
 func (f *failure) Error() string { return f.err.Error() }
@@ -71,6 +72,11 @@ func misuse(err error, hint string) error {
 // notFound is for what was asked for by name or number and does not exist.
 func notFound(err error, hint string) error {
 	return &failure{err: err, stage: keystead.StageNotFound, hint: hint}
+}
+
+// unavailable is for what may pass later: a network, a program or a machine that is not there.
+func unavailable(err error, hint string) error {
+	return &failure{err: err, stage: keystead.StageUnavailable, hint: hint}
 }
 
 // hinted adds a hint and leaves the stage to the error.
@@ -127,10 +133,15 @@ func (a *app) report(err error) int {
 			lines = append(lines, context+f.String())
 		}
 	}
+	own := (*failure)(nil)
+	if errors.As(err, &own) && own.first != "" {
+		r.Message = own.first
+		lines = append([]string{own.first}, lines...)
+	}
 	for _, line := range lines {
 		fmt.Fprintf(a.stderr, "keystead: error: %s\n", printable(line))
 	}
-	if own := (*failure)(nil); errors.As(err, &own) && own.hint != "" {
+	if own != nil && own.hint != "" {
 		r.Hint = own.hint
 		fmt.Fprintf(a.stderr, "keystead: hint: %s\n", printable(own.hint))
 	}

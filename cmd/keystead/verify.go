@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
@@ -216,9 +218,18 @@ signature; any other must be signed by a key of --signer, and so must code sets.
 		if err := a.answer(verdict, func(w io.Writer) { printFiles(w, files); printVerdict(w, verdict) }); err != nil {
 			return err
 		}
-		return verdict.Err()
+		return v.aboutVerdict(verdict.Err(), args[0])
 	}
 	return c
+}
+
+// aboutVerdict explains a refusal of files where nothing was given that could name them.
+func (v *verification) aboutVerdict(err error, bundle string) error {
+	if len(v.refs) > 0 || !errors.Is(err, keystead.ReasonFileUnknown) {
+		return err
+	}
+	return &failure{err: err, first: "no reference set was given (--refs): nothing says which package a file is of",
+		hint: "keystead refval build --bundle " + bundle + " --out host.refs makes one"}
 }
 
 func printFiles(w io.Writer, files []appraise.File) {
