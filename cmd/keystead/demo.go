@@ -135,8 +135,8 @@ func (a *app) up() *cobra.Command {
 		Short: "Run a domain on this machine to play with, until ctrl-C",
 		Long: `Starts three nodes and a host, each with a software TPM into which a recorded boot is
 replayed; has the host enrolled and admitted and the nodes agree on a key; and says what
-to try from another terminal. Enter lets the host go bad. Needs swtpm; ctrl-C ends and
-removes all of it.`,
+to try from another terminal. Enter lets the host go bad; what is killed is started again.
+Needs swtpm; ctrl-C ends and removes all of it.`,
 		Example: `  keystead up`,
 		Args:    cobra.NoArgs,
 	}

@@ -95,32 +95,6 @@ func TestEveryCommandIsDescribed(t *testing.T) {
 	}
 }
 
-// TestExamplesParse holds the examples in help texts to flags that exist.
-func TestExamplesParse(t *testing.T) {
-	a := &app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer)}
-	var walk func(c *cobra.Command)
-	walk = func(c *cobra.Command) {
-		for line := range strings.Lines(strings.ReplaceAll(c.Example, "\\\n", "")) {
-			words, _, _ := strings.Cut(strings.TrimSpace(line), " > ")
-			words, _, _ = strings.Cut(words, " | ")
-			found, rest, err := c.Root().Find(strings.Fields(words)[1:])
-			if err == nil {
-				err = found.ParseFlags(rest)
-			}
-			if err == nil {
-				err = found.ValidateArgs(found.Flags().Args())
-			}
-			if err != nil || found.HasSubCommands() {
-				t.Errorf("example %q of %s: %v", words, c.CommandPath(), err)
-			}
-		}
-		for _, verb := range c.Commands() {
-			walk(verb)
-		}
-	}
-	walk(a.root())
-}
-
 func TestExitStatus(t *testing.T) {
 	signature := keystead.Deny(keystead.Finding{Reason: keystead.ReasonRuleFailed}, keystead.Finding{Reason: keystead.ReasonNonceMismatch, Where: "quote", Want: "a\x1b[2J", Got: "b"})
 	for _, tc := range []struct {

@@ -61,7 +61,7 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 	f.StringVar(&status, "status", "", "take the list from this dpkg status `FILE`")
 	f.StringVar(&root, "root", "/", "`DIR` below which apt's sources, keys and lists are")
 	f.StringVar(&keyring, "keyring", "", "accept this keyring `FILE` only, in place of those of apt's sources")
-	f.StringVar(&cache, "cache", "", "`DIR` to keep indexes and digests (default: keystead in the user's cache)")
+	f.StringVar(&cache, "cache", "", "`DIR` to keep indexes and digests (default: ~/.cache/keystead)")
 	f.StringVar(&recipe, "recipe", "", "write what the set was built of to this new `FILE`, for others to build it again")
 	f.StringVar(&parts, "parts", "", "with --recipe: `DIR` for the bytes that the recipe names")
 	f.StringVar(&codeset, "codeset", "", "accept the vendors of this code set `FILE` only, for their own packages")
