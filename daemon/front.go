@@ -80,6 +80,7 @@ func (n *Node) serve() error {
 		Evidence: n.cfg.Evidence.bounds(),
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
 		Observe:  n.metrics.observe,
+		Refused:  n.metrics.refused,
 	})
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)

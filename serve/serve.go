@@ -64,6 +64,7 @@ type Options struct {
 	Failed   func(error)   // told of errors that are the node's own; may be nil
 	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
 	Observe func(procedure, code string, took time.Duration)
+	Refused func(error) // told of every error that is answered; may be nil
 }
 
 // Services are who answers. Of those that are nil, nothing is answered; Ledger and
@@ -195,6 +196,9 @@ func (i interceptor) WrapStreamingClient(next connect.StreamingClientFunc) conne
 func (i interceptor) encode(spec connect.Spec, began time.Time, err error) error {
 	out, code := refusal.Encode(err), "ok"
 	if err != nil {
+		if i.opts.Refused != nil {
+			i.opts.Refused(err)
+		}
 		code = connect.CodeOf(out).String()
 		if code == connect.CodeInternal.String() && i.opts.Failed != nil {
 			i.opts.Failed(err)

@@ -148,7 +148,7 @@ func runNode(cfg daemon.Config) error {
 		if errors.Is(err, keystead.ReasonNotMember) {
 			err = hinted(err, removedHint)
 		}
-		return err
+		return mayPass(err)
 	}
 }
 
@@ -170,7 +170,26 @@ func aboutStart(err error) error {
 	case errors.Is(err, keystead.ReasonSealedDamaged):
 		return hinted(err, "the sealed key is lost; make the node anew (keystead node init) and have members replace it")
 	}
-	return aboutMachine(err)
+	return mayPass(aboutMachine(err))
+}
+
+// mayPass marks trouble with the machine that may pass by itself, and for which a service
+// is started again: a port or an address that is not to be had yet, a full disk.
+func mayPass(err error) error {
+	for _, x := range []struct {
+		errno syscall.Errno
+		hint  string
+	}{
+		{syscall.EADDRINUSE, "another process listens there: ss -lntp names it"},
+		{syscall.EADDRNOTAVAIL, "this machine does not have the address, or not yet"},
+		{syscall.ENOSPC, "make room where the node's directory is: what it holds is whole"},
+		{syscall.EDQUOT, "make room where the node's directory is: what it holds is whole"},
+	} {
+		if errors.Is(err, x.errno) {
+			return unavailable(err, x.hint)
+		}
+	}
+	return err
 }
 
 // clientFlags are those of every command that talks to a domain.
