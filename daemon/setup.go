@@ -78,7 +78,7 @@ func Prepare(ctx context.Context, dir string, p Place) (contact []byte, err erro
 
 // config is the place's configuration, which lacks only the domain.
 func (p *Place) config() []byte {
-	text := fmt.Appendf(nil, "# Node %s. keystead node run --example-config explains every field.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n\n[ops]\nlisten = %q\n",
+	text := fmt.Appendf(nil, "# Node %s. keystead node run --example-config explains every field.\n# Relative to this file: name the directory in full if you move the file elsewhere.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n\n[ops]\nlisten = %q\n",
 		p.Name, p.Peer, p.API, p.Plain, p.Ops)
 	if p.TPM != "" {
 		text = fmt.Appendf(text, "\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
