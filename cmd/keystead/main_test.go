@@ -52,6 +52,7 @@ func TestScripts(t *testing.T) {
 			"schema":   checkSchema,
 			"blocks":   extractBlocks,
 			"bed":      compareBed,
+			"excerpt":  checkExcerpt,
 			"ports":    claimPorts,
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])

@@ -240,6 +240,40 @@ func extractBlocks(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(out.String()), 0o644))
 }
 
+var (
+	hexDigits = regexp.MustCompile(`[0-9a-f]{8,}`)
+	figures   = regexp.MustCompile(`[0-9]+(\.[0-9]+)?(ms|µs)?`)
+)
+
+// checkExcerpt holds a page's excerpt of what a command printed to what it prints now: each
+// line stands on stdout, but for figures, digests and which node it was: excerpt PAGE LANGUAGE.
+func checkExcerpt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: excerpt PAGE LANGUAGE")
+	}
+	page, err := os.ReadFile(filepath.Join("../..", args[0]))
+	ts.Check(err)
+	bare := func(line string) string { return figures.ReplaceAllString(hexDigits.ReplaceAllString(line, "H"), "N") }
+	now := map[string]bool{}
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		now[bare(line)] = true
+	}
+	lines := 0
+	for _, m := range fence.FindAllStringSubmatch(string(page), -1) {
+		if m[1] != args[1] {
+			continue
+		}
+		for line := range strings.Lines(m[3]) {
+			if lines++; !now[bare(line)] {
+				ts.Fatalf("%s shows a line that is not printed: %s", args[0], line)
+			}
+		}
+	}
+	if lines == 0 {
+		ts.Fatalf("%s has no block of %s", args[0], args[1])
+	}
+}
+
 // compareBed demands that a file is the test bed's, but for the project's name in it:
 // bed FILE GUESTFILE.
 func compareBed(ts *testscript.TestScript, neg bool, args []string) {

@@ -280,6 +280,7 @@ var (
 	begins  = regexp.MustCompile(`^(?:\$ |[A-Za-z]+=\$\(|\$\()?keystead `)
 	joins   = regexp.MustCompile(`; |&& |\|\| |\bdo `)
 	nested  = regexp.MustCompile(`\$\([^()]*\)`)
+	single  = regexp.MustCompile(`'[^']*'`)
 	quotes  = regexp.MustCompile(`'[^']*'|"[^"]*"`)
 	aside   = regexp.MustCompile(`   +.*$`)
 	options = regexp.MustCompile(`\[[^\]]*\]`)
@@ -288,7 +289,7 @@ var (
 // inBlock takes the lines of a block that are command lines of the program.
 func inBlock(where, block string) (out []saying) {
 	for line := range strings.Lines(goesOn.ReplaceAllString(block, " ")) {
-		line = strings.TrimSpace(line)
+		line = single.ReplaceAllString(strings.TrimSpace(line), "x") // brackets in there are no commands
 		for _, inner := range nested.FindAllString(line, -1) {
 			if text, ok := strings.CutPrefix(strings.TrimSuffix(inner, ")"), "$(keystead "); ok {
 				out = append(out, saying{where, "keystead " + quotes.ReplaceAllString(text, "x"), true})
