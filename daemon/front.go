@@ -81,6 +81,7 @@ func (n *Node) serve() error {
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
 		Observe:  n.metrics.observe,
 		Refused:  n.metrics.refused,
+		Ready:    n.ready,
 	})
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -112,6 +113,14 @@ func (n *Node) serve() error {
 	n.start(n.fronts[2], &http.Server{Handler: n.ops(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10})
 	return nil
+}
+
+// ready reports why this node can not serve now, as far as it knows without asking others.
+func (n *Node) ready() error {
+	if n.replica.Status().Leader == 0 {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.name, Want: "a leader", Got: "none"})
+	}
+	return n.fresh()
 }
 
 func (n *Node) start(f *front, s *http.Server) {
