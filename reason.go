@@ -103,6 +103,7 @@ const (
 	ReasonSubjectChanged      Reason = "subject-changed"      // another proposal on the same subject took effect first
 	ReasonVerdictDisagreement Reason = "verdict-disagreement" // nodes signed different verdicts on one proposal
 	ReasonClockStale          Reason = "clock-stale"          // the domain clock does not keep up with this node's own
+	ReasonWriterUnlisted      Reason = "writer-unlisted"      // a transaction of a client whom the node does not let write
 	ReasonOverloaded          Reason = "overloaded"           // a bound on what the ledger keeps in memory is reached
 )
 
@@ -278,6 +279,7 @@ var stages = map[Reason]Stage{
 	ReasonSubjectChanged:      StagePolicy,
 	ReasonVerdictDisagreement: StagePolicy,
 	ReasonClockStale:          StageUnavailable,
+	ReasonWriterUnlisted:      StagePolicy,
 	ReasonOverloaded:          StageUnavailable,
 	ReasonVendorUntrusted:     StageCollateral,
 	ReasonKeyRevoked:          StageRevoked,

@@ -29,6 +29,9 @@ type Place struct {
 	Ops   string // host:port for health and metrics
 	Plain bool   // API without TLS, on loopback
 
+	Writers    []keystead.Digest // keys of clients that may write
+	OpenWrites bool              // anybody may
+
 	TPM  string // path of the TPM, or of a link to it; "" for none
 	Root string // below which logs are read; "" for /
 	Note string // what its evidence says of itself
@@ -78,12 +81,23 @@ func Prepare(ctx context.Context, dir string, p Place) (contact []byte, err erro
 
 // config is the place's configuration, which lacks only the domain.
 func (p *Place) config() []byte {
-	text := fmt.Appendf(nil, "# Node %s. keystead node run --example-config explains every field.\n# Relative to this file: name the directory in full if you move the file elsewhere.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n\n[ops]\nlisten = %q\n",
-		p.Name, p.Peer, p.API, p.Plain, p.Ops)
+	text := fmt.Appendf(nil, "# Node %s. keystead node run --example-config explains every field.\n# Relative to this file: name the directory in full if you move the file elsewhere.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n%s\n[ops]\nlisten = %q\n",
+		p.Name, p.Peer, p.API, p.Plain, p.writes(), p.Ops)
 	if p.TPM != "" {
 		text = fmt.Appendf(text, "\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
 	}
 	return text
+}
+
+// writes are the lines that say who may write; none where nobody may.
+func (p *Place) writes() string {
+	switch {
+	case p.OpenWrites:
+		return "open-writes = true\n"
+	case len(p.Writers) > 0:
+		return fmt.Sprintf("writers = %q\n", p.Writers)
+	}
+	return ""
 }
 
 // open opens the place's TPM, if it has one, and makes its paths good from anywhere.

@@ -64,8 +64,10 @@ type Options struct {
 	Failed   func(error)   // told of errors that are the node's own; may be nil
 	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
 	Observe func(procedure, code string, took time.Duration)
-	Refused func(error)  // told of every error that is answered; may be nil
-	Ready   func() error // why the node does not serve now, for health checks; nil: it does
+	Refused func(error) // told of every error that is answered; may be nil
+	// MayWrite says who may execute transactions; nil: anybody.
+	MayWrite func(Peer) bool
+	Ready    func() error // why the node does not serve now, for health checks; nil: it does
 }
 
 // Services are who answers. Of those that are nil, nothing is answered; Ledger and

@@ -60,7 +60,8 @@ contacts. Each founding member then signs it (keystead member sign), and each no
 takes it in (keystead domain join).
 
 With --local everything for N nodes on this machine is made in DIR: a member's key, the
-nodes' directories DIR/n1 to DIR/nN, and the signed domain file, taken in.
+nodes' directories DIR/n1 to DIR/nN, and the signed domain file, taken in. Whoever reaches
+these nodes may write under kv/.
 
 --trust-disks founds a domain whose restarted nodes are believed to hold what their
 disks hold. Whoever can roll a node's disk back can then undo what it promised; it is
@@ -252,7 +253,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 	var dirs []string
 	for i := range o.local {
 		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
-		p := daemon.Place{Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
+		p := daemon.Place{OpenWrites: true, Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
 		switch {
 		case o.machines != "":
 			machine := filepath.Join(o.machines, p.Name)
@@ -297,7 +298,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 		Nodes  []string        `json:"nodes"`
 	}{digest, out, dirs}
 	return a.answer(answer, func(w io.Writer) {
-		fmt.Fprintf(w, "domain: %s\nfile:   %s\n", digest, out)
+		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n", digest, out)
 		for _, d := range dirs {
 			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, daemon.ConfigFile))
 		}

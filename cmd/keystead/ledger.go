@@ -25,7 +25,7 @@ whose root a majority signs. Keys of the key-value contract start with kv/.`,
 		`  keystead ledger put kv/colour blue --domain demo/domain.json
   keystead ledger get kv/colour --domain demo/domain.json
   keystead ledger verify --domain demo/domain.json`,
-		a.ledgerGet(), a.ledgerPut(), a.ledgerDelete(), a.ledgerTail(), a.ledgerVerify(),
+		a.ledgerGet(), a.ledgerPut(), a.ledgerDelete(), a.ledgerKey(), a.ledgerTail(), a.ledgerVerify(),
 	)
 }
 
@@ -105,6 +105,7 @@ a receipt for.`,
 		Args: cobra.ExactArgs(2),
 	}
 	f.add(c)
+	f.mayWrite(c)
 	c.Flags().StringVar(&ifValue, "if-value", "", "only if the key has this `VALUE`")
 	c.Flags().BoolVar(&ifAbsent, "if-absent", false, "only if the key has no value")
 	c.Flags().StringVar(&requestID, "request-id", "", "32 hex `DIGITS` under which this write happens once")
@@ -139,6 +140,7 @@ func (a *app) ledgerDelete() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	f.add(c)
+	f.mayWrite(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		return a.execute(&f, "", &apiv1.Operation{Key: args[0], Delete: true})
 	}

@@ -54,7 +54,7 @@ func Up(ctx context.Context, w io.Writer, rec *recording.Recording, program stri
   keystead agent status                     the host's own view of it
   keystead key release %[4]s                an application asks for the key
   keystead key rotate %[4]s --member %[2]s/domain/member.key
-  keystead ledger put kv/colour blue        and: ledger tail, receipt get LEAF
+  keystead ledger put kv/colour blue        and: ledger tail, receipt get LEAF; anybody may write here
   keystead host revoke %[3]s --member %[2]s/domain/member.key
   kill -9 %[6]d                  node n1; the other two go on, and it comes back after %[7]v
 %[8]s

@@ -52,7 +52,7 @@ func founded(as, with, how, before string) string {
 	return `set -e
 cd /run
 ` + before + `
-` + as + `keystead node init /var/lib/keystead --name solo --peer 127.0.0.1:7100 --api 127.0.0.1:7200 ` + with + `
+` + as + `keystead node init /var/lib/keystead --open-writes --name solo --peer 127.0.0.1:7100 --api 127.0.0.1:7200 ` + with + `
 keystead domain init solo --trust-disks ` + how + ` --member ops.key.pub --node /var/lib/keystead/contact --out solo.json
 keystead member sign --key ops.key solo.json
 ` + as + `keystead domain join /var/lib/keystead --domain solo.json --timeout 1s
