@@ -55,6 +55,9 @@ func TestMain(m *testing.M) {
 // runNode runs a node as keystead node run does.
 func runNode(config string) error {
 	cfg, err := daemon.ReadConfig(config)
+	if err == nil && os.Getenv(memoryEnv) != "" {
+		err = limitMemory(os.Getenv(memoryEnv))
+	}
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ type metrics struct {
 	requests    *prometheus.HistogramVec
 	alarms      prometheus.Counter
 	checkpoints prometheus.Counter
+	limits      *prometheus.CounterVec
 }
 
 // gauges are read from the node's status when they are asked for.
@@ -49,7 +50,9 @@ func newMetrics(n *Node) *metrics {
 		alarms:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "alarms_total", Help: "Contradictions among nodes that this node applied."}),
 		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "checkpoints_total", Help: "Checkpoints that a majority completed or a further node signed."}),
 	}
-	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.limits = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "keystead", Name: "limited_total",
+		Help: "Connections and requests that a limit turned away, by class of caller and reason."}, []string{"class", "reason"})
+	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, m.limits, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for name, g := range map[string]struct {
 		help  string
 		value func() float64
@@ -78,3 +81,6 @@ func (m *metrics) heard(h heard) {
 func (m *metrics) observe(procedure, code string, took time.Duration) {
 	m.requests.WithLabelValues(procedure, code).Observe(took.Seconds())
 }
+
+// limited counts what a limit turned away.
+func (m *metrics) limited(class, reason string) { m.limits.WithLabelValues(class, reason).Inc() }

@@ -88,6 +88,9 @@ type Node struct {
 	voter      voter
 	metrics    *metrics
 	changed    chan struct{} // the roster has
+	crowd      *crowd        // of the API
+	leases     lastLeases
+	limited    limited
 
 	stop    context.CancelFunc
 	running context.Context
@@ -146,6 +149,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.opened}
 	n.metrics = newMetrics(n)
+	n.limited.init(n)
 	sealer := opts.Sealer
 	if sealer == nil && n.tpm != nil {
 		sealer = TPMSealer{TPM: n.tpm}

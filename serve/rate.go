@@ -28,9 +28,9 @@ func Source(remote string) netip.Addr {
 	return addr
 }
 
-// rate allows each source so many requests and transactions a second, and as many at
-// once. This machine's own loopback is not limited.
-type rate struct {
+// Rate allows each source so many requests and transactions a second, and as many at
+// once. This machine's own address is not limited.
+type Rate struct {
 	most float64 // 0 for no limit
 	now  func() time.Time
 
@@ -44,23 +44,24 @@ type allowance struct {
 	at   time.Time
 }
 
-func newRate(most int) *rate {
-	return &rate{most: float64(most), now: time.Now, by: map[netip.Addr]*allowance{}}
+// NewRate allows each source so many; 0 sets no limit.
+func NewRate(most int) *Rate {
+	return &Rate{most: float64(most), now: time.Now, by: map[netip.Addr]*allowance{}}
 }
 
-// take takes one from the allowance of whoever has that address and port, and refuses
+// Take takes one from the allowance of whoever has that address and port, and refuses
 // when there is none.
-func (r *rate) take(remote string) error {
+func (r *Rate) Take(remote string) error {
 	if r.most == 0 {
 		return nil
 	}
-	if addr := Source(remote); addr.IsLoopback() || r.allow(addr) {
+	if addr := Source(remote); Own(addr) || r.allow(addr) {
 		return nil
 	}
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "api", Want: fmt.Sprintf("at most %.0f requests and transactions a second from one address", r.most), Got: "more"})
 }
 
-func (r *rate) allow(addr netip.Addr) bool {
+func (r *Rate) allow(addr netip.Addr) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
@@ -87,7 +88,7 @@ func (r *rate) allow(addr netip.Addr) bool {
 }
 
 // forget drops the allowances that are whole again, once a second at most.
-func (r *rate) forget(now time.Time) {
+func (r *Rate) forget(now time.Time) {
 	if now.Sub(r.forgot) < time.Second {
 		return
 	}
