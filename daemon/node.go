@@ -98,10 +98,8 @@ type Node struct {
 	fronts  []*front
 }
 
-// Start starts the node of a directory that [NewIdentity] and [Found] prepared. It
-// returns once the node has its place among the others, which for one that joins
-// takes a majority of them; ctx bounds that.
-func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
+// start is Start, as far as what it opens answers.
+func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}, changed: make(chan struct{}, 1)}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
