@@ -131,10 +131,16 @@ func TestTermEndsAnyStart(t *testing.T) {
 			}
 			t.Cleanup(func() { l.Close() })
 			go func() { // takes all, and says nothing
+				var open []net.Conn
 				for {
-					if _, err := l.Accept(); err != nil {
-						return
+					conn, err := l.Accept()
+					if err != nil {
+						break
 					}
+					open = append(open, conn)
+				}
+				for _, conn := range open {
+					conn.Close()
 				}
 			}()
 			path := filepath.Join(dir, daemon.ConfigFile)

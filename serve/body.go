@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keystead/keystead"
 )
@@ -45,6 +48,7 @@ type source struct {
 	perByte   int64 // of memory
 	enveloped bool
 	json      bool
+	done      <-chan struct{}     // closed when there is no more time for it
 	began     func() (end func()) // called when a message of a stream begins, if not nil
 }
 
@@ -107,6 +111,9 @@ func (s *source) read(out []byte, limit int64, whole bool) ([]byte, error) {
 		if n == 0 {
 			return out, nil
 		}
+		if err := s.slow(n); err != nil {
+			return nil, err
+		}
 		if err := s.take(int64(n)*s.perByte, &s.message); err != nil {
 			return nil, err
 		}
@@ -123,6 +130,24 @@ func (s *source) read(out []byte, limit int64, whole bool) ([]byte, error) {
 		default:
 			return out, nil
 		}
+	}
+}
+
+// slow waits until a stranger's next bytes may be read.
+func (s *source) slow(n int) error {
+	addr, ok := s.who.(netip.Addr)
+	if s.pace == nil || !ok {
+		return nil
+	}
+	wait := s.pace.take(addr, n, time.Now())
+	if wait == 0 {
+		return nil
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-s.done:
+		return os.ErrDeadlineExceeded
 	}
 }
 

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,7 @@ type door struct {
 // inside is what calls of one class have now.
 type inside struct {
 	room    *Room
+	pace    *pace // nil: as fast as it comes
 	calls   atomic.Int64
 	most    int64
 	waiting places
@@ -48,6 +50,7 @@ func newDoor(next http.Handler, opts *Options) *door {
 		}
 		d.classes[c] = &inside{room: NewRoom(s.memory), most: most, waiting: places{what: "calls of " + Class(c).String() + " that wait", most: s.waiters, of: s.of}}
 	}
+	d.classes[Stranger].pace = newPace(strangerPace, strangersPace)
 	return d
 }
 
@@ -188,6 +191,7 @@ func (d *door) read(w http.ResponseWriter, r *http.Request, c *call, from Peer) 
 		return watch(after, func() { _ = body.SetReadDeadline(time.Now().Add(-time.Second)) })
 	}
 	s := newSource(c, r)
+	s.done = r.Context().Done()
 	switch {
 	case c.row.sends:
 		s.began = func() func() { return late(d.opts.Timeout) }
@@ -205,7 +209,10 @@ func (d *door) read(w http.ResponseWriter, r *http.Request, c *call, from Peer) 
 		s.perByte = 0 // it is paid for
 	}
 	end := late(c.row.Time)
+	within, cancel := context.WithTimeout(r.Context(), c.row.Time)
+	s.done = within.Done()
 	message, err := s.next()
+	cancel()
 	end()
 	switch {
 	case errors.Is(err, io.EOF):
@@ -251,8 +258,18 @@ func untimely(err error) error {
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Where: "request", Want: "its body, whole and in time", Got: err.Error()})
 }
 
+// refusedFor is how long a stranger waits for the word that there is no room: one who asks
+// again at once would have the node do nothing but say so.
+const refusedFor = 500 * time.Millisecond
+
 // refuse answers a call that is not let in.
 func (d *door) refuse(w http.ResponseWriter, r *http.Request, from Peer, began time.Time, err error) {
+	if from.Class() == Stranger && errors.Is(err, keystead.ReasonOverloaded) && !Own(Source(r.RemoteAddr)) {
+		select {
+		case <-time.After(refusedFor):
+		case <-r.Context().Done():
+		}
+	}
 	if r.ProtoMajor == 1 { // what is left of the body is not waited for
 		w.Header().Set("Connection", "close")
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second)) // HTTP/1 has it

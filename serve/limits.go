@@ -97,6 +97,12 @@ var shares = [Classes]share{
 	Node:     {128 << 20, 0, 1024, 64},
 }
 
+// How fast strangers' messages are read, in bytes a second: of one address, and of all.
+const (
+	strangerPace  = 2 << 20
+	strangersPace = 16 << 20
+)
+
 // What memory is charged for a byte.
 const (
 	perRead     = 8 // as it comes, by the library that reads and unpacks it, and in what it becomes

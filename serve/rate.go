@@ -99,3 +99,51 @@ func (r *Rate) forget(now time.Time) {
 		}
 	}
 }
+
+// pace lets bytes of strangers come so fast and no faster: who sends more is read later. What
+// comes from this machine's own address is not held up.
+type pace struct {
+	each, all float64 // bytes a second, of one address and altogether; a second's worth may come at once
+
+	mu     sync.Mutex
+	whole  due
+	by     map[netip.Addr]*due
+	forgot time.Time
+}
+
+// due is when the next byte may come, if no more is saved up than a second has.
+type due struct{ at time.Time }
+
+func newPace(each, all float64) *pace { return &pace{each: each, all: all, by: map[netip.Addr]*due{}} }
+
+// take returns how long to wait before so many bytes of an address are read.
+func (p *pace) take(addr netip.Addr, n int, now time.Time) time.Duration {
+	if Own(addr) {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.by) >= maxAddresses && now.Sub(p.forgot) > time.Second {
+		p.forgot = now
+		for a, d := range p.by {
+			if now.Sub(d.at) > time.Second {
+				delete(p.by, a)
+			}
+		}
+	}
+	if p.by[addr] == nil && len(p.by) >= maxAddresses {
+		addr = netip.Addr{}
+	}
+	if p.by[addr] == nil {
+		p.by[addr] = &due{}
+	}
+	return max(p.whole.add(n, p.all, now), p.by[addr].add(n, p.each, now))
+}
+
+func (d *due) add(n int, rate float64, now time.Time) time.Duration {
+	if least := now.Add(-time.Second); d.at.Before(least) {
+		d.at = least
+	}
+	d.at = d.at.Add(time.Duration(float64(n) / rate * float64(time.Second)))
+	return max(0, d.at.Sub(now))
+}

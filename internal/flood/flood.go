@@ -41,7 +41,7 @@ func New(to client.Contact, from netip.Addr) *Stranger {
 	t := client.PinnedTransport(to, nil)
 	t.DialContext = s.dial
 	t.HTTP2.MaxReceiveBufferPerConnection, t.HTTP2.MaxReceiveBufferPerStream = 64<<10, 64<<10 // what is not read stays with the node
-	t.HTTP2.StrictMaxConcurrentRequests = true // one connection, and what does not fit waits here
+	t.HTTP2.StrictMaxConcurrentRequests = true                                                // one connection, and what does not fit waits here
 	s.http = &http.Client{Transport: t}
 	return s
 }
