@@ -3,10 +3,17 @@ package daemon_test
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -180,6 +187,7 @@ func TestIdleStreams(t *testing.T) {
 	const each, connections = 2350, 7
 	for range connections {
 		s := flood.New(b.contact, netip.MustParseAddr("127.0.1.1"))
+		s.OneConnection()
 		strangers = append(strangers, s)
 		for range each {
 			wg.Go(func() {
@@ -258,4 +266,96 @@ func TestManyObjects(t *testing.T) {
 		t.Errorf("%d objects were taken from one address in 14 s, %d refused; %d files", taken.Load(), refused.Load(), len(files))
 	}
 	b.holds("many small objects")
+}
+
+// nodeCertificate is a certificate with the TLS key of a node's directory.
+func nodeCertificate(dir string) (tls.Certificate, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "tls.pem"))
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	block, _ := pem.Decode(text)
+	secret, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, secret.(crypto.Signer).Public(), secret)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: secret}, err
+}
+
+// TestFloodFromManyAddresses has 64 addresses do all that strangers may think of at once, for
+// ten seconds: the node takes no more memory than it may, refuses nobody who is known by a
+// key, and names the limits and to whom it applied them.
+func TestFloodFromManyAddresses(t *testing.T) {
+	b := besiege(t, "")
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	pair, err := nodeCertificate(b.nodes[0].dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := client.Open(b.file, b.digest, client.Options{Certificate: &pair, Attempt: 20 * time.Second}) // as a node would
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer known.Close()
+	out, err := known.Put(ctx, "kv/large", bytes.Repeat([]byte("x"), 500<<10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := known.Receipt(ctx, out.GetLeaf()); err != nil {
+		t.Fatal(err)
+	}
+	hold, end := context.WithTimeout(ctx, 10*time.Second)
+	defer end()
+	packed, long := flood.Packed(flood.Operations(4<<20-16)), flood.Operations(7<<18-16)
+	beats := []func(s *flood.Stranger){
+		func(s *flood.Stranger) { _, _, _ = s.Bomb(hold, packed) },
+		func(s *flood.Stranger) { _, _, _ = s.Large(hold, long) },
+		func(s *flood.Stranger) { _ = s.Tail(hold) },
+		func(s *flood.Stranger) { _, _, _ = s.Slow(hold, 60<<10, 4<<10, 100*time.Millisecond) },
+		func(s *flood.Stranger) { _, _, _ = s.Receipts(hold, out.GetLeaf(), 256) },
+		func(s *flood.Stranger) { _, _, _ = s.Receipts(hold, out.GetLeaf(), 1) },
+		func(s *flood.Stranger) { _ = s.Handshake(hold) },
+		func(s *flood.Stranger) { _ = s.Silent(hold) },
+		func(s *flood.Stranger) { _ = s.Object(hold, []byte(rand.Text())) },
+	}
+	var wg sync.WaitGroup
+	for _, from := range flood.Addresses(64) {
+		for _, beat := range beats {
+			s := flood.New(b.contact, from)
+			defer s.Close()
+			for range 2 {
+				wg.Go(func() {
+					for hold.Err() == nil {
+						beat(s)
+						select { // strangers have not the processors of this machine
+						case <-time.After(100 * time.Millisecond):
+						case <-hold.Done():
+						}
+					}
+				})
+			}
+		}
+	}
+	var took []time.Duration
+	for hold.Err() == nil {
+		began := time.Now()
+		if _, err := known.Put(ctx, "kv/a", []byte("a")); err != nil {
+			t.Errorf("who is known is refused: %v", err)
+			break
+		}
+		took = append(took, time.Since(began))
+	}
+	wg.Wait()
+	if len(took) == 0 {
+		t.Fatal("no transaction of who is known was done")
+	}
+	slices.Sort(took) // how long they take, make bench-flood measures: here the flood has the same processors
+	b.holds(fmt.Sprintf("a flood from 64 addresses, beside %d transactions, most %v", len(took), took[len(took)-1]))
+	said, err := os.ReadFile(b.nodes[0].log())
+	if err != nil || strings.Count(string(said), `msg="limit applied" to=strangers from=127.0.1.`) == 0 {
+		t.Errorf("the node names no limit that it applied: %v", err)
+	}
 }

@@ -41,9 +41,14 @@ func New(to client.Contact, from netip.Addr) *Stranger {
 	t := client.PinnedTransport(to, nil)
 	t.DialContext = s.dial
 	t.HTTP2.MaxReceiveBufferPerConnection, t.HTTP2.MaxReceiveBufferPerStream = 64<<10, 64<<10 // what is not read stays with the node
-	t.HTTP2.StrictMaxConcurrentRequests = true                                                // one connection, and what does not fit waits here
 	s.http = &http.Client{Transport: t}
 	return s
+}
+
+// OneConnection has the stranger open no more than one connection: what a node does not take
+// on it waits. It is called before anything else.
+func (s *Stranger) OneConnection() {
+	s.http.Transport.(*http.Transport).HTTP2.StrictMaxConcurrentRequests = true
 }
 
 // Addresses returns so many addresses of the loopback, from 127.0.1.1 on.

@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/internal/flood"
 )
@@ -227,27 +228,29 @@ func storm(ctx context.Context, s *flood.Stranger, x wave) {
 }
 
 // live is what a good host does in a second: it renews its lease and has an SVID issued. One
-// of them shows all nodes evidence anew, too.
+// of them shows all nodes evidence anew, too. What is refused as unavailable is asked for
+// again, as agents do, and its time goes on.
 func (r *reckoning) live(ctx context.Context, h *synthetic, meets bool, contacts map[string]client.Contact) error {
-	n, err := h.api.Nonce(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: nonce: %w", h.name, err)
-	}
-	began := time.Now()
-	did, err := h.renew(ctx, n)
+	began, did := time.Now(), false
+	err := again(ctx, func() error {
+		n, err := h.api.Nonce(ctx)
+		if err == nil && n.GetTick() == h.tick {
+			began = time.Now() // there is nothing to answer yet
+		}
+		if err == nil {
+			did, err = h.renew(ctx, n)
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("%s: renewal: %w", h.name, err)
 	}
 	if !did {
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-		}
 		return nil
 	}
 	r.add(&r.renewals, began)
 	began = time.Now()
-	if _, err := h.api.IssueSVID(ctx, h.name); err != nil {
+	if err := again(ctx, func() error { _, err := h.api.IssueSVID(ctx, h.name); return err }); err != nil {
 		return fmt.Errorf("%s: SVID: %w", h.name, err)
 	}
 	r.add(&r.issued, began)
@@ -264,6 +267,21 @@ func (r *reckoning) live(ctx context.Context, h *synthetic, meets bool, contacts
 		_ = conn.Close() // nothing was said on it
 	}
 	return nil
+}
+
+// again does something until it is done or refused for good, and lets a moment pass.
+func again(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err == nil || !client.Unavailable(err) || errors.Is(err, keystead.ReasonLeaseExpired) {
+			return err
+		}
+	}
 }
 
 func quantile(took []time.Duration, percent int) time.Duration {
