@@ -117,7 +117,7 @@ func (x *Setting) judgeVersion(state State) error {
 // ParseEntryVersion returns the entry version in force by the judged and the founding
 // value of the setting: the greater one, whether this build knows it or not; 3 without either.
 func ParseEntryVersion(judged, founding string) uint8 {
-	in := uint64(bounds[EntryVersion].normal)
+	in := uint64(bounds[EntryVersion].Normal)
 	for _, v := range []string{judged, founding} {
 		if n, err := strconv.ParseUint(v, 10, 8); err == nil {
 			in = max(in, n)
