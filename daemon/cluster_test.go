@@ -146,6 +146,9 @@ func (c *cluster) seal(settings ...string) {
 	if !c.evidence {
 		settings = append(slices.Clone(settings), "evidence=none")
 	}
+	if !slices.ContainsFunc(settings, func(s string) bool { return strings.HasPrefix(s, admit.EntryVersion+"=") }) {
+		settings = append(slices.Clone(settings), admit.FoundingVersion())
+	}
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1 + len(c.others), Members: []key.MemberPublic{c.member.Public()}}}
 	for _, m := range c.others {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
 	"github.com/keystead/keystead/replica"
 )
@@ -13,3 +14,6 @@ func (o *Options) LieInMessages(t func(replica.Transport) replica.Transport) { o
 func (o *Options) LieOfHead(f func(to string, s heads.Statement, sign *key.Node) heads.Statement) {
 	o.lies.head = f
 }
+
+// LieOfState has a node say of its state what it likes.
+func (o *Options) LieOfState(f func(*ledger.StateDigest)) { o.lies.state = f }

@@ -51,6 +51,7 @@ type Options struct {
 type lies struct {
 	transport func(replica.Transport) replica.Transport                          // messages of raft
 	head      func(to string, s heads.Statement, sign *key.Node) heads.Statement // where it stands
+	state     func(*ledger.StateDigest)                                          // what its state is
 }
 
 // Node is a running node.
@@ -72,6 +73,7 @@ type Node struct {
 	left       error  // that members removed this node
 	unsigned   string // why this node signs nothing
 	standing   standing
+	confirmed  confirmed
 	ticks      tickBox
 	court      court
 	effects    effects
@@ -180,7 +182,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop, n.positionLoop} {
 		n.background(task)
 	}
 	if hook != nil {
@@ -270,7 +272,9 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		peers = append(peers, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
 	}
 	started := filepath.Join(n.cfg.Dir, startedFile)
-	if _, err := os.Stat(started); err == nil {
+	_, err := os.Stat(started)
+	n.confirmed.fresh = errors.Is(err, os.ErrNotExist)
+	if err == nil {
 		founders = nil // a founder that lost its store must not found the group again
 	}
 	ctx, stop := context.WithCancelCause(ctx)
@@ -282,8 +286,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	defer cache.Unref()
 	r, err := replica.Start(ctx, replica.Options{
 		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Cache: cache,
-			Logf: func(s string) { n.log.Warn("store", "says", s) }},
-		Key: n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers,
+			Logf:    func(s string) { n.log.Warn("store", "says", s) },
+			Approve: n.approve, TakeFiles: n.takesFiles, Wanted: n.confirmed.want},
+		Digested: n.digested,
+		Key:      n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers,
 		Connect:    n.connectPeers,
 		Seal:       n.seal(),
 		TrustDisks: n.genesis.TrustsDisks(),
@@ -315,6 +321,9 @@ func (n *Node) heard(h heard) {
 	n.court.hear(h.judged)
 	if h.agreement {
 		n.keys.ring()
+	}
+	if h.positions {
+		n.confirmed.bell.ring()
 	}
 	if h.roster {
 		select {

@@ -17,7 +17,7 @@ import (
 func pairsOf(t testing.TB, s *store) (keystead.Digest, *store) {
 	t.Helper()
 	h, out, last := sha256.New(), newStore(), ""
-	err := ledger.NewView(s).Pairs(func(k, v []byte) bool {
+	err := ledger.NewView(s).Pairs(nil, func(k, v []byte) bool {
 		if string(k) <= last {
 			t.Errorf("%q after %q", k, last)
 		}
@@ -123,7 +123,7 @@ func TestLayoutsAgree(t *testing.T) {
 			spoilt := bytes.Clone(v)
 			spoilt[len(v)-1] ^= 1
 			older.m[k] = spoilt
-			err := ledger.NewView(older).Pairs(func(_, _ []byte) bool { return true })
+			err := ledger.NewView(older).Pairs(nil, func(_, _ []byte) bool { return true })
 			var format *keystead.FormatError
 			if !errors.As(err, &format) || format.Field != "value" {
 				t.Errorf("a spoilt value: want a FormatError, got %v", err)
@@ -151,7 +151,7 @@ func TestUnknownSpaceIsNoState(t *testing.T) {
 	d := newDomain(t, 3)
 	for _, k := range []string{"f", "y1", "\x00", "x123"} {
 		d.store.m[k], d.store.keys = []byte("?"), nil
-		err := ledger.NewView(d.store).Pairs(func(_, _ []byte) bool { return true })
+		err := ledger.NewView(d.store).Pairs(nil, func(_, _ []byte) bool { return true })
 		var format *keystead.FormatError
 		if !errors.As(err, &format) || format.Field != "key" {
 			t.Errorf("%q: want a FormatError of the key, got %v", k, err)

@@ -27,10 +27,6 @@ type Options struct {
 	// started with them again forgets its vote and takes part all the same.
 	Founders []Member
 
-	// Founding are the founders of a group that this node joins, if it knows them all:
-	// with them it needs no snapshot while some member has the whole log.
-	Founding []Member
-
 	// Digested is told what names this node's state at a position, once it has read it
 	// through. Nil drops it.
 	Digested func(StateHeader)
@@ -167,7 +163,7 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 			}
 			n.told = reply.Members
 			n.log.Info("joined", "id", reply.ID)
-			return n.store.Rejoin(reply.ID, n.opts.Founding)
+			return n.store.Rejoin(reply.ID)
 		}
 		waits.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		select {
@@ -299,6 +295,16 @@ func (n *Node) positioned(h *Held) {
 			n.log.Warn("state at a position not read", "index", h.Index(), "because", err)
 		}
 	})
+}
+
+// Offer has this node read its state of now through, to be sent to members who can not
+// have one that a majority signed; see [Store.Offer].
+func (n *Node) Offer() error {
+	h, err := n.store.Offer()
+	if err == nil {
+		n.positioned(h)
+	}
+	return err
 }
 
 // Stable says that a majority signed the digest of the state at a position, and up to
