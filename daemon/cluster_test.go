@@ -120,6 +120,7 @@ type process struct {
 	place daemon.Place
 	dir   string
 	env   []string
+	words []string // the command that runs it; this program if nil
 	cmd   *exec.Cmd
 	ended chan error
 }
@@ -229,6 +230,9 @@ func (c *cluster) start(i int) {
 	}
 	defer log.Close()
 	words := []string{os.Args[0]}
+	if p.words != nil {
+		words = p.words
+	}
 	if c.wrap != nil {
 		words = append(c.wrap(i), words...)
 	}
