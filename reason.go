@@ -173,16 +173,17 @@ const (
 
 // The ledger's engine.
 const (
-	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
-	ReasonKeyPending     Reason = "key-pending"      // the roster does not name the signing key that the node started with
-	ReasonTimeout        Reason = "timeout"          // no outcome in time; a proposal may still take effect
-	ReasonShutdown       Reason = "shutdown"         // the node is closing or has stopped
-	ReasonTooLarge       Reason = "too-large"        // a command above the bound
-	ReasonNotMember      Reason = "not-member"       // a key or id that the membership does not have
-	ReasonChangeRefused  Reason = "change-refused"   // a membership change that does not fit the membership
-	ReasonUnsealed       Reason = "unsealed"         // restarted without a valid record of a clean shutdown
-	ReasonStoreCorrupt   Reason = "store-corrupt"    // a record of the store that is not what was written
-	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
+	ReasonNoQuorum          Reason = "no-quorum"          // no leader that a majority of voters follows
+	ReasonKeyPending        Reason = "key-pending"        // the roster does not name the signing key that the node started with
+	ReasonTimeout           Reason = "timeout"            // no outcome in time; a proposal may still take effect
+	ReasonShutdown          Reason = "shutdown"           // the node is closing or has stopped
+	ReasonTooLarge          Reason = "too-large"          // a command above the bound
+	ReasonNotMember         Reason = "not-member"         // a key or id that the membership does not have
+	ReasonChangeUnexplained Reason = "change-unexplained" // a membership change that the roster does not explain
+	ReasonChangeRefused     Reason = "change-refused"     // a membership change that does not fit the membership
+	ReasonUnsealed          Reason = "unsealed"           // restarted without a valid record of a clean shutdown
+	ReasonStoreCorrupt      Reason = "store-corrupt"      // a record of the store that is not what was written
+	ReasonDiskRolledBack    Reason = "disk-rolled-back"   // the store is older than what this node acknowledged
 
 	ReasonRecoveryMismatch Reason = "recovery-mismatch" // members signed another recovery than from this disk as it is
 )
@@ -389,6 +390,7 @@ var stages = map[Reason]Stage{
 	ReasonTooLarge:            StageMisuse,
 	ReasonNotMember:           StagePolicy,
 	ReasonChangeRefused:       StageMisuse,
+	ReasonChangeUnexplained:   StagePolicy,
 	ReasonUnsealed:            StageUnavailable,
 	ReasonRecoveryMismatch:    StagePolicy,
 	ReasonStoreCorrupt:        StageInternal,

@@ -150,6 +150,7 @@ func (c *cluster) seal(settings ...string) {
 	if !slices.ContainsFunc(settings, func(s string) bool { return strings.HasPrefix(s, admit.EntryVersion+"=") }) {
 		settings = append(slices.Clone(settings), admit.FoundingVersion())
 	}
+	slices.Sort(settings)
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1 + len(c.others), Members: []key.MemberPublic{c.member.Public()}}}
 	for _, m := range c.others {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -30,6 +31,15 @@ type Options struct {
 	// Digested is told what names this node's state at a position, once it has read it
 	// through. Nil drops it.
 	Digested func(StateHeader)
+
+	// Others returns how many other members there are, as far as this node can tell by
+	// itself: a majority of them must give it the same id before it goes on as another. Nil
+	// is for groups in which one member's word is enough.
+	Others func() int
+
+	// Sign signs for this node's key that it gives up its id; unless that is wanted, by a
+	// member that refused the request without, it may return nil. Nil leaves it unsigned.
+	Sign func(message []byte, wanted bool) (*Asked, error)
 
 	// Connect opens the transport, which calls the handler from then on.
 	Connect func(Handler) (Transport, error)
@@ -59,7 +69,9 @@ type Node struct {
 	cancel  context.CancelFunc
 	ctx     context.Context
 	done    chan struct{}
-	err     error // why it stopped, once done is closed
+	err     error       // why it stopped, once done is closed
+	ready   atomic.Bool // the store is the one that the node goes on with
+	settled bool        // nothing is set aside any more; the loop's alone
 	status  statusCell
 	told    []Member   // by who gave this node its id: its own state may be older
 	reading sync.Mutex // of the state at a position
@@ -75,7 +87,7 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	n := &Node{log: opts.Log, done: make(chan struct{}), in: inbox{wake: make(chan struct{}, 1)}}
-	n.in.closed = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Got: "a node that waits for an id itself", Where: opts.Address})
+	n.in.closed = waits(opts.Address)
 	n.appends.init()
 	n.applies.init()
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -107,6 +119,11 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 	n.introduce(n.store.Membership())
 	n.run()
 	return n, nil
+}
+
+// waits refuses what a node can not do before it knows which store it goes on with.
+func waits(address string) error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Got: "a node that waits for an id itself", Where: address})
 }
 
 // identify makes sure that the store is one that this node may go on with.
@@ -148,23 +165,34 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 	defer retry.Stop()
 	waits := news{log: n.log}
 	var refusals []error
+	given := answers{}
 	for {
 		if ctx.Err() != nil {
 			return errors.Join(append(refusals, ctx.Err())...)
 		}
 		refusals = refusals[:0]
+		need := 1
+		if n.opts.Others != nil {
+			need = max(1, n.opts.Others()/2+1)
+		}
 		for _, p := range peers {
-			attempt, cancel := context.WithTimeout(ctx, 100*n.opts.Tick)
-			reply, err := n.transport.Join(attempt, p, JoinRequest{Boot: n.boot, Address: n.opts.Address})
-			cancel()
+			reply, err := n.askForID(ctx, p)
 			if err != nil {
 				refusals = append(refusals, fmt.Errorf("%s: %w", p.Address, err))
 				continue
 			}
+			given[p.Key] = reply.ID
+			if given.agreed(need) != reply.ID {
+				continue
+			}
 			n.told = reply.Members
 			n.log.Info("joined", "id", reply.ID)
+			if err := n.setAside(); err != nil {
+				return err
+			}
 			return n.store.Rejoin(reply.ID)
 		}
+		refusals = append(refusals, given.few(need))
 		waits.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		select {
 		case <-ctx.Done():
@@ -173,10 +201,41 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 	}
 }
 
+// askForID asks one member for a fresh id, signed for the id that it says is to be given up.
+func (n *Node) askForID(ctx context.Context, p Member) (JoinReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, 100*n.opts.Tick)
+	defer cancel()
+	request := JoinRequest{Boot: n.boot, Address: n.opts.Address, Gives: n.store.ID()}
+	wanted := false
+	for range 3 {
+		if n.opts.Sign != nil {
+			var err error
+			if request.Asked, err = n.opts.Sign(AskedMessage(request.Gives, n.opts.Key, n.boot, n.opts.Address), wanted); err != nil {
+				return JoinReply{}, err
+			}
+		}
+		if request.Asked == nil {
+			request.Gives = 0 // which builds of before do not read
+		}
+		reply, err := n.transport.Join(ctx, p, request)
+		if errors.Is(err, keystead.ReasonChangeRefused) && request.Asked == nil && n.opts.Sign != nil {
+			wanted, request.Gives = true, n.store.ID()
+			continue
+		}
+		if err != nil || reply.ID != 0 {
+			return reply, err
+		}
+		request.Gives = reply.Gives
+	}
+	return JoinReply{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: p.Address, Want: "an id", Got: "none"})
+}
+
 // run starts the loop and its two writers.
 func (n *Node) run() {
 	n.publish()
 	n.in.open()
+	n.ready.Store(true)
+	n.voted(n.store.Membership())
 	n.workers.Go(func() {
 		for ms := range n.appends.batches {
 			if err := n.store.Append(ms...); err != nil {
@@ -318,6 +377,7 @@ func (n *Node) Stable(index, keep uint64) {
 func (n *Node) start(w Work) {
 	if w.Members != nil {
 		n.introduce(w.Members)
+		n.voted(w.Members)
 		n.publish()
 	}
 	if w.Append != nil {

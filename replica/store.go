@@ -44,6 +44,10 @@ type StoreOptions struct {
 	Dir     string
 	Machine StateMachine
 
+	// Explain refuses a change of membership that the state does not explain: the group's own
+	// record of who is a member is signed by nobody. Nil takes every change.
+	Explain func(state View, before *Membership, c *Change) error
+
 	RetainBytes   uint64        // log kept in memory, for members that lag a little; 32 MiB if 0
 	MaxLogBytes   uint64        // log kept on disk, for those that lag more, and until KeepFrom lets it go; 8 GiB if 0
 	MemTableBytes uint64        // of the state; 64 MiB if 0

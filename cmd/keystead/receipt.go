@@ -146,7 +146,9 @@ func (a *app) ledgerVerify() *cobra.Command {
 		Short: "Audit the whole ledger against a checkpoint that a majority signed",
 		Long: `Fetches every leaf up to the newest checkpoint, computes the tree's root and compares it with
 the one that a majority of nodes signed, and verifies the chain of rosters on the way.
-With --since the newest checkpoint must continue one kept from before. The checkpoint
+With --since the newest checkpoint must continue one kept from before. Then every node is
+asked to sign the tree of that size, and one that signs another is named (ledger-forked): a
+majority's signatures say what is so only while the nodes have one log. The checkpoint
 verified is printed, to be kept for the next time.`,
 		Example: `  keystead ledger verify --domain demo/domain.json > checkpoint.txt
   keystead ledger verify --domain demo/domain.json --since checkpoint.txt`,
@@ -170,16 +172,32 @@ verified is printed, to be kept for the next time.`,
 		if err != nil {
 			return err
 		}
-		return a.answer(audited(audit), func(w io.Writer) { w.Write(audit.Checkpoint) })
+		stands, err := cl.Stands(ctx, audit.Head)
+		for _, s := range stands {
+			if s.Err != nil {
+				fmt.Fprintf(a.stderr, "keystead: node %s was not compared: %s\n", s.Node, printable(s.Err.Error()))
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return a.answer(audited(audit, stands), func(w io.Writer) { w.Write(audit.Checkpoint) })
 	}
 	return c
 }
 
-func audited(x *client.Audit) any {
+func audited(x *client.Audit, stands []client.Stand) any {
+	agree := []string{}
+	for _, s := range stands {
+		if s.Err == nil {
+			agree = append(agree, s.Node)
+		}
+	}
 	return struct {
 		Leaves     uint64          `json:"leaves"`
 		Root       keystead.Digest `json:"root"`
 		Roster     uint64          `json:"roster"`
 		Checkpoint string          `json:"checkpoint"`
-	}{x.Head.Size, x.Head.Root, x.Head.Roster, string(x.Checkpoint)}
+		Agree      []string        `json:"agree"` // nodes that signed that tree when they were asked
+	}{x.Head.Size, x.Head.Root, x.Head.Roster, string(x.Checkpoint), agree}
 }
