@@ -239,7 +239,7 @@ func (h *handler) ReceiveSnapshot(m *pb.Message, r io.Reader) error {
 func (h *handler) Join(ctx context.Context, key keystead.Digest, request JoinRequest) (JoinReply, error) {
 	n := (*Node)(h)
 	if !n.ready.Load() {
-		return JoinReply{}, waits(n.opts.Address)
+		return JoinReply{Waits: true}, nil
 	}
 	members := n.store.Membership()
 	reply, change, err := members.Admit(key, request)

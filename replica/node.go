@@ -150,55 +150,68 @@ func (n *Node) identify(ctx context.Context) error {
 // join asks the peers, again and again, for a fresh id. If no majority is there to
 // give one out, the old store stays as it is: see Recover.
 func (n *Node) join(ctx context.Context, peers []Member) error {
-	asked := map[Member]bool{}
-	peers = slices.DeleteFunc(slices.Clone(peers), func(m Member) bool {
-		to := Member{Key: m.Key, Address: m.Address}
-		again := asked[to]
-		asked[to] = true
-		return again || m.Key == n.opts.Key
-	})
-	if len(peers) == 0 {
+	if peers = n.whomToAsk(peers); len(peers) == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Want: "a peer to ask for an id", Got: "none is configured", Where: "join"})
 	}
 	n.transport.Members(peers)
 	retry := time.NewTicker(10 * n.opts.Tick)
 	defer retry.Stop()
-	waits := news{log: n.log}
-	var refusals []error
+	told := news{log: n.log}
 	given := answers{}
+	var refusals []error
 	for {
 		if ctx.Err() != nil {
 			return errors.Join(append(refusals, ctx.Err())...)
 		}
 		refusals = refusals[:0]
-		need := 1
-		if n.opts.Others != nil {
-			need = max(1, n.opts.Others()/2+1)
-		}
 		for _, p := range peers {
 			reply, err := n.askForID(ctx, p)
 			if err != nil {
 				refusals = append(refusals, fmt.Errorf("%s: %w", p.Address, err))
 				continue
 			}
-			given[p.Key] = reply.ID
-			if given.agreed(need) != reply.ID {
-				continue
+			given[p.Key] = reply
+			if id := given.agreed(n.needed(given)); id != 0 && id == reply.ID {
+				return n.goOnAs(reply)
 			}
-			n.told = reply.Members
-			n.log.Info("joined", "id", reply.ID)
-			if err := n.setAside(); err != nil {
-				return err
-			}
-			return n.store.Rejoin(reply.ID)
 		}
-		refusals = append(refusals, given.few(need))
-		waits.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
+		refusals = append(refusals, given.few(n.needed(given)))
+		told.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		select {
 		case <-ctx.Done():
 		case <-retry.C:
 		}
 	}
+}
+
+// whomToAsk returns the peers once each, without this node.
+func (n *Node) whomToAsk(peers []Member) []Member {
+	asked := map[Member]bool{}
+	return slices.DeleteFunc(slices.Clone(peers), func(m Member) bool {
+		to := Member{Key: m.Key, Address: m.Address}
+		again := asked[to]
+		asked[to] = true
+		return again || m.Key == n.opts.Key
+	})
+}
+
+// needed is how many members must give the same id: a majority of the others, without those
+// that say themselves that they wait for one.
+func (n *Node) needed(given answers) int {
+	if n.opts.Others == nil {
+		return 1
+	}
+	return max(1, (n.opts.Others()-given.waiting())/2+1)
+}
+
+// goOnAs begins as the member that others made of this node.
+func (n *Node) goOnAs(reply JoinReply) error {
+	n.told = reply.Members
+	n.log.Info("joined", "id", reply.ID)
+	if err := n.setAside(); err != nil {
+		return err
+	}
+	return n.store.Rejoin(reply.ID)
 }
 
 // askForID asks one member for a fresh id, signed for the id that it says is to be given up.
@@ -222,7 +235,7 @@ func (n *Node) askForID(ctx context.Context, p Member) (JoinReply, error) {
 			wanted, request.Gives = true, n.store.ID()
 			continue
 		}
-		if err != nil || reply.ID != 0 {
+		if err != nil || reply.ID != 0 || reply.Waits {
 			return reply, err
 		}
 		request.Gives = reply.Gives

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/cursor"
@@ -78,21 +79,42 @@ func (s *Store) explained(members *Membership, c *Change) error {
 	return s.opts.Explain(View{s.db}, members, c)
 }
 
-// answers are the ids that members gave to who asks for one, by the member's key.
-type answers map[keystead.Digest]uint64
+// answers are what members say to who asks for an id, by their key.
+type answers map[keystead.Digest]JoinReply
 
 // agreed returns the id that so many members gave, or 0.
 func (a answers) agreed(need int) uint64 {
 	count := map[uint64]int{}
-	for _, id := range a {
-		if count[id]++; count[id] >= need {
-			return id
+	for _, r := range a {
+		if r.ID == 0 {
+			continue
+		}
+		if count[r.ID]++; count[r.ID] >= need {
+			return r.ID
 		}
 	}
 	return 0
 }
 
+// waiting returns how many members wait for an id themselves.
+func (a answers) waiting() (n int) {
+	for _, r := range a {
+		if r.Waits {
+			n++
+		}
+	}
+	return n
+}
+
 // few says what is missing, for the log.
 func (a answers) few(need int) error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "join", Want: fmt.Sprintf("one id from %d members", need), Got: fmt.Sprintf("%v", a)})
+	ids := []uint64{}
+	for _, r := range a {
+		if r.ID != 0 {
+			ids = append(ids, r.ID)
+		}
+	}
+	slices.Sort(ids)
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "join", Want: fmt.Sprintf("one id from %d members", need),
+		Got: fmt.Sprintf("ids %v, and %d members that wait for one themselves", ids, a.waiting())})
 }

@@ -1,8 +1,8 @@
 package replica
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"

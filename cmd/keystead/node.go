@@ -252,6 +252,9 @@ func (a *app) nodeStatus() *cobra.Command {
 				signs = "nothing: " + why
 			}
 			fmt.Fprintf(w, "signs:      %s\n", signs)
+			for _, proof := range s.GetProvenBad() {
+				fmt.Fprintf(w, "proven bad: %s\n", proof)
+			}
 			for _, p := range s.GetPeers() {
 				fmt.Fprintf(w, "member:     %s (%s), raft id %d\n", p.GetName(), p.GetRole(), p.GetRaftId())
 			}

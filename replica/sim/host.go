@@ -291,9 +291,20 @@ func (h *Host) guarded(do func()) {
 func (h *Host) clock() {
 	h.then(time.Duration(float64(tick)*h.drift), func() {
 		h.core.Tick()
+		h.hear()
 		h.wish()
 		h.clock()
 	})
+}
+
+// hear takes note of how far others say that they have applied the log, as signed heads
+// tell a daemon.
+func (h *Host) hear() {
+	for _, o := range h.c.hosts {
+		if o != h && o.core != nil && !h.c.cut[[2]*Host{o, h}] {
+			h.core.Reached(o.Key, o.applied)
+		}
+	}
 }
 
 // pump starts the work that the core has.
