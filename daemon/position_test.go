@@ -25,6 +25,7 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/receipt"
 )
 
 // SendSnapshot sends a forged state, if the node is told to: sound in itself, with one
@@ -274,5 +275,44 @@ func TestTwoBuilds(t *testing.T) {
 	for i := range 3 {
 		c.until(i, "signing", signing)
 		c.reads(i, "kv/colour", "green")
+	}
+}
+
+// TestGrowsFromOne: a domain of one node, which was started again and again, grows to
+// three. Nobody but the first has a state, so its word is what the second takes in; the
+// third asks both.
+func TestGrowsFromOne(t *testing.T) {
+	t.Parallel()
+	c := found(t, 1, loopback, "trust-disks=true")
+	c.startAll()
+	c.whole(0)
+	for i := range 2 {
+		c.putKey("kv/colour", fmt.Sprint("red ", i))
+		if err := c.end(0, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		c.start(0)
+		c.until(0, "signing", signing)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
+	defer cancel()
+	all := []int{0}
+	for i := 1; i < 3; i++ {
+		name := fmt.Sprintf("n%d", i+1)
+		contact := c.prepare(name, "", filepath.Join(c.dir, name))
+		opened, err := client.OpenContact(contact)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.changeRoster(ctx, c.client("n1"), contact, func(r *receipt.Roster) { r.Nodes = append(r.Nodes, opened.Node()) })
+		c.enter(c.nodes[i])
+		c.file.Contacts = append(c.file.Contacts, contact) // for this test's clients
+		c.start(i)
+		all = append(all, i)
+		c.whole(all...)
+		for _, j := range all {
+			c.until(j, "signing", signing)
+			c.reads(j, "kv/colour", "red 1")
+		}
 	}
 }
