@@ -270,6 +270,14 @@ func (n *Node) foundingVersion() uint8 {
 	return admit.ParseEntryVersion("", n.genesis.Setting(admit.EntryVersion))
 }
 
+// contactMembers returns whom this node knows contacts of, as members of the replica.
+func (n *Node) contactMembers() (out []replica.Member) {
+	for _, c := range n.knownContacts() {
+		out = append(out, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
+	}
+	return out
+}
+
 // otherMembers returns how many other members the replica has, by the roster that this node
 // knows to be the newest.
 func (n *Node) otherMembers() int {
@@ -293,10 +301,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: domainFile,
 			Want: fmt.Sprintf("contacts of all %d founding nodes", len(n.genesis.Roster.Nodes)), Got: fmt.Sprintf("of %d", len(founders))})
 	}
-	var peers []replica.Member
-	for _, c := range n.contacts {
-		peers = append(peers, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
-	}
+	peers := n.contactMembers()
 	started := filepath.Join(n.cfg.Dir, startedFile)
 	_, err := os.Stat(started)
 	n.confirmed.fresh = errors.Is(err, os.ErrNotExist)
@@ -316,7 +321,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 			Logf:    func(s string) { n.log.Warn("store", "says", s) },
 			Approve: n.approve, TakeFiles: n.takesFiles, Wanted: n.confirmed.want},
 		Digested: n.digested,
-		Key:      n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers,
+		Key:      n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers, Learned: n.contactMembers,
 		Others:     n.otherMembers,
 		Connect:    n.connectPeers,
 		Seal:       n.seal(),

@@ -306,7 +306,6 @@ func TestGrowsFromOne(t *testing.T) {
 		}
 		c.changeRoster(ctx, c.client("n1"), contact, func(r *receipt.Roster) { r.Nodes = append(r.Nodes, opened.Node()) })
 		c.enter(c.nodes[i])
-		c.file.Contacts = append(c.file.Contacts, contact) // for this test's clients
 		c.start(i)
 		all = append(all, i)
 		c.whole(all...)

@@ -23,6 +23,9 @@ type Options struct {
 	Address string          // where the others reach it
 	Peers   []Member        // members to ask for an id, for a node that has none
 
+	// Learned returns members to ask beside Peers, as this node comes to know them. May be nil.
+	Learned func() []Member
+
 	// Founders are the first voters of a new group, this node among them. They are
 	// for the very first start of the group: a founder that has lost its disk and is
 	// started with them again forgets its vote and takes part all the same.
@@ -153,7 +156,6 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 	if peers = n.whomToAsk(peers); len(peers) == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Want: "a peer to ask for an id", Got: "none is configured", Where: "join"})
 	}
-	n.transport.Members(peers)
 	retry := time.NewTicker(10 * n.opts.Tick)
 	defer retry.Stop()
 	told := news{log: n.log}
@@ -164,6 +166,10 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 			return errors.Join(append(refusals, ctx.Err())...)
 		}
 		refusals = refusals[:0]
+		if n.opts.Learned != nil {
+			peers = n.whomToAsk(append(peers, n.opts.Learned()...))
+		}
+		n.transport.Members(peers)
 		for _, p := range peers {
 			reply, err := n.askForID(ctx, p)
 			if err != nil {
