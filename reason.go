@@ -21,6 +21,7 @@ const (
 	StagePolicy      Stage = 5 // software and policy
 	StageUnavailable Stage = 6 // no quorum, clock-stale, timeout
 	StageInternal    Stage = 7
+	StageNotFound    Stage = 8 // what was asked for does not exist: a name, a leaf, a version
 )
 
 // Root of trust.
@@ -104,6 +105,7 @@ const (
 	ReasonSubjectChanged      Reason = "subject-changed"      // another proposal on the same subject took effect first
 	ReasonVerdictDisagreement Reason = "verdict-disagreement" // nodes signed different verdicts on one proposal
 	ReasonClockStale          Reason = "clock-stale"          // the domain clock does not keep up with this node's own
+	ReasonWriterUnlisted      Reason = "writer-unlisted"      // a transaction of a client whom the node does not let write
 	ReasonOverloaded          Reason = "overloaded"           // a bound on what the ledger keeps in memory is reached
 	ReasonVersionEarly        Reason = "version-early"        // an entry of a version that the domain's setting entry-version has not reached
 	ReasonPositionEarly       Reason = "position-early"       // a position so soon after the last one
@@ -286,6 +288,7 @@ var stages = map[Reason]Stage{
 	ReasonSubjectChanged:      StagePolicy,
 	ReasonVerdictDisagreement: StagePolicy,
 	ReasonClockStale:          StageUnavailable,
+	ReasonWriterUnlisted:      StagePolicy,
 	ReasonOverloaded:          StageUnavailable,
 	ReasonVersionEarly:        StagePolicy,
 	ReasonPositionEarly:       StageUnavailable,
@@ -367,7 +370,7 @@ var stages = map[Reason]Stage{
 	ReasonRoundSilent:         StageUnavailable,
 	ReasonSecretMissing:       StageUnavailable,
 	ReasonAgreementMismatch:   StageSignature,
-	ReasonKeyUnknown:          StagePolicy,
+	ReasonKeyUnknown:          StageNotFound,
 	ReasonEvidenceOld:         StagePolicy,
 	ReasonLevelLow:            StagePolicy,
 	ReasonArchiveMissing:      StageUnavailable,
@@ -379,7 +382,7 @@ var stages = map[Reason]Stage{
 	ReasonRequestReplayed:     StageSignature,
 	ReasonReplayDiffers:       StageSignature,
 	ReasonBuildDiffers:        StageUnavailable,
-	ReasonLeafFuture:          StageMisuse,
+	ReasonLeafFuture:          StageNotFound,
 	ReasonWatcherSlow:         StageUnavailable,
 	ReasonLedgerForked:        StageUnavailable,
 	ReasonNodeProvenBad:       StageRevoked,

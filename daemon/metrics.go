@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/internal/refusal"
 )
 
 // metrics are what a node tells of itself to Prometheus, in a registry of its own.
@@ -15,6 +16,8 @@ type metrics struct {
 	requests    *prometheus.HistogramVec
 	alarms      prometheus.Counter
 	checkpoints prometheus.Counter
+	refusals    *prometheus.CounterVec
+	limits      *prometheus.CounterVec
 }
 
 // gauges are read from the node's status when they are asked for.
@@ -49,7 +52,10 @@ func newMetrics(n *Node) *metrics {
 		alarms:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "alarms_total", Help: "Contradictions among nodes that this node applied."}),
 		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "checkpoints_total", Help: "Checkpoints that a majority completed or a further node signed."}),
 	}
-	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "keystead", Name: "refusals_total", Help: "Findings in refusals that API requests were answered with, by reason."}, []string{"reason"})
+	m.limits = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "keystead", Name: "limited_total",
+		Help: "Connections and requests that a limit turned away, by class of caller and reason."}, []string{"class", "reason"})
+	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, m.limits, m.refusals, &census{node: n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for name, g := range map[string]struct {
 		help  string
 		value func() float64
@@ -74,7 +80,23 @@ func (m *metrics) heard(h heard) {
 	}
 }
 
+// refused counts what a request was refused for.
+func (m *metrics) refused(err error) {
+	deny := refusal.Deny(err)
+	if deny == nil {
+		return
+	}
+	for _, f := range deny.Findings {
+		if f.Reason.Known() { // of another build's node: no label of its making
+			m.refusals.WithLabelValues(string(f.Reason)).Inc()
+		}
+	}
+}
+
 // observe counts an answered request.
 func (m *metrics) observe(procedure, code string, took time.Duration) {
 	m.requests.WithLabelValues(procedure, code).Observe(took.Seconds())
 }
+
+// limited counts what a limit turned away.
+func (m *metrics) limited(class, reason string) { m.limits.WithLabelValues(class, reason).Inc() }

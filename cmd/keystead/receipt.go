@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,6 +49,9 @@ from the genesis digest, and prints it.`,
 			return err
 		}
 		defer done()
+		if err := withinTree(ctx, cl, leaf); err != nil {
+			return err
+		}
 		text, p, err := cl.Receipt(ctx, leaf)
 		if err != nil {
 			return err
@@ -58,6 +63,22 @@ from the genesis digest, and prints it.`,
 		return a.answer(answer, func(w io.Writer) { w.Write(text) })
 	}
 	return c
+}
+
+// sizeTime bounds how long the tree's size is asked for, which takes a leader: receipts
+// do without one.
+const sizeTime = 2 * time.Second
+
+// withinTree refuses a leaf that the tree is known not to have.
+func withinTree(ctx context.Context, cl *client.Client, leaf uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, sizeTime)
+	defer cancel()
+	size, err := cl.Size(ctx)
+	if err != nil || leaf < size {
+		return nil // who asks for it is told
+	}
+	return notFound(keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "ledger", Want: fmt.Sprintf("a leaf below %d", size), Got: fmt.Sprintf("leaf %d", leaf)}),
+		"keystead ledger tail lists the leaves")
 }
 
 // proven is what a receipt proves, as the commands show it.
