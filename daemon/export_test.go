@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
 	"github.com/keystead/keystead/replica"
 )
@@ -21,3 +22,6 @@ func (n *Node) ProposeMembers(ctx context.Context, c replica.Change) error {
 func (o *Options) LieOfHead(f func(to string, s heads.Statement, sign *key.Node) heads.Statement) {
 	o.lies.head = f
 }
+
+// LieOfState has a node say of its state what it likes.
+func (o *Options) LieOfState(f func(*ledger.StateDigest)) { o.lies.state = f }

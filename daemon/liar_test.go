@@ -24,6 +24,7 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -31,11 +32,14 @@ import (
 
 // Files in a node's directory have a node of these tests lie: as leader it withholds
 // suspensions from the member whose raft id one holds; of where it stands it says what is not so
-// to the nodes that the other names, or to all ("*").
+// to the nodes that another names, or to all ("*"); in a snapshot that it sends it puts one
+// word in the place of another ("OLD=NEW"); of its state it signs what is not so.
 const (
 	withholdFile = "lie-withhold"
 	headFile     = "lie-head"
 	removeFile   = "lie-remove"
+	snapshotFile = "lie-snapshot"
+	stateFile    = "lie-state"
 )
 
 // usurp has a node propose, by itself, that the member whose raft id a file in its directory
@@ -58,7 +62,12 @@ func usurp(ctx context.Context, n *daemon.Node, dir string) {
 
 // lie has a node lie as the files in its directory say, from when they are there.
 func lie(dir string, o *daemon.Options) {
-	o.LieInMessages(func(t replica.Transport) replica.Transport { return &withholding{t, filepath.Join(dir, withholdFile)} })
+	o.LieInMessages(func(t replica.Transport) replica.Transport { return &withholding{t, dir} })
+	o.LieOfState(func(s *ledger.StateDigest) {
+		if _, err := os.Stat(filepath.Join(dir, stateFile)); err == nil {
+			s.Digest[0] ^= 0xff
+		}
+	})
 	o.LieOfHead(func(to string, s heads.Statement, k *key.Node) heads.Statement {
 		b, _ := os.ReadFile(filepath.Join(dir, headFile))
 		if string(b) != to && string(b) != "*" {
@@ -74,11 +83,11 @@ func lie(dir string, o *daemon.Options) {
 // suspension, it has nothing.
 type withholding struct {
 	replica.Transport
-	path string
+	dir string
 }
 
 func (w *withholding) Send(ms []*pb.Message) {
-	victim, _ := os.ReadFile(w.path)
+	victim, _ := os.ReadFile(filepath.Join(w.dir, withholdFile))
 	id, _ := strconv.ParseUint(string(victim), 10, 64)
 	out := make([]*pb.Message, len(ms))
 	for i, m := range ms {
