@@ -62,7 +62,7 @@ type Options struct {
 	Failed   func(error)   // told of errors that are the node's own; may be nil
 	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
 	Observe func(procedure, code string, took time.Duration)
-	// Limited is told of every call that was not let in; may be nil.
+	// Limited is told of every call that a limit kept out; may be nil.
 	Limited func(class Class, from, procedure string, because error)
 }
 
