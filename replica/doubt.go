@@ -24,6 +24,10 @@ func (c *Core) checkDisk(m *pb.Message) error {
 	if err != nil || m.GetType() != pb.MsgHeartbeat || m.GetCommit() <= last {
 		return err
 	}
+	if c.followed { // a leader that had more of this node would have sent nothing that its log takes
+		m.Commit = new(last)
+		return nil
+	}
 	s := c.rn.BasicStatus()
 	claim := doubt{m.GetFrom(), m.GetTerm(), m.GetCommit(), c.tick}
 	m.Commit = new(min(s.HardState.GetCommit(), last))
