@@ -21,6 +21,17 @@ func (h *Host) send(m *pb.Message) {
 	if to == nil {
 		return
 	}
+	if h.c.opts.Tamper == nil {
+		h.post(to, m)
+		return
+	}
+	for _, m := range h.c.opts.Tamper(h, to, proto.Clone(m).(*pb.Message)) {
+		h.post(to, m)
+	}
+}
+
+// post brings a message to a host, once, twice or never.
+func (h *Host) post(to *Host, m *pb.Message) {
 	b, err := proto.Marshal(m)
 	if err != nil {
 		h.c.Fail("marshal: %v", err)
@@ -45,6 +56,16 @@ func (h *Host) send(m *pb.Message) {
 		})
 	}
 }
+
+// Post sends a message that the host's core did not: a host may lie.
+func (h *Host) Post(to *Host, m *pb.Message) {
+	if h.core != nil {
+		h.post(to, m)
+	}
+}
+
+// Carry brings something from host to host, late or never, beside raft.
+func (c *Cluster) Carry(from, to *Host, arrive func()) { c.carry(from, to, arrive) }
 
 // carry brings something from host to host, late or never.
 func (c *Cluster) carry(from, to *Host, arrive func()) bool {

@@ -24,6 +24,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/replica"
 	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
 )
 
 // Options shape a simulation.
@@ -36,6 +37,12 @@ type Options struct {
 	Trace      io.Writer // what happens, a line each; nil drops it
 
 	RetainBytes uint64 // log kept; small, so that snapshots are needed
+
+	// Tamper, if set, is what a message between two hosts becomes on its way: a host that
+	// lies sends and takes others than its core does.
+	Tamper func(from, to *Host, m *pb.Message) []*pb.Message
+	// Stopped, if set, hears why a host can not go on, and says whether that is explained.
+	Stopped func(h *Host, why string) bool
 }
 
 // Faults say what goes wrong all the time. Crashes and partitions are calls.
