@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/replica/internal/defect"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
 
@@ -24,7 +25,7 @@ func (c *Core) checkDisk(m *pb.Message) error {
 	if err != nil || m.GetType() != pb.MsgHeartbeat || m.GetCommit() <= last {
 		return err
 	}
-	if c.followed { // a leader that had more of this node would have sent nothing that its log takes
+	if c.followed && defect.On != defect.Beats { // a leader that had more of this node would have sent nothing that its log takes
 		m.Commit = new(last)
 		return nil
 	}
@@ -38,7 +39,7 @@ func (c *Core) checkDisk(m *pb.Message) error {
 		c.doubt = claim
 		c.opts.Log.Warn("a heartbeat names an entry that this node does not have; it is not believed so far", "leader", claim.from, "entry", claim.entry, "log", last)
 	}
-	if c.tick-c.doubt.since < 2*uint64(c.opts.ElectionTicks) || !c.witnessed(claim.from, c.doubt.entry) {
+	if defect.On != defect.Beats && (c.tick-c.doubt.since < 2*uint64(c.opts.ElectionTicks) || !c.witnessed(claim.from, c.doubt.entry)) {
 		return nil
 	}
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonDiskRolledBack, Where: c.store.opts.Dir,

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"github.com/keystead/keystead/replica/internal/defect"
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 )
@@ -15,6 +16,9 @@ import (
 //     of whom it voted for itself;
 //   - what is proposed is a batch or a change of whom it came from.
 func (c *Core) presumes(m *pb.Message) bool {
+	if defect.On == defect.Trust {
+		return false
+	}
 	s := c.rn.BasicStatus()
 	leads := m.GetFrom() == s.Lead && m.GetTerm() == s.HardState.GetTerm()
 	switch m.GetType() {
