@@ -30,6 +30,9 @@ func (h *Host) send(m *pb.Message) {
 	}
 }
 
+// maxFlying is how many messages are on their way from one host to another at most.
+const maxFlying = 64
+
 // post brings a message to a host, once, twice or never.
 func (h *Host) post(to *Host, m *pb.Message) {
 	b, err := proto.Marshal(m)
@@ -42,6 +45,12 @@ func (h *Host) post(to *Host, m *pb.Message) {
 		copies = 2
 	}
 	for range copies {
+		link := [2]*Host{h, to}
+		if h.c.flying[link] == maxFlying {
+			return // as a transport's queue that is full
+		}
+		h.c.flying[link]++
+		h.c.After(h.c.opts.Faults.MaxDelay, func() { h.c.flying[link]-- })
 		h.c.carry(h, to, func() {
 			m := &pb.Message{}
 			if err := proto.Unmarshal(b, m); err != nil {

@@ -62,6 +62,7 @@ type Cluster struct {
 	events events
 	seq    uint64
 	cut    map[[2]*Host]bool // one way
+	flying map[[2]*Host]int  // messages
 	hosts  []*Host
 	reader io.Reader // crypto/rand's own, to be put back
 	err    error
@@ -74,7 +75,7 @@ func New(opts Options) (*Cluster, error) {
 	if opts.RetainBytes == 0 {
 		opts.RetainBytes = 2 << 10
 	}
-	c := &Cluster{opts: opts, rng: randv2.New(randv2.NewPCG(opts.Seed, 0x6b6579)), cut: map[[2]*Host]bool{}, reader: rand.Reader}
+	c := &Cluster{opts: opts, rng: randv2.New(randv2.NewPCG(opts.Seed, 0x6b6579)), cut: map[[2]*Host]bool{}, flying: map[[2]*Host]int{}, reader: rand.Reader}
 	rand.Reader = seeded{randv2.New(randv2.NewPCG(opts.Seed, 0x72616674))}
 	var members []replica.Member
 	for range opts.Founders {

@@ -1,19 +1,22 @@
 package domain_test
 
 import (
+	"bytes"
 	"flag"
 	"io"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/keystead/keystead/replica/internal/defect"
 	"github.com/keystead/keystead/replica/sim/domain"
 )
 
 var (
-	seeds = flag.Int("seeds", 24, "how many seeds to run")
+	seeds = flag.Int("seeds", 12, "how many seeds to run")
 	first = flag.Uint64("seed", 1, "the first seed; with -seeds=1 its transcript is printed")
 )
 
@@ -65,6 +68,60 @@ func TestLiar(t *testing.T) {
 	t.Logf("%d seeds: %d puts acknowledged, %d proven by receipts, %d grants; %d forks, %d pairs of forged trees, %d convictions, %d honest hosts stopped",
 		*seeds, sum.Acked, sum.Receipts, sum.Grants, sum.Forks, sum.Forged, sum.Convicted, len(sum.Stopped))
 	t.Logf("from a fork to a closed gate: %s; to a proof: %s", spread(sum.Detected), spread(sum.Proved))
+}
+
+// TestSameSeedSameRun holds the simulation to what replaying rests on.
+func TestSameSeedSameRun(t *testing.T) {
+	for _, lies := range [][]domain.Lie{{domain.Fork}, {domain.Beats, domain.Roots}} {
+		var runs [2]bytes.Buffer
+		for i := range runs {
+			domain.Run(domain.Options{Seed: 1000, Nodes: 3, Lies: lies, Trace: &runs[i], End: 3 * time.Second})
+		}
+		a, b := strings.Split(runs[0].String(), "\n"), strings.Split(runs[1].String(), "\n")
+		for i := range min(len(a), len(b)) {
+			if a[i] != b[i] {
+				t.Fatalf("%v: line %d differs:\n%s\n%s", lies, i+1, a[i], b[i])
+			}
+		}
+		if len(a) != len(b) || len(a) < 12 {
+			t.Fatalf("%v: transcripts of %d and %d lines", lies, len(a), len(b))
+		}
+	}
+}
+
+// TestDefectsAreFound proves that the invariants can fail: with one defence switched off,
+// some seed breaks one.
+func TestDefectsAreFound(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		nodes  int
+		lies   []domain.Lie
+		defect domain.Defect
+		below  defect.Defect // of package replica
+		want   string
+	}{
+		{"no gate", 3, []domain.Lie{domain.Fork}, domain.NoGate, defect.None, "after it came to stand with a minority"},
+		{"what is handed on is agreement", 3, []domain.Lie{domain.Fork, domain.Echo}, domain.Gossip, defect.None, "after it came to stand with a minority"},
+		{"nobody is shunned", 5, []domain.Lie{domain.Fork}, domain.NoShun, defect.None, "that it has proven bad"},
+		{"heartbeats are believed", 3, []domain.Lie{domain.Inflate}, domain.None, defect.Beats, "disk-rolled-back"},
+		{"members are taken at their word", 3, []domain.Lie{domain.Usurps}, domain.None, defect.Trust, "closed"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			defect.On = tc.below
+			defer func() { defect.On = defect.None }()
+			for seed := uint64(1); seed <= 20; seed++ {
+				r := domain.Run(domain.Options{Seed: seed, Nodes: tc.nodes, Lies: tc.lies, Defect: tc.defect, End: 8 * time.Second})
+				if r.Err != nil {
+					if !strings.Contains(r.Err.Error(), tc.want) {
+						t.Fatalf("seed %d: want a failure with %q, got %v", seed, tc.want, r.Err)
+					}
+					t.Logf("found by seed %d: %.200v", seed, r.Err)
+					return
+				}
+			}
+			t.Fatal("20 seeds did not find it")
+		})
+	}
 }
 
 // spread describes durations.

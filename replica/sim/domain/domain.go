@@ -316,8 +316,8 @@ func (d *Domain) restart() {
 		if err := n.host.Restart(); err != nil {
 			d.c.Fail("%s: restart: %v", n.name, err)
 		}
+		d.calm = d.c.Now()
 	}
-	d.calm = d.c.Now()
 }
 
 // stopped hears that a host can not go on. An honest host that followed a lying leader
@@ -329,6 +329,7 @@ func (d *Domain) stopped(h *sim.Host, why string) bool {
 		return true
 	}
 	if !d.liar.forks() {
+		d.c.Fail("%s stops: %s", n.name, why)
 		return false
 	}
 	d.Result.Stopped = append(d.Result.Stopped, fmt.Sprintf("%s: %.100s", n.name, why))

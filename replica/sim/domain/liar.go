@@ -262,7 +262,11 @@ func (l *liar) propose() {
 		to := l.d.nodes[l.rng.IntN(len(l.d.nodes)-1)]
 		lie, data = Usurps, batchHead(to.host.Status().ID, []uint64{1 << 42, 1 << 62, math.MaxUint64}[l.rng.IntN(3)])
 	case l.tells(Votes):
-		tree := receipt.TreeHead{Domain: l.d.id, Size: 1 + uint64(l.rng.IntN(int(l.n.machine().m.Size()))), Root: keystead.Sum([]byte("made up"))}
+		tree, err := l.n.machine().m.Head(1 + uint64(l.rng.IntN(int(l.n.machine().m.Size()))))
+		if err != nil {
+			return
+		}
+		tree.Root = keystead.Sum([]byte("made up"))
 		v := ledger.NewVote(l.n.key, l.n.name, tree)
 		lie, data = Votes, appendCommand(batchHead(self, l.next()), v.Entry())
 	case l.tells(Ticks):
@@ -334,6 +338,9 @@ func (l *liar) tamper(from, to *sim.Host, m *pb.Message) []*pb.Message {
 
 // in is what the liar takes of what it is sent.
 func (l *liar) in(m *pb.Message) []*pb.Message {
+	if m.GetType() == pb.MsgTimeoutNow && l.tells(Takeover) {
+		return nil // it has its leader wait for it
+	}
 	if m.GetType() != pb.MsgProp {
 		return []*pb.Message{m}
 	}

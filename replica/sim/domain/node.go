@@ -158,7 +158,7 @@ func (n *Node) fresh() error {
 // sign is every signature of this node but that of heads: the gate is asked, and the
 // observer told.
 func (n *Node) sign(what string, do func()) bool {
-	if n.agreed() != nil {
+	if n.agreed() != nil || !n.honest && n.d.liar.tells(NoVotes) {
 		return false
 	}
 	n.d.acts(n, what)
