@@ -3,6 +3,8 @@ SHELL := /bin/bash
 export CGO_ENABLED ?= 0
 export GOFLAGS := -buildvcs=false -trimpath
 BUILD := build
+# What is built from a checkout says from which commit: the same commit, the same bytes.
+COMMIT := $(shell git describe --always --abbrev=40 --match=- --dirty 2>/dev/null)
 
 .PHONY: help build demo test chaos check bench bench-proof bench-ledger bench-hosts fuzz testbed testbed-record generate clean
 
@@ -10,7 +12,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
 
 build: ## the one static binary, build/keystead
-	@go build -ldflags='-s -w -buildid=' -o $(BUILD)/keystead ./cmd/keystead
+	@go build -ldflags='-s -w -buildid= -X main.commit=$(COMMIT)' -o $(BUILD)/keystead ./cmd/keystead
 
 demo: ## the main job on this machine, narrated, in under a minute
 	@scripts/need demo

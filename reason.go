@@ -21,6 +21,7 @@ const (
 	StagePolicy      Stage = 5 // software and policy
 	StageUnavailable Stage = 6 // no quorum, clock-stale, timeout
 	StageInternal    Stage = 7
+	StageNotFound    Stage = 8 // what was asked for does not exist: a name, a leaf, a version
 )
 
 // Root of trust.
@@ -104,6 +105,7 @@ const (
 	ReasonSubjectChanged      Reason = "subject-changed"      // another proposal on the same subject took effect first
 	ReasonVerdictDisagreement Reason = "verdict-disagreement" // nodes signed different verdicts on one proposal
 	ReasonClockStale          Reason = "clock-stale"          // the domain clock does not keep up with this node's own
+	ReasonWriterUnlisted      Reason = "writer-unlisted"      // a transaction of a client whom the node does not let write
 	ReasonOverloaded          Reason = "overloaded"           // a bound on what the ledger keeps in memory is reached
 	ReasonVersionEarly        Reason = "version-early"        // an entry of a version that the domain's setting entry-version has not reached
 	ReasonPositionEarly       Reason = "position-early"       // a position so soon after the last one
@@ -173,16 +175,17 @@ const (
 
 // The ledger's engine.
 const (
-	ReasonNoQuorum       Reason = "no-quorum"        // no leader that a majority of voters follows
-	ReasonKeyPending     Reason = "key-pending"      // the roster does not name the signing key that the node started with
-	ReasonTimeout        Reason = "timeout"          // no outcome in time; a proposal may still take effect
-	ReasonShutdown       Reason = "shutdown"         // the node is closing or has stopped
-	ReasonTooLarge       Reason = "too-large"        // a command above the bound
-	ReasonNotMember      Reason = "not-member"       // a key or id that the membership does not have
-	ReasonChangeRefused  Reason = "change-refused"   // a membership change that does not fit the membership
-	ReasonUnsealed       Reason = "unsealed"         // restarted without a valid record of a clean shutdown
-	ReasonStoreCorrupt   Reason = "store-corrupt"    // a record of the store that is not what was written
-	ReasonDiskRolledBack Reason = "disk-rolled-back" // the store is older than what this node acknowledged
+	ReasonNoQuorum          Reason = "no-quorum"          // no leader that a majority of voters follows
+	ReasonKeyPending        Reason = "key-pending"        // the roster does not name the signing key that the node started with
+	ReasonTimeout           Reason = "timeout"            // no outcome in time; a proposal may still take effect
+	ReasonShutdown          Reason = "shutdown"           // the node is closing or has stopped
+	ReasonTooLarge          Reason = "too-large"          // a command above the bound
+	ReasonNotMember         Reason = "not-member"         // a key or id that the membership does not have
+	ReasonChangeUnexplained Reason = "change-unexplained" // a membership change that the roster does not explain
+	ReasonChangeRefused     Reason = "change-refused"     // a membership change that does not fit the membership
+	ReasonUnsealed          Reason = "unsealed"           // restarted without a valid record of a clean shutdown
+	ReasonStoreCorrupt      Reason = "store-corrupt"      // a record of the store that is not what was written
+	ReasonDiskRolledBack    Reason = "disk-rolled-back"   // the store is older than what this node acknowledged
 
 	ReasonRecoveryMismatch Reason = "recovery-mismatch" // members signed another recovery than from this disk as it is
 )
@@ -285,6 +288,7 @@ var stages = map[Reason]Stage{
 	ReasonSubjectChanged:      StagePolicy,
 	ReasonVerdictDisagreement: StagePolicy,
 	ReasonClockStale:          StageUnavailable,
+	ReasonWriterUnlisted:      StagePolicy,
 	ReasonOverloaded:          StageUnavailable,
 	ReasonVersionEarly:        StagePolicy,
 	ReasonPositionEarly:       StageUnavailable,
@@ -366,7 +370,7 @@ var stages = map[Reason]Stage{
 	ReasonRoundSilent:         StageUnavailable,
 	ReasonSecretMissing:       StageUnavailable,
 	ReasonAgreementMismatch:   StageSignature,
-	ReasonKeyUnknown:          StagePolicy,
+	ReasonKeyUnknown:          StageNotFound,
 	ReasonEvidenceOld:         StagePolicy,
 	ReasonLevelLow:            StagePolicy,
 	ReasonArchiveMissing:      StageUnavailable,
@@ -378,7 +382,7 @@ var stages = map[Reason]Stage{
 	ReasonRequestReplayed:     StageSignature,
 	ReasonReplayDiffers:       StageSignature,
 	ReasonBuildDiffers:        StageUnavailable,
-	ReasonLeafFuture:          StageMisuse,
+	ReasonLeafFuture:          StageNotFound,
 	ReasonWatcherSlow:         StageUnavailable,
 	ReasonLedgerForked:        StageUnavailable,
 	ReasonNodeProvenBad:       StageRevoked,
@@ -389,6 +393,7 @@ var stages = map[Reason]Stage{
 	ReasonTooLarge:            StageMisuse,
 	ReasonNotMember:           StagePolicy,
 	ReasonChangeRefused:       StageMisuse,
+	ReasonChangeUnexplained:   StagePolicy,
 	ReasonUnsealed:            StageUnavailable,
 	ReasonRecoveryMismatch:    StagePolicy,
 	ReasonStoreCorrupt:        StageInternal,

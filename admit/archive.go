@@ -25,7 +25,7 @@ func ArchiveTime(s State) (time.Duration, error) {
 		return 0, err
 	}
 	founding, err := s.Founding(ArchiveDays)
-	return time.Duration(number(ArchiveDays, string(v.Data), founding)) * 24 * time.Hour, err
+	return time.Duration(Holds(ArchiveDays, string(v.Data), founding)) * 24 * time.Hour, err
 }
 
 // Readers are the members who may read archived evidence.

@@ -2,6 +2,7 @@ package admit
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -18,12 +19,18 @@ const LeaseSeconds = "lease-seconds"
 const EntryVersion = "entry-version"
 
 // bounds are what can be set, each with its least, its most, and what holds without it.
-var bounds = map[string]struct{ least, most, normal uint64 }{
+var bounds = map[string]Bounds{
 	LeaseSeconds:   {5, 86400, 60},
 	ArchiveDays:    {0, 36500, 365},
 	ArchiveReaders: {0, 64, 0},
 	EntryVersion:   {4, receipt.Version, 3},
 }
+
+// Bounds says what a setting can be set to, and what holds where it never was.
+type Bounds struct{ Least, Most, Normal uint64 }
+
+// Settings returns the name and bounds of every setting.
+func Settings() map[string]Bounds { return maps.Clone(bounds) }
 
 // Setting sets a number of the domain. The subject is the setting's name.
 type Setting struct {
@@ -74,8 +81,8 @@ func JudgeSetting(state State, c Case, signed []byte) (Ruling, error) {
 	switch {
 	case !ok:
 		return Ruling{}, deny(keystead.ReasonRuleFailed, "setting", "the name of a setting", x.Name)
-	case x.Value < b.least || x.Value > b.most:
-		return Ruling{}, deny(keystead.ReasonRuleFailed, "setting "+x.Name, fmt.Sprintf("%d to %d", b.least, b.most), strconv.FormatUint(x.Value, 10))
+	case x.Value < b.Least || x.Value > b.Most:
+		return Ruling{}, deny(keystead.ReasonRuleFailed, "setting "+x.Name, fmt.Sprintf("%d to %d", b.Least, b.Most), strconv.FormatUint(x.Value, 10))
 	}
 	if x.Name == EntryVersion {
 		if err := x.judgeVersion(state); err != nil {
@@ -110,7 +117,7 @@ func (x *Setting) judgeVersion(state State) error {
 // ParseEntryVersion returns the entry version in force by the judged and the founding
 // value of the setting: the greater one, whether this build knows it or not; 3 without either.
 func ParseEntryVersion(judged, founding string) uint8 {
-	in := uint64(bounds[EntryVersion].normal)
+	in := uint64(bounds[EntryVersion].Normal)
 	for _, v := range []string{judged, founding} {
 		if n, err := strconv.ParseUint(v, 10, 8); err == nil {
 			in = max(in, n)
@@ -135,17 +142,17 @@ func LeaseDuration(s State) (time.Duration, error) {
 // ParseLeaseSeconds returns the first of the values that is within the bounds of the
 // setting lease-seconds, and otherwise 60 s.
 func ParseLeaseSeconds(values ...string) time.Duration {
-	return time.Duration(number(LeaseSeconds, values...)) * time.Second
+	return time.Duration(Holds(LeaseSeconds, values...)) * time.Second
 }
 
-// number returns the first of the values that is within the setting's bounds, and
+// Holds returns what a setting is: the first of the values that is within its bounds, and
 // otherwise what holds without it.
-func number(name string, values ...string) uint64 {
+func Holds(name string, values ...string) uint64 {
 	b := bounds[name]
 	for _, v := range values {
-		if n, err := strconv.ParseUint(v, 10, 32); err == nil && n >= b.least && n <= b.most {
+		if n, err := strconv.ParseUint(v, 10, 32); err == nil && n >= b.Least && n <= b.Most {
 			return n
 		}
 	}
-	return b.normal
+	return b.Normal
 }

@@ -40,6 +40,7 @@ type Agent struct {
 	nodes   *nodes
 	host    *client.Host // on attested connections
 	front   *front
+	ops     *ops
 
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -61,12 +62,13 @@ type Agent struct {
 }
 
 // Start opens the TPM and the socket and begins to show evidence. That no node can be
-// reached, or the host is not enrolled, is no error: the agent waits.
-func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Agent, error) {
-	return start(ctx, cfg, log, collect.Machine{Root: cfg.TPM.Root})
+// reached, or the host is not enrolled, is no error: the agent waits. Build names the
+// program to operators.
+func Start(ctx context.Context, cfg Config, build string, log *slog.Logger) (*Agent, error) {
+	return start(ctx, cfg, build, log, collect.Machine{Root: cfg.TPM.Root})
 }
 
-func start(ctx context.Context, cfg Config, log *slog.Logger, machine collect.Machine) (_ *Agent, err error) {
+func start(ctx context.Context, cfg Config, build string, log *slog.Logger, machine collect.Machine) (_ *Agent, err error) {
 	a := &Agent{cfg: cfg, log: log, machine: machine, wake: make(chan struct{}, 1), held: newHeld(), seen: map[string]error{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	defer func() {
@@ -83,8 +85,12 @@ func start(ctx context.Context, cfg Config, log *slog.Logger, machine collect.Ma
 	if a.front, err = openFront(cfg.Socket, a.now, a.log); err != nil {
 		return nil, err
 	}
+	if a.ops, err = newOps(a, cfg.Ops.Listen, build); err != nil {
+		return nil, err
+	}
 	a.core = NewCore(Timing{Interval: time.Duration(cfg.Evidence.IntervalMS) * time.Millisecond}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	a.front.serve(service{a}, func(err error) { a.log.Error("request failed", "because", err) })
+	a.ops.serve()
 	a.tasks.Go(a.run)
 	return a, nil
 }
@@ -323,6 +329,7 @@ func (a *Agent) close() error {
 	if a.front != nil {
 		errs = append(errs, a.front.stop())
 	}
+	errs = append(errs, a.ops.stop())
 	a.tasks.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()

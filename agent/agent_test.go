@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,11 +30,36 @@ func release(a *Agent, key string) (*client.ReleasedKey, error) {
 	return client.Local(a.cfg.Socket.Path).Release(ctx, key, 0)
 }
 
+// ask asks the agent what it tells operators at a path.
+func ask(t *testing.T, a *Agent, path string) (int, string) {
+	t.Helper()
+	r, err := http.Get("http://" + a.ops.listener.Addr().String() + path)
+	must(t, err)
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	must(t, err)
+	return r.StatusCode, string(text)
+}
+
+// tells wants the lines in the agent's metrics, and the status of /readyz.
+func tells(t *testing.T, a *Agent, ready int, lines ...string) {
+	t.Helper()
+	if got, text := ask(t, a, "/readyz"); got != ready {
+		t.Errorf("/readyz is %d: %s", got, text)
+	}
+	_, text := ask(t, a, "/metrics")
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+line) {
+			t.Errorf("the metrics do not tell %q:\n%s", line, text)
+		}
+	}
+}
+
 // TestHostInADomain takes a host through its life: not enrolled, enrolled, admitted
 // with an SVID and a key for an application, renewed, gone bad, and closed.
 func TestHostInADomain(t *testing.T) {
 	d, m := newDomain(t)
-	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS = 100 })
+	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS, c.Ops.Listen = 100, "127.0.0.1:0" })
 	s := d.phase(a, Unenrolled)
 	if want := "keystead host enrol web-1 --ek " + a.ek.String() + " --domain domain.json --member member.key"; s.GetEnrolment() != want || s.GetProblem().GetFindings()[0].GetReason() != "host-unenrolled" {
 		t.Errorf("the status of a host that is not enrolled: %v", s)
@@ -40,6 +67,8 @@ func TestHostInADomain(t *testing.T) {
 	_, err := release(a, "billing")
 	is(t, err, keystead.ReasonHostUnenrolled)
 
+	tells(t, a, 503, `keystead_agent_phase{phase="unenrolled"} 1`, `keystead_agent_phase{phase="admitted"} 0`, "keystead_agent_lease_left_seconds 0", `keystead_agent_refusals_total{reason="host-unenrolled"} `,
+		`keystead_build_info{commit="0123",digest="sha256:45",version="devel"} 1`)
 	d.enrol(a)
 	s = d.phase(a, Admitted)
 	if s.GetLeftMs() > 60_000 || s.GetLeftMs() == 0 || s.GetIntervalMs() != 100 || s.GetExposureMs() < s.GetLeftMs() || s.GetAssurance() != "test" || len(s.GetNodes()) != 2 || !s.GetNodes()[1].GetConnected() {
@@ -61,6 +90,7 @@ func TestHostInADomain(t *testing.T) {
 
 	d.await("renewals", func() bool { return len(d.proofs) > 2 && d.proofs[1] == evidence.PurposeRenewal })
 	d.phase(a, Admitted)
+	tells(t, a, 200, `keystead_agent_phase{phase="admitted"} 1`, "keystead_agent_keys 1", `keystead_agent_node_connected{node="`, "keystead_agent_exposure_seconds ")
 	a.checkSVID(t)
 
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -68,6 +98,7 @@ func TestHostInADomain(t *testing.T) {
 	_, err = m.Advance(ctx) // an altered file runs
 	must(t, err)
 	s = d.phase(a, Refused)
+	tells(t, a, 503, `keystead_agent_phase{phase="refused"} 1`, "keystead_agent_keys 0", `keystead_agent_refusals_total{reason="file-altered"} `, `keystead_agent_attempts_total{outcome="proved",purpose="renewal"} `)
 	if s.GetLeftMs() != 0 || s.GetExposureMs() != 0 || s.GetKeys() != 0 || s.GetSpiffeId() != "" {
 		t.Errorf("the status of a host that went bad: %v", s)
 	}
@@ -281,7 +312,7 @@ func TestOneAgent(t *testing.T) {
 	a := d.start(m)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if b, err := Start(ctx, a.cfg, a.log); err == nil {
+	if b, err := Start(ctx, a.cfg, "", a.log); err == nil {
 		t.Errorf("a second agent started: %v", b.Close())
 	}
 	if _, err := release(a, "k"); errors.Is(err, keystead.ReasonShutdown) {
@@ -294,7 +325,7 @@ func TestOneAgent(t *testing.T) {
 	a.noSVID(t)
 	_, err := release(a, "k")
 	is(t, err, keystead.ReasonShutdown)
-	b, err := Start(ctx, a.cfg, a.log)
+	b, err := Start(ctx, a.cfg, "", a.log)
 	must(t, err)
 	must(t, b.Close())
 }

@@ -28,6 +28,7 @@ type Config struct {
 	Evidence EvidenceConfig  `toml:"evidence"`
 	SVID     SVIDConfig      `toml:"svid"`
 	Socket   SocketConfig    `toml:"socket"`
+	Ops      OpsConfig       `toml:"ops"`
 	Log      conf.Log        `toml:"log"`
 }
 
@@ -62,6 +63,11 @@ type SocketConfig struct {
 	MaxConnections    int    `toml:"max-connections"`
 	MaxPerUser        int    `toml:"max-per-user"`
 	ReleasesPerSecond int    `toml:"releases-per-second"`
+}
+
+// OpsConfig is for health checks and metrics.
+type OpsConfig struct {
+	Listen string `toml:"listen"`
 }
 
 // DefaultConfig is what an empty file means, save for the fields that it must set.

@@ -22,6 +22,11 @@ const (
 	Admitted    Phase = "admitted"    // there is a lease
 )
 
+// Phases lists them, in the order above.
+func Phases() []Phase {
+	return []Phase{Starting, Unenrolled, Unavailable, Refused, Suspended, Admitted}
+}
+
 // Timing is how often the core acts.
 type Timing struct {
 	Interval time.Duration // between evidence; a third of the lease if 0
@@ -114,8 +119,15 @@ func (c *Core) Proved(now Moment, l Lease) Ready {
 // Failed takes why evidence obtained nothing. A refusal ends the lease there and then;
 // only when nodes could not answer, or the nonce grew old on the way, or this machine
 // could not make evidence, the lease runs on while there is another attempt.
+// Evidence that came before the domain's next tick prolongs nothing, and is no trouble.
 func (c *Core) Failed(now Moment, err error) Ready {
-	c.proving, c.problem = false, err
+	c.proving = false
+	if c.lease != nil && early(err) {
+		c.failures, c.problem = 0, nil
+		c.next = now.Add(c.spread(c.Interval()))
+		return c.Step(now)
+	}
+	c.problem = err
 	c.failures++
 	c.next = now.Add(c.retry(err))
 	if c.lease != nil && passing(err) {

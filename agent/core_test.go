@@ -197,6 +197,37 @@ func TestOldNonceEndsNothing(t *testing.T) {
 	w.wants(w.next(), Ready{Prove: evidence.PurposeRenewal})
 }
 
+// TestEarlyEvidenceIsNoTrouble has evidence come faster than the domain's clock ticks: the
+// lease stands, no problem is told, attempts get no rarer; and a lease that nothing
+// prolongs ends as any other. Beside another reason it is trouble.
+func TestEarlyEvidenceIsNoTrouble(t *testing.T) {
+	w := newWorld(t, 500*time.Millisecond)
+	w.admit(time.Minute)
+	for range 5 {
+		w.wants(w.next(), Ready{Prove: evidence.PurposeRenewal})
+		w.wants(w.Failed(w.at, refused(keystead.ReasonRenewalReplayed)), Ready{})
+		if phase, problem := w.Phase(); phase != Admitted || problem != nil {
+			t.Fatalf("%s, %v", phase, problem)
+		}
+		if next := w.Next().Sub(w.at); next < 450*time.Millisecond || next > 500*time.Millisecond {
+			t.Errorf("the next attempt is in %v", next)
+		}
+	}
+	w.wants(w.next(), Ready{Prove: evidence.PurposeRenewal})
+	w.Failed(w.at, keystead.Deny(keystead.Finding{Reason: keystead.ReasonRenewalReplayed}, keystead.Finding{Reason: keystead.ReasonTimeout}))
+	if _, problem := w.Phase(); problem == nil {
+		t.Error("a refusal for two reasons is no problem")
+	}
+	lease, err := w.Lease(w.at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.at = lease.End()
+	if _, err := w.Lease(w.at); !errors.Is(err, keystead.ReasonLeaseExpired) {
+		t.Errorf("at its end: %v", err)
+	}
+}
+
 func TestLeaseThatWasOverBeforeItCame(t *testing.T) {
 	w := newWorld(t, 0)
 	w.wants(w.Step(w.at), Ready{Prove: evidence.PurposeAdmission})

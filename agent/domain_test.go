@@ -476,7 +476,7 @@ func (d *domain) start(m *practice.Machine, change ...func(*Config)) *Agent {
 	} else {
 		log = slog.New(slog.DiscardHandler)
 	}
-	a, err := start(ctx, cfg, log, collect.Machine{Root: cfg.TPM.Root, TSM: d.tsm})
+	a, err := start(ctx, cfg, "devel 0123 sha256:45", log, collect.Machine{Root: cfg.TPM.Root, TSM: d.tsm})
 	must(d.t, err)
 	d.t.Cleanup(func() { must(d.t, a.Close()) })
 	return a

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -47,6 +48,15 @@ func passing(err error) bool {
 		}
 	}
 	return true
+}
+
+// early reports whether err says no more than that the lease lasts as long already as the
+// evidence would make it: a second answer between two ticks of the domain's clock, or by
+// way of a node that is a tick behind.
+func early(err error) bool {
+	var refused *keystead.DenyError
+	return errors.As(err, &refused) && len(refused.Findings) > 0 &&
+		!slices.ContainsFunc(refused.Findings, func(f keystead.Finding) bool { return f.Reason != keystead.ReasonRenewalReplayed })
 }
 
 // unreachable reports whether err says that no node could answer.

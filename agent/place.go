@@ -48,8 +48,14 @@ type Place struct {
 }
 
 // Prepare makes an agent's directory: key, domain file, configuration. It overwrites
-// nothing.
-func Prepare(dir string, p Place) error {
+// nothing, and leaves a directory that it can not finish as it was.
+func Prepare(dir string, p Place) (err error) {
+	undo := conf.Making(dir)
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
 	if !hostName(p.Host) {
 		return fmt.Errorf("a host's name is 1 to 64 of a-z, 0-9, dot and dash, and not %q", p.Host)
 	}

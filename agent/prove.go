@@ -25,6 +25,7 @@ func (a *Agent) prove(purpose string) {
 	ctx, cancel := context.WithTimeout(a.ctx, proveTimeout)
 	defer cancel()
 	lease, err := a.obtain(ctx, purpose)
+	a.ops.tried(purpose, err)
 	if err != nil {
 		a.forget(err)
 		a.log.Debug("no lease obtained", "purpose", purpose, "because", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,7 @@ type agreement struct {
 	faults faults                        // of other nodes
 	opened map[keyring.Purpose]time.Time // rounds that this node opened and has not seen yet
 	begun  time.Time                     // when this node began to lead; zero while it does not
+	told   string                        // why keys are not agreed on, as it was logged last; "" if they are
 }
 
 // How rounds are driven.
@@ -142,9 +144,32 @@ func (a *agreement) loop() {
 		if _, err := a.node.signer(); err != nil {
 			continue // not founded yet, or not in the roster, or not by this key
 		}
-		if err := a.turn(&at); err != nil && a.node.running.Err() == nil {
-			a.node.log.Warn("keys are not agreed on", "because", err)
+		if err := a.turn(&at); a.node.running.Err() == nil {
+			a.tell(err)
 		}
+	}
+}
+
+// tell logs why keys are not agreed on: once, and again when there is another reason.
+func (a *agreement) tell(err error) {
+	level, why := slog.LevelWarn, ""
+	if err != nil {
+		why = err.Error()
+	}
+	if deny := (*keystead.DenyError)(nil); errors.As(err, &deny) {
+		why = "" // times and places change from turn to turn
+		for _, f := range deny.Findings {
+			why += string(f.Reason) + " "
+		}
+	}
+	if why == a.told {
+		level = slog.LevelDebug
+	}
+	switch a.told = why; {
+	case err != nil:
+		a.node.log.Log(a.node.running, level, "keys are not agreed on", "because", err)
+	case level == slog.LevelWarn:
+		a.node.log.Info("keys are agreed on again")
 	}
 }
 

@@ -220,6 +220,15 @@ func TestPlainJSON(t *testing.T) {
 		}
 		return r.StatusCode, string(b)
 	}
+	// A field that the API does not have is refused: here a condition, misspelt, of a write.
+	for _, body := range []string{`{"transaction":{"contract":"kv","operations":[{"key":"kv/misspelt","value":"YQ==","comapre":{"absent":true}}]}}`, `{"transaction":{},"frob":1}`} {
+		if code, said := post("LedgerService/Execute", body); code != 400 || !strings.Contains(said, "unknown field") {
+			t.Errorf("%s: %d %s", body, code, said)
+		}
+	}
+	if code, said := post("LedgerService/Read", `{"keys":["kv/misspelt"]}`); code != 200 || strings.Contains(said, "YQ==") {
+		t.Errorf("what was refused is written: %d %s", code, said)
+	}
 	code, body := post("DomainService/Status", "{}")
 	var status struct{ DomainClockMs string }
 	if err := json.Unmarshal([]byte(body), &status); err != nil || code != 200 {

@@ -146,6 +146,8 @@ func (c *cluster) seal(settings ...string) {
 	if !c.evidence {
 		settings = append(slices.Clone(settings), "evidence=none")
 	}
+	settings = append(slices.Clone(settings), "entry-version=4")
+	slices.Sort(settings)
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1 + len(c.others), Members: []key.MemberPublic{c.member.Public()}}}
 	for _, m := range c.others {
@@ -187,7 +189,7 @@ func (c *cluster) prepare(name, host, dir string) []byte {
 	if host == "" {
 		host = "127.0.0.1"
 	}
-	p := &process{place: daemon.Place{Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
+	p := &process{place: daemon.Place{OpenWrites: true, Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
 	if !c.evidence {
 		p.env = []string{leasedEnv + "=1"}
 	}

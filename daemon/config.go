@@ -45,6 +45,8 @@ type APIConfig struct {
 	Listen         string            `toml:"listen"`
 	Plain          bool              `toml:"plain"`
 	Clients        []keystead.Digest `toml:"clients"`
+	Writers        []keystead.Digest `toml:"writers"`
+	OpenWrites     bool              `toml:"open-writes"`
 	MaxConnections int               `toml:"max-connections"`
 	PerAddress     int               `toml:"max-connections-per-address"`
 	MaxInFlight    int               `toml:"max-in-flight"`
@@ -183,6 +185,10 @@ func (c *Config) check() error {
 		return conf.Bad("api.plain is for a loopback address, and api.listen is %s", c.API.Listen)
 	case c.API.Plain && len(c.API.Clients) > 0:
 		return conf.Bad("api.clients needs TLS, which api.plain turns off")
+	case c.API.Plain && len(c.API.Writers) > 0:
+		return conf.Bad("api.writers needs TLS, which api.plain turns off")
+	case c.API.OpenWrites && len(c.API.Writers) > 0:
+		return conf.Bad("api.writers means nothing where api.open-writes lets anybody write")
 	case c.API.MaxConnections < 1 || c.API.MaxConnections > 1<<20:
 		return conf.Bad("api.max-connections must be 1 to %d, and is %d", 1<<20, c.API.MaxConnections)
 	case c.API.PerAddress < 1 || c.API.PerAddress > 1<<20:

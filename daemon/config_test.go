@@ -19,7 +19,7 @@ func TestExampleConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	def := DefaultConfig()
-	def.Domain, def.API.Clients = c.Domain, c.API.Clients
+	def.Domain, def.API.Clients, def.API.Writers = c.Domain, c.API.Clients, c.API.Writers
 	if !reflect.DeepEqual(c, def) {
 		t.Errorf("the example's values are not the defaults:\n%+v\n%+v", c, def)
 	}

@@ -120,7 +120,7 @@ func newField(t *testing.T, n int, settings ...string) *field {
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
 		r := f.rig()
-		p := &process{place: daemon.Place{Name: name, Peer: address(t, "127.0.0.1"), API: address(t, "127.0.0.1"), Ops: address(t, "127.0.0.1"),
+		p := &process{place: daemon.Place{OpenWrites: true, Name: name, Peer: address(t, "127.0.0.1"), API: address(t, "127.0.0.1"), Ops: address(t, "127.0.0.1"),
 			TPM: r.process.Socket, Root: f.root, Note: f.rec.Note()}, dir: filepath.Join(f.dir, name)}
 		contact, err := daemon.Prepare(context.Background(), p.dir, p.place)
 		if err != nil {

@@ -77,6 +77,9 @@ func (n *Node) serve() error {
 	if len(n.cfg.API.Clients) > 0 {
 		rate = 0 // they are known
 	}
+	if n.cfg.API.OpenWrites {
+		n.log.Warn("anybody who reaches the API may write under kv/ (api.open-writes)", "api", n.cfg.API.Listen)
+	}
 	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n, Keys: n, Archive: n, Watch: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
 		Rate:     rate,
@@ -84,6 +87,9 @@ func (n *Node) serve() error {
 		Evidence: n.cfg.Evidence.bounds(),
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
 		Observe:  n.metrics.observe,
+		Refused:  n.metrics.refused,
+		Ready:    n.ready,
+		MayWrite: n.mayWrite,
 	})
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -115,6 +121,19 @@ func (n *Node) serve() error {
 	n.start(n.fronts[2], &http.Server{Handler: n.ops(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10})
 	return nil
+}
+
+// mayWrite reports whether a client may write under kv/.
+func (n *Node) mayWrite(p serve.Peer) bool {
+	return n.cfg.API.OpenWrites || p.Node != "" || slices.Contains(n.cfg.API.Writers, p.TLS) || slices.Contains(n.cfg.API.Clients, p.TLS)
+}
+
+// ready reports why this node can not serve now, as far as it knows without asking others.
+func (n *Node) ready() error {
+	if n.replica.Status().Leader == 0 {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.name, Want: "a leader", Got: "none"})
+	}
+	return n.fresh()
 }
 
 func (n *Node) start(f *front, s *http.Server) {

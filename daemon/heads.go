@@ -94,8 +94,14 @@ func (n *Node) Head(size uint64) ([]byte, error) {
 	if err == nil && !ok {
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "head", Want: "a size that the tree has had", Got: "a larger one"})
 	}
+	if err != nil {
+		return nil, err
+	}
 	s := heads.New(k, n.name, heads.Log{}, tree)
-	return s.Bytes(), err
+	if lie := n.opts.lies.head; lie != nil {
+		s = lie("a client", s, k)
+	}
+	return s.Bytes(), nil
 }
 
 // headsLoop shows the other nodes where this one stands, and learns where they do.

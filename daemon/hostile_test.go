@@ -38,7 +38,7 @@ func renewals(t *testing.T, hosts []*host, times int) (took []time.Duration) {
 	var all sync.WaitGroup
 	for _, h := range hosts {
 		all.Go(func() {
-			for range times {
+			for done := 0; done < times; {
 				bundle, tick, err := h.answer(evidence.PurposeRenewal)
 				if err != nil {
 					t.Error(err)
@@ -46,6 +46,10 @@ func renewals(t *testing.T, hosts []*host, times int) (took []time.Duration) {
 				}
 				began := time.Now()
 				_, err = h.api.Renew(h.f.ctx, &apiv1.RenewRequest{Host: h.name, Bundle: bundle, Tick: tick})
+				if errors.Is(err, keystead.ReasonRenewalReplayed) {
+					continue // the next tick has not come yet, or not to this node
+				}
+				done++
 				mu.Lock()
 				took = append(took, time.Since(began))
 				mu.Unlock()

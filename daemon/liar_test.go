@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -214,4 +215,43 @@ func TestTwoStories(t *testing.T) {
 	}
 	c.start(a)
 	c.until(a, "the proof after a restart", proven)
+}
+
+// TestClientsCompareHeads: a client asks every node to sign the tree of one size, and names
+// the one that signs another.
+func TestClientsCompareHeads(t *testing.T) {
+	t.Parallel()
+	c := found(t, 3, loopback)
+	c.startAll()
+	c.whole(0, 1, 2)
+	cl := c.client("")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	audit, err := cl.Audit(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stands, err := cl.Stands(ctx, audit.Head)
+	if err != nil || len(stands) != 3 {
+		t.Fatalf("an honest domain: %v, %v", stands, err)
+	}
+	for _, s := range stands {
+		if s.Err != nil {
+			t.Errorf("%s: %v", s.Node, s.Err)
+		}
+	}
+	c.lies(1, headFile, "*")
+	_, err = cl.Stands(ctx, audit.Head)
+	var deny *keystead.DenyError
+	if !errors.As(err, &deny) || len(deny.Findings) != 1 || deny.Findings[0].Reason != keystead.ReasonLedgerForked || deny.Findings[0].Where != "node n2" {
+		t.Errorf("one that signs another tree: want ledger-forked of node n2, got %v", err)
+	}
+	if err := c.end(2, syscall.SIGKILL); err == nil {
+		t.Fatal("a killed node ended well")
+	}
+	c.lies(1, headFile, "nobody")
+	stands, err = cl.Stands(ctx, audit.Head)
+	if err != nil || len(stands) != 3 || stands[2].Err == nil || stands[0].Err != nil || stands[1].Err != nil {
+		t.Errorf("one that can not be reached is listed, and not against it: %v, %v", stands, err)
+	}
 }

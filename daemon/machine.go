@@ -106,6 +106,16 @@ func (x *machine) headAt(size uint64) (receipt.TreeHead, error) {
 	return x.m.Head(size)
 }
 
+// entryVersion returns the version up to which entries count.
+func (x *machine) entryVersion() uint8 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.m == nil {
+		return 0 // not opened yet
+	}
+	return x.m.EntryVersion()
+}
+
 // size returns the number of leaves in the tree.
 func (x *machine) size() uint64 {
 	x.mu.Lock()

@@ -171,7 +171,8 @@ func (n *Node) leave(sequence uint64) {
 // followRoster removes the members whose node has left the roster and adds nodes
 // of the roster that are no members. A member that no contact names stays.
 func (n *Node) followRoster() error {
-	if _, err := n.readContacts(); err != nil {
+	signed, err := n.readContacts()
+	if err != nil {
 		return err
 	}
 	roster, _, _ := n.machine.roster()
@@ -181,16 +182,24 @@ func (n *Node) followRoster() error {
 	members := n.replica.Status().Members
 	var change replica.Change
 	for _, m := range members.Members {
-		name := n.nameOf(m.Key)
-		if _, in := roster.Node(name); name != "" && !in {
+		if n.hasLeft(&roster, m) {
 			change.Remove = append(change.Remove, m.ID)
 		}
 	}
-	for _, c := range n.knownContacts() {
-		node, in := roster.Node(c.Name)
-		if _, member := members.ByKey(c.TLS); in && leads(&c, node) && !member {
-			change.Add = append(change.Add, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
+	for _, contact := range slices.Concat(n.file.Contacts, signed) {
+		c, err := client.OpenContact(contact)
+		if err != nil {
+			continue
 		}
+		node, in := roster.Node(c.Name)
+		if _, member := members.ByKey(c.TLS); !in || c.Node() != node || member || slices.ContainsFunc(change.Add, func(m replica.Member) bool { return m.Key == c.TLS }) {
+			continue
+		}
+		add := replica.Member{Key: c.TLS, Address: c.Peer, Voter: true}
+		if n.machine.entryVersion() >= explainedFrom {
+			add.Name, change.Vouchers = memberName(node), append(change.Vouchers, contact)
+		}
+		change.Add = append(change.Add, add)
 	}
 	if len(change.Add)+len(change.Remove) == 0 {
 		return nil
@@ -201,9 +210,18 @@ func (n *Node) followRoster() error {
 		n.handOver() // let another remove this node
 		return errors.New("this node has left the roster; another takes over")
 	}
-	_, err := n.replica.Change(ctx, change)
-	if err == nil {
+	if _, err = n.replica.Change(ctx, change); err == nil {
 		n.log.Info("members follow the roster", "added", len(change.Add), "removed", len(change.Remove))
 	}
 	return err
+}
+
+// hasLeft reports whether the node of a member has left the roster.
+func (n *Node) hasLeft(roster *receipt.Roster, m replica.Member) bool {
+	if m.Name != "" {
+		return !slices.ContainsFunc(roster.Nodes, func(node receipt.Node) bool { return memberName(node) == m.Name })
+	}
+	name := n.nameOf(m.Key)
+	_, in := roster.Node(name)
+	return name != "" && !in
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/internal/refusal"
 )
 
 // metrics are what a node tells of itself to Prometheus, in a registry of its own.
@@ -15,6 +16,7 @@ type metrics struct {
 	requests    *prometheus.HistogramVec
 	alarms      prometheus.Counter
 	checkpoints prometheus.Counter
+	refusals    *prometheus.CounterVec
 }
 
 // gauges are read from the node's status when they are asked for.
@@ -49,6 +51,8 @@ func newMetrics(n *Node) *metrics {
 		alarms:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "alarms_total", Help: "Contradictions among nodes that this node applied."}),
 		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "checkpoints_total", Help: "Checkpoints that a majority completed or a further node signed."}),
 	}
+	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "keystead", Name: "refusals_total", Help: "Findings in refusals that API requests were answered with, by reason."}, []string{"reason"})
+	m.registry.MustRegister(m.refusals, &census{node: n})
 	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for name, g := range map[string]struct {
 		help  string
@@ -71,6 +75,19 @@ func (m *metrics) heard(h heard) {
 	m.alarms.Add(float64(len(h.alarms)))
 	if h.completed {
 		m.checkpoints.Inc()
+	}
+}
+
+// refused counts what a request was refused for.
+func (m *metrics) refused(err error) {
+	deny := refusal.Deny(err)
+	if deny == nil {
+		return
+	}
+	for _, f := range deny.Findings {
+		if f.Reason.Known() { // of another build's node: no label of its making
+			m.refusals.WithLabelValues(string(f.Reason)).Inc()
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
@@ -252,10 +253,35 @@ func (n *Node) founders() (out []replica.Member) {
 	}
 	for _, f := range n.genesis.Roster.Nodes {
 		if c, ok := by[f]; ok {
-			out = append(out, replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true})
+			m := replica.Member{ID: uint64(len(out) + 1), Key: c.TLS, Address: c.Peer, Voter: true}
+			if n.foundingVersion() >= explainedFrom {
+				m.Name = memberName(f)
+			}
+			out = append(out, m)
 		}
 	}
 	return out
+}
+
+// foundingVersion returns the version up to which entries count from the start.
+func (n *Node) foundingVersion() uint8 {
+	return admit.ParseEntryVersion("", n.genesis.Setting(admit.EntryVersion))
+}
+
+// otherMembers returns how many other members the replica has, by the roster that this node
+// knows to be the newest.
+func (n *Node) otherMembers() int {
+	roster := n.roster()
+	return len(roster.Nodes) - 1
+}
+
+// signAsked signs that this node gives up an id. Nodes of builds that do not look for that do
+// not read it either, so it is left out until members voted for it, or somebody asks for it.
+func (n *Node) signAsked(message []byte, wanted bool) (*replica.Asked, error) {
+	if !wanted && max(n.foundingVersion(), n.machine.entryVersion()) < explainedFrom {
+		return nil, nil
+	}
+	return n.self.Peer.Sign(message)
 }
 
 func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
@@ -281,9 +307,11 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	cache := pebble.NewCache(int64(n.cfg.Store.CacheMiB) << 20)
 	defer cache.Unref()
 	r, err := replica.Start(ctx, replica.Options{
-		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Cache: cache,
+		Sign: n.signAsked,
+		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, Cache: cache,
 			Logf: func(s string) { n.log.Warn("store", "says", s) }},
 		Key: n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers,
+		Others:     n.otherMembers,
 		Connect:    n.connectPeers,
 		Seal:       n.seal(),
 		TrustDisks: n.genesis.TrustsDisks(),

@@ -154,14 +154,23 @@ func recoverWith(cfg Config, authorise func(Recovery, *receipt.Roster) error) er
 		defer n.tpm.Close()
 	}
 	n.machine = &machine{domain: cfg.Domain, heard: func(heard) {}}
-	opts := replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(cfg.Dir, storeDir), Machine: n.machine}
-	return replica.Recover(opts, n.seal(), n.self.Pin, func(plan replica.RecoveryPlan) error {
+	dir := filepath.Join(cfg.Dir, storeDir)
+	from, err := replica.Aside(vfs.Default, dir)
+	if err != nil {
+		return err
+	}
+	opts := replica.StoreOptions{FS: vfs.Default, Dir: from, Machine: n.machine}
+	err = replica.Recover(opts, n.seal(), n.self.Pin, func(plan replica.RecoveryPlan) error {
 		roster, sequence, _ := n.machine.roster()
 		if len(roster.Nodes) == 0 {
 			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonRosterUnknown, Where: "store", Want: "a ledger that has begun", Got: "none on this disk"})
 		}
 		return authorise(Recovery{Domain: cfg.Domain, Roster: sequence, Node: n.name, Term: plan.Term, Last: plan.Last, Disk: plan.Digest()}, &roster)
 	})
+	if err != nil {
+		return err
+	}
+	return replica.PutBack(vfs.Default, dir)
 }
 
 // recoveryContract owns the keys under which recoveries are on the ledger, for

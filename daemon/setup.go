@@ -12,6 +12,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -28,6 +29,9 @@ type Place struct {
 	Ops   string // host:port for health and metrics
 	Plain bool   // API without TLS, on loopback
 
+	Writers    []keystead.Digest // keys of clients that may write
+	OpenWrites bool              // anybody may
+
 	TPM  string // path of the TPM, or of a link to it; "" for none
 	Root string // below which logs are read; "" for /
 	Note string // what its evidence says of itself
@@ -35,8 +39,20 @@ type Place struct {
 
 // Prepare makes a node's directory: keys, signed contact, and a configuration that
 // lacks only the domain. It returns the contact, which names the attestation key of
-// the TPM.
-func Prepare(ctx context.Context, dir string, p Place) ([]byte, error) {
+// the TPM. A directory that can not be finished is left as it was.
+func Prepare(ctx context.Context, dir string, p Place) (contact []byte, err error) {
+	undo := conf.Making(dir)
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
+	if _, err := ParseConfig(append(fmt.Appendf(nil, "domain = %q\n", keystead.Sum(nil)), p.config()...)); err != nil {
+		return nil, err
+	}
+	if !receipt.ValidName(p.Name) {
+		return nil, fmt.Errorf("a node's name is 1 to 64 of a-z, 0-9, dot and dash, and not %q", p.Name)
+	}
 	tpm, ak, err := p.open(ctx)
 	if err != nil {
 		return nil, err
@@ -60,12 +76,28 @@ func Prepare(ctx context.Context, dir string, p Place) ([]byte, error) {
 	if err := writeNew(filepath.Join(dir, contactFile), signed); err != nil {
 		return nil, err
 	}
-	text := fmt.Sprintf("# Node %s. keystead node run --example-config explains every field.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n\n[ops]\nlisten = %q\n",
-		p.Name, p.Peer, p.API, p.Plain, p.Ops)
+	return signed, writeNew(filepath.Join(dir, ConfigFile), p.config())
+}
+
+// config is the place's configuration, which lacks only the domain.
+func (p *Place) config() []byte {
+	text := fmt.Appendf(nil, "# Node %s. keystead node run --example-config explains every field.\n# Relative to this file: name the directory in full if you move the file elsewhere.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n%s\n[ops]\nlisten = %q\n",
+		p.Name, p.Peer, p.API, p.Plain, p.writes(), p.Ops)
 	if p.TPM != "" {
-		text += fmt.Sprintf("\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
+		text = fmt.Appendf(text, "\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
 	}
-	return signed, writeNew(filepath.Join(dir, ConfigFile), []byte(text))
+	return text
+}
+
+// writes are the lines that say who may write; none where nobody may.
+func (p *Place) writes() string {
+	switch {
+	case p.OpenWrites:
+		return "open-writes = true\n"
+	case len(p.Writers) > 0:
+		return fmt.Sprintf("writers = %q\n", p.Writers)
+	}
+	return ""
 }
 
 // open opens the place's TPM, if it has one, and makes its paths good from anywhere.

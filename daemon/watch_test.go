@@ -60,6 +60,8 @@ func TestWatchHosts(t *testing.T) {
 	if f := events[3].GetBecause().GetFindings(); len(f) != 1 || f[0].GetReason() != string(keystead.ReasonLeaseSuspended) || !strings.Contains(f[0].GetGot(), "suspended by n") {
 		t.Errorf("suspended because %v", f)
 	}
+	f.measures([]string{`keystead_hosts{standing="admitted"} 1`, `keystead_hosts{standing="suspended"} 1`, `keystead_hosts{standing="revoked"} 0`, "keystead_lease_next_expiry_seconds ",
+		"keystead_disk_free_bytes ", "keystead_disk_size_bytes ", `keystead_build_info{commit="`}, []string{`keystead_refusals_total{reason="file-altered"} 1`})
 	revoke := admit.Enrolment{Domain: f.digest, Host: "web-2", Base: base, Role: admit.RoleHost, EK: bad.ek, Revoked: true}
 	text, err := revoke.Text()
 	if err != nil {

@@ -48,6 +48,12 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	out := &Result{Set: set, Skipped: skipped}
+	for _, o := range offers {
+		if o.problem != nil {
+			out.Unfetched = append(out.Unfetched, Unfetched{o.Name, o.problem})
+		}
+	}
+	slices.SortFunc(out.Unfetched, func(a, b Unfetched) int { return strings.Compare(a.Package.String(), b.Package.String()) })
 	if f.Keep != nil {
 		out.Recipe = f.recipe(repositories, offers)
 	}

@@ -60,6 +60,14 @@ type Result struct {
 	Set     *refval.Set
 	Skipped []Skipped   // in order of the sources
 	Recipe  *deb.Recipe // of the set, if Options.Keep was given
+
+	Unfetched []Unfetched // in the order of names
+}
+
+// Unfetched is a package that a signed index offers and whose file could not be had.
+type Unfetched struct {
+	Package deb.Name
+	Err     error
 }
 
 // Skipped is a source that could not be verified or reached. Packages that only it

@@ -20,7 +20,8 @@
 // # Trust
 //
 // The replicas are trusted to agree on one order and to lose nothing that was
-// acknowledged. A leader can delay and reorder what it is sent: it can not make up
+// acknowledged. That a leader gave two of them two orders, they find out outside of the log
+// (package heads). A leader can delay and reorder what it is sent: it can not make up
 // a nonce, move the clock ahead without a majority, save up endorsements for longer than the
 // [Window], or let two judged entries on one subject both count. Whoever executes
 // transactions can write what it likes under its contract's own prefix, and nothing

@@ -218,7 +218,7 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 // other nodes apply it. One that they did not vote is refused, or one bad entry would stop
 // every node.
 func (m *Machine) beyond(e Committed) error {
-	if !m.ahead(e) || len(e.Data) == 0 || receipt.KnownVersion(e.Data[0]) || e.Data[0] > m.entryVersion {
+	if !m.ahead(e) || len(e.Data) == 0 || e.Data[0] <= receipt.Version || e.Data[0] > m.entryVersion {
 		return nil
 	}
 	_, _, err := receipt.Split([]byte{e.Data[0], 0})

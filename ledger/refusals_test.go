@@ -61,7 +61,9 @@ func lastLine(b []byte) string {
 // applied, and a build that knows the version to go on from there: where members voted
 // the version. One that they did not vote is refused, or any node could stop all others.
 func TestUnknownVersionStops(t *testing.T) {
-	newDomain(t, 3).refused(append([]byte{receipt.Version + 1}, "whatever it is"...), keystead.ReasonVersionUnknown)
+	for _, version := range []byte{0, receipt.Version + 1, 255} {
+		newDomain(t, 3).refused(append([]byte{version}, "whatever it is"...), keystead.ReasonVersionUnknown)
+	}
 	d := newDomain(t, 3, fmt.Sprintf("entry-version=%d", receipt.Version+1))
 	before := d.store.digest()
 	good, future := d.run(put("a", "1")), append([]byte{receipt.Version + 1}, "whatever it is"...)

@@ -72,6 +72,9 @@ func (s *Store) applyRun(ents []*pb.Entry, a *Applied) (n int, err error) {
 	buf.hashes = buf.hashes[:0]
 	for n < len(ents) && buf.position == 0 {
 		e := ents[n]
+		if e.GetType() != pb.EntryNormal && len(buf.commands) > 0 {
+			break // a change of membership is judged by the state as it stands before it
+		}
 		n++
 		if e.GetIndex() <= s.applied.index {
 			continue // a snapshot had it
@@ -116,6 +119,11 @@ func (s *Store) applyRun(ents []*pb.Entry, a *Applied) (n int, err error) {
 		a.members = changed
 	}
 	s.publish(id, members, chain)
+	if buf.position == id.index {
+		if err := s.hold(); err != nil {
+			return n, fmt.Errorf("position at index %d: %w", id.index, err)
+		}
+	}
 	return n, s.shorten(uint64(size))
 }
 
@@ -173,6 +181,9 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 	if change {
 		var c Change
 		if own.err = decode(rest, &c); own.err == nil {
+			own.err = s.explained(members, &c)
+		}
+		if own.err == nil {
 			next, cc, own.err = members.apply(c)
 		}
 	} else {

@@ -20,10 +20,12 @@
 //
 // # Trust
 //
-// Raft stands crashes, lost messages and slow disks, not lying members: a member
-// believes what another says over a connection that showed the pinned key. What a
-// bad leader could do is bounded above this room, by signatures that the state
-// machine checks. A host can roll back a node's disk, its vote included. So a node
+// Raft stands crashes, lost messages and slow disks, not lying members. What a bad leader
+// could do is bounded above this room, by signatures that the state machine checks, and found
+// out there: the state chains a hash over all that was applied ([Chain]), which members compare,
+// and a member that is proven bad is heard no more ([Node].Shun). A snapshot counts only where a
+// majority signed what it holds. Changes of membership must be explained by the state
+// ([StoreOptions].Explain), and one member's heartbeat stops nobody. A host can roll back a node's disk, its vote included. So a node
 // that restarts without a record of a clean shutdown ([Seal]) rejoins as a learner
 // under a new raft id, and is promoted once it has caught up; if a majority
 // restarts so, the group stays closed until [Recover] is authorised. A group may

@@ -109,7 +109,9 @@ func (s *Store) shorten(size uint64) error {
 		}
 		f.end()
 	}
-	s.log.cut(f.durable.Load().index, retain, s.opts.CutWithMemory)
+	_, portable := s.opts.Machine.(Portable)
+	floor := s.opts.CutWithMemory || portable && !s.positions.Load() // else nobody calls KeepFrom
+	s.log.cut(f.durable.Load().index, retain, floor)
 	return nil
 }
 

@@ -222,7 +222,10 @@ func (h *handler) Unreachable(id uint64) {
 
 // ReceiveSnapshot reads a snapshot to disk and then shows it to raft.
 func (h *handler) ReceiveSnapshot(m *pb.Message, r io.Reader) error {
-	meta, err := h.store.Receive(r)
+	if !h.ready.Load() {
+		return waits(h.opts.Address)
+	}
+	meta, err := h.store.Receive(h.ctx, r)
 	if err != nil {
 		return err
 	}
@@ -234,16 +237,21 @@ func (h *handler) ReceiveSnapshot(m *pb.Message, r io.Reader) error {
 // Join gives a fresh id to a member that has lost its memory.
 func (h *handler) Join(ctx context.Context, key keystead.Digest, request JoinRequest) (JoinReply, error) {
 	n := (*Node)(h)
+	if !n.ready.Load() {
+		return JoinReply{Waits: true}, nil
+	}
 	members := n.store.Membership()
 	reply, change, err := members.Admit(key, request)
 	if err != nil || change == nil {
 		return reply, err
 	}
-	if members, err = n.Change(ctx, *change); err != nil {
-		return reply, err
-	}
-	if reply, change, err = members.Admit(key, request); change != nil {
-		err = timeoutError("another start of the same node was faster")
+	_, refused := n.Change(ctx, *change)
+	// Another member may have been asked as well, and been faster.
+	if reply, change, err = n.store.Membership().Admit(key, request); err == nil && change != nil {
+		err = refused
+		if err == nil {
+			err = timeoutError("another start of the same node was faster")
+		}
 	}
 	return reply, err
 }

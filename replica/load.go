@@ -29,6 +29,13 @@ func (s *Store) load() (err error) {
 	if s.hard.GetCommit() < s.applied.index { // its last write needed no sync
 		s.hard.Commit = &s.applied.index
 	}
+	if p, ok := s.opts.Machine.(Portable); ok {
+		at, err := p.Positions(View{s.db})
+		if err != nil {
+			return err
+		}
+		s.positions.Store(at.InUse)
+	}
 	return s.opts.Machine.Open(View{s.db}, s.applied.index)
 }
 

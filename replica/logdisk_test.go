@@ -248,11 +248,13 @@ func TestLogCut(t *testing.T) {
 	}
 	covered := m.s.flushes.durable.Load().index
 	for m.logBytes() < 4*most { // with nothing applied
-		if err := m.append(); err != nil {
+		ents := m.made(m.last()+1, 3)
+		if err := m.s.Append(&pb.Message{Entries: ents, Responses: []*pb.Message{{}}}); err != nil {
 			t.Fatal(err)
 		}
+		m.entries = append(m.entries, ents...)
 	}
-	if first, _ := m.s.FirstIndex(); first > covered+1 || first < covered-20 {
+	if first, _ := m.s.FirstIndex(); first != covered+1 {
 		t.Errorf("a log from %d, with a state up to %d on disk", first, covered)
 	}
 	if err := m.check(true); err != nil {
@@ -342,7 +344,7 @@ func TestLogAtOnce(t *testing.T) {
 			}
 		})
 	}
-	for i := 0; i < 3000 && err == nil; i++ {
+	for i := 0; i < 1500 && err == nil; i++ {
 		if err = m.append(); err == nil {
 			err = m.apply()
 		}

@@ -32,7 +32,7 @@ type logModel struct {
 
 func newLogModel(opts StoreOptions, seed uint64, size int) (*logModel, error) {
 	opts.Dir, opts.Machine, opts.MemTableBytes = "data", &tally{}, 1<<20
-	m := &logModel{ rng: rand.New(rand.NewPCG(seed, 5)), size: size, committed: 1, term: 1, floor: 1}
+	m := &logModel{rng: rand.New(rand.NewPCG(seed, 5)), size: size, committed: 1, term: 1, floor: 1}
 	opts.LogCut = func(from, to uint64) { m.floor, m.cuts = max(m.floor, to), append(m.cuts, [2]uint64{from, to}) }
 	m.opts = opts
 	if err := m.open(); err != nil {
@@ -203,6 +203,11 @@ func TestLogFromDisk(t *testing.T) {
 					}
 					if err != nil {
 						t.Fatalf("seed %d, step %d: %v", seed, step, err)
+					}
+				}
+				for _, s := range m.s.log.index.spans {
+					if n := s.at.To - s.at.From; n > spanBytes+maxBody+uint64(tc.size)+100 {
+						t.Errorf("seed %d: %d bytes are read at once", seed, n)
 					}
 				}
 				first, _ := m.s.FirstIndex()

@@ -20,6 +20,10 @@ type Member struct {
 	Address string          `cbor:"3,keyasint"` // host:port
 	Boot    [16]byte        `cbor:"4,keyasint"` // names the start of the node that the id was given to
 	Voter   bool            `cbor:"5,keyasint"` // to be promoted once it has caught up
+
+	// Name is what the state machine knows the member by; empty in groups whose machine
+	// explains no changes.
+	Name string `cbor:"6,keyasint,omitempty"`
 }
 
 // A Membership is who is in the group, as of an applied index.
@@ -69,11 +73,15 @@ type Change struct {
 	Add     []Member `cbor:"1,keyasint,omitempty"` // as learners; ID is ignored
 	Promote []uint64 `cbor:"2,keyasint,omitempty"` // learners to voters
 	Remove  []uint64 `cbor:"3,keyasint,omitempty"`
+
+	Vouchers [][]byte `cbor:"4,keyasint,omitempty"` // for each of Add, what its state machine wants to see
+	Asked    *Asked   `cbor:"5,keyasint,omitempty"` // of a member that is added under a fresh id
 }
 
 const (
 	maxMembers = 64
 	maxAddress = 256
+	maxMember  = 256     // bytes of a name
 	maxChange  = 1 << 16 // bytes of an encoded change
 )
 
@@ -86,11 +94,14 @@ func (m *Membership) Admit(key keystead.Digest, request JoinRequest) (JoinReply,
 		return JoinReply{}, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Got: key.String(), Where: "join",
 			Want: fmt.Sprintf("the key of one of %d members", len(m.Members))})
 	}
-	if old.Boot == request.Boot {
+	switch {
+	case old.Boot == request.Boot:
 		return JoinReply{ID: old.ID, Members: m.Members}, nil, nil
+	case request.Asked != nil && request.Gives != old.ID: // it is to sign which one it gives up
+		return JoinReply{Gives: old.ID}, nil, nil
 	}
-	add := Member{Key: key, Address: request.Address, Boot: request.Boot, Voter: old.Voter}
-	return JoinReply{}, &Change{Remove: []uint64{old.ID}, Add: []Member{add}}, nil
+	add := Member{Key: key, Address: request.Address, Boot: request.Boot, Voter: old.Voter, Name: old.Name}
+	return JoinReply{}, &Change{Remove: []uint64{old.ID}, Add: []Member{add}, Asked: request.Asked}, nil
 }
 
 // apply returns the membership after the change, and the change as raft takes it.
@@ -118,8 +129,8 @@ func (m *Membership) apply(c Change) (*Membership, *pb.ConfChangeV2, error) {
 		if _, ok := next.ByKey(add.Key); ok {
 			return refuse("a key that is a member's already: "+add.Key.String(), "add")
 		}
-		if len(next.Members) == maxMembers || len(add.Address) > maxAddress {
-			return refuse(fmt.Sprintf("%d members, address of %d bytes", len(next.Members), len(add.Address)), "add")
+		if len(next.Members) == maxMembers || len(add.Address) > maxAddress || len(add.Name) > maxMember {
+			return refuse(fmt.Sprintf("%d members, address of %d bytes, name of %d", len(next.Members), len(add.Address), len(add.Name)), "add")
 		}
 		next.LastID++
 		add.ID = next.LastID

@@ -5,10 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -27,6 +27,23 @@ type Options struct {
 	// for the very first start of the group: a founder that has lost its disk and is
 	// started with them again forgets its vote and takes part all the same.
 	Founders []Member
+
+	// Others returns how many other members there are, as far as this node can tell by
+	// itself: a majority of them must give it the same id before it goes on as another. Nil
+	// is for groups in which one member's word is enough.
+	Others func() int
+
+	// Sign signs for this node's key that it gives up its id; unless that is wanted, by a
+	// member that refused the request without, it may return nil. Nil leaves it unsigned.
+	Sign func(message []byte, wanted bool) (*Asked, error)
+
+	// Founding are the founders of a group that this node joins, if it knows them all:
+	// with them it needs no snapshot while some member has the whole log.
+	Founding []Member
+
+	// Digested is told what names this node's state at a position, once it has read it
+	// through. Nil drops it.
+	Digested func(StateHeader)
 
 	// Connect opens the transport, which calls the handler from then on.
 	Connect func(Handler) (Transport, error)
@@ -56,8 +73,12 @@ type Node struct {
 	cancel  context.CancelFunc
 	ctx     context.Context
 	done    chan struct{}
-	err     error // why it stopped, once done is closed
+	err     error       // why it stopped, once done is closed
+	ready   atomic.Bool // the store is the one that the node goes on with
+	settled bool        // nothing is set aside any more; the loop's alone
 	status  statusCell
+	told    []Member   // by who gave this node its id: its own state may be older
+	reading sync.Mutex // of the state at a position
 }
 
 // Start opens the store, connects, and runs the node until Close or a failure. A
@@ -69,12 +90,14 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	n := &Node{opts: opts, log: opts.Log, done: make(chan struct{}), in: inbox{wake: make(chan struct{}, 1)}}
-	n.in.closed = keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Got: "a node that waits for an id itself", Where: opts.Address})
+	n := &Node{log: opts.Log, done: make(chan struct{}), in: inbox{wake: make(chan struct{}, 1)}}
+	n.in.closed = waits(opts.Address)
 	n.appends.init()
 	n.applies.init()
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	rand.Read(n.boot[:])
+	opts.Store.Positioned = n.positioned
+	n.opts = opts
 	if n.store, err = OpenStore(opts.Store); err != nil {
 		return nil, err
 	}
@@ -97,11 +120,14 @@ func Start(ctx context.Context, opts Options) (_ *Node, err error) {
 	if n.core, err = NewCore(n.opts.Core, n.store); err != nil {
 		return nil, err
 	}
-	if known := n.store.Membership().Members; len(known) > 0 { // who has just joined knows them from the reply
-		n.transport.Members(known)
-	}
+	n.introduce(n.store.Membership())
 	n.run()
 	return n, nil
+}
+
+// waits refuses what a node can not do before it knows which store it goes on with.
+func waits(address string) error {
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Got: "a node that waits for an id itself", Where: address})
 }
 
 // identify makes sure that the store is one that this node may go on with.
@@ -128,20 +154,14 @@ func (n *Node) identify(ctx context.Context) error {
 // join asks the peers, again and again, for a fresh id. If no majority is there to
 // give one out, the old store stays as it is: see Recover.
 func (n *Node) join(ctx context.Context, peers []Member) error {
-	asked := map[Member]bool{}
-	peers = slices.DeleteFunc(slices.Clone(peers), func(m Member) bool {
-		to := Member{Key: m.Key, Address: m.Address}
-		again := asked[to]
-		asked[to] = true
-		return again || m.Key == n.opts.Key
-	})
-	if len(peers) == 0 {
+	if peers = n.whomToAsk(peers); len(peers) == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Want: "a peer to ask for an id", Got: "none is configured", Where: "join"})
 	}
 	n.transport.Members(peers)
 	retry := time.NewTicker(10 * n.opts.Tick)
 	defer retry.Stop()
-	waits := news{log: n.log}
+	told := news{log: n.log}
+	given := answers{}
 	var refusals []error
 	for {
 		if ctx.Err() != nil {
@@ -149,18 +169,18 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 		}
 		refusals = refusals[:0]
 		for _, p := range peers {
-			attempt, cancel := context.WithTimeout(ctx, 100*n.opts.Tick)
-			reply, err := n.transport.Join(attempt, p, JoinRequest{Boot: n.boot, Address: n.opts.Address})
-			cancel()
+			reply, err := n.askForID(ctx, p)
 			if err != nil {
 				refusals = append(refusals, fmt.Errorf("%s: %w", p.Address, err))
 				continue
 			}
-			n.transport.Members(reply.Members)
-			n.log.Info("joined", "id", reply.ID)
-			return n.store.Rejoin(reply.ID)
+			given[p.Key] = reply
+			if id := given.agreed(n.needed(given)); id != 0 && id == reply.ID {
+				return n.goOnAs(reply)
+			}
 		}
-		waits.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
+		refusals = append(refusals, given.few(n.needed(given)))
+		told.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		select {
 		case <-ctx.Done():
 		case <-retry.C:
@@ -168,10 +188,71 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 	}
 }
 
+// whomToAsk returns the peers once each, without this node.
+func (n *Node) whomToAsk(peers []Member) []Member {
+	asked := map[Member]bool{}
+	return slices.DeleteFunc(slices.Clone(peers), func(m Member) bool {
+		to := Member{Key: m.Key, Address: m.Address}
+		again := asked[to]
+		asked[to] = true
+		return again || m.Key == n.opts.Key
+	})
+}
+
+// needed is how many members must give the same id: a majority of the others, without those
+// that say themselves that they wait for one.
+func (n *Node) needed(given answers) int {
+	if n.opts.Others == nil {
+		return 1
+	}
+	return max(1, (n.opts.Others()-given.waiting())/2+1)
+}
+
+// goOnAs begins as the member that others made of this node.
+func (n *Node) goOnAs(reply JoinReply) error {
+	n.told = reply.Members
+	n.log.Info("joined", "id", reply.ID)
+	if err := n.setAside(); err != nil {
+		return err
+	}
+	return n.store.Rejoin(reply.ID, n.opts.Founding)
+}
+
+// askForID asks one member for a fresh id, signed for the id that it says is to be given up.
+func (n *Node) askForID(ctx context.Context, p Member) (JoinReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, 100*n.opts.Tick)
+	defer cancel()
+	request := JoinRequest{Boot: n.boot, Address: n.opts.Address, Gives: n.store.ID()}
+	wanted := false
+	for range 3 {
+		if n.opts.Sign != nil {
+			var err error
+			if request.Asked, err = n.opts.Sign(AskedMessage(request.Gives, n.opts.Key, n.boot, n.opts.Address), wanted); err != nil {
+				return JoinReply{}, err
+			}
+		}
+		if request.Asked == nil {
+			request.Gives = 0 // which builds of before do not read
+		}
+		reply, err := n.transport.Join(ctx, p, request)
+		if errors.Is(err, keystead.ReasonChangeRefused) && request.Asked == nil && n.opts.Sign != nil {
+			wanted, request.Gives = true, n.store.ID()
+			continue
+		}
+		if err != nil || reply.ID != 0 || reply.Waits {
+			return reply, err
+		}
+		request.Gives = reply.Gives
+	}
+	return JoinReply{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: p.Address, Want: "an id", Got: "none"})
+}
+
 // run starts the loop and its two writers.
 func (n *Node) run() {
 	n.publish()
 	n.in.open()
+	n.ready.Store(true)
+	n.voted(n.store.Membership())
 	n.workers.Go(func() {
 		for ms := range n.appends.batches {
 			if err := n.store.Append(ms...); err != nil {
@@ -258,10 +339,52 @@ func (n *Node) turns(tick <-chan time.Time) (err error) {
 	}
 }
 
+// introduce tells the transport who the members are. Until this node's state has come to
+// where it joined itself, those that it was told of then count as well.
+func (n *Node) introduce(m *Membership) {
+	if _, ok := m.ByID(n.store.ID()); ok {
+		n.told = nil
+	}
+	all := slices.Clone(n.told)
+	for _, x := range m.Members {
+		i := slices.IndexFunc(all, func(t Member) bool { return t.Key == x.Key })
+		switch {
+		case i < 0:
+			all = append(all, x)
+		case all[i].ID < x.ID:
+			all[i] = x
+		}
+	}
+	n.transport.Members(all)
+}
+
+// positioned reads the state at a position through, beside what the node does.
+func (n *Node) positioned(h *Held) {
+	n.workers.Go(func() {
+		n.reading.Lock()
+		defer n.reading.Unlock()
+		header, err := h.Read(n.ctx)
+		switch {
+		case err == nil && n.opts.Digested != nil:
+			n.opts.Digested(header)
+		case err != nil && n.ctx.Err() == nil:
+			n.log.Warn("state at a position not read", "index", h.Index(), "because", err)
+		}
+	})
+}
+
+// Stable says that a majority signed the digest of the state at a position, and up to
+// where the log is not needed any more by who comes after the position before that.
+func (n *Node) Stable(index, keep uint64) {
+	n.store.Stable(index)
+	n.store.KeepFrom(keep)
+}
+
 // start sets work going.
 func (n *Node) start(w Work) {
 	if w.Members != nil {
-		n.transport.Members(w.Members.Members)
+		n.introduce(w.Members)
+		n.voted(w.Members)
 		n.publish()
 	}
 	if w.Append != nil {
@@ -283,19 +406,15 @@ func (n *Node) start(w Work) {
 	}
 }
 
-// sendSnapshot sends the state of now, which is at or after what raft asked for.
+// sendSnapshot sends the stable state of now, which is at or after what raft asked for.
 func (n *Node) sendSnapshot(m *pb.Message) {
 	err := func() error {
-		cp, err := n.store.Checkpoint()
+		c, err := n.store.Carry()
 		if err != nil {
 			return err
 		}
-		m.Snapshot = &pb.Snapshot{Metadata: cp.Metadata}
-		err = n.transport.SendSnapshot(n.ctx, m, func(w io.Writer) error {
-			_, err := cp.WriteTo(w)
-			return err
-		})
-		return errors.Join(err, cp.Remove())
+		m.Snapshot = &pb.Snapshot{Metadata: c.Metadata}
+		return errors.Join(n.transport.SendSnapshot(n.ctx, m, c.WriteTo), c.Done())
 	}()
 	if err != nil {
 		n.log.Warn("snapshot not sent", "to", m.GetTo(), "because", err)

@@ -30,6 +30,39 @@ type machine struct {
 	listener net.Listener
 	trust    bool
 	node     *replica.Node
+	driven   *driven // the present start
+}
+
+// driven makes the positions of one start of a node, and signs what its states come to.
+type driven struct{ node atomic.Pointer[replica.Node] }
+
+// propose hands a command in as soon as the node runs, until it is taken.
+func (d *driven) propose(c sim.Command) {
+	go func() {
+		for range 500 {
+			if n := d.node.Load(); n != nil {
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				_, err := n.Propose(ctx, c.Encode())
+				cancel()
+				if !unavailable(err) {
+					return
+				}
+			}
+			time.Sleep(10 * time.Millisecond) // an election may take several tries
+		}
+	}()
+}
+
+func (d *driven) into(o *replica.Options, name string) {
+	o.Store.Machine = &sim.KV{Stable: func(index, before uint64) {
+		if n := d.node.Load(); n != nil {
+			n.Stable(index, before)
+		}
+	}}
+	o.Store.Wanted = func() { d.propose(sim.Command{Op: sim.Position}) }
+	o.Digested = func(h replica.StateHeader) {
+		d.propose(sim.Command{Op: sim.Digest, Key: fmt.Sprint(h.Index), Old: name, New: h.Digest().String()})
+	}
 }
 
 func newMachine(t testing.TB, trust bool) *machine {
@@ -66,8 +99,8 @@ func (m *machine) member() replica.Member {
 
 func (m *machine) options(founders, peers []replica.Member) replica.Options {
 	fs := vfs.Default
-	return replica.Options{
-		Store:    replica.StoreOptions{FS: fs, Dir: m.dir + "/data", Machine: &sim.KV{}},
+	o := replica.Options{
+		Store:    replica.StoreOptions{FS: fs, Dir: m.dir + "/data"},
 		Key:      m.key.Digest(),
 		Address:  m.address,
 		Founders: founders, Peers: peers,
@@ -76,6 +109,9 @@ func (m *machine) options(founders, peers []replica.Member) replica.Options {
 		TrustDisks: m.trust,
 		Tick:       20 * time.Millisecond,
 	}
+	m.driven = &driven{}
+	m.driven.into(&o, m.address)
+	return o
 }
 
 // patience is how long a test waits for what must come: long enough for a machine
@@ -90,7 +126,13 @@ func (m *machine) start(founders, peers []replica.Member) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	m.run(n)
+}
+
+// run takes note of the node that the machine runs.
+func (m *machine) run(n *replica.Node) {
 	m.node = n
+	m.driven.node.Store(n)
 }
 
 // group starts n founders.
@@ -344,7 +386,7 @@ func TestFullDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.node = n
+		m.run(n)
 	}
 	start()
 	eventually(t, func() error { return put(m, 1, "k", "v") })

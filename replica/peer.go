@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -62,11 +63,14 @@ func (p *peer) run() {
 		if pause = min(2*pause, maxDialPause); err == nil || unanswered(err) {
 			pause = dialPause
 		}
+		if err == nil {
+			p.t.news.over("stream " + p.to.Address)
+		}
 		for err == nil { // until no connection takes the place of the last
 			conn, err = p.stream(conn)
 		}
 		if p.ctx.Err() == nil {
-			p.t.opts.Log.Debug("no stream", "to", p.to.Address, "because", err)
+			p.t.news.tell(slog.LevelWarn, "stream "+p.to.Address, "no connection to a node", err, "to", p.to.Address)
 		}
 		p.take()
 		p.t.handler.Unreachable(p.to.ID)

@@ -16,32 +16,6 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Receive reads a snapshot's stream into a directory of its own and checks its
-// digest. The state becomes this node's when raft takes the snapshot; see Append.
-func (s *Store) Receive(r io.Reader) (*pb.SnapshotMetadata, error) {
-	s.applyMu.Lock() // the name of a directory is one receiver's
-	dir, err := s.nextDir()
-	if err == nil {
-		err = s.opts.FS.MkdirAll(s.path(dir), 0o700)
-	}
-	s.applyMu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	meta, err := receiveFiles(r, s.opts.FS, s.path(dir), defaultMaxReceive)
-	if err != nil {
-		return nil, errors.Join(err, s.opts.FS.RemoveAll(s.path(dir)))
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	id := entryID{meta.GetIndex(), meta.GetTerm()}
-	if old, ok := s.received[id]; ok {
-		err = s.opts.FS.RemoveAll(s.path(old))
-	}
-	s.received[id] = dir
-	return meta, errors.Join(err, s.discard())
-}
-
 // receiveFiles reads a snapshot's stream into files of dir and syncs them. Nothing
 // of it is to be used if it returns an error.
 func receiveFiles(r io.Reader, fs vfs.FS, dir string, limit uint64) (*pb.SnapshotMetadata, error) {

@@ -78,7 +78,7 @@ func (s *Store) recover(seal Seal, key keystead.Digest, authorise func(RecoveryP
 		return err
 	}
 	hard := &pb.HardState{Term: new(s.hard.GetTerm() + 1), Vote: new(uint64(0)), Commit: new(last)}
-	if err := s.swap(db, dir, plan.ID, hard, nil); err != nil || seal == nil {
+	if err := s.swap(db, dir, plan.ID, hard, &entryID{last, term}); err != nil || seal == nil {
 		return err
 	}
 	return seal.Put(s.record())

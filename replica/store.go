@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,10 @@ type StoreOptions struct {
 	Dir     string
 	Machine StateMachine
 
+	// Explain refuses a change of membership that the state does not explain: the group's own
+	// record of who is a member is signed by nobody. Nil takes every change.
+	Explain func(state View, before *Membership, c *Change) error
+
 	RetainBytes   uint64        // log kept in memory, for members that lag a little; 32 MiB if 0
 	MaxLogBytes   uint64        // log kept on disk, for those that lag more, and until KeepFrom lets it go; 8 GiB if 0
 	MemTableBytes uint64        // of the state; 64 MiB if 0
@@ -52,6 +57,23 @@ type StoreOptions struct {
 	// LogCut is told of entries that were let go only because the log exceeded
 	// MaxLogBytes. A write waits for it to return. Nil if nobody is to know.
 	LogCut func(from, to uint64)
+
+	// Positioned is told of each position of a [Portable] machine that took effect, with
+	// the state as it stands there. The Apply at hand waits for it to return. Nil: nobody
+	// reads it, and nothing becomes stable.
+	Positioned func(*Held)
+
+	// Approve is asked before anything of a portable snapshot is taken in. Nil: whatever
+	// is in itself sound is.
+	Approve func(ctx context.Context, header StateHeader, proof []byte) error
+
+	// TakeFiles is asked whether a portable state may be taken in as the files of a store,
+	// which nobody signs. Nil: never.
+	TakeFiles func() bool
+
+	// Wanted is told that a member lags so far that it needs a snapshot, and that there
+	// is none to send. It must not block; nil if nobody is to know.
+	Wanted func()
 
 	// CutWithMemory lets go on disk of what is let go in memory, as if KeepFrom were called
 	// each time: who lags more than RetainBytes needs a snapshot.
@@ -85,8 +107,13 @@ type Store struct {
 	chain   Chain
 	links   links
 
-	received map[entryID]string // snapshots received and not yet installed
-	batch    applyBuffers
+	held      []*Held     // states at positions, the oldest first
+	stable    uint64      // the last position that is stable
+	positions atomic.Bool // are in use, and say how much of the log is kept
+
+	receiving sync.Mutex         // a snapshot
+	received  map[entryID]string // snapshots received and not yet installed
+	batch     applyBuffers
 
 	broken      atomic.Pointer[error] // why nothing is written any more; see guard
 	checkpoints int                   // made since the store was opened, which names them
@@ -256,6 +283,7 @@ func (s *Store) View(read func(View) error) error {
 func (s *Store) Close() error {
 	s.dbMu.Lock()
 	defer s.dbMu.Unlock()
+	s.releaseAll()
 	var errs []error
 	switch db := s.db; {
 	case db == nil:
@@ -279,14 +307,41 @@ func (s *Store) InitialState() (*pb.HardState, *pb.ConfState, error) {
 	return s.hard, s.members.conf, nil
 }
 
-// Snapshot describes the snapshot that [Store.Checkpoint] would make now.
+// Snapshot describes the snapshot that [Store.Carry] would return now.
 func (s *Store) Snapshot() (*pb.Snapshot, error) {
+	files, err := s.travelsAsFiles()
+	if err != nil {
+		return nil, err
+	}
+	if !files {
+		if h := s.stableHeld(); h != nil {
+			return snapshotOf(h.id, h.members), nil
+		}
+		if s.opts.Wanted != nil {
+			s.opts.Wanted()
+		}
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.applied.index == 0 {
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
 	return snapshotOf(s.applied, s.members), nil
+}
+
+// travelsAsFiles reports whether the state has no positions.
+func (s *Store) travelsAsFiles() (files bool, err error) {
+	p, ok := s.opts.Machine.(Portable)
+	if !ok {
+		return true, nil
+	}
+	err = s.View(func(v View) error {
+		at, err := p.Positions(v)
+		files = !at.InUse
+		return err
+	})
+	return files, err
 }
 
 func snapshotOf(id entryID, m *Membership) *pb.Snapshot {

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -284,7 +285,7 @@ func TestSnapshotStream(t *testing.T) {
 	stream := checkpoint(t, s)
 	to := founder(t, vfs.NewMem())
 	defer to.Close()
-	meta, err := to.Receive(bytes.NewReader(stream))
+	meta, err := to.Receive(context.Background(), bytes.NewReader(stream))
 	if err != nil || meta.GetIndex() != 9 {
 		t.Fatalf("%v, %v", meta, err)
 	}
@@ -297,11 +298,11 @@ func TestSnapshotStream(t *testing.T) {
 	for at := 0; at < len(stream); at += 1 + len(stream)/300 {
 		broken := slices.Clone(stream)
 		broken[at] ^= 1
-		if _, err := to.Receive(bytes.NewReader(broken)); err == nil {
+		if _, err := to.Receive(context.Background(), bytes.NewReader(broken)); err == nil {
 			t.Errorf("byte %d altered, and received", at)
 		}
 		var format *keystead.FormatError
-		if _, err := to.Receive(bytes.NewReader(stream[:at])); !errors.As(err, &format) {
+		if _, err := to.Receive(context.Background(), bytes.NewReader(stream[:at])); !errors.As(err, &format) {
 			t.Errorf("cut at %d: want a FormatError, got %v", at, err)
 		}
 	}

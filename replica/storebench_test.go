@@ -82,3 +82,87 @@ func processorTime() time.Duration {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u) // it has no way to fail
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkLogRead reads a log of 256 MiB by index, from disk and in order, as a member
+// that lags is sent it: MB/s are of the entries' own bytes.
+func BenchmarkLogRead(b *testing.B) {
+	for _, size := range []int{1 << 10, 200 << 10} {
+		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
+			s, last := benchLog(b, 256<<20, size)
+			defer s.Close()
+			b.ResetTimer()
+			sum, at := 0, uint64(2)
+			for range b.N {
+				if at > s.log.tail.before {
+					at = 2
+				}
+				ents, err := s.Entries(at, last+1, 1<<20)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, e := range ents {
+					sum += len(e.GetData())
+				}
+				at += uint64(len(ents))
+			}
+			b.ReportMetric(float64(sum)/1e6/b.Elapsed().Seconds(), "MB/s")
+		})
+	}
+}
+
+// BenchmarkLogOpen opens a store with 1 GiB of log, which was read before.
+func BenchmarkLogOpen(b *testing.B) {
+	for _, size := range []int{1 << 10, 200 << 10} {
+		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
+			s, _ := benchLog(b, 1<<30, size)
+			b.ResetTimer()
+			for range b.N {
+				b.StopTimer()
+				err := s.Close()
+				b.StartTimer()
+				if err == nil {
+					s, err = OpenStore(s.opts)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(1<<30)/1e6*float64(b.N)/b.Elapsed().Seconds(), "MB/s")
+			b.StopTimer()
+			s.Close()
+		})
+	}
+}
+
+// benchLog is a store with so many bytes of log, in entries of a size.
+func benchLog(b *testing.B, bytes, size int) (s *Store, last uint64) {
+	dir, err := os.MkdirTemp(os.Getenv("KEYSTEAD_BENCH_DIR"), "log")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(dir) })
+	if s, err = OpenStore(StoreOptions{FS: vfs.Default, Dir: dir, Machine: &keeper{}}); err != nil {
+		b.Fatal(err)
+	}
+	if err := s.Bootstrap(1, []Member{{}}); err != nil {
+		b.Fatal(err)
+	}
+	data := appendHead(make([]byte, 0, size), 2, 1) // of no member, so that the state stays small
+	_, _ = rand.Read(data[len(data):size])          // never fails
+	last = 1
+	for written := 0; written < bytes; {
+		var ents []*pb.Entry
+		for n := 0; n < 256<<10; n += size {
+			last++
+			ents = append(ents, &pb.Entry{Index: new(last), Term: new(uint64(1)), Type: pb.EntryNormal.Enum(), Data: data[:size]})
+			written += size
+		}
+		if err := s.Append(&pb.Message{Entries: ents, Responses: []*pb.Message{{}}}); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.Apply(&pb.Message{Entries: ents}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return s, last
+}

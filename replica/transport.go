@@ -43,10 +43,16 @@ type Handler interface {
 type JoinRequest struct {
 	Boot    [16]byte `cbor:"1,keyasint"` // drawn at each start: asking twice gives one id
 	Address string   `cbor:"2,keyasint"`
+
+	Gives uint64 `cbor:"3,keyasint,omitempty"` // the id that it has given up
+	Asked *Asked `cbor:"4,keyasint,omitempty"` // its word for that
 }
 
 // A JoinReply gives the id, and who the others are.
 type JoinReply struct {
 	ID      uint64   `cbor:"1,keyasint"`
 	Members []Member `cbor:"2,keyasint"`
+
+	Gives uint64 `cbor:"3,keyasint,omitempty"` // no id yet: the request must be signed for giving up this one
+	Waits bool   `cbor:"4,keyasint,omitempty"` // none: the member waits for an id itself
 }

@@ -91,7 +91,10 @@ func (s *server) complete(ctx context.Context, tx *apiv1.Transaction) error {
 
 // run executes one transaction and calls done, once, which must not block.
 func (s *server) run(ctx context.Context, tx *apiv1.Transaction, done func(*apiv1.Outcome, error)) {
-	err := s.complete(ctx, tx)
+	err := s.mayWrite(ctx)
+	if err == nil {
+		err = s.complete(ctx, tx)
+	}
 	var request ledger.RequestID
 	var ops []ledger.Op
 	if err == nil {

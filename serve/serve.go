@@ -64,6 +64,10 @@ type Options struct {
 	Failed   func(error)   // told of errors that are the node's own; may be nil
 	// Observe is told of every answer: procedure, code or "ok", time; may be nil.
 	Observe func(procedure, code string, took time.Duration)
+	Refused func(error) // told of every error that is answered; may be nil
+	// MayWrite says who may execute transactions; nil: anybody.
+	MayWrite func(Peer) bool
+	Ready    func() error // why the node does not serve now, for health checks; nil: it does
 }
 
 // Services are who answers. Of those that are nil, nothing is answered; Ledger and
@@ -103,13 +107,15 @@ func New(by Services, opts Options) http.Handler {
 	}
 	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, watch: by.Watch, rate: newRate(opts.Rate)}
 	with := func(most int) []connect.HandlerOption {
-		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s})}
+		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s}),
+			connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"})}
 	}
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, with(maxMessage)...))
 	mux.Handle(apiv1connect.NewDomainServiceHandler(s, with(maxMessage)...))
 	mux.Handle(apiv1connect.NewHostServiceHandler(s, with(max(maxMessage, int(opts.Evidence.Bundle)+frame))...))
 	mux.Handle(apiv1connect.NewNodeServiceHandler(s, with(maxEvidence+frame)...))
+	describe(mux, opts.Ready, with(maxAsked))
 	return evidenceGate(mux, opts.Evidence)
 }
 
@@ -197,6 +203,9 @@ func (i interceptor) WrapStreamingClient(next connect.StreamingClientFunc) conne
 func (i interceptor) encode(spec connect.Spec, began time.Time, err error) error {
 	out, code := refusal.Encode(err), "ok"
 	if err != nil {
+		if i.opts.Refused != nil {
+			i.opts.Refused(err)
+		}
 		code = connect.CodeOf(out).String()
 		if code == connect.CodeInternal.String() && i.opts.Failed != nil {
 			i.opts.Failed(err)

@@ -176,9 +176,13 @@ func runAgent(cfg agent.Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	log := cfg.Log.Logger(os.Stderr)
-	g, err := agent.Start(ctx, cfg, log)
+	b, err := thisBuild()
 	if err != nil {
-		return aboutMachine(err)
+		return err
+	}
+	g, err := agent.Start(ctx, cfg, b.String(), log)
+	if err != nil {
+		return mayPass(aboutMachine(err))
 	}
 	log.Info("agent runs", "host", cfg.Host, "domain", cfg.Domain, "socket", cfg.Socket.Path)
 	notify("READY=1")

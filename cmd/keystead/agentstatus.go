@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +47,8 @@ func (a *app) agentStatus() *cobra.Command {
 when evidence is shown next, how long the machine keeps what it has once it goes bad
 (exposure), the nodes, and what the last attempt failed for. --wait PHASE waits, as long as
 --timeout says, until the host is starting, unenrolled, unavailable, refused, suspended or
-admitted.`,
+admitted. Without --wait the exit status is 0 only for a host that is admitted: that of the
+problem otherwise.`,
 		Example: `  keystead agent status
   keystead agent status --wait admitted --timeout 1m`,
 		Args: cobra.NoArgs,
@@ -54,13 +56,20 @@ admitted.`,
 	f.add(c)
 	c.Flags().StringVar(&wait, "wait", "", "wait until the host is in that `PHASE`")
 	c.RunE = func(*cobra.Command, []string) error {
+		if wait != "" && !slices.Contains(agent.Phases(), agent.Phase(wait)) {
+			return misuse(fmt.Errorf("--wait %.80q is no phase", wait), fmt.Sprintf("the phases are %v", agent.Phases()))
+		}
 		to, ctx, done := f.open()
 		defer done()
 		s, err := awaitPhase(ctx, to, wait)
 		if err != nil {
 			return err
 		}
-		return a.answerMessage(s, func(w io.Writer) { printAgent(w, s) })
+		err = a.answerMessage(s, func(w io.Writer) { printAgent(w, s) })
+		if err == nil && wait == "" {
+			err = leaseless(s)
+		}
+		return err
 	}
 	return c
 }
@@ -105,6 +114,22 @@ the refusal that says why. When the agent ends, so does the command, as unavaila
 	return c
 }
 
+// leaseless returns why the host has no lease; nil if it has one.
+func leaseless(s *apiv1.AgentStatusResponse) error {
+	if agent.Phase(s.GetPhase()) == agent.Admitted {
+		return nil
+	}
+	why := cmp.Or[error](asError(s.GetProblem()), keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseUnknown, Where: "host " + s.GetHost(), Want: "an admitted host", Got: "one that is " + s.GetPhase()}))
+	f := &failure{err: fmt.Errorf("%s: %w", s.GetPhase(), why)}
+	switch agent.Phase(s.GetPhase()) {
+	case agent.Starting, agent.Unavailable:
+		f.stage, f.hint = keystead.StageUnavailable, "keystead agent status --wait admitted waits for it"
+	case agent.Unenrolled:
+		f.hint = "a member runs: " + s.GetEnrolment()
+	}
+	return f
+}
+
 // asError returns a refusal of the API as an error, or nil.
 func asError(r *apiv1.Refusal) error {
 	if deny := refusal.Parse(r); deny != nil {
@@ -115,10 +140,7 @@ func asError(r *apiv1.Refusal) error {
 
 func (a *app) tellLease(r *apiv1.WatchLeaseResponse) {
 	if a.json {
-		a.answered = true
-		if raw, err := compactJSON(r); err == nil {
-			fmt.Fprintf(a.stdout, "%s\n", raw)
-		}
+		_ = a.line(document(r)) // a reader that went away ends the command by a signal
 		return
 	}
 	switch {

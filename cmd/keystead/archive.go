@@ -48,6 +48,9 @@ func admission(ctx context.Context, cl *client.Client, arg string) (leaf uint64,
 			return 0, nil, p, err
 		}
 	}
+	if err = withinTree(ctx, cl, leaf); err != nil {
+		return 0, nil, p, err
+	}
 	text, p, err = cl.Receipt(ctx, leaf)
 	return leaf, text, p, err
 }
@@ -221,7 +224,11 @@ may come to another verdict, which proves nothing, and says so (build-differs).`
 		if err != nil {
 			return err
 		}
-		r, err := archive.Replay(receipt.NewVerifier(domain), &file, daemon.Build(programVersion()))
+		b, err := thisBuild()
+		if err != nil {
+			return err
+		}
+		r, err := archive.Replay(receipt.NewVerifier(domain), &file, daemon.Build(b.String()))
 		if err != nil {
 			return err
 		}
@@ -232,10 +239,10 @@ may come to another verdict, which proves nothing, and says so (build-differs).`
 			Same    bool            `json:"same"`
 			Host    string          `json:"host"`
 			Verdict keystead.Digest `json:"verdict"`
-			Time    time.Time       `json:"time"`
+			Time    int64           `json:"time_ms"`
 			Build   string          `json:"build"`
 			proven
-		}{true, r.Host, r.Verdict, r.Time, r.Build, provenOf(r.Proven)}
+		}{true, r.Host, r.Verdict, r.Time.UnixMilli(), r.Build, provenOf(r.Proven)}
 		return a.answer(answer, func(w io.Writer) {
 			fmt.Fprintf(w, "same:    verdict %s on host %s, as of %s\nbuild:   %s\n", r.Verdict, printable(r.Host), r.Time.Format(time.RFC3339Nano), printable(r.Build))
 			answer.print(w)

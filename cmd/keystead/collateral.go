@@ -80,7 +80,7 @@ it needs no trust.`,
 		defer file.discard()
 		got, err := fetchCollateral(ctx, wanted)
 		if err != nil {
-			return &failure{err: err, stage: keystead.StageUnavailable, hint: "the vendor's service may be down, or name a mirror"}
+			return unavailable(err, "the vendor's service may be down, or name a mirror")
 		}
 		if err := file.commit(got.Bytes(), 0o644); err != nil {
 			return err
@@ -116,16 +116,16 @@ func wantedFor(name, product string, services fetch.Services) ([]fetch.Wanted, e
 // shownPiece is one piece in the answer of collateral show.
 type shownPiece struct {
 	evidence.Piece
-	From   time.Time `json:"from,omitzero"`
-	Till   time.Time `json:"till,omitzero"`
-	Text   string    `json:"text"`
-	Pinned bool      `json:"pinned"` // it leads by its own word to a root that is pinned
-	Good   bool      `json:"good"`   // its dates hold
+	From   milli  `json:"from_ms,omitzero"`
+	Till   milli  `json:"till_ms,omitzero"`
+	Text   string `json:"text"`
+	Pinned bool   `json:"pinned"` // it leads by its own word to a root that is pinned
+	Good   bool   `json:"good"`   // its dates hold
 }
 
 type shownCollateral struct {
 	Digest keystead.Digest `json:"digest"`
-	Dated  time.Time       `json:"dated"`
+	Dated  milli           `json:"dated_ms"`
 	Pieces []shownPiece    `json:"pieces"`
 }
 
@@ -152,7 +152,7 @@ that is part of each judgement. With --at it says which are good at that time.`,
 		if err != nil {
 			return err
 		}
-		answer := shownCollateral{Digest: col.Digest(), Dated: col.Dated(), Pieces: []shownPiece{}}
+		answer := shownCollateral{Digest: col.Digest(), Dated: milli{col.Dated()}, Pieces: []shownPiece{}}
 		roots := evidence.ShippedRoots().Hardware
 		for _, p := range col.Pieces() {
 			s := shownPiece{Piece: p}
@@ -160,7 +160,7 @@ that is part of each judgement. With --at it says which are good at that time.`,
 			if err != nil {
 				s.Text = "does not parse: " + err.Error()
 			} else {
-				s.From, s.Till, s.Text = d.From.UTC(), d.Till.UTC(), d.Text
+				s.From, s.Till, s.Text = milli{d.From.UTC()}, milli{d.Till.UTC()}, d.Text
 				s.Pinned, s.Good = slices.Contains(roots, d.Root), !now.Before(d.From) && !now.After(d.Till)
 			}
 			answer.Pieces = append(answer.Pieces, s)

@@ -76,7 +76,7 @@ recording of your own, such as make testbed-record makes.`,
 func aboutDemo(err error) error {
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return &failure{err, 6, "apt-get install --no-install-recommends swtpm swtpm-tools"}
+		return unavailable(err, "apt-get install --no-install-recommends swtpm swtpm-tools")
 	case errors.Is(err, fs.ErrExist):
 		return misuse(err, "--host names a directory that does not exist yet")
 	}
@@ -135,8 +135,8 @@ func (a *app) up() *cobra.Command {
 		Short: "Run a domain on this machine to play with, until ctrl-C",
 		Long: `Starts three nodes and a host, each with a software TPM into which a recorded boot is
 replayed; has the host enrolled and admitted and the nodes agree on a key; and says what
-to try from another terminal. Enter lets the host go bad. Needs swtpm; ctrl-C ends and
-removes all of it.`,
+to try from another terminal. Enter lets the host go bad; what is killed is started again.
+Needs swtpm; ctrl-C ends and removes all of it.`,
 		Example: `  keystead up`,
 		Args:    cobra.NoArgs,
 	}

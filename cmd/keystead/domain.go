@@ -16,6 +16,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
@@ -59,7 +60,8 @@ contacts. Each founding member then signs it (keystead member sign), and each no
 takes it in (keystead domain join).
 
 With --local everything for N nodes on this machine is made in DIR: a member's key, the
-nodes' directories DIR/n1 to DIR/nN, and the signed domain file, taken in.
+nodes' directories DIR/n1 to DIR/nN, and the signed domain file, taken in. Whoever reaches
+these nodes may write under kv/.
 
 --trust-disks founds a domain whose restarted nodes are believed to hold what their
 disks hold. Whoever can roll a node's disk back can then undo what it promised; it is
@@ -220,8 +222,8 @@ func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domai
 	return &client.Domain{Genesis: text, Contacts: contacts}, nil
 }
 
-// initLocal makes a whole domain on this machine.
-func (a *app) initLocal(name string, o domainInit) error {
+// initLocal makes a whole domain on this machine, or leaves its directory as it was.
+func (a *app) initLocal(name string, o domainInit) (err error) {
 	if o.dir == "" || o.local > 9 {
 		return misuse(fmt.Errorf("--local wants --dir DIR, and at most 9 nodes"), "")
 	}
@@ -231,6 +233,12 @@ func (a *app) initLocal(name string, o domainInit) error {
 	if len(o.tpms) > 0 && (len(o.tpms) != o.local || len(o.settings) == 0) {
 		return misuse(fmt.Errorf("--tpm stands once for each node, together with founding terms"), "--policy and --roots say by what nodes judge each other")
 	}
+	undo := conf.Making(o.dir)
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return misuse(err, "")
 	}
@@ -245,7 +253,7 @@ func (a *app) initLocal(name string, o domainInit) error {
 	var dirs []string
 	for i := range o.local {
 		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
-		p := daemon.Place{Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
+		p := daemon.Place{OpenWrites: true, Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
 		switch {
 		case o.machines != "":
 			machine := filepath.Join(o.machines, p.Name)
@@ -290,7 +298,7 @@ func (a *app) initLocal(name string, o domainInit) error {
 		Nodes  []string        `json:"nodes"`
 	}{digest, out, dirs}
 	return a.answer(answer, func(w io.Writer) {
-		fmt.Fprintf(w, "domain: %s\nfile:   %s\n", digest, out)
+		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n", digest, out)
 		for _, d := range dirs {
 			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, daemon.ConfigFile))
 		}

@@ -173,7 +173,7 @@ func collectBundle(ctx context.Context, flags tpmFlags, m collect.Machine, nonce
 // aboutMachine gives trouble with this machine its own hint.
 func aboutMachine(err error) error {
 	if e := (*collect.Error)(nil); errors.As(err, &e) {
-		return &failure{err: err, stage: keystead.StageUnavailable, hint: e.Hint}
+		return unavailable(err, e.Hint)
 	}
 	return err
 }

@@ -166,7 +166,8 @@ func (a *app) oneHost(f *clientFlags, name string) (found *apiv1.Host, err error
 		return found == nil
 	})
 	if err == nil && found == nil {
-		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: "host " + name, Want: "an enrolled host", Got: "no enrolment"})
+		deny := keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: "host " + name, Want: "an enrolled host", Got: "no enrolment"})
+		err = notFound(deny, "keystead host list lists them")
 	}
 	return found, err
 }

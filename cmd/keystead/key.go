@@ -119,7 +119,7 @@ under them. Nodes rotate by themselves when one of them was removed that could r
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		return a.specify(&f, args[0], func(s *keyring.Spec, k *apiv1.Key) error {
 			if k == nil {
-				return misuse(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
+				return notFound(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
 			}
 			old, err := keyring.ParseSpec([]byte(k.GetSpecification()))
 			if err != nil {
@@ -274,7 +274,7 @@ func (a *app) keyShow() *cobra.Command {
 			return err
 		}
 		if k == nil {
-			return misuse(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
+			return notFound(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
 		}
 		return a.answerMessage(k, func(w io.Writer) {
 			printKey(w, k)

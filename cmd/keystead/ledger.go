@@ -3,13 +3,12 @@ package main
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
@@ -26,21 +25,8 @@ whose root a majority signs. Keys of the key-value contract start with kv/.`,
 		`  keystead ledger put kv/colour blue --domain demo/domain.json
   keystead ledger get kv/colour --domain demo/domain.json
   keystead ledger verify --domain demo/domain.json`,
-		a.ledgerGet(), a.ledgerPut(), a.ledgerDelete(), a.ledgerTail(), a.ledgerVerify(),
+		a.ledgerGet(), a.ledgerPut(), a.ledgerDelete(), a.ledgerKey(), a.ledgerTail(), a.ledgerVerify(),
 	)
-}
-
-// answerMessage answers with an API message: its JSON form with --json.
-func (a *app) answerMessage(m proto.Message, text func(w io.Writer)) error {
-	if !a.json {
-		return a.answer(nil, text)
-	}
-	a.answered = true
-	b, err := protojson.MarshalOptions{Multiline: true, Indent: "  ", UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
-	if err == nil {
-		_, err = a.stdout.Write(append(b, '\n'))
-	}
-	return err
 }
 
 func (a *app) ledgerGet() *cobra.Command {
@@ -50,7 +36,8 @@ func (a *app) ledgerGet() *cobra.Command {
 		Use:   "get KEY... --domain FILE",
 		Short: "Read keys, linearizably",
 		Long: `Reads keys: all writes acknowledged before are seen. With --stale a node answers from
-what it has. One key prints its value as it is; several print a line each.`,
+what it has. One key prints its value as it is; several print a line each. The exit status
+is 8 where a key has no value.`,
 		Example: `  keystead ledger get kv/colour --domain demo/domain.json`,
 		Args:    cobra.MinimumNArgs(1),
 	}
@@ -66,19 +53,30 @@ what it has. One key prints its value as it is; several print a line each.`,
 		if err != nil {
 			return err
 		}
-		if len(keys) == 1 && r.GetValues()[0].GetVersion() == 0 && !a.json {
-			return misuse(fmt.Errorf("%s has no value", keys[0]), "")
+		var missing error
+		var found []members
+		for _, v := range r.GetValues() {
+			if v.GetVersion() == 0 {
+				missing = errors.Join(missing, notFound(fmt.Errorf("%s has no value", v.GetKey()), ""))
+				continue
+			}
+			found = append(found, append(members{{"key", v.GetKey()}, {"version", v.GetVersion()}}, content(v.GetValue())...))
 		}
-		return a.answerMessage(r, func(w io.Writer) {
+		if missing != nil && len(found) == 0 {
+			return missing
+		}
+		return errors.Join(a.answer(members{{"index", r.GetIndex()}, {"values", found}}, func(w io.Writer) {
 			if len(keys) == 1 {
 				w.Write(r.GetValues()[0].GetValue())
 				fmt.Fprintln(w)
 				return
 			}
 			for _, v := range r.GetValues() {
-				fmt.Fprintf(w, "%s\t%d\t%s\n", v.GetKey(), v.GetVersion(), text(v.GetValue()))
+				if v.GetVersion() != 0 {
+					fmt.Fprintf(w, "%s\t%d\t%s\n", v.GetKey(), v.GetVersion(), text(v.GetValue()))
+				}
 			}
-		})
+		}), missing)
 	}
 	return c
 }
@@ -107,6 +105,7 @@ a receipt for.`,
 		Args: cobra.ExactArgs(2),
 	}
 	f.add(c)
+	f.mayWrite(c)
 	c.Flags().StringVar(&ifValue, "if-value", "", "only if the key has this `VALUE`")
 	c.Flags().BoolVar(&ifAbsent, "if-absent", false, "only if the key has no value")
 	c.Flags().StringVar(&requestID, "request-id", "", "32 hex `DIGITS` under which this write happens once")
@@ -141,6 +140,7 @@ func (a *app) ledgerDelete() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}
 	f.add(c)
+	f.mayWrite(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		return a.execute(&f, "", &apiv1.Operation{Key: args[0], Delete: true})
 	}
@@ -179,8 +179,9 @@ func (a *app) ledgerTail() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "tail --domain FILE",
 		Short: "Print the entries of the tree, in order",
-		Long: `Prints one line for each leaf of the tree: number, kind, transaction id, what it wrote.
-All that was acknowledged before is there. With --follow it goes on as more commit.`,
+		Long: `Prints one line for each leaf of the tree: number, kind, transaction id, what it says.
+All that was acknowledged before is there. With --follow it goes on as more commit. With
+--json each line is an object, with the entry decoded and its bytes.`,
 		Example: `  keystead ledger tail --domain demo/domain.json --from 0 --follow`,
 		Args:    cobra.NoArgs,
 	}
@@ -209,22 +210,8 @@ All that was acknowledged before is there. With --follow it goes on as more comm
 
 func (a *app) printEntry(e *apiv1.Entry) error {
 	if a.json {
-		b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e)
-		if err == nil {
-			_, err = a.stdout.Write(append(b, '\n'))
-		}
-		return err
+		return a.line(append(members{{"leaf", e.GetLeaf()}, {"kind", e.GetKind()}, {"transaction_id", receipt.LeafHash(e.GetEntry())}}, decoded(e.GetEntry())...))
 	}
-	what := ""
-	if t, err := ledger.ParseTransaction(e.GetEntry()); err == nil {
-		for _, w := range t.Writes {
-			if w.Delete {
-				what += fmt.Sprintf(" %s deleted", printable(w.Key))
-			} else {
-				what += fmt.Sprintf(" %s=%.60s", printable(w.Key), text(w.Value))
-			}
-		}
-	}
-	_, err := fmt.Fprintf(a.stdout, "%d %s %s%s\n", e.GetLeaf(), e.GetKind(), receipt.LeafHash(e.GetEntry()), what)
+	_, err := fmt.Fprintf(a.stdout, "%d %s %s%s\n", e.GetLeaf(), e.GetKind(), receipt.LeafHash(e.GetEntry()), inWords(e.GetEntry()))
 	return err
 }

@@ -2,7 +2,7 @@
 //
 // The answer to a command is on stdout and everything else on stderr. The exit status
 // says where a refusal falls: 0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked,
-// 5 policy, 6 unavailable, 7 internal; 130 is interrupted.
+// 5 policy, 6 unavailable, 7 internal, 8 not found; 130 is interrupted.
 package main
 
 import "os"

@@ -7,8 +7,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -47,8 +49,10 @@ func TestScripts(t *testing.T) {
 			"phase":    nextPhase,
 			"mirror":   startMirror,
 			"fields":   listFields,
+			"schema":   checkSchema,
 			"blocks":   extractBlocks,
 			"bed":      compareBed,
+			"excerpt":  checkExcerpt,
 			"ports":    claimPorts,
 			"status": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
@@ -90,32 +94,6 @@ func TestEveryCommandIsDescribed(t *testing.T) {
 	if n := len(root.Commands()); n < 3 {
 		t.Errorf("the tree has %d nouns", n)
 	}
-}
-
-// TestExamplesParse holds the examples in help texts to flags that exist.
-func TestExamplesParse(t *testing.T) {
-	a := &app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer)}
-	var walk func(c *cobra.Command)
-	walk = func(c *cobra.Command) {
-		for line := range strings.Lines(strings.ReplaceAll(c.Example, "\\\n", "")) {
-			words, _, _ := strings.Cut(strings.TrimSpace(line), " > ")
-			words, _, _ = strings.Cut(words, " | ")
-			found, rest, err := c.Root().Find(strings.Fields(words)[1:])
-			if err == nil {
-				err = found.ParseFlags(rest)
-			}
-			if err == nil {
-				err = found.ValidateArgs(found.Flags().Args())
-			}
-			if err != nil || found.HasSubCommands() {
-				t.Errorf("example %q of %s: %v", words, c.CommandPath(), err)
-			}
-		}
-		for _, verb := range c.Commands() {
-			walk(verb)
-		}
-	}
-	walk(a.root())
 }
 
 func TestExitStatus(t *testing.T) {
@@ -160,6 +138,19 @@ func TestExitStatus(t *testing.T) {
 	a.report(signature)
 	if stdout.String() != "\"verdict\"\n" {
 		t.Errorf("an answer is followed by a second document: %s", stdout.String())
+	}
+}
+
+// TestStatusesAreDocumented holds docs/spec/cli.md to the stages that there are.
+func TestStatusesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/spec/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s := keystead.StageMisuse; s <= keystead.StageNotFound; s++ {
+		if !regexp.MustCompile(fmt.Sprintf(`(?m)^\| %d \| [a-z ]+ \| [A-Z]`, s)).Match(page) {
+			t.Errorf("docs/spec/cli.md does not explain status %d", s)
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ func (a *app) node() *cobra.Command {
 
 func (a *app) nodeInit() *cobra.Command {
 	var p daemon.Place
+	var writers []string
 	c := &cobra.Command{
 		Use:   "init DIR --name NAME --peer HOST:PORT --api HOST:PORT",
 		Short: "Make a node's directory: keys, contact, configuration",
@@ -51,6 +52,9 @@ node's first signing key is sealed to the TPM and the boot registers.`,
 	c.Flags().StringVar(&p.API, "api", "", "`HOST:PORT` where clients reach it")
 	c.Flags().StringVar(&p.Ops, "ops", "127.0.0.1:7300", "`HOST:PORT` for health checks and metrics")
 	c.Flags().BoolVar(&p.Plain, "plain", false, "serve clients without TLS, on a loopback address only")
+	c.Flags().StringArrayVar(&writers, "writer", nil, "`DIGEST` of the key of a client that may write under kv/ (keystead ledger key); may be repeated")
+	c.Flags().BoolVar(&p.OpenWrites, "open-writes", false, "let anybody who reaches the node write under kv/")
+	c.MarkFlagsMutuallyExclusive("writer", "open-writes")
 	c.Flags().StringVar(&p.TPM, "tpm", "", "`PATH` of the node's TPM: a device, or the socket of a software TPM")
 	c.Flags().StringVar(&p.Root, "root", "", "`DIR` below which the node's logs and package list are read (default /)")
 	c.Flags().StringVar(&p.Note, "note", "", "what the node's evidence says of itself, for people")
@@ -58,6 +62,13 @@ node's first signing key is sealed to the TPM and the boot registers.`,
 		must(c.MarkFlagRequired(f))
 	}
 	c.RunE = func(_ *cobra.Command, args []string) error {
+		for _, w := range writers {
+			d, err := keystead.ParseDigest(w)
+			if err != nil {
+				return misuse(fmt.Errorf("--writer: %w", err), "keystead ledger key prints it")
+			}
+			p.Writers = append(p.Writers, d)
+		}
 		contact, err := prepare(args[0], p)
 		if err != nil {
 			return err
@@ -125,11 +136,15 @@ func runNode(cfg daemon.Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	log := cfg.Log.Logger(os.Stderr)
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: programVersion()})
+	b, err := thisBuild()
+	if err != nil {
+		return err
+	}
+	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: b.String()})
 	if err != nil {
 		return aboutStart(err)
 	}
-	log.Info("node runs", "name", n.Name(), "domain", cfg.Domain, "api", cfg.API.Listen, "peers", cfg.Peer.Listen)
+	log.Info("node runs", "name", n.Name(), "build", b, "domain", cfg.Domain, "api", cfg.API.Listen, "peers", cfg.Peer.Listen)
 	notify("READY=1")
 	select {
 	case <-ctx.Done():
@@ -144,7 +159,7 @@ func runNode(cfg daemon.Config) error {
 		if errors.Is(err, keystead.ReasonNotMember) {
 			err = hinted(err, removedHint)
 		}
-		return err
+		return mayPass(err)
 	}
 }
 
@@ -166,12 +181,32 @@ func aboutStart(err error) error {
 	case errors.Is(err, keystead.ReasonSealedDamaged):
 		return hinted(err, "the sealed key is lost; make the node anew (keystead node init) and have members replace it")
 	}
-	return aboutMachine(err)
+	return mayPass(aboutMachine(err))
+}
+
+// mayPass marks trouble with the machine that may pass by itself, and for which a service
+// is started again: a port or an address that is not to be had yet, a full disk.
+func mayPass(err error) error {
+	for _, x := range []struct {
+		errno syscall.Errno
+		hint  string
+	}{
+		{syscall.EADDRINUSE, "another process listens there: ss -lntp names it"},
+		{syscall.EADDRNOTAVAIL, "this machine does not have the address, or not yet"},
+		{syscall.ENOSPC, "make room where the node's directory is: what it holds is whole"},
+		{syscall.EDQUOT, "make room where the node's directory is: what it holds is whole"},
+	} {
+		if errors.Is(err, x.errno) {
+			return unavailable(err, x.hint)
+		}
+	}
+	return err
 }
 
 // clientFlags are those of every command that talks to a domain.
 type clientFlags struct {
 	domain, digest, only string
+	writer               string // of those that write: a key to show
 	timeout              time.Duration
 }
 
@@ -180,6 +215,12 @@ func (f *clientFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.digest, "digest", "", "the domain's `DIGEST`, if the file is not to be trusted for it")
 	c.Flags().StringVar(&f.only, "node", "", "ask the node of that `NAME` only")
 	c.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to try")
+}
+
+// mayWrite adds the flag of commands that write.
+func (f *clientFlags) mayWrite(c *cobra.Command) {
+	c.Flags().StringVar(&f.writer, "writer", os.Getenv("KEYSTEAD_WRITER"), "`FILE` with the key to show to nodes, of keystead ledger key (default $KEYSTEAD_WRITER)")
+	c.Flags().Lookup("writer").DefValue = "" // help is the same everywhere
 }
 
 // file reads the domain file and returns the digest to hold the domain to.
@@ -215,7 +256,15 @@ func (f *clientFlags) open() (*client.Client, context.Context, func(), error) {
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	c, err := client.Open(file, digest, client.Options{Only: f.only})
+	opts := client.Options{Only: f.only}
+	if f.writer != "" {
+		own, err := readWriter(f.writer)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		opts.Certificate = &own
+	}
+	c, err := client.Open(file, digest, opts)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -252,6 +301,9 @@ func (a *app) nodeStatus() *cobra.Command {
 				signs = "nothing: " + why
 			}
 			fmt.Fprintf(w, "signs:      %s\n", signs)
+			for _, proof := range s.GetProvenBad() {
+				fmt.Fprintf(w, "proven bad: %s\n", proof)
+			}
 			for _, p := range s.GetPeers() {
 				fmt.Fprintf(w, "member:     %s (%s), raft id %d\n", p.GetName(), p.GetRole(), p.GetRaftId())
 			}

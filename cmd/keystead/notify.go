@@ -3,7 +3,6 @@ package main
 import (
 	"net"
 	"os"
-	"runtime/debug"
 )
 
 // notify tells systemd about the process, if it asked to be told (sd_notify(3)).
@@ -21,12 +20,4 @@ func notify(state string) {
 	}
 	defer conn.Close()
 	_, _ = conn.Write([]byte(state)) // a lost message delays, and breaks nothing
-}
-
-// programVersion is the module's version, or devel.
-func programVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
-	}
-	return "devel"
 }

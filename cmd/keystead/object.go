@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -157,6 +158,9 @@ func (a *app) objectGet() *cobra.Command {
 		}
 		defer done()
 		content, err := cl.GetObject(ctx, d)
+		if errors.Is(err, keystead.ReasonObjectMissing) {
+			return notFound(err, "")
+		}
 		if err != nil {
 			return err
 		}
@@ -166,7 +170,7 @@ func (a *app) objectGet() *cobra.Command {
 			}
 			return a.answer(map[string]any{"digest": d, "file": out}, func(w io.Writer) { fmt.Fprintln(w, out) })
 		}
-		return a.answer(map[string]any{"digest": d, "content": content}, func(w io.Writer) { w.Write(content) })
+		return a.answer(members{{"digest", d}, {"content", hex.EncodeToString(content)}}, func(w io.Writer) { w.Write(content) })
 	}
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,17 +59,18 @@ policy must carry a signature by one of the keys; without, signatures are only l
 }
 
 // openPolicy reads a policy and the NAME+HASH of its signers: with signer keys the
-// accepted ones, whose signatures are verified; without, all that stand there.
+// accepted ones, whose signatures are verified; without, all that stand there. One that
+// comes with the program and is given by its name is accepted by who gives it, unsigned.
 func openPolicy(file string, signers []string) (p *policy.Policy, by []string, err error) {
 	accepted, err := signerKeys(signers)
 	if err != nil {
 		return nil, nil, err
 	}
-	text, err := readFile(file, maxSigned)
+	text, shipped, err := policyText(file)
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(accepted) > 0 {
+	if len(accepted) > 0 && !shipped {
 		if p, err = policy.Open(text, appraise.Vocabulary(), accepted...); err != nil {
 			return nil, nil, aboutPolicy(file, err)
 		}
@@ -86,6 +88,20 @@ func openPolicy(file string, signers []string) (p *policy.Policy, by []string, e
 		return nil, nil, aboutPolicy(file, err)
 	}
 	return p, by, nil
+}
+
+// policyText reads a policy that comes with the program by its name, and any other from
+// its file. A file of such a name has to be meant in so many words.
+func policyText(arg string) (text []byte, shipped bool, err error) {
+	text, shipped = policy.Shipped(arg)
+	if !shipped {
+		text, err = readFile(arg, maxSigned)
+		return text, false, err
+	}
+	if info, err := os.Stat(arg); err == nil && info.Mode().IsRegular() {
+		return nil, false, misuse(fmt.Errorf("%s is a policy that comes with the program, and a file", arg), "write ./"+arg+" for the file, or give the policy from elsewhere")
+	}
+	return text, true, nil
 }
 
 // aboutPolicy names the file. A policy is the caller's own: its errors of form are misuse.
@@ -188,7 +204,7 @@ act of whoever signs it. There are ` + strings.Join(policy.ShippedNames(), ", ")
 		RunE: func(_ *cobra.Command, args []string) error {
 			text, ok := policy.Shipped(args[0])
 			if !ok {
-				return misuse(fmt.Errorf("no policy %q comes with the program", args[0]), "there are "+strings.Join(policy.ShippedNames(), ", "))
+				return notFound(fmt.Errorf("no policy %q comes with the program", args[0]), "there are "+strings.Join(policy.ShippedNames(), ", "))
 			}
 			answer := struct {
 				Name   string          `json:"name"`

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +59,8 @@ func (a *app) policyDiff() *cobra.Command {
 		Short: "Tell what a new policy changes, and whether that is stricter",
 		Long: `Compares directives and rules, not their spelling, and says of each change whether it is stricter
 or looser. A rule whose expression differs may be either. Signatures are not verified here. The
-exit status is 0, also when the policies differ.`,
+exit status is 0 where the new policy is at least as strict, and 5 where a change is looser, or
+may be.`,
 		Example: `  keystead policy diff web.txt web-new.txt`,
 		Args:    arguments("OLD", "NEW"),
 	}
@@ -71,9 +73,26 @@ exit status is 0, also when the policies differ.`,
 			}
 		}
 		changes := append([]policy.Change{}, policy.Diff(p[0], p[1])...)
-		return a.answer(changes, func(w io.Writer) { printChanges(w, changes) })
+		if err := a.answer(changes, func(w io.Writer) { printChanges(w, changes) }); err != nil {
+			return err
+		}
+		return loosening(changes)
 	}
 	return c
+}
+
+// loosening names the changes that let machines pass which did not, or may.
+func loosening(changes []policy.Change) error {
+	var where []string
+	for _, c := range changes {
+		if c.Effect == policy.Looser || c.Effect == policy.Either {
+			where = append(where, c.Where)
+		}
+	}
+	if where == nil {
+		return nil
+	}
+	return &failure{err: fmt.Errorf("the new policy is looser, or may be: %s", strings.Join(where, ", ")), stage: keystead.StagePolicy, hint: "keystead domain terms set puts a policy in force"}
 }
 
 func printChanges(w io.Writer, changes []policy.Change) {

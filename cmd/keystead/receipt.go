@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,6 +49,9 @@ from the genesis digest, and prints it.`,
 			return err
 		}
 		defer done()
+		if err := withinTree(ctx, cl, leaf); err != nil {
+			return err
+		}
 		text, p, err := cl.Receipt(ctx, leaf)
 		if err != nil {
 			return err
@@ -58,6 +63,22 @@ from the genesis digest, and prints it.`,
 		return a.answer(answer, func(w io.Writer) { w.Write(text) })
 	}
 	return c
+}
+
+// sizeTime bounds how long the tree's size is asked for, which takes a leader: receipts
+// do without one.
+const sizeTime = 2 * time.Second
+
+// withinTree refuses a leaf that the tree is known not to have.
+func withinTree(ctx context.Context, cl *client.Client, leaf uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, sizeTime)
+	defer cancel()
+	size, err := cl.Size(ctx)
+	if err != nil || leaf < size {
+		return nil // who asks for it is told
+	}
+	return notFound(keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "ledger", Want: fmt.Sprintf("a leaf below %d", size), Got: fmt.Sprintf("leaf %d", leaf)}),
+		"keystead ledger tail lists the leaves")
 }
 
 // proven is what a receipt proves, as the commands show it.
@@ -146,7 +167,9 @@ func (a *app) ledgerVerify() *cobra.Command {
 		Short: "Audit the whole ledger against a checkpoint that a majority signed",
 		Long: `Fetches every leaf up to the newest checkpoint, computes the tree's root and compares it with
 the one that a majority of nodes signed, and verifies the chain of rosters on the way.
-With --since the newest checkpoint must continue one kept from before. The checkpoint
+With --since the newest checkpoint must continue one kept from before. Then every node is
+asked to sign the tree of that size, and one that signs another is named (ledger-forked): a
+majority's signatures say what is so only while the nodes have one log. The checkpoint
 verified is printed, to be kept for the next time.`,
 		Example: `  keystead ledger verify --domain demo/domain.json > checkpoint.txt
   keystead ledger verify --domain demo/domain.json --since checkpoint.txt`,
@@ -170,16 +193,32 @@ verified is printed, to be kept for the next time.`,
 		if err != nil {
 			return err
 		}
-		return a.answer(audited(audit), func(w io.Writer) { w.Write(audit.Checkpoint) })
+		stands, err := cl.Stands(ctx, audit.Head)
+		for _, s := range stands {
+			if s.Err != nil {
+				fmt.Fprintf(a.stderr, "keystead: node %s was not compared: %s\n", s.Node, printable(s.Err.Error()))
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return a.answer(audited(audit, stands), func(w io.Writer) { w.Write(audit.Checkpoint) })
 	}
 	return c
 }
 
-func audited(x *client.Audit) any {
+func audited(x *client.Audit, stands []client.Stand) any {
+	agree := []string{}
+	for _, s := range stands {
+		if s.Err == nil {
+			agree = append(agree, s.Node)
+		}
+	}
 	return struct {
 		Leaves     uint64          `json:"leaves"`
 		Root       keystead.Digest `json:"root"`
 		Roster     uint64          `json:"roster"`
 		Checkpoint string          `json:"checkpoint"`
-	}{x.Head.Size, x.Head.Root, x.Head.Roster, string(x.Checkpoint)}
+		Agree      []string        `json:"agree"` // nodes that signed that tree when they were asked
+	}{x.Head.Size, x.Head.Root, x.Head.Roster, string(x.Checkpoint), agree}
 }

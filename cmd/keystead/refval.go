@@ -61,7 +61,7 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 	f.StringVar(&status, "status", "", "take the list from this dpkg status `FILE`")
 	f.StringVar(&root, "root", "/", "`DIR` below which apt's sources, keys and lists are")
 	f.StringVar(&keyring, "keyring", "", "accept this keyring `FILE` only, in place of those of apt's sources")
-	f.StringVar(&cache, "cache", "", "`DIR` to keep indexes and digests (default: keystead in the user's cache)")
+	f.StringVar(&cache, "cache", "", "`DIR` to keep indexes and digests (default: ~/.cache/keystead)")
 	f.StringVar(&recipe, "recipe", "", "write what the set was built of to this new `FILE`, for others to build it again")
 	f.StringVar(&parts, "parts", "", "with --recipe: `DIR` for the bytes that the recipe names")
 	f.StringVar(&codeset, "codeset", "", "accept the vendors of this code set `FILE` only, for their own packages")
@@ -178,7 +178,10 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 	case len(h.Repositories) == 0 && errors.As(errors.Join(skipped...), &deny):
 		return nil, hinted(deny, "no repository's index could be verified; apt-get update fetches new ones, --fresh passes apt's over")
 	case len(h.Repositories) == 0:
-		return nil, &failure{fmt.Errorf("no repository could be reached: %w", skipped[0]), keystead.StageUnavailable, "check the network and apt's sources; --offline uses what apt and the cache have"}
+		return nil, unavailable(fmt.Errorf("no repository could be reached: %w", skipped[0]), "check the network and apt's sources; --offline uses what apt and the cache have")
+	case !o.Offline && unreached(result) != nil:
+		return nil, unavailable(fmt.Errorf("%d of %d packages are not proved: %w", len(h.Missing), len(o.Packages), unreached(result)),
+			"nothing was written; what was proved is in the cache, and the next build goes on from there. --offline makes a set of what is here")
 	case len(h.Missing) > 0 && (complete || len(h.Packages) == 0):
 		var findings []keystead.Finding
 		for _, m := range h.Missing {
@@ -191,6 +194,20 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 		return nil, hinted(keystead.Deny(findings...), hint)
 	}
 	return result, nil
+}
+
+// unreached returns why packages may be missing that another attempt would find: a file
+// that could not be fetched, or a source that could not be reached.
+func unreached(r *fetch.Result) error {
+	if len(r.Unfetched) > 0 {
+		return fmt.Errorf("%s: %w", r.Unfetched[0].Package, r.Unfetched[0].Err)
+	}
+	for _, s := range r.Skipped {
+		if len(r.Set.Header().Missing) > 0 && !errors.As(s.Err, new(*keystead.DenyError)) {
+			return fmt.Errorf("%s: %w", s.Source, s.Err)
+		}
+	}
+	return nil
 }
 
 // writeOther writes the set that build makes.
@@ -247,10 +264,30 @@ type setDescription struct {
 	Digest keystead.Digest `json:"digest"`
 	Files  int             `json:"files"`
 	refval.Header
+	Repositories []shownRepository `json:"repositories"` // in place of the header's
+}
+
+// shownRepository is a refval.Repository with its times in milliseconds.
+type shownRepository struct {
+	Origin     string          `json:"origin"`
+	Suite      string          `json:"suite"`
+	Codename   string          `json:"codename"`
+	Release    keystead.Digest `json:"release"`
+	Date       milli           `json:"date_ms"`
+	ValidUntil milli           `json:"valid_until_ms,omitzero"` // zero: no end stated
+	Signers    []string        `json:"signers"`
 }
 
 func describeSet(s *refval.Set) setDescription {
-	return setDescription{s.Digest(), s.Len(), s.Header()}
+	d := setDescription{s.Digest(), s.Len(), s.Header(), []shownRepository{}}
+	for _, r := range d.Header.Repositories {
+		x := shownRepository{r.Origin, r.Suite, r.Codename, r.Release, milli{time.Unix(r.Date, 0)}, milli{}, r.Signers}
+		if r.ValidUntil != 0 {
+			x.ValidUntil = milli{time.Unix(r.ValidUntil, 0)}
+		}
+		d.Repositories = append(d.Repositories, x)
+	}
+	return d
 }
 
 // fewMissing is how many missing packages are listed where the list was not asked for.
@@ -260,10 +297,10 @@ func (d setDescription) print(w io.Writer, all bool) {
 	fmt.Fprintf(w, "set:      %s\nfiles:    %d (%s) of %d packages\n", d.Digest, d.Files, d.Selection, len(d.Packages))
 	for _, r := range d.Repositories {
 		until := "no end stated"
-		if r.ValidUntil != 0 {
-			until = "valid until " + time.Unix(r.ValidUntil, 0).UTC().Format(time.RFC3339)
+		if !r.ValidUntil.IsZero() {
+			until = "valid until " + r.ValidUntil.UTC().Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "index:    %s %s of %s, %s; signed by %s\n", r.Origin, r.Suite, time.Unix(r.Date, 0).UTC().Format(time.RFC3339), until, strings.Join(r.Signers, " "))
+		fmt.Fprintf(w, "index:    %s %s of %s, %s; signed by %s\n", r.Origin, r.Suite, r.Date.UTC().Format(time.RFC3339), until, strings.Join(r.Signers, " "))
 	}
 	for i, m := range d.Missing {
 		if i == fewMissing && !all {
@@ -327,12 +364,17 @@ func (a *app) showRefs(s *refval.Set, path, digest string) error {
 			refs = append(refs, refval.Ref{Digest: d, Source: source})
 		}
 	}
-	return a.answer(refs, func(w io.Writer) {
+	if len(refs) == 0 {
+		return notFound(errors.New("no package of this set has that path or digest"), "")
+	}
+	answer := make([]members, len(refs))
+	for i, r := range refs {
+		answer[i] = members{{"digest", r.Digest}, {"path", r.Source.Path}, {"package", r.Source.Package}, {"version", r.Source.Version},
+			{"architecture", r.Source.Architecture}, {"origin", r.Source.Origin}, {"strength", r.Source.Strength}}
+	}
+	return a.answer(answer, func(w io.Writer) {
 		for _, r := range refs {
 			fmt.Fprintf(w, "%s %s %s=%s:%s (%s)\n", r.Digest, r.Source.Path, r.Source.Package, r.Source.Version, r.Source.Architecture, r.Source.Strength)
-		}
-		if len(refs) == 0 {
-			fmt.Fprintln(w, "no package of this set")
 		}
 	})
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf16"
 
@@ -27,6 +29,12 @@ func (a *app) answer(v any, text func(w io.Writer)) error {
 	e.SetIndent("", "  ")
 	return e.Encode(v)
 }
+
+// milli is a time as --json gives it: Unix milliseconds.
+type milli struct{ time.Time }
+
+// MarshalJSON implements json.Marshaler.
+func (m milli) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, m.UnixMilli(), 10), nil }
 
 // escaping passes text on with everything escaped that a terminal would obey, but
 // newlines. JSON stays what it was: such characters occur in its strings only. Each
@@ -50,6 +58,7 @@ type failure struct {
 	err   error
 	stage keystead.Stage
 	hint  string
+	first string // a line before what was found, which explains it
 }
 
 func (f *failure) Error() string { return f.err.Error() }
@@ -58,6 +67,16 @@ func (f *failure) Unwrap() error { return f.err }
 // misuse is for what the caller got wrong: arguments, and files of the caller's own.
 func misuse(err error, hint string) error {
 	return &failure{err: err, stage: keystead.StageMisuse, hint: hint}
+}
+
+// notFound is for what was asked for by name or number and does not exist.
+func notFound(err error, hint string) error {
+	return &failure{err: err, stage: keystead.StageNotFound, hint: hint}
+}
+
+// unavailable is for what may pass later: a network, a program or a machine that is not there.
+func unavailable(err error, hint string) error {
+	return &failure{err: err, stage: keystead.StageUnavailable, hint: hint}
 }
 
 // hinted adds a hint and leaves the stage to the error.
@@ -114,10 +133,15 @@ func (a *app) report(err error) int {
 			lines = append(lines, context+f.String())
 		}
 	}
+	own := (*failure)(nil)
+	if errors.As(err, &own) && own.first != "" {
+		r.Message = own.first
+		lines = append([]string{own.first}, lines...)
+	}
 	for _, line := range lines {
 		fmt.Fprintf(a.stderr, "keystead: error: %s\n", printable(line))
 	}
-	if own := (*failure)(nil); errors.As(err, &own) && own.hint != "" {
+	if own != nil && own.hint != "" {
 		r.Hint = own.hint
 		fmt.Fprintf(a.stderr, "keystead: hint: %s\n", printable(own.hint))
 	}

@@ -46,7 +46,7 @@ it is given by packages, code sets and a policy.
 
 The answer to a command is on stdout, everything else on stderr. Exit status:
 0 ok, 1 misuse, 2 signature, 3 collateral, 4 revoked, 5 policy, 6 unavailable, 7 internal,
-130 interrupted. docs/guide/attest.md goes through all of it.`,
+8 not found, 130 interrupted (docs/spec/cli.md). docs/guide/attest.md goes through all of it.`,
 		`  keystead demo
   keystead evidence collect --explain
   keystead policy show strict`,
@@ -68,6 +68,15 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		a.demo(), a.up(),
 		a.version(),
 	)
+	var version bool
+	root.Flags().BoolVar(&version, "version", false, "print the program's version, commit and digest")
+	help := root.RunE
+	root.RunE = func(c *cobra.Command, args []string) error {
+		if version && len(args) == 0 {
+			return a.answerVersion()
+		}
+		return help(c, args)
+	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -67,7 +67,7 @@ directories, which each node writes when it starts. Names and machines stay as t
 			i := slices.IndexFunc(r.Nodes, func(n receipt.Node) bool { return n.Name == c.Name })
 			switch {
 			case i < 0:
-				return nil, misuse(fmt.Errorf("the roster has no node %q", c.Name), "keystead node add adds it")
+				return nil, notFound(fmt.Errorf("the roster has no node %q", c.Name), "keystead node add adds it")
 			case r.Nodes[i].AK != c.AK:
 				return nil, misuse(fmt.Errorf("%s is of a machine with attestation key %s, and the roster has %s for %s", name, c.AK, r.Nodes[i].AK, c.Name),
 					"remove the node and add it anew (keystead node remove, keystead node add)")
@@ -91,7 +91,7 @@ handed in; with fewer it is printed for other members to sign.`,
 		n, name := len(r.Nodes), args[0]
 		r.Nodes = slices.DeleteFunc(r.Nodes, func(n receipt.Node) bool { return n.Name == name })
 		if len(r.Nodes) == n {
-			return nil, misuse(fmt.Errorf("the roster has no node %q", name), "keystead domain show lists them")
+			return nil, notFound(fmt.Errorf("the roster has no node %q", name), "keystead domain show lists them")
 		}
 		return nil, nil
 	})

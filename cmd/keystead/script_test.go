@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -159,6 +161,63 @@ func fieldsOf(v any, path string, found map[string]bool) {
 	}
 }
 
+// Texts that the schema of docs/spec/cli.md does not allow: numbers, times and bytes have
+// forms of their own there.
+var (
+	schemaName   = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	schemaNumber = regexp.MustCompile(`^[0-9]{1,15}$`)
+	schemaTime   = regexp.MustCompile(`^\d{4}-\d\d-\d\dT`)
+	schemaBase64 = regexp.MustCompile(`^[A-Za-z0-9+/]{6,}={1,2}$`)
+)
+
+// checkSchema holds the JSON on stdout, one document or a line each, to docs/spec/cli.md:
+// schema.
+func checkSchema(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: schema")
+	}
+	documents := 0
+	for d := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout"))); ; documents++ {
+		var v any
+		err := d.Decode(&v)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		ts.Check(err)
+		for _, wrong := range offences(v, "") {
+			ts.Fatalf("%s", wrong)
+		}
+	}
+	if documents == 0 {
+		ts.Fatalf("no document on stdout")
+	}
+}
+
+// offences are what in a document is not as the schema has it. What people or evidence
+// wrote is in fields of these names, and may look like anything.
+func offences(v any, path string) (out []string) {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, e := range v {
+			if !schemaName.MatchString(name) {
+				out = append(out, path+"."+name+": is no name in lower case and underscores")
+			}
+			out = append(out, offences(e, path+"."+name)...)
+		}
+	case []any:
+		for _, e := range v {
+			out = append(out, offences(e, path+"[]")...)
+		}
+	case string:
+		switch field := path[strings.LastIndex(path, ".")+1:]; {
+		case slices.Contains([]string{"text", "value", "entry", "content", "nonce", "key", "note", "hostname"}, field):
+		case schemaNumber.MatchString(v), schemaTime.MatchString(v), schemaBase64.MatchString(v):
+			out = append(out, fmt.Sprintf("%s: %q is a number, time or bytes in another form", path, v))
+		}
+	}
+	return out
+}
+
 var fence = regexp.MustCompile("(?ms)^```(\\S+)( [^\n]*)?\n(.*?)^```$")
 
 // extractBlocks writes the fenced blocks of a page that have a language, one after the
@@ -179,6 +238,40 @@ func extractBlocks(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s has no block of %s", args[0], args[1])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(out.String()), 0o644))
+}
+
+var (
+	hexDigits = regexp.MustCompile(`[0-9a-f]{8,}`)
+	figures   = regexp.MustCompile(`[0-9]+(\.[0-9]+)?(ms|µs)?`)
+)
+
+// checkExcerpt holds a page's excerpt of what a command printed to what it prints now: each
+// line stands on stdout, but for figures, digests and which node it was: excerpt PAGE LANGUAGE.
+func checkExcerpt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: excerpt PAGE LANGUAGE")
+	}
+	page, err := os.ReadFile(filepath.Join("../..", args[0]))
+	ts.Check(err)
+	bare := func(line string) string { return figures.ReplaceAllString(hexDigits.ReplaceAllString(line, "H"), "N") }
+	now := map[string]bool{}
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		now[bare(line)] = true
+	}
+	lines := 0
+	for _, m := range fence.FindAllStringSubmatch(string(page), -1) {
+		if m[1] != args[1] {
+			continue
+		}
+		for line := range strings.Lines(m[3]) {
+			if lines++; !now[bare(line)] {
+				ts.Fatalf("%s shows a line that is not printed: %s", args[0], line)
+			}
+		}
+	}
+	if lines == 0 {
+		ts.Fatalf("%s has no block of %s", args[0], args[1])
+	}
 }
 
 // compareBed demands that a file is the test bed's, but for the project's name in it:

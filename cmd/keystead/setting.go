@@ -3,13 +3,16 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 )
 
@@ -19,13 +22,103 @@ func (a *app) setting() *cobra.Command {
 		`A setting holds for a whole domain. Members sign a change of it; each node judges
 the change by itself, and it takes effect once a majority of nodes endorsed it. Then it
 has a receipt.`,
-		`  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key
-  keystead setting show lease-seconds --domain demo/domain.json`,
-		a.settingShow(), a.settingSet(),
+		`  keystead setting list --domain demo/domain.json
+  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key`,
+		a.settingList(), a.settingShow(), a.settingSet(),
 	)
 }
 
 func settingKey(name string) string { return admit.TypeSetting + "/" + name }
+
+// settingValue is what a setting is set to.
+type settingValue struct {
+	Name    string   `json:"name"`
+	Value   uint64   `json:"value"`
+	Members []string `json:"members,omitempty"` // of archive-readers: who may
+	Version uint64   `json:"version"`           // 0 if it was never set
+}
+
+// readSetting reads the ledger's text: a number, with names behind it or not.
+func readSetting(name string, v *apiv1.Value) (settingValue, error) {
+	out := settingValue{Name: name, Version: v.GetVersion()}
+	words := strings.Fields(string(v.GetValue()))
+	if len(words) == 0 {
+		return out, &keystead.FormatError{Format: "setting", Field: name, Problem: "is empty"}
+	}
+	n, err := strconv.ParseUint(words[0], 10, 64)
+	if err != nil {
+		return out, &keystead.FormatError{Format: "setting", Field: name, Problem: "is no number"}
+	}
+	out.Value, out.Members = n, words[1:]
+	return out, nil
+}
+
+func (s settingValue) String() string {
+	return strings.Join(append([]string{strconv.FormatUint(s.Value, 10)}, s.Members...), " ")
+}
+
+// standingSetting is a setting as it holds now.
+type standingSetting struct {
+	settingValue
+	Least uint64 `json:"least"`
+	Most  uint64 `json:"most"`
+}
+
+func (a *app) settingList() *cobra.Command {
+	var f clientFlags
+	c := &cobra.Command{
+		Use:   "list --domain FILE",
+		Short: "List every setting, and what holds now",
+		Long: `Lists every setting that there is, with its bounds and the value that holds now, read
+linearizably. Version 0 is one that members never set: the founding value or the
+program's own holds.`,
+		Example: `  keystead setting list --domain demo/domain.json`,
+		Args:    cobra.NoArgs,
+	}
+	f.add(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		cl, ctx, done, err := f.open()
+		if err != nil {
+			return err
+		}
+		defer done()
+		founded, err := cl.Show(ctx)
+		if err != nil {
+			return err
+		}
+		known := admit.Settings()
+		names := slices.Sorted(maps.Keys(known))
+		keys := make([]string, len(names))
+		for i, name := range names {
+			keys[i] = settingKey(name)
+		}
+		r, err := cl.State(ctx, keys, nil)
+		if err != nil {
+			return err
+		}
+		out := make([]standingSetting, len(names))
+		for i, v := range r.GetValues() {
+			b := known[names[i]]
+			out[i] = standingSetting{settingValue{Name: names[i], Value: admit.Holds(names[i], founded.Genesis.Setting(names[i]))}, b.Least, b.Most}
+			if v.GetVersion() == 0 {
+				continue
+			}
+			if out[i].settingValue, err = readSetting(names[i], v); err != nil {
+				return err
+			}
+		}
+		return a.answer(out, func(w io.Writer) {
+			for _, s := range out {
+				how := fmt.Sprintf("version %d", s.Version)
+				if s.Version == 0 {
+					how = "never set"
+				}
+				fmt.Fprintf(w, "%-16s %s (%s; %d to %d)\n", s.Name, printable(s.String()), how, s.Least, s.Most)
+			}
+		})
+	}
+	return c
+}
 
 func (a *app) settingShow() *cobra.Command {
 	var f clientFlags
@@ -48,15 +141,14 @@ func (a *app) settingShow() *cobra.Command {
 			return err
 		}
 		v := r.GetValues()[0]
-		if v.GetVersion() == 0 && !a.json {
-			return misuse(fmt.Errorf("%s was never set", args[0]), "")
+		if v.GetVersion() == 0 {
+			return notFound(fmt.Errorf("%s was never set", args[0]), "keystead setting list shows what holds, and every setting that there is")
 		}
-		answer := struct {
-			Name    string `json:"name"`
-			Value   string `json:"value"`
-			Version uint64 `json:"version"`
-		}{args[0], string(v.GetValue()), v.GetVersion()}
-		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, answer.Value) })
+		answer, err := readSetting(args[0], v)
+		if err != nil {
+			return err
+		}
+		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, printable(answer.String())) })
 	}
 	return c
 }

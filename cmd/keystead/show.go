@@ -19,17 +19,29 @@ import (
 
 // shown is what evidence show says of a bundle. Nothing of it is verified.
 type shown struct {
-	Bundle   keystead.Digest  `json:"bundle"`
-	Binding  evidence.Binding `json:"binding"`
-	Origin   evidence.Origin  `json:"origin"`
-	Key      string           `json:"key,omitempty"`      // algorithm of the attestation key
-	Name     string           `json:"key_name,omitempty"` // its TPM name, hex
-	Quote    string           `json:"quote"`
-	EventLog string           `json:"event_log"`
-	IMALog   string           `json:"ima_log"`
-	Packages string           `json:"packages"`
-	Events   []shownEvent     `json:"events,omitempty"`
-	Files    []shownFile      `json:"files,omitempty"`
+	Bundle   keystead.Digest `json:"bundle"`
+	Binding  shownBinding    `json:"binding"`
+	Origin   shownOrigin     `json:"origin"`
+	Key      string          `json:"key,omitempty"`      // algorithm of the attestation key
+	Name     string          `json:"key_name,omitempty"` // its TPM name, hex
+	Quote    string          `json:"quote"`
+	EventLog string          `json:"event_log"`
+	IMALog   string          `json:"ima_log"`
+	Packages string          `json:"packages"`
+	Events   []shownEvent    `json:"events,omitempty"`
+	Files    []shownFile     `json:"files,omitempty"`
+}
+
+type shownBinding struct {
+	Purpose    string `json:"purpose"`
+	Nonce      string `json:"nonce"`                 // hex
+	SubjectKey string `json:"subject_key,omitempty"` // hex
+}
+
+type shownOrigin struct {
+	Hostname  string `json:"hostname,omitempty"`
+	Collected milli  `json:"collected_ms"` // by the host's own clock
+	Note      string `json:"note,omitempty"`
 }
 
 type shownEvent struct {
@@ -75,7 +87,8 @@ that the bundle states. Nothing here is proof: for that there is evidence verify
 
 func describe(b evidence.Bundle, entries bool) *shown {
 	p := b.Parts()
-	s := &shown{Bundle: b.Digest(), Binding: p.Binding, Origin: p.Origin, Quote: "none", EventLog: "none", IMALog: "none", Packages: "none"}
+	s := &shown{Bundle: b.Digest(), Binding: shownBinding{p.Binding.Purpose, hex.EncodeToString(p.Binding.Nonce), hex.EncodeToString(p.Binding.SubjectKey)},
+		Origin: shownOrigin{p.Origin.Hostname, milli{time.Unix(p.Origin.Collected, 0)}, p.Origin.Note}, Quote: "none", EventLog: "none", IMALog: "none", Packages: "none"}
 	var stated []evidence.PCRs
 	if p.TPM != nil {
 		stated = s.quote(p.TPM)
@@ -163,8 +176,8 @@ func (s *shown) imaLog(raw []byte, covered []evidence.PCRs, entries bool) {
 func (s *shown) print(w io.Writer) {
 	line := func(name, text string) { fmt.Fprintf(w, "%-10s %s\n", name+":", printable(text)) }
 	line("bundle", s.Bundle.String()+" (nothing below is verified)")
-	line("binding", fmt.Sprintf("purpose %s, nonce %x", s.Binding.Purpose, s.Binding.Nonce))
-	line("origin", fmt.Sprintf("%s, %s by its own clock %s", s.Origin.Hostname, time.Unix(s.Origin.Collected, 0).UTC().Format(time.RFC3339), s.Origin.Note))
+	line("binding", fmt.Sprintf("purpose %s, nonce %s", s.Binding.Purpose, s.Binding.Nonce))
+	line("origin", fmt.Sprintf("%s, %s by its own clock %s", s.Origin.Hostname, s.Origin.Collected.UTC().Format(time.RFC3339), s.Origin.Note))
 	line("key", s.Key+" "+s.Name)
 	line("quote", s.Quote)
 	line("event log", s.EventLog)

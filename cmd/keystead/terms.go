@@ -100,17 +100,15 @@ func ahead(arg string) (file string, until time.Time, err error) {
 // parts reads and checks the files.
 func (y *yardstick) parts() (parts []part, err error) {
 	if y.policy == "" || len(y.roots)+len(y.testRoots) == 0 {
-		return nil, misuse(errors.New("terms want --policy, and --roots or --test-roots"), "keystead policy list names the policies that are shipped")
+		return nil, misuse(errors.New("terms want --policy, and --roots or --test-roots"), "a policy is a file, or one that comes with the program: "+strings.Join(policy.ShippedNames(), ", "))
 	}
-	text, shipped := policy.Shipped(y.policy)
-	if !shipped {
-		if text, err = readFile(y.policy, 1<<20); err != nil {
-			return nil, err
-		}
-		if key.IsNote(text) {
-			if text, _, err = key.Peek(text); err != nil {
-				return nil, misuse(err, "")
-			}
+	text, _, err := policyText(y.policy)
+	if err != nil {
+		return nil, err
+	}
+	if key.IsNote(text) {
+		if text, _, err = key.Peek(text); err != nil {
+			return nil, misuse(err, "")
 		}
 	}
 	if _, err := policy.Compile(text, appraise.Vocabulary()); err != nil {

@@ -154,7 +154,7 @@ func (a *app) buildOther(ctx context.Context, list *evidence.PackageList, vendor
 		var deny *keystead.DenyError
 		var format *keystead.FormatError
 		if err != nil && !errors.As(err, &deny) && !errors.As(err, &format) && ctx.Err() == nil {
-			err = &failure{err, keystead.StageUnavailable, "check the network, and the repository's address"}
+			err = unavailable(err, "check the network, and the repository's address")
 		}
 		if err != nil {
 			return nil, err

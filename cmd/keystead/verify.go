@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,9 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -29,9 +32,8 @@ type verification struct {
 // flags are those of an appraisal by a policy.
 func (v *verification) flags(c *cobra.Command) {
 	v.evidence(c)
-	c.Flags().StringVar(&v.policy, "policy", "", "signed policy `FILE`")
+	c.Flags().StringVar(&v.policy, "policy", "", "signed policy `FILE`, or the name of one that comes with the program: "+strings.Join(policy.ShippedNames(), ", "))
 	must(c.MarkFlagRequired("policy"))
-	must(c.MarkFlagRequired("signer"))
 }
 
 // evidence adds the flags for all that a verdict is made of but the policy.
@@ -74,6 +76,9 @@ func (v *verification) input(bundle string) (in appraise.Input, err error) {
 		if in.Time, err = time.Parse(time.RFC3339, v.at); err != nil {
 			return in, misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
 		}
+	}
+	if _, shipped := policy.Shipped(v.policy); v.policy != "" && !shipped && len(v.signers) == 0 {
+		return in, misuse(fmt.Errorf("--signer is required: nothing says whose signature on %s counts", v.policy), "keystead policy sign signs a policy; "+strings.Join(policy.ShippedNames(), ", ")+" need no signature")
 	}
 	if v.policy != "" {
 		if in.Policy, _, err = openPolicy(v.policy, v.signers); err != nil {
@@ -185,12 +190,14 @@ func (a *app) evidenceVerify() *cobra.Command {
 	var v verification
 	var entries bool
 	c := &cobra.Command{
-		Use:   "verify --nonce HEX --policy FILE --signer KEY BUNDLE",
+		Use:   "verify --nonce HEX --policy FILE [--signer KEY] BUNDLE",
 		Short: "Judge a bundle, offline",
 		Long: `Checks the root of trust first: key, signature, nonce, registers; then that both logs lead
 to the quoted registers; then that every executed file is one of a package or a code set; then the
 policy's rules. Prints the verdict; a refusal gives every finding, and the exit status of the first
-stage that failed. Without --ak the verdict says ak-binding=none and proves nothing of any machine.`,
+stage that failed. Without --ak the verdict says ak-binding=none and proves nothing of any machine.
+A policy that comes with the program is named as it is called (--policy strict) and needs no
+signature; any other must be signed by a key of --signer, and so must code sets.`,
 		Example: `  keystead evidence verify --nonce $NONCE --ak host.ak --ek-root vendors.pem \
       --refs host.refs --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
 		Args: arguments("BUNDLE"),
@@ -211,9 +218,18 @@ stage that failed. Without --ak the verdict says ak-binding=none and proves noth
 		if err := a.answer(verdict, func(w io.Writer) { printFiles(w, files); printVerdict(w, verdict) }); err != nil {
 			return err
 		}
-		return verdict.Err()
+		return v.aboutVerdict(verdict.Err(), args[0])
 	}
 	return c
+}
+
+// aboutVerdict explains a refusal of files where nothing was given that could name them.
+func (v *verification) aboutVerdict(err error, bundle string) error {
+	if len(v.refs) > 0 || !errors.Is(err, keystead.ReasonFileUnknown) {
+		return err
+	}
+	return &failure{err: err, first: "no reference set was given (--refs): nothing says which package a file is of",
+		hint: "keystead refval build --bundle " + bundle + " --out host.refs makes one"}
 }
 
 func printFiles(w io.Writer, files []appraise.File) {

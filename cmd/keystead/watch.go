@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/internal/refusal"
@@ -103,21 +99,7 @@ func (a *app) tellEvent(at string, e *apiv1.HostEvent) {
 		printEvent(a.stdout, at, e)
 		return
 	}
-	a.answered = true
-	raw, err := compactJSON(e)
-	if err == nil {
-		fmt.Fprintf(a.stdout, "{\"next\":%q,\"event\":%s}\n", at, raw)
-	}
-}
-
-// compactJSON is a message as JSON on one line; protojson varies its white space.
-func compactJSON(m proto.Message) ([]byte, error) {
-	raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
-	var buf bytes.Buffer
-	if err == nil {
-		err = json.Compact(&buf, raw)
-	}
-	return buf.Bytes(), err
+	_ = a.line(members{{"next", at}, {"event", document(e)}}) // a reader that went away ends the command by a signal
 }
 
 func printEvent(w io.Writer, next string, e *apiv1.HostEvent) {

@@ -29,6 +29,7 @@ var codes = map[keystead.Stage]connect.Code{
 	keystead.StageRevoked:     connect.CodePermissionDenied,
 	keystead.StagePolicy:      connect.CodePermissionDenied,
 	keystead.StageUnavailable: connect.CodeUnavailable,
+	keystead.StageNotFound:    connect.CodeNotFound,
 	keystead.StageInternal:    connect.CodeInternal,
 }
 

@@ -31,7 +31,9 @@ type Shell struct {
 // process is a command that goes on.
 type process struct {
 	cmd   *exec.Cmd
-	ended chan error
+	args  []string
+	ended chan struct{} // closed once err stands
+	err   error
 }
 
 // New returns a shell that runs the program in dir, with more in its environment.
@@ -94,15 +96,44 @@ func (s *Shell) Start(name string, args ...string) error {
 		return err
 	}
 	defer log.Close()
-	p := &process{cmd: s.command(args...), ended: make(chan error, 1)}
+	p := &process{cmd: s.command(args...), args: args, ended: make(chan struct{})}
 	p.cmd.Stderr = log
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}
-	go func() { p.ended <- p.cmd.Wait() }()
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.ended)
+	}()
 	s.running[name] = p
 	return nil
 }
+
+// Process returns the id of a command that goes on; 0 if there is none of that name.
+func (s *Shell) Process(name string) int {
+	if p := s.running[name]; p != nil {
+		return p.cmd.Process.Pid
+	}
+	return 0
+}
+
+// Ended is closed when a command ends by itself or by somebody else; then Why tells how.
+func (s *Shell) Ended(name string) <-chan struct{} { return s.running[name].ended }
+
+// Why tells how an ended command ended, such as "signal: killed", and whether of itself:
+// by an exit status that tells of trouble.
+func (s *Shell) Why(name string) (how string, trouble bool) {
+	p := s.running[name]
+	<-p.ended
+	var exit *exec.ExitError
+	if p.err == nil {
+		return "exit status 0", false
+	}
+	return p.err.Error(), !errors.As(p.err, &exit) || exit.Exited()
+}
+
+// Again starts an ended command once more.
+func (s *Shell) Again(name string) error { return s.Start(name, s.running[name].args...) }
 
 // End sends a signal to a command that goes on, and waits for its end.
 func (s *Shell) End(name string, signal syscall.Signal) error {

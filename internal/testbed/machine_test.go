@@ -59,6 +59,7 @@ func TestMachineInADomain(t *testing.T) {
 	s.step("program of no package", s.unknown)
 	s.step("package's program changed", s.altered)
 	s.step("package of Debian installed", s.debian)
+	s.step("nodes as services", s.services)
 	s.step("another command line", s.otherBoot)
 	s.step("another kernel", s.otherKernel)
 }

@@ -146,7 +146,8 @@ func (x *chaos) machine() replica.StateMachine {
 			}
 			x.digests[index] = d
 		},
-		Twice: func(id uint64) { x.c.Fail("command %d was applied twice", id) },
+		Twice:  func(id uint64) { x.c.Fail("command %d was applied twice", id) },
+		Differ: func(index uint64, host string) { x.c.Fail("%s came to another state at position %d", host, index) },
 	}
 }
 

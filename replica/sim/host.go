@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -40,6 +42,10 @@ type Host struct {
 	applying bool
 	applied  uint64
 	role     string // as last traced
+
+	since  int           // entries' bytes applied since the last position
+	wanted bool          // a snapshot, and there is none
+	asked  time.Duration // for a position
 }
 
 func (c *Cluster) newHost() *Host {
@@ -90,8 +96,9 @@ func (h *Host) open() error {
 	}))
 	var err error
 	h.store, err = replica.OpenStore(replica.StoreOptions{FS: fs, Dir: "data", Machine: h.Machine,
-		RetainBytes: h.c.opts.RetainBytes, CutWithMemory: true, MemTableBytes: 1 << 20, Cache: sharedCache})
-	h.applied, h.joining, h.paused = 0, false, 0
+		RetainBytes: h.c.opts.RetainBytes, MemTableBytes: 1 << 20, Cache: sharedCache,
+		Positioned: h.positioned, Wanted: func() { h.wanted = true }})
+	h.applied, h.joining, h.paused, h.since, h.wanted, h.asked = 0, false, 0, 0, false, 0
 	return err
 }
 
@@ -300,8 +307,20 @@ func (h *Host) guarded(do func()) {
 func (h *Host) clock() {
 	h.then(time.Duration(float64(tick)*h.drift), func() {
 		h.core.Tick()
+		h.hear()
+		h.wish()
 		h.clock()
 	})
+}
+
+// hear takes note of how far others say that they have applied the log, as signed heads
+// tell a daemon.
+func (h *Host) hear() {
+	for _, o := range h.c.hosts {
+		if o != h && o.core != nil && !h.c.cut[[2]*Host{o, h}] {
+			h.core.Reached(o.Key, o.applied)
+		}
+	}
 }
 
 // pump starts the work that the core has.
@@ -393,6 +412,7 @@ func (h *Host) apply() {
 		if after := h.store.Membership(); after != before {
 			h.c.trace(h, "applies: voters %v, learners %v%s", after.Voters(), after.Learners(), map[bool]string{true: ", joint"}[after.Joint()])
 		}
+		h.settled(m)
 		h.then(h.c.upTo(h.c.opts.Faults.MaxWrite), func() {
 			h.applying = false
 			h.core.Applied(a)
@@ -408,6 +428,59 @@ func (h *Host) stopped(why string) bool {
 	h.c.trace(h, "stops: %s", why)
 	h.Crash()
 	return true
+}
+
+// positioned reads the state at a position through, and says what it came to. Only that a
+// node does so beside its other work is not simulated.
+func (h *Host) positioned(at *replica.Held) {
+	h.since = 0
+	header, err := at.Read(context.Background())
+	if err != nil {
+		h.c.Fail("%s: state at %d: %v", h.Name, at.Index(), err)
+		return
+	}
+	d := Command{Op: Digest, Key: strconv.FormatUint(at.Index(), 10), Old: h.Name, New: header.Digest().String()}
+	h.then(h.c.upTo(h.c.opts.Faults.MaxWrite), func() { h.sign(d, 5) })
+}
+
+// sign hands a digest in, some times if need be.
+func (h *Host) sign(d Command, tries int) {
+	h.Propose(d.Encode(), func(_ []byte, err error) {
+		if err != nil && tries > 0 && h.core != nil {
+			h.then(10*tick, func() { h.sign(d, tries-1) })
+		}
+	})
+}
+
+// settled takes note of which position is stable, and has a leader ask for one: if there
+// is log enough since the last, or somebody needs a snapshot.
+func (h *Host) settled(m *pb.Message) {
+	for _, e := range m.GetEntries() {
+		h.since += len(e.GetData())
+	}
+	var p positions
+	err := h.store.View(func(v replica.View) error {
+		b, _, err := v.Get(positionsKey)
+		p = parsePositions(b)
+		return err
+	})
+	if err != nil {
+		h.c.Fail("%s: %v", h.Name, err)
+	}
+	h.store.Stable(p.stable)
+	h.store.KeepFrom(p.before)
+	h.wish()
+}
+
+func (h *Host) wish() {
+	leads := h.core != nil && h.core.Status().State == raft.StateLeader
+	due := h.wanted || uint64(h.since) >= h.c.opts.RetainBytes
+	if !leads || !due || h.asked > 0 && h.c.now < h.asked+10*tick {
+		return
+	}
+	h.wanted, h.asked = false, h.c.now
+	h.c.trace(h, "asks for a position")
+	h.Propose(Command{Op: Position}.Encode(), func([]byte, error) {})
 }
 
 // broken is the end of a start that met an error: the process ends.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/keystead/keystead/replica"
 )
@@ -16,6 +17,13 @@ type KV struct {
 	// Twice of commands that were applied before.
 	Observe func(index uint64, digest [sha256.Size]byte)
 	Twice   func(id uint64)
+
+	// Differ, if set, hears of a digest of a state that is another than one before at the
+	// same position.
+	Differ func(index uint64, host string)
+
+	// Stable, if set, hears of a position that has become stable, and of the one before.
+	Stable func(index, before uint64)
 
 	digest [sha256.Size]byte
 }
@@ -36,6 +44,9 @@ const (
 	Put     Op = 'p' // result: "ok"
 	Get     Op = 'g' // result: the value
 	Compare Op = 'c' // put New if the value is Old; result: "yes" or "no"
+
+	Position Op = 'P' // takes effect some log entries after the last one; result: "yes" or "no"
+	Digest   Op = 'D' // at the position whose index is Key, host Old has come to New
 )
 
 // Encode returns the command as it is proposed.
@@ -101,7 +112,7 @@ func (m *KV) Apply(w *replica.Batch, commands []replica.Command, results [][]byt
 		if err != nil {
 			return nil, err
 		}
-		result, err := m.run(o, c)
+		result, err := m.run(o, c, cmd.Index)
 		if err != nil {
 			return nil, err
 		}
@@ -118,10 +129,105 @@ func (m *KV) Apply(w *replica.Batch, commands []replica.Command, results [][]byt
 	return results, nil
 }
 
-// Position reports none: the state travels as files.
-func (m *KV) Position([]byte) bool { return false }
+// Position reports whether the command asks for one.
+func (m *KV) Position(command []byte) bool { return len(command) > 8 && Op(command[8]) == Position }
 
-func (m *KV) run(o overlay, c Command) (string, error) {
+// positions is the record of positions: log indices of the newest, of the last that a
+// host signed, and of the one before that.
+type positions struct{ newest, stable, before uint64 }
+
+var positionsKey = []byte("positions")
+
+func parsePositions(b []byte) (p positions) {
+	if len(b) == 24 {
+		p = positions{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])}
+	}
+	return p
+}
+
+func (p positions) bytes() []byte {
+	b := binary.BigEndian.AppendUint64(nil, p.newest)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, p.stable), p.before)
+}
+
+// spacing is how many log entries are between two positions at least.
+const spacing = 4
+
+// compare carries out what has to do with positions. One host's digest makes one stable
+// here: every other must come to the same.
+func (m *KV) compare(o overlay, c Command, index uint64) (string, error) {
+	b, err := o.get(positionsKey)
+	if err != nil {
+		return "", err
+	}
+	p := parsePositions(b)
+	if c.Op == Position {
+		if p.newest > 0 && index < p.newest+spacing {
+			return "no", nil
+		}
+		p.newest = index
+		o.set(positionsKey, p.bytes())
+		return "yes", nil
+	}
+	at, err := strconv.ParseUint(c.Key, 10, 64)
+	if err != nil {
+		return "", err
+	}
+	key := []byte("digest/" + c.Key)
+	first, err := o.get(key)
+	switch {
+	case err != nil:
+		return "", err
+	case first == nil:
+		o.set(key, []byte(c.New))
+	case string(first) != c.New && m.Differ != nil:
+		m.Differ(at, c.Old)
+	}
+	if at > p.stable {
+		p.before, p.stable = p.stable, at
+		o.set(positionsKey, p.bytes())
+		if m.Stable != nil {
+			m.Stable(p.stable, p.before)
+		}
+	}
+	return "ok", nil
+}
+
+// Positions implements [replica.Portable].
+func (m *KV) Positions(v replica.View) (replica.Positions, error) {
+	b, _, err := v.Get(positionsKey)
+	p := parsePositions(b)
+	return replica.Positions{InUse: true, Newest: p.newest, Stable: p.stable}, err
+}
+
+// Pairs implements [replica.Portable]: all keys are logical ones.
+func (m *KV) Pairs(v replica.View, from []byte, yield func(key, value []byte) bool) error {
+	return v.Scan(from, nil, yield)
+}
+
+// Outline implements [replica.Portable]: there is no tree.
+func (m *KV) Outline(replica.View) (replica.Outline, error) { return replica.Outline{}, nil }
+
+// Run implements [replica.Portable].
+func (m *KV) Run(replica.View, uint64) ([][]byte, error) { return nil, errors.New("there is no tree") }
+
+// Take implements [replica.Portable].
+func (m *KV) Take(o replica.Outline) (replica.Taker, error) {
+	if o.Size != 0 || len(o.Runs) != 0 || len(o.Proof) != 0 {
+		return nil, errors.New("an outline of a tree, and there is none")
+	}
+	return noTree{}, nil
+}
+
+type noTree struct{}
+
+func (noTree) Add(*replica.Batch, [][]byte) error { return errors.New("there is no tree") }
+func (noTree) Done(v replica.View) error          { return new(KV).Open(v, 0) }
+
+func (m *KV) run(o overlay, c Command, index uint64) (string, error) {
+	if c.Op == Position || c.Op == Digest {
+		return m.compare(o, c, index)
+	}
 	if n, err := o.get(idKey(c.ID)); err != nil {
 		return "", err
 	} else if len(n) > 0 && m.Twice != nil {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"syscall"
 	"time"
@@ -85,7 +86,7 @@ func (c *Cluster) carry(from, to *Host, arrive func()) bool {
 	return true
 }
 
-// sendSnapshot carries the stream of a checkpoint.
+// sendSnapshot carries the stream of the state at the stable position.
 func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
 	life := h.life
 	sent := func(ok bool) {
@@ -93,14 +94,13 @@ func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
 			h.then(tick, func() { h.core.SnapshotSent(m.GetTo(), ok) })
 		}
 	}
-	cp, err := h.store.Checkpoint()
-	if err != nil {
-		h.broken(err)
+	cp, err := h.store.Carry()
+	if err != nil { // the position is not stable any more, or a member came since
+		sent(false)
 		return
 	}
 	var stream bytes.Buffer
-	_, err = cp.WriteTo(&stream)
-	if err := errors.Join(err, cp.Remove()); err != nil {
+	if err := errors.Join(cp.WriteTo(&stream), cp.Done()); err != nil {
 		h.broken(err)
 		return
 	}
@@ -119,7 +119,7 @@ func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
 			sent(false)
 			return
 		}
-		meta, err := to.store.Receive(bytes.NewReader(b))
+		meta, err := to.store.Receive(context.Background(), bytes.NewReader(b))
 		if err != nil {
 			h.c.trace(to, "refuses a snapshot: %v", err)
 			if errors.Is(err, syscall.ENOSPC) {
@@ -189,7 +189,7 @@ func (h *Host) joined(request replica.JoinRequest, reply replica.JoinReply) {
 	}
 	h.joining = false
 	h.c.trace(h, "is id %d from now on, and knows nothing yet", reply.ID)
-	if err := errors.Join(h.store.Rejoin(reply.ID), h.begin()); err != nil {
+	if err := errors.Join(h.store.Rejoin(reply.ID, nil), h.begin()); err != nil {
 		h.broken(err)
 	}
 }

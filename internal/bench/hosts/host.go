@@ -224,9 +224,10 @@ func (h *synthetic) admit(ctx context.Context) error {
 	return err
 }
 
-// renew answers a nonce that it has not answered yet; false if there is none.
+// renew answers a nonce that is newer than the one that it answered last; false if there
+// is none yet, at this node or for the lease.
 func (h *synthetic) renew(ctx context.Context, n *apiv1.NonceResponse) (bool, error) {
-	if n.GetTick() == h.tick {
+	if n.GetTick() <= h.tick {
 		return false, nil
 	}
 	b, err := h.gained(evidence.Binding{Purpose: evidence.PurposeRenewal, Nonce: n.GetNonce(), SubjectKey: h.spki})
@@ -239,6 +240,9 @@ func (h *synthetic) renew(ctx context.Context, n *apiv1.NonceResponse) (bool, er
 		if b, err = h.evidence(n, evidence.PurposeRenewal); err == nil {
 			r, err = h.api.Renew(ctx, &apiv1.RenewRequest{Host: h.name, Bundle: b, Tick: n.GetTick()})
 		}
+	}
+	if errors.Is(err, keystead.ReasonRenewalReplayed) { // another node took evidence of that tick: the next one prolongs
+		return false, nil
 	}
 	if err != nil {
 		return false, err

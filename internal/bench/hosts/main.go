@@ -38,7 +38,7 @@ type order struct {
 
 func main() {
 	var o order
-	flag.StringVar(&o.program, "program", "build/keystead", "the keystead program")
+	flag.StringVar(&o.program, "program", "build/keystead", "`PATH` of the program")
 	flag.StringVar(&o.dir, "dir", "build", "where to put the stores: on a disk, for fsync to mean something")
 	flag.IntVar(&o.hosts, "hosts", 2000, "hosts of the load; of a fleet, by how many it grows")
 	flag.IntVar(&o.most, "fleet", 0, "have the fleet grow to so many hosts, as long as the domain holds them")

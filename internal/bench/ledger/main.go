@@ -36,7 +36,7 @@ func (o *order) wants(part string) bool { return len(o.only) == 0 || slices.Cont
 
 func main() {
 	var o order
-	flag.StringVar(&o.program, "program", "build/keystead", "the keystead program")
+	flag.StringVar(&o.program, "program", "build/keystead", "`PATH` of the program")
 	flag.StringVar(&o.dir, "dir", "build", "where to put the stores: on a disk, for fsync to mean something")
 	flag.DurationVar(&o.length, "length", 5*time.Second, "length of each load")
 	flag.IntVar(&o.streams, "streams", 4, "connections of the load")

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/attest"
+	"github.com/keystead/keystead/internal/conf"
+)
+
+// ledgerKey makes what a client shows in TLS to be let write.
+func (a *app) ledgerKey() *cobra.Command {
+	return &cobra.Command{
+		Use:   "key FILE",
+		Short: "Make a key by which nodes let a client write",
+		Long: `Makes a TLS key with its certificate in FILE, unless one is there, and prints its digest.
+Nodes let whoever shows it write under kv/ once their configuration lists the digest
+(api.writers, keystead node init --writer); ledger put and delete show it with --writer.`,
+		Example: `  keystead ledger key writer.pem`,
+		Args:    arguments("FILE"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
+				if err := makeWriter(args[0]); err != nil {
+					return err
+				}
+			}
+			c, err := readWriter(args[0])
+			if err != nil {
+				return err
+			}
+			answer := struct {
+				Digest keystead.Digest `json:"digest"`
+				File   string          `json:"file"`
+			}{keystead.Sum(c.Leaf.RawSubjectPublicKeyInfo), args[0]}
+			return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, answer.Digest) })
+		},
+	}
+}
+
+func makeWriter(file string) error {
+	c, err := attest.NewCertificate()
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	for _, b := range []*pem.Block{{Type: "PRIVATE KEY", Bytes: der}, {Type: "CERTIFICATE", Bytes: c.Certificate[0]}} {
+		if err := pem.Encode(&text, b); err != nil {
+			return err
+		}
+	}
+	return createFile(file, text.Bytes(), 0o600)
+}
+
+// readWriter reads a key with its certificate, from a file that nobody else may read.
+func readWriter(file string) (tls.Certificate, error) {
+	text, err := conf.ReadSecret(file)
+	if err != nil {
+		return tls.Certificate{}, misuse(err, "keystead ledger key makes one")
+	}
+	c, err := tls.X509KeyPair(text, text)
+	if err != nil {
+		return c, misuse(fmt.Errorf("%s: %w", file, err), "keystead ledger key makes one")
+	}
+	return c, nil
+}
