@@ -47,6 +47,7 @@ type observer struct {
 	suspendedAt map[string]time.Duration
 	calm        time.Duration // since when no honest host is down
 	lastReceipt time.Duration
+	wholeSince  time.Duration // since when a majority of honest hosts has one log; 0 while none has
 	signed      map[uint64][]checkpoint
 	noted       map[*Node]uint64
 }
@@ -296,14 +297,42 @@ func (d *Domain) note(n *Node, s *replica.Store) {
 	d.signed[h.Size] = append(d.signed[h.Size], c)
 }
 
-// liveness demands receipts where a liar may not close the domain.
+// liveness demands receipts where a liar may not close the domain: while honest hosts have
+// one log, and also once some were led astray but a majority is not.
 func (d *Domain) liveness() {
-	if d.forkedAt != 0 || d.end == 0 || d.liar != nil && d.liar.stalls() {
+	if d.end == 0 || d.liar != nil && d.liar.stalls() {
 		return
 	}
-	if since := max(d.lastReceipt, d.calm); d.c.Now() > since+patience {
-		d.c.Fail("the domain is closed: no receipt for %v", d.c.Now()-since)
+	if !d.whole() {
+		d.wholeSince = 0
+		return
 	}
+	if d.wholeSince == 0 {
+		d.wholeSince = d.c.Now()
+	}
+	since := max(d.lastReceipt, d.calm, d.wholeSince)
+	if d.forkedAt != 0 {
+		since += dethroned
+	}
+	if d.c.Now() > since+patience {
+		d.c.Fail("the domain is closed: no receipt for %v", d.c.Now()-d.lastReceipt)
+	}
+}
+
+// whole reports whether so many honest hosts have one log as make a majority.
+func (d *Domain) whole() bool {
+	for _, n := range d.nodes {
+		with := 0
+		for _, o := range d.nodes {
+			if n.honest && o.honest && !o.forsaken && (o == n || differ(n, o) == 0) {
+				with++
+			}
+		}
+		if with >= d.roster.Majority() {
+			return true
+		}
+	}
+	return false
 }
 
 // check holds the end of the run against its history.
