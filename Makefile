@@ -6,7 +6,7 @@ BUILD := build
 # What is built from a checkout says from which commit: the same commit, the same bytes.
 COMMIT := $(shell git describe --always --abbrev=40 --match=- --dirty 2>/dev/null)
 
-.PHONY: help build demo test chaos check bench bench-proof bench-ledger bench-hosts fuzz testbed testbed-record generate clean
+.PHONY: help build demo test chaos check bench bench-proof bench-ledger bench-hosts bench-flood fuzz testbed testbed-record generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -50,7 +50,7 @@ fuzz: ## every fuzz target, FOR=60s each
 	@scripts/fuzz $(or $(FOR),60s)
 
 bench: ## all promised figures beside their limits and peers: about ten minutes, and a fleet of at most FLEET=5000 hosts
-	@$(MAKE) --no-print-directory --keep-going bench-proof bench-ledger bench-hosts bench-fleet MOST=$(or $(FLEET),5000)
+	@$(MAKE) --no-print-directory --keep-going bench-proof bench-ledger bench-hosts bench-flood bench-fleet MOST=$(or $(FLEET),5000)
 
 bench-proof: ## appraisal, reference values, attested connections
 	@scripts/need bench
@@ -65,6 +65,12 @@ bench-hosts: ## admission's figures: three node processes with software TPMs, sy
 	@scripts/need bench
 	@$(MAKE) --no-print-directory build
 	@go run ./internal/bench/hosts
+
+bench-flood: ## strangers of 64 addresses flood three nodes: memory, and good hosts' renewals, beside each flood
+	@scripts/need bench
+	@$(MAKE) --no-print-directory build
+	@go build -o $(BUILD)/bench-hosts ./internal/bench/hosts
+	@ulimit -n $$(ulimit -Hn) && $(BUILD)/bench-hosts -flood -hosts 24 -length 14s
 
 bench-fleet: ## a fleet that re-attests every minute, grown by 5,000 synthetic hosts until the domain does not hold it: takes an hour
 	@scripts/need bench

@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io"
+	"math/big"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -265,45 +270,111 @@ func TestNodeWithAnotherTPM(t *testing.T) {
 	must(t, conn.Close())
 }
 
-// TestForeignSVIDs holds what a bad node may issue against what the host asked for.
+// TestForeignSVIDs has a node issue, by an authority of its own making or by the one that the
+// ledger has of it, what the host did not ask for. The agent puts none of it in place.
 func TestForeignSVIDs(t *testing.T) {
 	d, m := newDomain(t)
 	a := d.start(m)
 	d.enrol(a)
 	d.phase(a, Admitted)
+	a.checkSVID(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	good, err := a.host.IssueSVID(ctx, "web-1")
 	must(t, err)
-	if _, err := openSVID(good, a.self.public, time.Now()); err != nil {
+	if _, err := a.accept(ctx, good); err != nil {
 		t.Fatal(err)
 	}
-	other, err := x509.MarshalPKIXPublicKey(d.nodes[0].ca.Public().(*ecdsa.PublicKey))
+	own := d.nodes[0]
+	foreign, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
-	bad := func(change func(*apiv1.IssueSVIDResponse)) *apiv1.IssueSVIDResponse {
+	template := &x509.Certificate{SerialNumber: big.NewInt(9), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(100, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, foreign.Public(), foreign)
+	must(t, err)
+	unknown, err := x509.ParseCertificate(der)
+	must(t, err)
+	self, err := x509.ParsePKIXPublicKey(a.self.public)
+	must(t, err)
+	issue := func(by *x509.Certificate, secret *ecdsa.PrivateKey, key any, change func(*x509.Certificate)) *apiv1.IssueSVIDResponse {
+		uri, err := url.Parse("spiffe://test/host/web-1")
+		must(t, err)
+		leaf := &x509.Certificate{SerialNumber: big.NewInt(10), URIs: []*url.URL{uri}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(30 * time.Second), KeyUsage: x509.KeyUsageDigitalSignature}
+		change(leaf)
+		der, err := x509.CreateCertificate(rand.Reader, leaf, by, key, secret)
+		must(t, err)
+		r := &apiv1.IssueSVIDResponse{Certificates: [][]byte{der}, Bundle: [][]byte{by.Raw}, SpiffeId: leaf.URIs[0].String()}
+		return r
+	}
+	name := func(id string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) {
+			u, err := url.Parse(id)
+			must(t, err)
+			c.URIs = []*url.URL{u}
+		}
+	}
+	same := func(*x509.Certificate) {}
+	changed := func(change func(*apiv1.IssueSVIDResponse)) *apiv1.IssueSVIDResponse {
 		r := &apiv1.IssueSVIDResponse{Certificates: good.GetCertificates(), Bundle: good.GetBundle(), SpiffeId: good.GetSpiffeId()}
 		change(r)
 		return r
 	}
-	for name, tc := range map[string]struct {
-		r   *apiv1.IssueSVIDResponse
-		key []byte
+	if _, err := a.accept(ctx, issue(own.root, own.ca, self, same)); err != nil {
+		t.Fatalf("one as it should be: %v", err)
+	}
+	invalid := keystead.ReasonSignatureInvalid
+	for what, tc := range map[string]struct {
+		r    *apiv1.IssueSVIDResponse
+		want keystead.Reason
 	}{
-		"another key":        {good, other},
-		"another id":         {bad(func(r *apiv1.IssueSVIDResponse) { r.SpiffeId = "spiffe://test/host/web-2" }), a.self.public},
-		"signed by nobody":   {bad(func(r *apiv1.IssueSVIDResponse) { r.Bundle = nil }), a.self.public},
-		"no certificate":     {bad(func(r *apiv1.IssueSVIDResponse) { r.Certificates = nil }), a.self.public},
-		"garbage":            {bad(func(r *apiv1.IssueSVIDResponse) { r.Certificates = [][]byte{{1}} }), a.self.public},
-		"garbage for bundle": {bad(func(r *apiv1.IssueSVIDResponse) { r.Bundle = [][]byte{{1}} }), a.self.public},
+		"another key":           {issue(own.root, own.ca, foreign.Public(), same), invalid},
+		"another host":          {issue(own.root, own.ca, self, name("spiffe://test/host/db-1")), invalid},
+		"another domain":        {issue(own.root, own.ca, self, name("spiffe://other-domain/host/web-1")), invalid},
+		"an application's name": {issue(own.root, own.ca, self, name("spiffe://test/app/web-1")), invalid},
+		"a path below":          {issue(own.root, own.ca, self, name("spiffe://test/host/web-1/x")), invalid},
+		"another scheme":        {issue(own.root, own.ca, self, name("https://test/host/web-1")), invalid},
+		"a DNS name as well":    {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.DNSNames = []string{"db-1.example"} }), invalid},
+		"for a hundred years":   {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(100, 0, 0) }), invalid},
+		"longer than the lease": {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(60*time.Second + svidSlack + 5*time.Second) }), invalid},
+		"over already":          {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }), invalid},
+		"an authority": {issue(own.root, own.ca, self, func(c *x509.Certificate) {
+			c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
+		}), invalid},
+		"an unknown authority": {issue(unknown, foreign, self, same), keystead.ReasonSignerUnknown},
+		"all of these at once": {issue(unknown, foreign, self, func(c *x509.Certificate) {
+			name("spiffe://other-domain/host/db-1")(c)
+			c.NotAfter = time.Now().AddDate(100, 0, 0)
+		}), invalid},
+		"an unknown authority beside the domain's": {changed(func(r *apiv1.IssueSVIDResponse) {
+			r.Bundle = append(slices.Clone(r.Bundle), unknown.Raw)
+		}), keystead.ReasonSignerUnknown},
+		"signed by nobody":   {changed(func(r *apiv1.IssueSVIDResponse) { r.Bundle = nil }), invalid},
+		"no certificate":     {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = nil }), invalid},
+		"two certificates":   {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = [][]byte{r.Certificates[0], r.Certificates[0]} }), invalid},
+		"garbage":            {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = [][]byte{{1}} }), invalid},
+		"garbage for bundle": {changed(func(r *apiv1.IssueSVIDResponse) { r.Bundle = [][]byte{{1}} }), invalid},
 	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := openSVID(tc.r, tc.key, time.Now())
-			is(t, err, keystead.ReasonSignatureInvalid)
+		t.Run(what, func(t *testing.T) {
+			_, err := a.accept(ctx, tc.r)
+			is(t, err, tc.want)
 		})
 	}
-	if _, err := openSVID(good, a.self.public, time.Now().AddDate(1, 0, 0)); !errors.Is(err, keystead.ReasonSignatureInvalid) {
-		t.Errorf("an SVID of last year: %v", err)
+	if s, err := a.accept(ctx, changed(func(r *apiv1.IssueSVIDResponse) { r.SpiffeId = "spiffe://other-domain/host/db-1" })); err != nil || s.id != "spiffe://test/host/web-1" {
+		t.Errorf("what a node says beside the certificate counts: %v, %v", s, err)
 	}
+}
+
+// TestForeignSVIDIsNotWritten has both nodes issue another host's SVID, by an authority
+// that nobody knows: the file that applications read never holds it.
+func TestForeignSVIDIsNotWritten(t *testing.T) {
+	d, m := newDomain(t)
+	for _, n := range d.nodes {
+		n.names = "spiffe://other-domain/host/db-1"
+	}
+	a := d.start(m)
+	d.enrol(a)
+	d.phase(a, Admitted)
+	d.await("three SVIDs issued", func() bool { return d.issued >= 3 })
+	a.noSVID(t)
 }
 
 // TestOneAgent refuses a second agent in one directory, and leaves nothing behind.

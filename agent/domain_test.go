@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -78,6 +79,7 @@ type domain struct {
 	tsm       configfsi.Client
 	deny      func(*apiv1.ReleaseRequest) error
 	holdMS    uint64
+	issued    int           // SVIDs
 	changed   chan struct{} // closed and made anew whenever something happens
 }
 
@@ -92,11 +94,14 @@ type asked struct {
 type node struct {
 	apiv1connect.UnimplementedHostServiceHandler
 	apiv1connect.UnimplementedDomainServiceHandler
+	apiv1connect.UnimplementedLedgerServiceHandler
 	*domain
 	name    string
 	machine *practice.Machine
 	ca      *ecdsa.PrivateKey
 	root    *x509.Certificate
+	signer  *key.Node
+	names   string // what it has SVIDs name, whoever asks; "" for the host
 	judge   *attest.Appraiser
 	l       net.Listener
 
@@ -168,7 +173,7 @@ func (d *domain) found(ctx context.Context, machines map[string]*practice.Machin
 		must(t, err)
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		must(t, err)
-		n := &node{domain: d, name: name, machine: machines[name], l: l}
+		n := &node{domain: d, name: name, machine: machines[name], l: l, signer: signer}
 		n.ca, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		must(t, err)
 		template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -224,6 +229,7 @@ func (n *node) serve() {
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewHostServiceHandler(n))
 	mux.Handle(apiv1connect.NewDomainServiceHandler(n))
+	mux.Handle(apiv1connect.NewLedgerServiceHandler(n))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{Protocols: protocols, ConnContext: attest.ConnContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -272,6 +278,21 @@ func (n *node) GetState(_ context.Context, q *connect.Request[apiv1.GetStateRequ
 	out := &apiv1.GetStateResponse{}
 	for _, k := range q.Msg.GetKeys() {
 		out.Values = append(out.Values, &apiv1.Value{Key: k})
+	}
+	return connect.NewResponse(out), nil
+}
+
+// Read gives the nodes' authorities, as the ledger has them.
+func (n *node) Read(_ context.Context, q *connect.Request[apiv1.ReadRequest]) (*connect.Response[apiv1.ReadResponse], error) {
+	out := &apiv1.ReadResponse{}
+	for _, k := range q.Msg.GetKeys() {
+		v := &apiv1.Value{Key: k}
+		for _, o := range n.nodes {
+			if k == client.AuthorityKey(o.name) {
+				v.Value, v.Version = client.SignAuthority(o.signer, n.digest, o.name, o.root.Raw), 1
+			}
+		}
+		out.Values = append(out.Values, v)
 	}
 	return connect.NewResponse(out), nil
 }
@@ -393,7 +414,8 @@ func (n *node) IssueSVID(ctx context.Context, q *connect.Request[apiv1.IssueSVID
 	if err != nil {
 		return nil, err
 	}
-	id := "spiffe://test/host/" + q.Msg.GetHost()
+	id := cmp.Or(n.names, "spiffe://test/host/"+q.Msg.GetHost())
+	n.issued++
 	uri, err := url.Parse(id)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net/url"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -218,7 +219,7 @@ func (a *Agent) issue() {
 	var s *svid
 	r, err := a.host.IssueSVID(ctx, a.cfg.Host)
 	if err == nil {
-		s, err = openSVID(r, a.self.public, time.Now())
+		s, err = a.accept(ctx, r)
 	}
 	if err == nil {
 		err = a.place(s)
@@ -227,6 +228,34 @@ func (a *Agent) issue() {
 		a.log.Warn("no SVID", "because", err)
 	}
 	a.do(func(c *Core, now Moment) Ready { return c.Issued(now, err) })
+}
+
+// accept holds what a node issued to this host, its lease, and the domain's authorities.
+func (a *Agent) accept(ctx context.Context, r *apiv1.IssueSVIDResponse) (*svid, error) {
+	view, _ := a.nodes.current()
+	a.mu.Lock()
+	now := a.now()
+	lease, err := a.core.Lease(now)
+	a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	id := url.URL{Scheme: "spiffe", Host: view.Genesis.Name, Path: "/host/" + a.cfg.Host}
+	at := time.Now()
+	s, err := openSVID(r, expected{id.String(), a.self.public, at.Add(lease.End().Sub(now))}, at)
+	if err != nil {
+		return nil, err
+	}
+	err = a.nodes.vouched(r.GetBundle())
+	if errors.Is(err, keystead.ReasonSignerUnknown) { // a node may have another since
+		if err = a.learn(ctx, judgeAge); err == nil {
+			err = a.nodes.learnAuthorities(ctx)
+		}
+		if err == nil {
+			err = a.nodes.vouched(r.GetBundle())
+		}
+	}
+	return s, err
 }
 
 // place writes an SVID, unless the lease has ended meanwhile.

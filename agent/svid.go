@@ -21,21 +21,34 @@ const (
 	bundleFile = "bundle.pem" // the domain's trust bundle: one certificate a node
 )
 
-// An svid is an X.509-SVID that fits this host's key, and is signed by one of the
-// bundle.
+// An svid is an X.509-SVID that fits this host, its key and its lease, and is signed by an
+// authority of the domain.
 type svid struct {
 	id            string
 	chain, bundle []byte // PEM
 }
 
-// openSVID checks what a node issued (SPIFFE X509-SVID, 4 and 5): for the key, with
-// the one URI that the node states, and by a certificate of the bundle at that time.
-func openSVID(r *apiv1.IssueSVIDResponse, key []byte, at time.Time) (*svid, error) {
+// expected is what an SVID is to be: of which host, for which key, no longer than until when.
+type expected struct {
+	id    string // spiffe://DOMAIN/host/HOST
+	key   []byte // PKIX DER
+	until time.Time
+}
+
+// svidSlack is by how much this machine's time of day may differ from the domain's clock, by
+// which nodes date certificates.
+const svidSlack = time.Minute
+
+// openSVID checks what a node issued (SPIFFE X509-SVID, 4 and 5): one certificate, for this
+// host and key, that ends with the lease, by one of the authorities that it came with. That
+// these are the domain's is the caller's to check: authorities returns them. The node's own words
+// count for nothing.
+func openSVID(r *apiv1.IssueSVIDResponse, want expected, at time.Time) (*svid, error) {
 	bad := func(want, got string) (*svid, error) {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonSignatureInvalid, Where: "SVID", Want: want, Got: got})
 	}
-	out := &svid{id: r.GetSpiffeId()}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	out := &svid{id: want.id}
+	roots := x509.NewCertPool()
 	for _, der := range r.GetBundle() {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
@@ -44,28 +57,25 @@ func openSVID(r *apiv1.IssueSVIDResponse, key []byte, at time.Time) (*svid, erro
 		roots.AddCert(c)
 		out.bundle = append(out.bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
-	var leaf *x509.Certificate
-	for i, der := range r.GetCertificates() {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return bad("a certificate that parses", err.Error())
-		}
-		if i == 0 {
-			leaf = c
-		} else {
-			between.AddCert(c)
-		}
-		out.chain = append(out.chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	if n := len(r.GetCertificates()); n != 1 {
+		return bad("one certificate, which an authority signed itself", fmt.Sprint(n))
 	}
+	leaf, err := x509.ParseCertificate(r.GetCertificates()[0])
+	if err != nil {
+		return bad("a certificate that parses", err.Error())
+	}
+	out.chain = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})
 	switch {
-	case leaf == nil:
-		return bad("a certificate", "none")
-	case !bytes.Equal(leaf.RawSubjectPublicKeyInfo, key):
+	case !bytes.Equal(leaf.RawSubjectPublicKeyInfo, want.key):
 		return bad("one for this host's key", "one for another")
-	case len(leaf.URIs) != 1 || leaf.URIs[0].String() != out.id || leaf.URIs[0].Scheme != "spiffe":
-		return bad("the SPIFFE id "+out.id, fmt.Sprint(leaf.URIs))
+	case len(leaf.URIs) != 1 || leaf.URIs[0].String() != want.id || len(leaf.DNSNames)+len(leaf.EmailAddresses)+len(leaf.IPAddresses) > 0:
+		return bad("the SPIFFE id "+want.id+" and no other name", fmt.Sprint(leaf.URIs, leaf.DNSNames, leaf.EmailAddresses, leaf.IPAddresses))
+	case leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
+		return bad("one that signs no others", "an authority's")
+	case leaf.NotAfter.After(want.until.Add(svidSlack)):
+		return bad("one that ends with the lease, by "+want.until.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
 		return bad("one that a node of the bundle signed, and that is in time by this machine's clock", err.Error())
 	}

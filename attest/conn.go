@@ -170,6 +170,10 @@ func (c *Conn) fresh(n int, err error) (int, error) {
 	return n, err
 }
 
+// NetConn returns the connection that TLS is over. Nothing is to be read from it or written
+// to it, as with that of *tls.Conn.
+func (c *Conn) NetConn() net.Conn { return c.tls.NetConn() }
+
 // CloseWrite ends what this side sends, as that of *tls.Conn.
 func (c *Conn) CloseWrite() error { return c.tls.CloseWrite() }
 

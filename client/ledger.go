@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -194,15 +195,23 @@ func (c *Client) Receipt(ctx context.Context, leaf uint64) ([]byte, receipt.Prov
 	return texts[0], proven[0], nil
 }
 
-// Receipts is Receipt for up to 256 leaves in one call.
+// Receipts is Receipt for up to 256 leaves, none twice. Where these are too much for one
+// answer it asks for the halves.
 func (c *Client) Receipts(ctx context.Context, leaves ...uint64) (texts [][]byte, proven []receipt.Proven, err error) {
 	err = c.each(ctx, func(ctx context.Context, n *node) error {
-		r, err := n.ledger.GetReceipts(ctx, connect.NewRequest(&apiv1.GetReceiptsRequest{Leaves: leaves}))
+		r, err := n.ledger.GetReceipts(ctx, connect.NewRequest(&apiv1.GetReceiptsRequest{Leaves: leaves, ChainOnce: true}))
 		if err == nil {
-			texts = r.Msg.GetReceipts()
+			texts, err = withChain(r.Msg)
 		}
 		return err
 	})
+	if half := len(leaves) / 2; half > 0 && errors.Is(err, keystead.ReasonTooLarge) {
+		if texts, proven, err = c.Receipts(ctx, leaves[:half]...); err != nil {
+			return nil, nil, err
+		}
+		t, p, err := c.Receipts(ctx, leaves[half:]...)
+		return append(texts, t...), append(proven, p...), err
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -223,6 +232,23 @@ func (c *Client) Receipts(ctx context.Context, leaves ...uint64) (texts [][]byte
 		proven = append(proven, p)
 	}
 	return texts, proven, nil
+}
+
+// withChain returns receipts as they stand alone: with the chain that came beside them.
+func withChain(r *apiv1.GetReceiptsResponse) ([][]byte, error) {
+	texts := r.GetReceipts()
+	if len(r.GetChain()) == 0 {
+		return texts, nil
+	}
+	for i, text := range texts {
+		one, err := receipt.Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		one.Chain = r.GetChain()
+		texts[i] = one.Bytes()
+	}
+	return texts, nil
 }
 
 // A Pipeline sends many transactions over one stream. It stays with one node; when

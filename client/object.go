@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -29,7 +30,7 @@ func (c *Client) PutObject(ctx context.Context, content []byte) (keystead.Digest
 	nodes := c.all()
 	answers := make(chan error, len(nodes))
 	for _, n := range nodes {
-		go func() { answers <- n.putObject(ctx, d, content) }()
+		go func() { answers <- n.putPatiently(ctx, d, content) }()
 	}
 	var errs []error
 	for range nodes {
@@ -41,6 +42,25 @@ func (c *Client) PutObject(ctx context.Context, content []byte) (keystead.Digest
 		return d, errors.Join(errs...)
 	}
 	return d, nil
+}
+
+// putTime is how long a node is asked again that has no room for an object, or takes no more
+// of them a second.
+const putTime = 10 * time.Second
+
+func (n *node) putPatiently(ctx context.Context, d keystead.Digest, content []byte) error {
+	end := time.Now().Add(putTime)
+	for {
+		err := n.putObject(ctx, d, content)
+		if !errors.Is(err, keystead.ReasonOverloaded) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pauseMax / 2):
+		}
+	}
 }
 
 func (n *node) putObject(ctx context.Context, d keystead.Digest, content []byte) error {

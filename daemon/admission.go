@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
@@ -280,7 +282,7 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	}
 	raw, ok := n.evidence.get(a.bundle)
 	if !ok {
-		if raw, err = n.fetch(ctx, a.bundle, (*peer).object); err != nil {
+		if raw, err = n.fetch(ctx, a.bundle, mostEvidence, (*peer).object); err != nil {
 			return err
 		}
 	}
@@ -353,7 +355,8 @@ func (n *Node) Hosts(ctx context.Context, prefix, after string, limit int) (host
 			}
 			var st admit.Standing
 			if st, err = admit.Look(v, name); err == nil && st.Enrolment != nil {
-				hosts = append(hosts, &apiv1.Host{Name: name, Role: st.Enrolment.Role, Ek: st.Enrolment.Identity().String(), Version: st.EnrolmentVersion, Revoked: st.Enrolment.Revoked, Lease: leaseMessage(&st)})
+				h := &apiv1.Host{Name: name, Role: st.Enrolment.Role, Ek: st.Enrolment.Identity().String(), Version: st.EnrolmentVersion, Revoked: st.Enrolment.Revoked, Lease: leaseMessage(&st)}
+				hosts, err = append(hosts, h), serve.Spend(ctx, proto.Size(h))
 			}
 		}
 		return err

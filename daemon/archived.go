@@ -104,7 +104,7 @@ func (n *Node) keepTerms(ctx context.Context, role string, d keystead.Digest) er
 			return err
 		}
 	}
-	text, err := n.keepObject(ctx, d)
+	text, err := n.keepObject(ctx, d, admit.ObjectCodeSet) // a note, as that is
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (n *Node) keepTerms(ctx context.Context, role string, d keystead.Digest) er
 		return err
 	}
 	for _, o := range terms.Objects() {
-		if _, err := n.keepObject(ctx, o.Digest); err != nil {
+		if _, err := n.keepObject(ctx, o.Digest, o.Kind); err != nil {
 			return err
 		}
 	}
@@ -122,8 +122,8 @@ func (n *Node) keepTerms(ctx context.Context, role string, d keystead.Digest) er
 }
 
 // keepObject returns an object, which is kept here for good from then on.
-func (n *Node) keepObject(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	b, err := n.public(ctx, d)
+func (n *Node) keepObject(ctx context.Context, d keystead.Digest, kind string) ([]byte, error) {
+	b, err := n.public(ctx, d, mostOf(kind))
 	if err == nil {
 		err = n.objects.keep(d)
 	}

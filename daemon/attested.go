@@ -25,9 +25,10 @@ func (n *Node) attestedListener(inner net.Listener) (net.Listener, error) {
 	cfg.Plain = n.apiTLS()
 	cfg.Plain.NextProtos = []string{"h2", "http/1.1"}
 	cfg.Renewed = n.renewed
-	return attest.NewListener(inner, cfg, attest.ListenerOptions{Refused: func(from net.Addr, err error) {
-		n.log.Log(n.running, slog.LevelInfo, "connection refused", "from", from, "because", err)
-	}})
+	return attest.NewListener(inner, cfg, attest.ListenerOptions{Handshakes: 2 * maxArriving, PerAddress: 2 * maxArriving, // the crowd below has bounds
+		Refused: func(from net.Addr, err error) {
+			n.log.Log(n.running, slog.LevelInfo, "connection refused", "from", from, "because", err)
+		}})
 }
 
 // renewed returns when the evidence was asked for on which a connected host's lease
@@ -100,6 +101,9 @@ func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
 				p.Node = ""
 			}
 		}
+	}
+	if p.Node == "" && p.EK.IsZero() {
+		p.Key = n.keyClass(p.TLS)
 	}
 	return p
 }

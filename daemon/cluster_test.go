@@ -55,6 +55,9 @@ func TestMain(m *testing.M) {
 // runNode runs a node as keystead node run does.
 func runNode(config string) error {
 	cfg, err := daemon.ReadConfig(config)
+	if err == nil && os.Getenv(memoryEnv) != "" {
+		err = limitMemory(os.Getenv(memoryEnv))
+	}
 	if err != nil {
 		return err
 	}
@@ -122,6 +125,15 @@ type process struct {
 	env   []string
 	cmd   *exec.Cmd
 	ended chan error
+	said  string // file of its log, if not beside its directory
+}
+
+// log is the file of what the node says.
+func (p *process) log() string {
+	if p.said != "" {
+		return p.said
+	}
+	return p.dir + ".log"
 }
 
 // found founds a domain of n nodes. Host gives node i's address, "" the loopback.
@@ -222,7 +234,7 @@ func address(t *testing.T, host string) string {
 func (c *cluster) start(i int) {
 	c.t.Helper()
 	p := c.nodes[i]
-	log, err := os.OpenFile(p.dir+".log", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(p.log(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -255,7 +267,7 @@ func (c *cluster) startAll() {
 		}
 		if c.t.Failed() {
 			for _, p := range c.nodes {
-				b, _ := os.ReadFile(p.dir + ".log")
+				b, _ := os.ReadFile(p.log())
 				lines := strings.Split(string(b), "\n")
 				c.t.Logf("%s:\n%s", p.place.Name, strings.Join(lines[max(0, len(lines)-25):], "\n"))
 			}

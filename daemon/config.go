@@ -48,6 +48,7 @@ type APIConfig struct {
 	Writers        []keystead.Digest `toml:"writers"`
 	OpenWrites     bool              `toml:"open-writes"`
 	MaxConnections int               `toml:"max-connections"`
+	MaxStrangers   int               `toml:"max-strangers"`
 	PerAddress     int               `toml:"max-connections-per-address"`
 	MaxInFlight    int               `toml:"max-in-flight"`
 	MaxRate        int               `toml:"max-rate"`
@@ -132,7 +133,7 @@ func DefaultConfig() Config {
 	return Config{
 		Dir:      "/var/lib/keystead",
 		Peer:     PeerConfig{Listen: ":7100"},
-		API:      APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, PerAddress: 256, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
+		API:      APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, MaxStrangers: 512, PerAddress: 16, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
 		Ops:      OpsConfig{Listen: "127.0.0.1:7300"},
 		TPM:      TPMConfig{Root: "/", EverySeconds: 60},
 		Store:    StoreConfig{CacheMiB: 512},
@@ -191,6 +192,8 @@ func (c *Config) check() error {
 		return conf.Bad("api.writers means nothing where api.open-writes lets anybody write")
 	case c.API.MaxConnections < 1 || c.API.MaxConnections > 1<<20:
 		return conf.Bad("api.max-connections must be 1 to %d, and is %d", 1<<20, c.API.MaxConnections)
+	case c.API.MaxStrangers < 1 || c.API.MaxStrangers > 1<<20:
+		return conf.Bad("api.max-strangers must be 1 to %d, and is %d", 1<<20, c.API.MaxStrangers)
 	case c.API.PerAddress < 1 || c.API.PerAddress > 1<<20:
 		return conf.Bad("api.max-connections-per-address must be 1 to %d, and is %d", 1<<20, c.API.PerAddress)
 	case c.API.MaxRate < 0 || c.API.MaxRate > 1<<30:

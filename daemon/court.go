@@ -30,7 +30,7 @@ type Hearing struct {
 	Proposal *ledger.Proposal
 
 	read    func(func(ledger.View) error) error
-	objects func(context.Context, keystead.Digest) ([]byte, error)
+	objects func(ctx context.Context, d keystead.Digest, most int64) ([]byte, error)
 }
 
 // Read calls read with the state of one moment, not before the proposal. It must not
@@ -39,7 +39,12 @@ func (h *Hearing) Read(read func(ledger.View) error) error { return h.read(read)
 
 // Object returns an object by its digest, from another node if it is not here.
 func (h *Hearing) Object(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	return h.objects(ctx, d)
+	return h.objects(ctx, d, MaxObject)
+}
+
+// ObjectOf is Object of one that is to be of a kind, and is no longer than those are.
+func (h *Hearing) ObjectOf(ctx context.Context, d keystead.Digest, kind string) ([]byte, error) {
+	return h.objects(ctx, d, mostOf(kind))
 }
 
 // court judges what is proposed: every node signs its own verdict, and whoever sees

@@ -71,28 +71,36 @@ const showTime = 15 * time.Second
 
 // evidenceConfig is what this node brings to attested connections.
 func (n *Node) evidenceConfig(by attest.Verifier) attest.Config {
-	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: n.shown.room(n.nameOf)}
+	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: n.shown.room(n.nameOf, n.leases.known)}
 }
 
 // shownRoom is for evidence that connections show.
 type shownRoom struct {
-	machines, nodes *serve.Room
-	node            int64 // that one node has at most
+	machines, unknown, nodes *serve.Room
+	node, machine            int64 // that one of them has at most
 }
 
+// unknownMiB is for evidence of who shows a TLS key that no lease has had: a host that comes in
+// for the first time, or anybody.
+const unknownMiB = 64
+
 func newShownRoom(c *EvidenceConfig) shownRoom {
-	return shownRoom{serve.NewRoom(int64(c.ConnectionsMiB) << 20), serve.NewRoom(1 << 50), int64(c.NodeMiB) << 20}
+	return shownRoom{serve.NewRoom(int64(c.ConnectionsMiB) << 20), serve.NewRoom(unknownMiB << 20), serve.NewRoom(1 << 50), int64(c.NodeMiB) << 20, int64(c.MachineMiB) << 20}
 }
 
 // room is asked for by attested connections. Each machine's is for itself. Nodes, which
-// are known by their TLS keys, have room of their own: whatever others announce, nodes
-// reach each other.
-func (s *shownRoom) room(nameOf func(keystead.Digest) string) func(key []byte, size int) (leave func(), err error) {
+// are known by their TLS keys, have room of their own, and so have hosts by those of their last
+// leases: whatever others announce, nodes reach each other and hosts their nodes.
+func (s *shownRoom) room(nameOf func(keystead.Digest) string, known func(keystead.Digest) bool) func(key []byte, size int) (leave func(), err error) {
 	return func(key []byte, size int) (leave func(), err error) {
-		if name := nameOf(keystead.Sum(key)); name != "" {
+		pin := keystead.Sum(key)
+		if name := nameOf(pin); name != "" {
 			return s.nodes.Enter(name, int64(size), s.node)
 		}
-		return s.machines.Enter(new(int), int64(size), int64(size))
+		if known(pin) {
+			return s.machines.Enter(pin, int64(size), s.machine)
+		}
+		return s.unknown.Enter(new(int), int64(size), int64(size))
 	}
 }
 

@@ -20,6 +20,7 @@ type books struct {
 	replica *replica.Node
 	machine *machine
 	grown   bell // rings when something was applied
+	waker   waker
 
 	proverMu sync.Mutex
 	prover   *ledger.Prover
@@ -160,13 +161,10 @@ func (b *books) View(ctx context.Context, linearizable bool, read func(ledger.Vi
 
 // Grown implements serve.Ledger.
 func (b *books) Grown(ctx context.Context, size uint64) error {
-	return b.until(ctx, func(v ledger.View) (bool, error) {
-		s, err := v.Status()
-		return s.Size > size, err
-	})
+	return b.reach(ctx, func(h heights) bool { return h.size > size })
 }
 
-// until waits until the state is as wanted.
+// until waits until the state is as wanted. What many may wait for is reach's.
 func (b *books) until(ctx context.Context, wanted func(ledger.View) (bool, error)) error {
 	for {
 		rung := b.grown.wait()
@@ -205,38 +203,48 @@ func (r reader) Scan(from, to []byte, visit func(key, value []byte) bool) error 
 }
 
 // Receipts implements serve.Ledger.
-func (b *books) Receipts(ctx context.Context, leaves []uint64) ([][]byte, error) {
+func (b *books) Receipts(ctx context.Context, leaves []uint64, chainOnce bool) (receipts, chain [][]byte, err error) {
 	last := slices.Max(leaves)
-	var out [][]byte
 	prove := func(p *ledger.Prover) (bool, error) {
 		if p.Head().Size <= last {
 			return false, nil
 		}
-		for _, leaf := range leaves {
-			r, err := p.Receipt(leaf)
-			if err != nil {
-				return true, err
-			}
-			out = append(out, r.Bytes())
-		}
-		return true, nil
+		receipts, chain, err = proveLeaves(ctx, p, leaves, chainOnce)
+		return true, err
 	}
-	if err := b.prove(prove); err != nil || out != nil {
-		return out, err
+	if err := b.prove(prove); err != nil || receipts != nil {
+		return receipts, chain, err
 	}
-	err := b.until(ctx, func(v ledger.View) (bool, error) {
-		note, err := v.Checkpoint()
-		if err != nil || note == nil {
-			return false, err
-		}
-		h, err := receipt.ParseCheckpoint(note)
-		return h.Size > last, err
-	})
-	if err != nil {
-		return nil, b.explain(err, last)
+	if err := b.reach(ctx, func(h heights) bool { return h.covered > last }); err != nil {
+		return nil, nil, b.explain(err, last)
 	}
 	err = b.prove(prove)
-	return out, err
+	return receipts, chain, err
+}
+
+// proveLeaves makes the receipts of leaves, as long as there is memory for the answer.
+func proveLeaves(ctx context.Context, p *ledger.Prover, leaves []uint64, chainOnce bool) (receipts, chain [][]byte, err error) {
+	for _, leaf := range leaves {
+		r, err := p.Receipt(leaf)
+		if err != nil {
+			return nil, nil, err
+		}
+		size := 0
+		if chainOnce && chain == nil {
+			for _, e := range r.Chain {
+				size += len(e)
+			}
+			chain = r.Chain
+		}
+		if chainOnce {
+			r.Chain = nil
+		}
+		if err := serve.Spend(ctx, size+r.Size()); err != nil {
+			return nil, nil, err
+		}
+		receipts = append(receipts, r.Bytes())
+	}
+	return receipts, chain, nil
 }
 
 // explain tells a leaf that is not there from one that no checkpoint covers yet.
@@ -276,7 +284,7 @@ func (b *books) prove(use func(*ledger.Prover) (bool, error)) error {
 }
 
 // Consistency implements serve.Ledger.
-func (b *books) Consistency(_ context.Context, from []byte) ([]byte, error) {
+func (b *books) Consistency(ctx context.Context, from []byte) ([]byte, error) {
 	b.proverMu.Lock()
 	defer b.proverMu.Unlock()
 	p, err := ledger.NewProver(reader{b.replica})
@@ -289,6 +297,13 @@ func (b *books) Consistency(_ context.Context, from []byte) ([]byte, error) {
 	b.prover = p
 	c, err := p.Consistency(from)
 	if err != nil {
+		return nil, err
+	}
+	size := len(c.Old) + len(c.New)
+	for _, e := range c.Chain {
+		size += len(e) * 4 / 3
+	}
+	if err := serve.Spend(ctx, size); err != nil {
 		return nil, err
 	}
 	return c.Bytes(), nil

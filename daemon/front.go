@@ -15,17 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/serve"
 )
-
-// objectTime is how long a client may take to hand in an object.
-const objectTime = 5 * time.Minute
-
-// maxStall is how long a client may take none of an answer.
-const maxStall = 30 * time.Second
 
 // A front is a listener with the HTTP server behind it.
 type front struct {
@@ -46,12 +39,10 @@ func (n *Node) openFronts() error {
 		}
 		n.fronts = append(n.fronts, &front{listener: l})
 	}
-	each := n.cfg.API.PerAddress
-	if len(n.cfg.API.Clients) > 0 {
-		each = n.cfg.API.MaxConnections
-	}
-	n.fronts[1].listener = newCrowd(n.fronts[1].listener, n.cfg.API.MaxConnections, each)
-	n.fronts[2].listener = newCrowd(n.fronts[2].listener, maxOperators, maxOperators)
+	api := &n.cfg.API
+	n.crowd = newCrowd(n.fronts[1].listener, api.MaxStrangers, api.PerAddress, api.MaxConnections, n.limited.note)
+	n.fronts[1].listener = n.crowd
+	n.fronts[2].listener = newHall(n.fronts[2].listener, "connections of operators", maxOperators, n.limited.note)
 	return nil
 }
 
@@ -73,16 +64,15 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 
 // serve starts answering clients and operators.
 func (n *Node) serve() error {
-	rate := n.cfg.API.MaxRate
-	if len(n.cfg.API.Clients) > 0 {
-		rate = 0 // they are known
+	if err := n.snapshot(n.leases.read); err != nil {
+		return err
 	}
 	if n.cfg.API.OpenWrites {
 		n.log.Warn("anybody who reaches the API may write under kv/ (api.open-writes)", "api", n.cfg.API.Listen)
 	}
 	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n, Keys: n, Archive: n, Watch: n}, serve.Options{
 		InFlight: n.cfg.API.MaxInFlight,
-		Rate:     rate,
+		Rate:     n.cfg.API.MaxRate,
 		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
 		Evidence: n.cfg.Evidence.bounds(),
 		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
@@ -90,34 +80,26 @@ func (n *Node) serve() error {
 		Refused:  n.metrics.refused,
 		Ready:    n.ready,
 		MayWrite: n.mayWrite,
+		Limited:  n.limited.note,
 	})
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain || n.gate != nil)
-	server := &http.Server{
-		Handler:           steady(maxStall, n.patient(api)),
-		Protocols:         protocols,
-		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // handshakes of strangers, mostly
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       client.NodeIdle,
-		MaxHeaderBytes:    32 << 10,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20,
-			SendPingTimeout: client.HostSilence, PingTimeout: 10 * time.Second, WriteByteTimeout: maxStall},
-		BaseContext: func(net.Listener) context.Context { return n.running },
-		ConnContext: serve.ConnContext(n.peerAt),
-	}
+	var shake *tls.Config
+	inner := n.fronts[1].listener
 	switch {
 	case n.cfg.API.Plain:
 	case n.gate != nil:
 		var err error
-		if n.fronts[1].listener, err = n.attestedListener(n.fronts[1].listener); err != nil {
+		if inner, err = n.attestedListener(inner); err != nil {
 			return err
 		}
 	default:
-		server.TLSConfig = n.apiTLS()
+		shake = n.apiTLS()
+		shake.NextProtos = []string{"h2", "http/1.1"}
 	}
-	n.start(n.fronts[1], server)
+	parts := newParting(inner, n.crowd, shake, n.whoConnects)
+	n.fronts[1].listener = parts.others()
+	n.fronts = append(n.fronts, &front{listener: parts.strangers()})
+	n.start(n.fronts[1], n.server(api, othersHTTP))
+	n.start(n.fronts[3], n.server(api, strangersHTTP))
 	n.start(n.fronts[2], &http.Server{Handler: n.ops(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
 		WriteTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10})
 	return nil
@@ -136,39 +118,51 @@ func (n *Node) ready() error {
 	return n.fresh()
 }
 
+// bounds are those of the connections of a server.
+type bounds struct {
+	idle    time.Duration // without a request
+	stuck   time.Duration // in which nothing of an answer is taken
+	header  int           // bytes of a request's head
+	streams int           // of a connection
+	window  int           // bytes that are sent ahead, on a connection
+}
+
+// What connections take: a stranger's about 100 KiB at the worst, beside what the table of
+// limits has for the requests on it.
+var (
+	strangersHTTP = bounds{time.Minute, 10 * time.Second, 16 << 10, 8, 256 << 10}
+	othersHTTP    = bounds{client.NodeIdle, 30 * time.Second, 32 << 10, 1024, 4<<20 - 1}
+)
+
+func (n *Node) server(api http.Handler, b bounds) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(n.cfg.API.Plain || n.gate != nil)
+	return &http.Server{
+		Handler:           api,
+		Protocols:         protocols,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug), // what strangers do wrong, mostly
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       b.idle,
+		MaxHeaderBytes:    b.header,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: b.streams, MaxReceiveBufferPerConnection: b.window, MaxReceiveBufferPerStream: b.window,
+			MaxReadFrameSize: 16 << 10, MaxDecoderHeaderTableSize: 4 << 10, SendPingTimeout: client.HostSilence, PingTimeout: 10 * time.Second, WriteByteTimeout: b.stuck},
+		BaseContext: func(net.Listener) context.Context { return n.running },
+		ConnContext: serve.ConnContext(n.peerAt),
+	}
+}
+
 func (n *Node) start(f *front, s *http.Server) {
 	f.server = s
 	n.tasks.Add(1)
 	go func() {
 		defer n.tasks.Done()
-		var err error
-		if s.TLSConfig != nil {
-			err = s.ServeTLS(f.listener, "", "")
-		} else {
-			err = s.Serve(f.listener)
-		}
+		err := s.Serve(f.listener)
 		if !errors.Is(err, http.ErrServerClosed) {
 			n.log.Error("no longer served", "address", f.listener.Addr(), "because", err)
 		}
 	}()
-}
-
-// patient gives a request's body as long as the request; streams go on.
-func (n *Node) patient(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		timeout := time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond
-		switch r.URL.Path {
-		case apiv1connect.LedgerServicePipelineProcedure, apiv1connect.LedgerServiceTailProcedure:
-			next.ServeHTTP(w, r)
-			return
-		case apiv1connect.HostServicePutObjectProcedure:
-			timeout = objectTime
-		}
-		defer watch(timeout, func() {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(-time.Second)) // both versions of HTTP have it
-		})()
-		next.ServeHTTP(w, r)
-	})
 }
 
 // apiTLS shows the node's pinned key, and asks clients for theirs if the
@@ -182,13 +176,16 @@ func (n *Node) apiTLS() *tls.Config {
 	c.ClientAuth = tls.RequireAnyClientCert
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		pin := keystead.Sum(s.PeerCertificates[0].RawSubjectPublicKeyInfo)
-		if slices.Contains(n.cfg.API.Clients, pin) || n.nameOf(pin) != "" {
+		if n.listed(pin) || n.nameOf(pin) != "" {
 			return nil
 		}
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "client", Want: "one of api.clients", Got: pin.String()})
 	}
 	return c
 }
+
+// listed reports whether a key is one of the configured clients'.
+func (n *Node) listed(pin keystead.Digest) bool { return slices.Contains(n.cfg.API.Clients, pin) }
 
 // ops answers operators: /healthz is 200 while the node runs, /readyz while it
 // would answer a linearizable read and its clock is fresh.

@@ -76,7 +76,7 @@ func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 		return err
 	}
 	for _, d := range t.Collateral { // which terms join
-		if here[d], err = h.Object(ctx, d); err != nil && !errors.Is(err, keystead.ReasonObjectMissing) {
+		if here[d], err = h.ObjectOf(ctx, d, admit.ObjectCollateral); err != nil && !errors.Is(err, keystead.ReasonObjectMissing) {
 			return err
 		}
 	}
@@ -88,7 +88,7 @@ func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 		if err != nil {
 			return err
 		}
-		if here[d], err = h.Object(ctx, d); err != nil {
+		if here[d], err = h.ObjectOf(ctx, d, admit.ObjectCodeSet); err != nil { // terms: a note
 			return err
 		}
 	}
@@ -101,7 +101,7 @@ func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 		return err
 	}
 	for _, o := range t.Objects() { // endorsed, but perhaps not here yet
-		if _, err := h.Object(ctx, o.Digest); err != nil {
+		if _, err := h.ObjectOf(ctx, o.Digest, o.Kind); err != nil {
 			return err
 		}
 	}
@@ -115,7 +115,7 @@ func judgeObject(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 	if err != nil {
 		return err
 	}
-	content, err := h.Object(ctx, o.Digest)
+	content, err := h.ObjectOf(ctx, o.Digest, o.Kind)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func rebuild(ctx context.Context, h *Hearing, o *admit.Object) (keystead.Digest,
 		return keystead.Digest{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonObjectMismatch, Where: "reference set " + o.Digest.String(),
 			Want: "one recipe", Got: fmt.Sprintf("%d ingredients that are none", len(o.Recipe))})
 	}
-	text, err := h.Object(ctx, o.Recipe[0].Digest)
+	text, err := h.objects(ctx, o.Recipe[0].Digest, deb.MaxRecipe)
 	if err != nil {
 		return keystead.Digest{}, err
 	}

@@ -15,8 +15,12 @@ import (
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
 )
 
@@ -46,24 +50,45 @@ func (n *Node) OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser
 	return n.objects.open(d)
 }
 
+// Bounds of what other nodes hand over, by what it is said to be, in bytes.
+const (
+	mostEvidence = 16 << 20
+	mostVerdict  = receipt.MaxEntry
+)
+
+// mostOf bounds an object of a kind, in bytes.
+func mostOf(kind string) int64 {
+	switch kind {
+	case admit.ObjectPolicy:
+		return policy.MaxText + 64<<10 // and signatures
+	case admit.ObjectRoots, admit.ObjectTEERoots:
+		return admit.MaxRoots
+	case admit.ObjectCollateral:
+		return evidence.MaxCollateral
+	case admit.ObjectCodeSet:
+		return key.MaxNote
+	}
+	return MaxObject
+}
+
 // object returns an object that is here, or that another node hands over in time and
-// that is kept from then on.
-func (n *Node) object(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	return n.obtain(ctx, d, (*peer).object)
+// that is kept from then on; of that at most so many bytes are taken.
+func (n *Node) object(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
+	return n.obtain(ctx, d, most, (*peer).object)
 }
 
 // public is object without evidence, for what evidence is judged by: the digest says
 // whether it is right, whoever hands it over.
-func (n *Node) public(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	return n.obtain(ctx, d, (*peer).publicObject)
+func (n *Node) public(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
+	return n.obtain(ctx, d, most, (*peer).publicObject)
 }
 
-func (n *Node) obtain(ctx context.Context, d keystead.Digest, ask asking) ([]byte, error) {
+func (n *Node) obtain(ctx context.Context, d keystead.Digest, most int64, ask asking) ([]byte, error) {
 	b, err := n.objects.get(d)
 	if !errors.Is(err, keystead.ReasonObjectMissing) {
 		return b, err
 	}
-	if b, err = n.fetch(ctx, d, ask); err != nil {
+	if b, err = n.fetch(ctx, d, most, ask); err != nil {
 		return nil, err
 	}
 	_, err = n.objects.put(bytes.NewReader(b), time.Now())
@@ -71,10 +96,10 @@ func (n *Node) obtain(ctx context.Context, d keystead.Digest, ask asking) ([]byt
 }
 
 // asking is a way to ask a node for an object.
-type asking func(p *peer, ctx context.Context, d keystead.Digest) ([]byte, error)
+type asking func(p *peer, ctx context.Context, d keystead.Digest, most int64) ([]byte, error)
 
 // fetch asks all other nodes for bytes of that digest and takes the first that are.
-func (n *Node) fetch(ctx context.Context, d keystead.Digest, ask asking) ([]byte, error) {
+func (n *Node) fetch(ctx context.Context, d keystead.Digest, most int64, ask asking) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	others := n.peers.others()
@@ -85,7 +110,7 @@ func (n *Node) fetch(ctx context.Context, d keystead.Digest, ask asking) ([]byte
 	answers := make(chan answer, len(others))
 	for _, p := range others {
 		go func() {
-			b, err := ask(p, ctx, d)
+			b, err := ask(p, ctx, d, most)
 			answers <- answer{b, err}
 		}()
 	}
@@ -101,15 +126,15 @@ func (n *Node) fetch(ctx context.Context, d keystead.Digest, ask asking) ([]byte
 }
 
 // object fetches an object and holds it to its digest.
-func (p *peer) object(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	return p.take(ctx, p.host, d)
+func (p *peer) object(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
+	return p.take(ctx, p.host, d, most)
 }
 
-func (p *peer) publicObject(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	return p.take(ctx, p.public, d)
+func (p *peer) publicObject(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
+	return p.take(ctx, p.public, d, most)
 }
 
-func (p *peer) take(ctx context.Context, from apiv1connect.HostServiceClient, d keystead.Digest) ([]byte, error) {
+func (p *peer) take(ctx context.Context, from apiv1connect.HostServiceClient, d keystead.Digest, most int64) ([]byte, error) {
 	stream, err := from.GetObject(ctx, connect.NewRequest(&apiv1.GetObjectRequest{Digest: d.String()}))
 	if err != nil {
 		return nil, refusal.Decode(err)
@@ -117,8 +142,8 @@ func (p *peer) take(ctx context.Context, from apiv1connect.HostServiceClient, d 
 	defer stream.Close()
 	var b []byte
 	for stream.Receive() {
-		if b = append(b, stream.Msg().GetChunk()...); len(b) > MaxObject {
-			break
+		if b = append(b, stream.Msg().GetChunk()...); int64(len(b)) > most {
+			return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTooLarge, Where: "object from node " + p.Name, Want: fmt.Sprintf("at most %d bytes of what %s is to be", most, d), Got: "more"})
 		}
 	}
 	if err := stream.Err(); err != nil {
@@ -163,29 +188,29 @@ func (n *Node) collectObjects() error {
 		return err
 	}
 	var errs []error
-	for _, d := range named {
-		if n.objects.kept(d) {
+	for _, o := range named {
+		if n.objects.kept(o.Digest) {
 			continue
 		}
-		if _, err := n.object(n.running, d); err != nil {
+		if _, err := n.object(n.running, o.Digest, mostOf(o.Kind)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, n.objects.keep(d))
+		errs = append(errs, n.objects.keep(o.Digest))
 	}
 	return errors.Join(errs...)
 }
 
 // namedObjects lists the objects that entries in effect name: founding terms and
 // what they name, and judged objects.
-func (n *Node) namedObjects() (out []keystead.Digest, err error) {
+func (n *Node) namedObjects() (out []admit.Named, err error) {
 	for _, role := range []string{admit.RoleHost, admit.RoleNode} {
 		d, err := keystead.ParseDigest("sha256:" + n.genesis.Setting(admit.FoundingSetting(role)))
 		if err != nil {
 			continue // not founded with terms
 		}
-		out = append(out, d)
-		text, err := n.object(n.running, d)
+		out = append(out, admit.Named{Digest: d, Kind: admit.ObjectCodeSet}) // as long as a note may be
+		text, err := n.object(n.running, d, key.MaxNote)
 		if err != nil {
 			return nil, err
 		}
@@ -193,14 +218,12 @@ func (n *Node) namedObjects() (out []keystead.Digest, err error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, o := range terms.Objects() {
-			out = append(out, o.Digest)
-		}
+		out = append(out, terms.Objects()...)
 	}
 	err = n.snapshot(func(v ledger.View) error {
-		return v.JudgedKeys(admit.TypeObject+"/", "", func(key string, _ ledger.Value) bool {
+		return v.JudgedKeys(admit.TypeObject+"/", "", func(key string, kind ledger.Value) bool {
 			if d, err := keystead.ParseDigest(key[len(admit.TypeObject)+1:]); err == nil {
-				out = append(out, d)
+				out = append(out, admit.Named{Digest: d, Kind: string(kind.Data)})
 			}
 			return true
 		})
@@ -215,5 +238,6 @@ func (n *Node) tookEffect(v *ledger.Verdict) {
 			n.log.Debug("object is not here yet", "because", err)
 		}
 	}
+	n.leases.heard(v)
 	n.consequences(v)
 }

@@ -17,6 +17,7 @@ type metrics struct {
 	alarms      prometheus.Counter
 	checkpoints prometheus.Counter
 	refusals    *prometheus.CounterVec
+	limits      *prometheus.CounterVec
 }
 
 // gauges are read from the node's status when they are asked for.
@@ -52,8 +53,9 @@ func newMetrics(n *Node) *metrics {
 		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "keystead", Name: "checkpoints_total", Help: "Checkpoints that a majority completed or a further node signed."}),
 	}
 	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "keystead", Name: "refusals_total", Help: "Findings in refusals that API requests were answered with, by reason."}, []string{"reason"})
-	m.registry.MustRegister(m.refusals, &census{node: n})
-	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.limits = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "keystead", Name: "limited_total",
+		Help: "Connections and requests that a limit turned away, by class of caller and reason."}, []string{"class", "reason"})
+	m.registry.MustRegister(m.requests, m.alarms, m.checkpoints, m.limits, m.refusals, &census{node: n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for name, g := range map[string]struct {
 		help  string
 		value func() float64
@@ -95,3 +97,6 @@ func (m *metrics) refused(err error) {
 func (m *metrics) observe(procedure, code string, took time.Duration) {
 	m.requests.WithLabelValues(procedure, code).Observe(took.Seconds())
 }
+
+// limited counts what a limit turned away.
+func (m *metrics) limited(class, reason string) { m.limits.WithLabelValues(class, reason).Inc() }

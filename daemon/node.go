@@ -100,6 +100,9 @@ type Node struct {
 	voter      voter
 	metrics    *metrics
 	changed    chan struct{} // the roster has
+	crowd      *crowd        // of the API
+	leases     lastLeases
+	limited    limited
 
 	stop    context.CancelFunc
 	running context.Context
@@ -107,10 +110,8 @@ type Node struct {
 	fronts  []*front
 }
 
-// Start starts the node of a directory that [NewIdentity] and [Found] prepared. It
-// returns once the node has its place among the others, which for one that joins
-// takes a majority of them; ctx bounds that.
-func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
+// start is Start, as far as what it opens answers.
+func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}, changed: make(chan struct{}, 1)}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
@@ -161,6 +162,7 @@ func Start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.opened}
 	n.metrics = newMetrics(n)
+	n.limited.init(n)
 	sealer := opts.Sealer
 	if sealer == nil && n.tpm != nil {
 		sealer = TPMSealer{TPM: n.tpm}

@@ -16,10 +16,18 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/serve"
 )
 
 // MaxObject bounds an object, in bytes.
 const MaxObject = 64 << 20
+
+// What waits counts for more than its bytes: a file takes a block and an inode at least.
+const (
+	leastObject = 4 << 10 // bytes that one counts for
+	maxObjects  = 16384   // that wait, altogether
+	objectsEach = 2048    // of them from one address
+)
 
 // objects keeps bytes by their digest in a directory: those that the ledger or the
 // genesis entry names for good, others in a directory below it for a while. A file is
@@ -33,9 +41,15 @@ type objects struct {
 
 	mu      sync.Mutex
 	waiting map[keystead.Digest]waiting
-	held    int64                // bytes of waiting, and of what is being written
-	by      map[netip.Addr]int64 // of it, by who sent it
-	serial  int                  // of files being written
+	held    held                // of waiting, and of what is being written
+	by      map[netip.Addr]held // of it, by who sent it
+	serial  int                 // of files being written
+}
+
+// held is how much room objects take.
+type held struct {
+	bytes int64
+	files int
 }
 
 type waiting struct {
@@ -47,7 +61,7 @@ type waiting struct {
 // openObjects opens the directory and makes it if it is not there. What was being
 // written when the node stopped is removed; what waited waits anew.
 func openObjects(fs vfs.FS, dir string, limit int64, age time.Duration, now time.Time) (*objects, error) {
-	o := &objects{fs: fs, dir: dir, limit: limit, age: age, waiting: map[keystead.Digest]waiting{}, by: map[netip.Addr]int64{}}
+	o := &objects{fs: fs, dir: dir, limit: limit, age: age, waiting: map[keystead.Digest]waiting{}, by: map[netip.Addr]held{}}
 	if err := fs.MkdirAll(o.pending(), 0o700); err != nil {
 		return nil, err
 	}
@@ -68,8 +82,9 @@ func openObjects(fs vfs.FS, dir string, limit int64, age time.Duration, now time
 		if err != nil {
 			return nil, err
 		}
-		o.waiting[d] = waiting{size: st.Size(), since: now}
-		o.count(st.Size(), netip.Addr{})
+		size := max(st.Size(), leastObject)
+		o.waiting[d] = waiting{size: size, since: now}
+		o.count(size, 1, netip.Addr{})
 	}
 	return o, o.syncDirs(fs.PathDir(dir))
 }
@@ -118,17 +133,25 @@ type incoming struct {
 	path string
 	file vfs.File
 	sum  hash.Hash
-	size int64
+	size int64 // bytes that came
+	room int64 // bytes that it counts for
 	from netip.Addr
 }
 
 func (o *objects) create(from netip.Addr) (*incoming, error) {
+	if err := o.reserve(leastObject, 1, from); err != nil {
+		return nil, err
+	}
 	o.mu.Lock()
 	o.serial++
 	path := o.fs.PathJoin(o.pending(), fmt.Sprintf("%d.new", o.serial))
 	o.mu.Unlock()
 	f, err := o.fs.Create(path, vfs.WriteCategoryUnspecified)
-	return &incoming{o: o, path: path, file: f, sum: sha256.New(), from: from}, err
+	if err != nil {
+		o.release(leastObject, from)
+		return nil, err
+	}
+	return &incoming{o: o, path: path, file: f, sum: sha256.New(), room: leastObject, from: from}, nil
 }
 
 // Write takes the next bytes, as long as there is room for them.
@@ -136,48 +159,61 @@ func (w *incoming) Write(b []byte) (int, error) {
 	if w.size+int64(len(b)) > MaxObject {
 		return 0, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTooLarge, Where: "object", Want: fmt.Sprintf("at most %d bytes", MaxObject), Got: "more"})
 	}
-	if err := w.o.reserve(int64(len(b)), w.from); err != nil {
-		return 0, err
-	}
 	w.size += int64(len(b))
+	if more := w.size - w.room; more > 0 {
+		if err := w.o.reserve(more, 0, w.from); err != nil {
+			return 0, err
+		}
+		w.room += more
+	}
 	w.sum.Write(b)
 	return w.file.Write(append([]byte(nil), b...)) // a vfs.File may change what it is given
 }
 
-// reserve takes room for bytes that wait.
-func (o *objects) reserve(n int64, from netip.Addr) error {
+// reserve takes room for bytes, and files, that wait.
+func (o *objects) reserve(n int64, files int, from netip.Addr) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f := keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "objects", Got: "more"}
+	all, one := o.held, o.by[from]
+	sent := from.IsValid()
+	each := sent && !serve.Own(from)
 	switch {
-	case o.held+n > o.limit, from.IsValid() && o.held+n > o.limit-o.limit/8:
+	case all.bytes+n > o.limit, sent && all.bytes+n > o.limit-o.limit/8:
 		f.Want = fmt.Sprintf("at most %d bytes that no entry names yet", o.limit)
-		return keystead.Deny(f)
-	case from.IsValid() && !from.IsLoopback() && o.by[from]+n > o.limit/2:
+	case all.files+files > maxObjects, sent && all.files+files > maxObjects-maxObjects/8:
+		f.Want = fmt.Sprintf("at most %d objects that no entry names yet", maxObjects)
+	case each && one.bytes+n > o.limit/2:
 		f.Want = fmt.Sprintf("at most %d bytes from one address that no entry names yet", o.limit/2)
-		return keystead.Deny(f)
+	case each && one.files+files > objectsEach:
+		f.Want = fmt.Sprintf("at most %d objects from one address that no entry names yet", objectsEach)
+	default:
+		o.count(n, files, from)
+		return nil
 	}
-	o.count(n, from)
-	return nil
+	return keystead.Deny(f)
 }
 
-// count counts bytes that came, or went; with the lock held.
-func (o *objects) count(n int64, from netip.Addr) {
-	o.held += n
-	if o.by[from] += n; o.by[from] == 0 {
+// count counts what came, or went; with the lock held.
+func (o *objects) count(n int64, files int, from netip.Addr) {
+	o.held.bytes, o.held.files = o.held.bytes+n, o.held.files+files
+	x := o.by[from]
+	x.bytes, x.files = x.bytes+n, x.files+files
+	if o.by[from] = x; x == (held{}) {
 		delete(o.by, from)
 	}
 }
 
+// release gives up the room of one object.
 func (o *objects) release(n int64, from netip.Addr) {
 	o.mu.Lock()
-	o.count(-n, from)
+	o.count(-n, -1, from)
 	o.mu.Unlock()
 }
 
 // discard removes what was written.
 func (w *incoming) discard() error {
-	w.o.release(w.size, w.from)
+	w.o.release(w.room, w.from)
 	return errors.Join(w.file.Close(), w.o.fs.Remove(w.path))
 }
 
@@ -195,19 +231,19 @@ func (w *incoming) commit(now time.Time) (d keystead.Digest, err error) {
 		return d, w.discard()
 	}
 	if err := w.file.Close(); err != nil {
-		o.release(w.size, w.from)
+		o.release(w.room, w.from)
 		return d, errors.Join(err, o.fs.Remove(w.path))
 	}
 	if err := o.fs.Rename(w.path, o.path(o.pending(), d)); err != nil {
-		o.release(w.size, w.from)
+		o.release(w.room, w.from)
 		return d, err
 	}
 	o.mu.Lock()
 	x, twice := o.waiting[d]
 	if twice { // two wrote the same at once
-		o.count(-w.size, w.from)
+		o.count(-w.room, -1, w.from)
 	} else {
-		x = waiting{size: w.size, from: w.from}
+		x = waiting{size: w.room, from: w.from}
 	}
 	x.since = now
 	o.waiting[d] = x
@@ -244,7 +280,7 @@ func (o *objects) keep(d keystead.Digest) error {
 		return err
 	}
 	delete(o.waiting, d)
-	o.count(-w.size, w.from)
+	o.count(-w.size, -1, w.from)
 	return o.syncDirs()
 }
 
@@ -259,7 +295,7 @@ func (o *objects) sweep(now time.Time) error {
 		}
 		errs = append(errs, o.fs.Remove(o.path(o.pending(), d)))
 		delete(o.waiting, d)
-		o.count(-w.size, w.from)
+		o.count(-w.size, -1, w.from)
 	}
 	return errors.Join(errs...)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -38,13 +39,13 @@ func signedAuthority(t testing.TB) (signed []byte, domain keystead.Digest, node 
 		t.Fatal(err)
 	}
 	domain = keystead.Sum([]byte("domain"))
-	return signAuthority(k, domain, "n1", a.cert.Raw), domain, receipt.Node{Name: "n1", Key: k.Public()}, k
+	return client.SignAuthority(k, domain, "n1", a.cert.Raw), domain, receipt.Node{Name: "n1", Key: k.Public()}, k
 }
 
 // TestAuthority opens what a node published, and what others make of it.
 func TestAuthority(t *testing.T) {
 	signed, domain, node, _ := signedAuthority(t)
-	if _, err := openAuthority(signed, domain, node); err != nil {
+	if _, err := client.OpenAuthority(signed, domain, node); err != nil {
 		t.Fatal(err)
 	}
 	other, err := key.NewNode(constant(2))
@@ -52,16 +53,16 @@ func TestAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	var format *keystead.FormatError
-	if _, err := openAuthority(signed, domain, receipt.Node{Name: "n1", Key: other.Public()}); !errors.Is(err, keystead.ReasonSignatureInvalid) {
+	if _, err := client.OpenAuthority(signed, domain, receipt.Node{Name: "n1", Key: other.Public()}); !errors.Is(err, keystead.ReasonSignatureInvalid) {
 		t.Errorf("signed by another key: %v", err)
 	}
-	if _, err := openAuthority(signed, keystead.Sum(nil), node); !errors.As(err, &format) {
+	if _, err := client.OpenAuthority(signed, keystead.Sum(nil), node); !errors.As(err, &format) {
 		t.Errorf("of another domain: %v", err)
 	}
-	if _, err := openAuthority(signed, domain, receipt.Node{Name: "n2", Key: node.Key}); !errors.As(err, &format) {
+	if _, err := client.OpenAuthority(signed, domain, receipt.Node{Name: "n2", Key: node.Key}); !errors.As(err, &format) {
 		t.Errorf("of another node: %v", err)
 	}
-	if _, err := openAuthority(nil, domain, node); !errors.As(err, &format) {
+	if _, err := client.OpenAuthority(nil, domain, node); !errors.As(err, &format) {
 		t.Errorf("nothing: %v", err)
 	}
 }
@@ -71,7 +72,7 @@ func FuzzOpenAuthority(f *testing.F) {
 	f.Add(signed)
 	f.Add([]byte("keystead-authority/1\n\nsignature \n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if der, err := openAuthority(raw, domain, node); err == nil && !bytes.Equal(signAuthority(k, domain, "n1", der), raw) {
+		if der, err := client.OpenAuthority(raw, domain, node); err == nil && !bytes.Equal(client.SignAuthority(k, domain, "n1", der), raw) {
 			t.Errorf("%q is accepted", raw)
 		}
 	})

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
@@ -136,6 +138,9 @@ func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResp
 		err = v.JudgedKeys(keyring.KeyspecType+"/"+prefix, "", func(key string, value ledger.Value) bool {
 			var k *apiv1.Key
 			if k, failed = listKey(st, strings.TrimPrefix(key, keyring.KeyspecType+"/"), value); failed == nil {
+				failed = serve.Spend(ctx, proto.Size(k))
+			}
+			if failed == nil {
 				out.Keys = append(out.Keys, k)
 			}
 			return failed == nil

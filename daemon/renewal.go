@@ -331,10 +331,7 @@ func became(s admit.State, x *renewal) (refused, err error) {
 
 // showing waits until the state shows what was applied by a log index.
 func (n *Node) showing(ctx context.Context, index uint64) error {
-	return n.until(ctx, func(v ledger.View) (bool, error) {
-		s, err := v.Status()
-		return s.Applied >= index, err
-	})
+	return n.reach(ctx, func(h heights) bool { return h.applied >= index })
 }
 
 // Witness implements serve.Nodes.

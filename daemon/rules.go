@@ -7,6 +7,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 )
 
@@ -56,7 +57,7 @@ func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
 	}
 	b.mu.Unlock()
 	x.once.Do(func() {
-		x.rules, x.err = f.Open(func(d keystead.Digest) ([]byte, error) { return n.public(ctx, d) })
+		x.rules, x.err = f.Open(n.termsObjects(ctx, f.Text))
 		x.done.Store(x.err == nil)
 		if x.err == nil && role == admit.RoleHost {
 			n.replayed.clear()
@@ -70,6 +71,32 @@ func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
 		b.mu.Unlock()
 	}
 	return x.rules, x.err
+}
+
+// termsObjects returns objects of terms, each no longer than those of its kind are. The text
+// is nil where it is an object itself, the first that is asked for.
+func (n *Node) termsObjects(ctx context.Context, text []byte) admit.Objects {
+	most := map[keystead.Digest]int64{}
+	learn := func(text []byte) {
+		t, err := admit.ParseTerms(text)
+		if err != nil {
+			return // who opens them says so
+		}
+		for _, o := range t.Objects() {
+			most[o.Digest] = mostOf(o.Kind)
+		}
+	}
+	learn(text)
+	return func(d keystead.Digest) ([]byte, error) {
+		if size, ok := most[d]; ok {
+			return n.public(ctx, d, size)
+		}
+		b, err := n.public(ctx, d, key.MaxNote)
+		if err == nil {
+			learn(b)
+		}
+		return b, err
+	}
 }
 
 // founded is a state that knows the genesis entry even before the ledger has begun.

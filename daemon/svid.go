@@ -8,17 +8,14 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/base64"
-	"fmt"
 	"math/big"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
-	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -32,11 +29,9 @@ type authority struct {
 }
 
 const (
-	svidContract  = "svid" // owns the keys under which nodes publish their authorities
-	authorityKind = "keystead-authority/1"
+	svidContract  = "svid"                    // owns the keys under which nodes publish their authorities
 	authorityLife = 10 * 365 * 24 * time.Hour // it counts while the ledger has it; this only bounds it
 	svidEarly     = 30 * time.Second          // for clocks of others that are behind
-	maxAuthority  = 4096                      // bytes
 )
 
 // trustDomain is the SPIFFE ID of a domain, to which a path is added.
@@ -69,47 +64,8 @@ func serial() *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-// authorityText is what a node signs of its authority.
-func authorityText(domain keystead.Digest, node string, der []byte) []byte {
-	return fmt.Appendf(nil, "%s\ndomain %s\nnode %s\ncertificate %s\n", authorityKind, receipt.Origin(domain), node, base64.StdEncoding.EncodeToString(der))
-}
-
-// signAuthority returns the authority as it is published.
-func signAuthority(k *key.Node, domain keystead.Digest, node string, der []byte) []byte {
-	text := authorityText(domain, node, der)
-	sig := k.Sign(text)
-	return fmt.Appendf(text, "\nsignature %s\n", base64.StdEncoding.EncodeToString(sig[:]))
-}
-
-// openAuthority returns the certificate that a node of that key signed, for the domain.
-func openAuthority(signed []byte, domain keystead.Digest, node receipt.Node) ([]byte, error) {
-	bad := func(problem string) ([]byte, error) {
-		return nil, &keystead.FormatError{Format: "authority", Field: "text", Problem: problem}
-	}
-	if len(signed) > maxAuthority {
-		return bad("is too long")
-	}
-	text, tail, ok := bytes.Cut(signed, []byte("\n\nsignature "))
-	sig, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSuffix(string(tail), "\n"))
-	if !ok || err != nil || len(sig) != len(key.NodeSignature{}) {
-		return bad("wants a blank line and a signature in base64")
-	}
-	_, encoded, _ := bytes.Cut(text, []byte("\ncertificate "))
-	der, err := base64.StdEncoding.Strict().DecodeString(string(encoded))
-	if err != nil {
-		return bad("wants a certificate in base64")
-	}
-	want := authorityText(domain, node.Name, der)
-	if !bytes.Equal(want, append(text, '\n')) {
-		return bad("is not in its one spelling, or of another domain or node")
-	}
-	if !node.Key.Verify(want, key.NodeSignature(sig)) {
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonSignatureInvalid, Where: "authority of node " + node.Name, Want: "a signature by " + node.Key.String(), Got: "another"})
-	}
-	return der, nil
-}
-
-// issue signs an SVID for a lease's subject key, which ends with the lease.
+// issue signs an SVID for a lease's subject key, which ends with the lease: a copy of one
+// whose lease was suspended meanwhile works until then.
 func (a *authority) issue(domain string, l admit.Lease, now time.Time) ([]byte, string, error) {
 	subject, err := x509.ParsePKIXPublicKey(l.SubjectKey())
 	if err != nil {
@@ -132,18 +88,18 @@ func (n *Node) publishAuthority(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.record(ctx, svidContract, svidContract+"/"+n.name, signAuthority(k, n.cfg.Domain, n.name, n.authority.cert.Raw))
+	return n.record(ctx, svidContract, client.AuthorityKey(n.name), client.SignAuthority(k, n.cfg.Domain, n.name, n.authority.cert.Raw))
 }
 
 // trustBundle returns the authorities of all nodes in the roster, in the order of
 // their names. An authority that its node did not sign is passed over.
 func (n *Node) trustBundle(v ledger.View, roster *receipt.Roster) (out [][]byte, err error) {
 	for _, node := range roster.Nodes {
-		value, err := v.Get(svidContract + "/" + node.Name)
+		value, err := v.Get(client.AuthorityKey(node.Name))
 		if err != nil {
 			return nil, err
 		}
-		if der, err := openAuthority(value.Data, n.cfg.Domain, node); err == nil {
+		if der, err := client.OpenAuthority(value.Data, n.cfg.Domain, node); err == nil {
 			out = append(out, der)
 		}
 	}

@@ -100,7 +100,7 @@ func (n *Node) recall(ctx context.Context, from serve.Peer, host string) error {
 	if _, here := n.verdicts.get(newest); here {
 		return nil
 	}
-	b, err := n.fetch(ctx, newest, (*peer).object)
+	b, err := n.fetch(ctx, newest, mostVerdict, (*peer).object)
 	if errors.Is(err, keystead.ReasonObjectMissing) {
 		return verdictMissing(host, newest)
 	}

@@ -42,13 +42,22 @@ func (r *Receipt) Bytes() []byte {
 	for _, e := range r.Chain {
 		extra = cursor.AppendSized32(extra, e)
 	}
-	b := make([]byte, 0, 128+len(extra)*4/3+45*len(r.Path)+len(r.Checkpoint))
+	b := make([]byte, 0, r.Size())
 	b = append(b, proofLine+"\nextra "...)
 	b = base64.StdEncoding.AppendEncode(b, extra)
 	b = append(b, "\nindex "...)
 	b = strconv.AppendUint(b, r.Index, 10)
 	b = appendHashes(append(b, '\n'), r.Path)
 	return append(append(b, '\n'), r.Checkpoint...)
+}
+
+// Size bounds how long the text form is, in bytes, before it is made.
+func (r *Receipt) Size() int {
+	extra := 16 + len(r.Entry)
+	for _, e := range r.Chain {
+		extra += 4 + len(e)
+	}
+	return 128 + base64.StdEncoding.EncodedLen(extra) + 45*len(r.Path) + len(r.Checkpoint)
 }
 
 func appendHashes(b []byte, hashes []keystead.Digest) []byte {

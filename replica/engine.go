@@ -11,13 +11,29 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
+// openDB opens a database of the engine. What one of the engine's goroutines meets meanwhile
+// ends that goroutine (engineLogger), and Open would wait for it for ever: a full disk, say.
+// It is left behind then, and the store is given up.
 func (s *Store) openDB(dir string, opts *pebble.Options) (*pebble.DB, error) {
+	select {
+	case <-s.flushes.failed: // of earlier
+	default:
+	}
 	var db *pebble.DB
-	err := s.guard(func() (err error) {
-		db, err = pebble.Open(s.path(dir), opts)
-		return err
-	})
-	return db, s.corrupt(dir, err)
+	opened := make(chan error, 1)
+	go func() {
+		opened <- s.guard(func() (err error) {
+			db, err = pebble.Open(s.path(dir), opts)
+			return err
+		})
+	}()
+	select {
+	case err := <-opened:
+		return db, s.corrupt(dir, err)
+	case err := <-s.flushes.failed:
+		s.lose(err)
+		return nil, fmt.Errorf("%s: %w", s.path(dir), err)
+	}
 }
 
 // stateOptions are for a state that is written in batches and flushed now and then;

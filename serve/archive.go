@@ -27,8 +27,8 @@ func (s *server) ReadArchive(ctx context.Context, r *connect.Request[apiv1.ReadA
 	if err != nil {
 		return err
 	}
-	for chunk := range slices.Chunk(record, maxChunk) {
-		if err := stream.Send(&apiv1.ReadArchiveResponse{Chunk: chunk}); err != nil {
+	for part := range slices.Chunk(record, chunk) {
+		if err := stream.Send(&apiv1.ReadArchiveResponse{Chunk: part}); err != nil {
 			return err
 		}
 	}

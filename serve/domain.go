@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"slices"
 
 	"connectrpc.com/connect"
 	apiv1 "github.com/keystead/keystead/api/v1"
@@ -28,6 +29,13 @@ type Domain interface {
 func (s *server) Show(ctx context.Context, _ *connect.Request[apiv1.ShowRequest]) (*connect.Response[apiv1.ShowResponse], error) {
 	entries, contacts, err := s.domain.Chain(ctx)
 	if err != nil {
+		return nil, err
+	}
+	size := 0
+	for _, b := range append(slices.Clip(entries), contacts...) {
+		size += len(b)
+	}
+	if err := Spend(ctx, size); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&apiv1.ShowResponse{Genesis: entries[0], Rosters: entries[1:], Contacts: contacts}), nil

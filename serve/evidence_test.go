@@ -2,11 +2,14 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
+	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
@@ -23,63 +26,70 @@ func gateRequest(gate http.Handler, from Peer, size int64, body io.Reader) *http
 	return w
 }
 
+// evidenceDoor is one behind which all is answered.
+func evidenceDoor(bounds Evidence) *door {
+	return newDoor(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), &Options{InFlight: 1000, Timeout: time.Minute, Evidence: bounds})
+}
+
+// awaitTaken waits until so much room is taken.
+func awaitTaken(t *testing.T, r *Room, size int64) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		r.mu.Lock()
+		taken := r.taken
+		r.mu.Unlock()
+		if taken == size {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d bytes are taken, not %d", taken, size)
+		}
+	}
+}
+
 // TestStrangersSendNoEvidence has clients that showed nothing announce as much evidence as
 // there is room for and send none of it: a host's is taken all the same. One machine
 // can not take up the room of all others either.
 func TestStrangersSendNoEvidence(t *testing.T) {
-	taken := make(chan struct{}, 1)
-	gate := evidenceGate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		taken <- struct{}{}
-		_, _ = io.Copy(io.Discard, r.Body)
-	}), DefaultEvidence)
+	door := evidenceDoor(DefaultEvidence)
 	never, end := io.Pipe()
 	defer end.Close()
 	host := Peer{EK: keystead.Sum([]byte("a host"))}
 
-	if w := gateRequest(gate, Peer{TLS: keystead.Sum([]byte("a key"))}, maxEvidence, never); w.Code == http.StatusOK || !strings.Contains(w.Body.String(), string(keystead.ReasonEvidenceMissing)) {
-		t.Errorf("a stranger's evidence: %d %s", w.Code, w.Body)
+	for name, p := range map[string]Peer{"a stranger": {TLS: keystead.Sum([]byte("a key"))}, "who has the key of a host": {TLS: keystead.Sum([]byte("a key")), Key: Host}} {
+		if w := gateRequest(door, p, maxEvidence, never); w.Code == http.StatusOK || !strings.Contains(w.Body.String(), string(keystead.ReasonEvidenceMissing)) {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
 	}
-	for range DefaultEvidence.Machine / maxEvidence {
-		go gateRequest(gate, host, maxEvidence, never)
-		<-taken
+	for i := range DefaultEvidence.Machine / maxEvidence {
+		go gateRequest(door, host, maxEvidence, never)
+		awaitTaken(t, door.machines, (i+1)*maxEvidence)
 	}
 	host.TLS = keystead.Sum([]byte("another key of the same machine"))
-	if w := gateRequest(gate, host, maxEvidence, never); w.Code == http.StatusOK || !strings.Contains(w.Body.String(), string(keystead.ReasonOverloaded)) {
+	if w := gateRequest(door, host, maxEvidence, never); w.Code == http.StatusOK || !strings.Contains(w.Body.String(), string(keystead.ReasonOverloaded)) {
 		t.Errorf("one host's fifth request: %d %s", w.Code, w.Body)
 	}
 	other := Peer{EK: keystead.Sum([]byte("another"))}
-	if w := gateRequest(gate, other, maxEvidence, strings.NewReader("")); w.Code != http.StatusOK {
+	if w := gateRequest(door, other, maxEvidence, strings.NewReader("")); w.Code != http.StatusOK {
 		t.Errorf("another host's request: %d %s", w.Code, w.Body)
 	}
 }
 
-// TestPackedEvidenceCounts has a machine send small bodies that may unpack to large ones:
-// each counts for what it may come to.
-func TestPackedEvidenceCounts(t *testing.T) {
+// TestPackedIsRefused sends bodies that say they unpack to something else, in each of the
+// ways that there are, by all who may send any: none is read.
+func TestPackedIsRefused(t *testing.T) {
 	for _, header := range []string{"Content-Encoding", "Connect-Content-Encoding", "Grpc-Encoding"} {
-		taken := make(chan struct{}, 1)
-		gate := evidenceGate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			taken <- struct{}{}
-			_, _ = io.Copy(io.Discard, r.Body)
-		}), DefaultEvidence)
-		never, end := io.Pipe()
-		request := func() *httptest.ResponseRecorder {
-			r := httptest.NewRequest(http.MethodPost, apiv1connect.HostServiceRenewProcedure, never)
+		for name, from := range map[string]Peer{"a host": {EK: keystead.Sum([]byte("a host"))}, "a node": {Node: "n2"}} {
+			r := httptest.NewRequest(http.MethodPost, apiv1connect.HostServiceRenewProcedure, iotest.ErrReader(errors.New("it is read")))
 			r.Header.Set("Content-Type", "application/json")
 			r.Header.Set(header, "gzip")
 			r.ContentLength = 20_000
 			w := httptest.NewRecorder()
-			gate.ServeHTTP(w, r.WithContext(WithPeer(context.Background(), func() Peer { return Peer{EK: keystead.Sum([]byte("a host"))} })))
-			return w
+			evidenceDoor(DefaultEvidence).ServeHTTP(w, r.WithContext(WithPeer(context.Background(), func() Peer { return from })))
+			if w.Code == http.StatusOK || !strings.Contains(w.Body.String(), "compressed") {
+				t.Errorf("%s, from %s: %d %s", header, name, w.Code, w.Body)
+			}
 		}
-		for range DefaultEvidence.Machine / DefaultEvidence.Bundle {
-			go request()
-			<-taken
-		}
-		if w := request(); !strings.Contains(w.Body.String(), string(keystead.ReasonOverloaded)) {
-			t.Errorf("%s: one more: %d %s", header, w.Code, w.Body)
-		}
-		end.Close()
 	}
 }
 
@@ -111,7 +121,7 @@ func TestManyLeaveRoom(t *testing.T) {
 // node, to which another bound applies.
 func TestLargeEvidenceIsRefused(t *testing.T) {
 	bounds := Evidence{Bundle: 1 << 20, Machine: 4 << 20, Pending: 64 << 20, Node: 64 << 20}
-	gate := evidenceGate(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), bounds)
+	gate := evidenceDoor(bounds)
 	if w := gateRequest(gate, Peer{EK: keystead.Sum([]byte("a host"))}, 2<<20, strings.NewReader("")); !strings.Contains(w.Body.String(), string(keystead.ReasonTooLarge)) {
 		t.Errorf("a machine's: %d %s", w.Code, w.Body)
 	}

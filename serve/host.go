@@ -96,14 +96,13 @@ func (s *server) GetState(ctx context.Context, r *connect.Request[apiv1.GetState
 			return err
 		}
 		out.ClockMs = status.Clock
-		size := 0
 		for _, k := range r.Msg.GetKeys() {
 			x, err := v.Judged(k)
+			if err == nil {
+				err = Spend(ctx, len(k)+len(x.Data))
+			}
 			if err != nil {
 				return err
-			}
-			if size += len(x.Data); size > maxReadBytes {
-				return tooMuch()
 			}
 			out.Values = append(out.Values, &apiv1.Value{Key: k, Value: x.Data, Version: x.Version})
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -119,16 +120,19 @@ func (s *server) run(ctx context.Context, tx *apiv1.Transaction, done func(*apiv
 
 // Execute implements the API's LedgerService.
 func (s *server) Execute(ctx context.Context, r *connect.Request[apiv1.ExecuteRequest]) (*connect.Response[apiv1.ExecuteResponse], error) {
-	if !s.enter(1) {
+	in := callOf(ctx)
+	if !in.enter(1) {
 		return nil, overloaded()
 	}
+	release := hold(ctx)
 	type answer struct {
 		out *apiv1.Outcome
 		err error
 	}
 	ended := make(chan answer, 1)
 	s.run(ctx, r.Msg.GetTransaction(), func(o *apiv1.Outcome, err error) {
-		s.leave(1)
+		in.leave(1)
+		release()
 		ended <- answer{o, err}
 	})
 	select {
@@ -161,7 +165,7 @@ func (s *server) Pipeline(ctx context.Context, stream *connect.BidiStream[apiv1.
 
 // receive starts the transactions of each message until the client ends.
 func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.PipelineResponse], out *outcomes) error {
-	from := stream.Peer().Addr
+	from, in := stream.Peer().Addr, callOf(ctx)
 	for {
 		m, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
@@ -175,11 +179,15 @@ func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.P
 			return malformed("transactions", "are %d, at most %d are accepted", len(txs), maxBatch)
 		}
 		batch, cancel := context.WithTimeout(ctx, s.opts.Timeout)
-		left := &countdown{done: cancel}
+		release := hold(ctx)
+		left := &countdown{done: func() { cancel(); release() }}
 		left.left.Store(int64(len(txs)) + 1)
 		for _, tx := range txs {
-			err := s.rate.take(from)
-			if err == nil && !s.enter(1) {
+			var err error
+			if in.class == Stranger {
+				err = in.row.rate.Take(from)
+			}
+			if err == nil && !in.enter(1) {
 				err = overloaded()
 			}
 			if err != nil {
@@ -189,7 +197,7 @@ func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.P
 			}
 			out.running.Add(1)
 			s.run(batch, tx, func(o *apiv1.Outcome, err error) {
-				s.leave(1)
+				in.leave(1)
 				if err != nil {
 					out.refuse(tx, err)
 				} else {
@@ -286,14 +294,13 @@ func (s *server) Read(ctx context.Context, r *connect.Request[apiv1.ReadRequest]
 			return err
 		}
 		out.Index = status.Applied
-		size := 0
 		for _, k := range r.Msg.GetKeys() {
 			x, err := v.Get(k)
+			if err == nil {
+				err = Spend(ctx, len(k)+len(x.Data))
+			}
 			if err != nil {
 				return err
-			}
-			if size += len(x.Data); size > maxReadBytes {
-				return tooMuch()
 			}
 			out.Values = append(out.Values, &apiv1.Value{Key: k, Value: x.Data, Version: x.Version})
 		}
@@ -303,11 +310,6 @@ func (s *server) Read(ctx context.Context, r *connect.Request[apiv1.ReadRequest]
 		return nil, err
 	}
 	return connect.NewResponse(out), nil
-}
-
-// tooMuch refuses to answer with more than one answer holds.
-func tooMuch() error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonTooLarge, Where: "keys", Want: fmt.Sprintf("values of at most %d bytes together", maxReadBytes), Got: "more"})
 }
 
 // Tail implements the API's LedgerService.
@@ -329,6 +331,12 @@ func (s *server) Tail(ctx context.Context, r *connect.Request[apiv1.TailRequest]
 				if err != nil {
 					return err
 				}
+				if size > 0 && size+len(e) > maxTailBytes {
+					break
+				}
+				if err := Spend(ctx, len(e)); err != nil {
+					return err
+				}
 				size += len(e)
 				msg.Entries = append(msg.Entries, &apiv1.Entry{Leaf: from, Kind: kind.String(), Entry: e})
 			}
@@ -346,6 +354,7 @@ func (s *server) Tail(ctx context.Context, r *connect.Request[apiv1.TailRequest]
 		if err := stream.Send(msg); err != nil {
 			return err
 		}
+		sent(ctx)
 	}
 	return nil
 }
@@ -371,17 +380,22 @@ func (s *server) GetReceipts(ctx context.Context, r *connect.Request[apiv1.GetRe
 	if n := len(r.Msg.GetLeaves()); n == 0 || n > maxReceipts {
 		return nil, malformed("leaves", "are %d, not 1 to %d", n, maxReceipts)
 	}
+	for i, leaf := range r.Msg.GetLeaves() {
+		if slices.Contains(r.Msg.GetLeaves()[:i], leaf) { // of 256 at most
+			return nil, malformed("leaves", "name leaf %d twice", leaf)
+		}
+	}
 	wait := time.Duration(r.Msg.GetWaitMs()) * time.Millisecond
 	if wait == 0 {
 		wait = time.Second
 	}
 	ctx, cancel := context.WithTimeout(ctx, min(wait, maxWait))
 	defer cancel()
-	receipts, err := s.ledger.Receipts(ctx, r.Msg.GetLeaves())
+	receipts, chain, err := s.ledger.Receipts(ctx, r.Msg.GetLeaves(), r.Msg.GetChainOnce())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apiv1.GetReceiptsResponse{Receipts: receipts}), nil
+	return connect.NewResponse(&apiv1.GetReceiptsResponse{Receipts: receipts, Chain: chain}), nil
 }
 
 // GetConsistency implements the API's LedgerService.

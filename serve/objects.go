@@ -73,7 +73,10 @@ func (s *server) GetObject(ctx context.Context, r *connect.Request[apiv1.GetObje
 		return err
 	}
 	defer func() { err = errors.Join(err, content.Close()) }()
-	buf := make([]byte, maxChunk)
+	if err := Spend(ctx, chunk); err != nil {
+		return err
+	}
+	buf := make([]byte, chunk)
 	for {
 		n, err := io.ReadFull(content, buf)
 		if n > 0 {

@@ -14,6 +14,31 @@ type Peer struct {
 	Node string          // name of a node of the domain
 	EK   keystead.Digest // hardware identity that evidence showed; zero if none was
 	TLS  keystead.Digest // of the public key that was shown in TLS; zero if none was
+	Key  Class           // as what that key alone is known
+}
+
+// Class returns as what the peer is treated.
+func (p Peer) Class() Class {
+	switch {
+	case p.Node != "":
+		return Node
+	case !p.EK.IsZero():
+		return Host
+	}
+	return p.Key
+}
+
+// pays returns whom that which a call takes is charged to.
+func (p Peer) pays(remote string) any {
+	switch {
+	case p.Node != "":
+		return p.Node
+	case !p.EK.IsZero():
+		return p.EK
+	case p.Key != Stranger:
+		return p.TLS
+	}
+	return Source(remote)
 }
 
 type peerKey struct{}

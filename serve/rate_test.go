@@ -12,13 +12,13 @@ import (
 // TestRate spends allowances of several addresses, by a clock of the test's own.
 func TestRate(t *testing.T) {
 	now := time.Unix(1000, 0)
-	r := newRate(10)
+	r := NewRate(10)
 	r.now = func() time.Time { return now }
 	spend := func(what, remote string, n, want int) {
 		t.Helper()
 		allowed := 0
 		for range n {
-			err := r.take(remote)
+			err := r.Take(remote)
 			if err == nil {
 				allowed++
 			} else if !errors.Is(err, keystead.ReasonOverloaded) {
@@ -43,16 +43,16 @@ func TestRate(t *testing.T) {
 	now = now.Add(time.Hour)
 	spend("an hour later", "192.0.2.1:1000", 15, 10)
 	for i := range 2 * maxAddresses {
-		_ = r.take(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
+		_ = r.Take(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
 	}
 	if len(r.by) > maxAddresses+1 {
 		t.Errorf("%d addresses are remembered", len(r.by))
 	}
 	now = now.Add(time.Hour)
 	spend("from an address that is new after a flood", "192.0.2.9:1", 15, 10)
-	none := newRate(0)
+	none := NewRate(0)
 	for range 1000 {
-		if err := none.take("192.0.2.1:1"); err != nil {
+		if err := none.Take("192.0.2.1:1"); err != nil {
 			t.Fatal(err)
 		}
 	}

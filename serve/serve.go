@@ -9,7 +9,6 @@ package serve
 import (
 	"context"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -21,14 +20,12 @@ import (
 
 // Bounds of requests.
 const (
-	maxMessage    = 4 << 20 // bytes of one message
-	maxBatch      = 1024    // transactions of one Pipeline message
+	maxBatch      = 1024 // transactions of one Pipeline message
 	maxOperations = 1024
 	maxKeys       = 1024
 	maxReceipts   = 256
-	maxReadBytes  = 16 << 20 // of one Read's values together
-	maxTailBytes  = 1 << 20  // of one Tail message
-	maxTail       = 1024     // entries of one Tail message
+	maxTailBytes  = 1 << 20 // of one Tail message
+	maxTail       = 1024    // entries of one Tail message
 	maxWait       = 10 * time.Second
 )
 
@@ -47,8 +44,9 @@ type Ledger interface {
 	// View calls read with the state of one moment: of now, if linearizable, else
 	// of any time before.
 	View(ctx context.Context, linearizable bool, read func(ledger.View) error) error
-	// Receipts returns the receipts of leaves, waiting for a checkpoint.
-	Receipts(ctx context.Context, leaves []uint64) ([][]byte, error)
+	// Receipts returns the receipts of leaves, waiting for a checkpoint; with chainOnce the
+	// chain of them all beside them. It calls Spend before it makes each.
+	Receipts(ctx context.Context, leaves []uint64, chainOnce bool) (receipts, chain [][]byte, err error)
 	// Consistency proves that the newest tree continues that of a checkpoint.
 	Consistency(ctx context.Context, from []byte) ([]byte, error)
 	// Grown waits until the tree has more leaves than size.
@@ -57,8 +55,8 @@ type Ledger interface {
 
 // Options bound what clients may use.
 type Options struct {
-	InFlight int           // requests and transactions under way
-	Rate     int           // of them, a second from one address; 0 for no limit
+	InFlight int           // requests and transactions under way of a class, of strangers at most 4,096
+	Rate     int           // of them, a second from one stranger's address; 0 for no limit
 	Timeout  time.Duration // of a request
 	Evidence Evidence      // bounds of it; zero: DefaultEvidence
 	Failed   func(error)   // told of errors that are the node's own; may be nil
@@ -68,6 +66,8 @@ type Options struct {
 	// MayWrite says who may execute transactions; nil: anybody.
 	MayWrite func(Peer) bool
 	Ready    func() error // why the node does not serve now, for health checks; nil: it does
+	// Limited is told of every call that was not let in; may be nil.
+	Limited func(class Class, from, procedure string, because error)
 }
 
 // Services are who answers. Of those that are nil, nothing is answered; Ledger and
@@ -95,9 +95,7 @@ type server struct {
 	keys                                         Keys
 	archive                                      Archive
 	watch                                        Watch
-	watchers                                     watchers
-	inFlight                                     atomic.Int64
-	rate                                         *rate
+	rows                                         map[string]*row
 }
 
 // New returns the handler of a node's API.
@@ -105,34 +103,24 @@ func New(by Services, opts Options) http.Handler {
 	if opts.Evidence == (Evidence{}) {
 		opts.Evidence = DefaultEvidence
 	}
-	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, watch: by.Watch, rate: newRate(opts.Rate)}
+	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, watch: by.Watch}
 	with := func(most int) []connect.HandlerOption {
-		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompressMinBytes(maxMessage), connect.WithInterceptors(interceptor{s}),
+		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompression("gzip", nil, nil), connect.WithInterceptors(interceptor{s}),
 			connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"})}
 	}
 	mux := http.NewServeMux()
-	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, with(maxMessage)...))
-	mux.Handle(apiv1connect.NewDomainServiceHandler(s, with(maxMessage)...))
-	mux.Handle(apiv1connect.NewHostServiceHandler(s, with(max(maxMessage, int(opts.Evidence.Bundle)+frame))...))
+	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, with(transaction)...))
+	mux.Handle(apiv1connect.NewDomainServiceHandler(s, with(transaction)...))
+	mux.Handle(apiv1connect.NewHostServiceHandler(s, with(max(transaction, int(opts.Evidence.Bundle)+frame))...))
 	mux.Handle(apiv1connect.NewNodeServiceHandler(s, with(maxEvidence+frame)...))
 	describe(mux, opts.Ready, with(maxAsked))
-	return evidenceGate(mux, opts.Evidence)
+	d := newDoor(mux, &s.opts)
+	s.rows = d.rows
+	return steady(maxStall, d)
 }
 
-// enter takes up n of the requests and transactions that may be under way.
-func (s *server) enter(n int) bool {
-	if s.inFlight.Add(int64(n)) > int64(s.opts.InFlight) {
-		s.inFlight.Add(-int64(n))
-		return false
-	}
-	return true
-}
-
-func (s *server) leave(n int) { s.inFlight.Add(-int64(n)) }
-
-func overloaded() error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "api", Want: "fewer requests and transactions under way", Got: "api.max-in-flight of them"})
-}
+// maxStall is how long a client may take none of an answer.
+const maxStall = 30 * time.Second
 
 // interceptor gives every call its deadline and every error its wire form.
 type interceptor struct{ *server }
@@ -143,54 +131,16 @@ func (i interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		ctx, cancel := context.WithTimeout(ctx, i.opts.Timeout)
 		defer cancel()
 		began := time.Now()
-		out, err := i.admit(ctx, r, next)
-		return out, i.encode(r.Spec(), began, err)
+		out, err := next(ctx, r)
+		return out, i.encode(ctx, r.Spec(), began, err)
 	}
 }
 
-// uncounted are calls that are not among those under way: Execute counts its
-// transaction itself, and what keeps a domain going is not held up by clients.
-var uncounted = map[string]bool{
-	apiv1connect.LedgerServiceExecuteProcedure: true,
-	apiv1connect.DomainServiceTickProcedure:    true,
-	apiv1connect.DomainServiceStatusProcedure:  true,
-
-	apiv1connect.NodeServiceExchangeHeadsProcedure: true,
-}
-
-// admit makes a call if there is room for it, and its address has an allowance.
-func (i interceptor) admit(ctx context.Context, r connect.AnyRequest, next connect.UnaryFunc) (connect.AnyResponse, error) {
-	if err := i.rate.take(r.Peer().Addr); err != nil {
-		return nil, err
-	}
-	if !uncounted[r.Spec().Procedure] {
-		if !i.enter(1) {
-			return nil, overloaded()
-		}
-		defer i.leave(1)
-	}
-	return next(ctx, r)
-}
-
-// WrapStreamingHandler implements connect.Interceptor. A Tail is under way as long as
-// it is open; of a Pipeline its transactions are.
+// WrapStreamingHandler implements connect.Interceptor.
 func (i interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, c connect.StreamingHandlerConn) error {
 		began := time.Now()
-		err := i.rate.take(c.Peer().Addr)
-		counted := c.Spec().Procedure != apiv1connect.LedgerServicePipelineProcedure
-		if err == nil && counted && !i.enter(1) {
-			err, counted = overloaded(), false
-		} else if err != nil {
-			counted = false
-		}
-		if counted {
-			defer i.leave(1)
-		}
-		if err == nil {
-			err = next(ctx, c)
-		}
-		return i.encode(c.Spec(), began, err)
+		return i.encode(ctx, c.Spec(), began, next(ctx, c))
 	}
 }
 
@@ -200,7 +150,10 @@ func (i interceptor) WrapStreamingClient(next connect.StreamingClientFunc) conne
 }
 
 // encode gives an answer's error its wire form, and reports the answer.
-func (i interceptor) encode(spec connect.Spec, began time.Time, err error) error {
+func (i interceptor) encode(ctx context.Context, spec connect.Spec, began time.Time, err error) error {
+	if because := refusedIn(ctx); err != nil && because != nil {
+		err = because // which the library gives other names
+	}
 	out, code := refusal.Encode(err), "ok"
 	if err != nil {
 		if i.opts.Refused != nil {

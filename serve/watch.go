@@ -3,8 +3,6 @@ package serve
 import (
 	"context"
 	"fmt"
-	"net/netip"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -13,51 +11,13 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 )
 
-// Bounds of watchers: how many there may be, and of them from one address, and how long each
-// may take for one message.
-const (
-	maxWatchers   = 256
-	maxWatchersOf = 32
-	watchPatience = 5 * time.Second
-)
+// watchPatience is how long a watcher may take for one message.
+const watchPatience = 5 * time.Second
 
 // Watch tells what becomes of hosts.
 type Watch interface {
 	// WatchHosts calls send with what happens, until ctx ends or send fails.
 	WatchHosts(ctx context.Context, r *apiv1.WatchHostsRequest, send func(*apiv1.WatchHostsResponse) error) error
-}
-
-// watchers counts those that are open. This machine's own loopback may have them all.
-type watchers struct {
-	mu   sync.Mutex
-	open int
-	from map[netip.Addr]int
-}
-
-// enter counts one from an address and port until leave is called. Refusal: overloaded.
-func (w *watchers) enter(remote string) (leave func(), err error) {
-	addr := Source(remote)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch {
-	case w.open == maxWatchers:
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "watchers", Want: fmt.Sprintf("at most %d at a time", maxWatchers), Got: "more"})
-	case w.from[addr] == maxWatchersOf && !addr.IsLoopback():
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "watchers", Want: fmt.Sprintf("at most %d at a time from one address", maxWatchersOf), Got: "more"})
-	}
-	if w.from == nil {
-		w.from = map[netip.Addr]int{}
-	}
-	w.open++
-	w.from[addr]++
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.open--
-		if w.from[addr]--; w.from[addr] == 0 {
-			delete(w.from, addr)
-		}
-	}, nil
 }
 
 // WatchHosts implements the API's HostService. What a watcher does not take waits in no
@@ -66,11 +26,6 @@ func (s *server) WatchHosts(ctx context.Context, r *connect.Request[apiv1.WatchH
 	if s.watch == nil {
 		return unimplemented()
 	}
-	leave, err := s.watchers.enter(r.Peer().Addr)
-	if err != nil {
-		return err
-	}
-	defer leave()
 	return s.watch.WatchHosts(ctx, r.Msg, func(m *apiv1.WatchHostsResponse) error {
 		return inTime(func() error { return stream.Send(m) }, m.GetNext())
 	})

@@ -553,7 +553,7 @@ func (x *ExecuteResponse) GetOutcome() *Outcome {
 
 type PipelineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// transactions: at most 1,024, together at most 4 MiB.
+	// transactions: at most 1,024, together at most 1.75 MiB.
 	Transactions  []*Transaction `protobuf:"bytes,1,rep,name=transactions,proto3" json:"transactions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -991,11 +991,13 @@ func (x *GetCheckpointResponse) GetNote() []byte {
 
 type GetReceiptsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// leaves are places in the Merkle tree, as in transactions' outcomes; 1 to 256.
+	// leaves are places in the Merkle tree, as in transactions' outcomes; 1 to 256, none twice.
 	Leaves []uint64 `protobuf:"varint,1,rep,packed,name=leaves,proto3" json:"leaves,omitempty"`
 	// wait_ms is how long to wait for a checkpoint that covers them, at most 10,000; 0
 	// waits 1,000.
-	WaitMs        uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	WaitMs uint32 `protobuf:"varint,2,opt,name=wait_ms,json=waitMs,proto3" json:"wait_ms,omitempty"`
+	// chain_once leaves the chain out of the receipts and gives it beside them, once.
+	ChainOnce     bool `protobuf:"varint,3,opt,name=chain_once,json=chainOnce,proto3" json:"chain_once,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1044,10 +1046,19 @@ func (x *GetReceiptsRequest) GetWaitMs() uint32 {
 	return 0
 }
 
+func (x *GetReceiptsRequest) GetChainOnce() bool {
+	if x != nil {
+		return x.ChainOnce
+	}
+	return false
+}
+
 type GetReceiptsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// receipts in the format of docs/spec/receipt.md, in the order of the leaves.
-	Receipts      [][]byte `protobuf:"bytes,1,rep,name=receipts,proto3" json:"receipts,omitempty"`
+	Receipts [][]byte `protobuf:"bytes,1,rep,name=receipts,proto3" json:"receipts,omitempty"`
+	// chain of each of them, if it was asked for once: what a receipt's text takes.
+	Chain         [][]byte `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1085,6 +1096,13 @@ func (*GetReceiptsResponse) Descriptor() ([]byte, []int) {
 func (x *GetReceiptsResponse) GetReceipts() [][]byte {
 	if x != nil {
 		return x.Receipts
+	}
+	return nil
+}
+
+func (x *GetReceiptsResponse) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
 	}
 	return nil
 }
@@ -1990,12 +2008,15 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x05entry\x18\x03 \x01(\fR\x05entry\"\x16\n" +
 	"\x14GetCheckpointRequest\"+\n" +
 	"\x15GetCheckpointResponse\x12\x12\n" +
-	"\x04note\x18\x01 \x01(\fR\x04note\"E\n" +
+	"\x04note\x18\x01 \x01(\fR\x04note\"d\n" +
 	"\x12GetReceiptsRequest\x12\x16\n" +
 	"\x06leaves\x18\x01 \x03(\x04R\x06leaves\x12\x17\n" +
-	"\await_ms\x18\x02 \x01(\rR\x06waitMs\"1\n" +
+	"\await_ms\x18\x02 \x01(\rR\x06waitMs\x12\x1d\n" +
+	"\n" +
+	"chain_once\x18\x03 \x01(\bR\tchainOnce\"G\n" +
 	"\x13GetReceiptsResponse\x12\x1a\n" +
-	"\breceipts\x18\x01 \x03(\fR\breceipts\"+\n" +
+	"\breceipts\x18\x01 \x03(\fR\breceipts\x12\x14\n" +
+	"\x05chain\x18\x02 \x03(\fR\x05chain\"+\n" +
 	"\x15GetConsistencyRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\fR\x04from\".\n" +
 	"\x16GetConsistencyResponse\x12\x14\n" +

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -98,8 +100,8 @@ func (a *app) ledgerPut() *cobra.Command {
 		Use:   "put KEY VALUE --domain FILE",
 		Short: "Write a key; VALUE - reads standard input",
 		Long: `Writes a value and waits until a majority of nodes has it on disk. It happens once, over
-all retries; --request-id keeps that over several calls. The answer names the leaf to ask
-a receipt for.`,
+all retries; over several calls with --request-id and the request that the first one's answer
+(--json) or hint names, up to its deadline. The answer names the leaf to ask a receipt for.`,
 		Example: `  keystead ledger put kv/colour blue --domain demo/domain.json
   keystead ledger put kv/colour green --if-value blue --domain demo/domain.json`,
 		Args: cobra.ExactArgs(2),
@@ -108,7 +110,7 @@ a receipt for.`,
 	f.mayWrite(c)
 	c.Flags().StringVar(&ifValue, "if-value", "", "only if the key has this `VALUE`")
 	c.Flags().BoolVar(&ifAbsent, "if-absent", false, "only if the key has no value")
-	c.Flags().StringVar(&requestID, "request-id", "", "32 hex `DIGITS` under which this write happens once")
+	c.Flags().StringVar(&requestID, "request-id", "", "`REQUEST` that was sent before, of the answer or hint, or 32 hex digits of a new one")
 	c.MarkFlagsMutuallyExclusive("if-value", "if-absent")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		op := &apiv1.Operation{Key: args[0], Value: []byte(args[1])}
@@ -147,18 +149,35 @@ func (a *app) ledgerDelete() *cobra.Command {
 	return c
 }
 
+// again reads --request-id: 32 hex digits, and with the deadline behind them a request that
+// was sent before: a request is the same only with both.
+func again(tx *apiv1.Transaction, request string) (err error) {
+	id, deadline, sent := strings.Cut(request, "@")
+	if tx.RequestId, err = hex.DecodeString(id); err == nil && sent {
+		tx.DeadlineMs, err = strconv.ParseUint(deadline, 10, 64)
+	}
+	if err != nil {
+		return misuse(fmt.Errorf("--request-id: %w", err), "an answer's request, as --json gives it, or 32 hex digits")
+	}
+	return nil
+}
+
 // execute runs one operation and answers with its outcome.
 func (a *app) execute(f *clientFlags, requestID string, op *apiv1.Operation) error {
-	id, err := hex.DecodeString(requestID)
-	if err != nil {
-		return misuse(fmt.Errorf("--request-id: %w", err), "")
+	tx := &apiv1.Transaction{Contract: client.KV, Operations: []*apiv1.Operation{op}}
+	if err := again(tx, requestID); err != nil {
+		return err
 	}
 	cl, ctx, done, err := f.open()
 	if err != nil {
 		return err
 	}
 	defer done()
-	o, err := cl.Execute(ctx, &apiv1.Transaction{RequestId: id, Contract: client.KV, Operations: []*apiv1.Operation{op}})
+	o, err := cl.Execute(ctx, tx)
+	request := fmt.Sprintf("%x@%d", tx.GetRequestId(), tx.GetDeadlineMs())
+	if err != nil && stage(err) == keystead.StageUnavailable && tx.GetDeadlineMs() != 0 {
+		return hinted(err, "it may have happened or not; the same once more, and never twice, with --request-id "+request)
+	}
 	if err != nil {
 		return err
 	}
@@ -168,7 +187,8 @@ func (a *app) execute(f *clientFlags, requestID string, op *apiv1.Operation) err
 	answer := struct {
 		Leaf          uint64          `json:"leaf"`
 		TransactionID keystead.Digest `json:"transaction_id"`
-	}{o.GetLeaf(), keystead.Digest(o.GetTransactionId())}
+		Request       string          `json:"request"` // for --request-id
+	}{o.GetLeaf(), keystead.Digest(o.GetTransactionId()), request}
 	return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "leaf %d, transaction %s\n", answer.Leaf, answer.TransactionID) })
 }
 

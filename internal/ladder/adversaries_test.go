@@ -5,24 +5,47 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-// TestAdversaries holds docs/adversaries.md to its word: each cell of its tables names
-// tests that exist, or says "not defended".
+// TestAdversaries holds the pages of docs/adversaries to their word: each cell of their tables
+// names tests that exist, or says "not defended". The index names every page.
 func TestAdversaries(t *testing.T) {
-	text, err := os.ReadFile("../../docs/adversaries.md")
+	const index = "../../docs/adversaries.md"
+	listed, err := os.ReadFile(index)
 	if err != nil {
 		t.Fatal(err)
 	}
-	problems, cells := adversaryProblems(string(text), testNames(t, os.DirFS("../..")))
-	for _, p := range problems {
-		t.Error(p)
+	pages, err := filepath.Glob("../../docs/adversaries/*.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if cells < 60 {
-		t.Errorf("docs/adversaries.md has %d cells; is its table still read?", cells)
+	known, all := testNames(t, os.DirFS("../..")), 0
+	for _, page := range append(pages, index) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems, cells := adversaryProblems(string(text), known)
+		for _, p := range problems {
+			t.Errorf("%s: %s", page, p)
+		}
+		all += cells
+		if page == index {
+			continue
+		}
+		if link := "(adversaries/" + filepath.Base(page) + ")"; !strings.Contains(string(listed), link) {
+			t.Errorf("%s does not name %s", index, link)
+		}
+		if cells < 5 {
+			t.Errorf("%s has %d cells; is its table still read?", page, cells)
+		}
+	}
+	if len(pages) < 9 || all < 500 {
+		t.Errorf("%d pages have %d cells; are they still read?", len(pages), all)
 	}
 }
 

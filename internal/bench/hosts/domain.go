@@ -91,6 +91,14 @@ func startDomain(ctx context.Context, o *order, port int) (d *domain, err error)
 
 // learn reads what hosts know of a domain from the directory that startDomain made.
 func (d *domain) learn() error {
+	if err := d.know(); err != nil {
+		return err
+	}
+	return d.judgement()
+}
+
+// know is learn as far as strangers do.
+func (d *domain) know() error {
 	raw, err := os.ReadFile(filepath.Join(d.dir, "d", "domain.json"))
 	if err != nil {
 		return err
@@ -107,10 +115,8 @@ func (d *domain) learn() error {
 	if err != nil {
 		return err
 	}
-	if d.member, err = key.ParseMember(secret); err != nil {
-		return err
-	}
-	return d.judgement()
+	d.member, err = key.ParseMember(secret)
+	return err
 }
 
 // joinDomain is a domain whose nodes another process runs.
@@ -145,7 +151,11 @@ func (d *domain) run(ctx context.Context, o *order) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(config, []byte(strings.Replace(string(text), "[api]\n", "[api]\nmax-connections = 40000\nmax-connections-per-address = 40000\n", 1)), 0o600); err != nil {
+		changed := strings.Replace(string(text), "[api]\n", "[api]\nmax-connections = 40000\nmax-connections-per-address = 40000\n", 1)
+		if o.floods { // with the limits that everybody has; a cache that fills would be counted as theirs
+			changed = string(text) + "\n[store]\ncache-mib = 128\n"
+		}
+		if err := os.WriteFile(config, []byte(changed), 0o600); err != nil {
 			return err
 		}
 		log, err := os.Create(filepath.Join(d.dir, name+".log"))

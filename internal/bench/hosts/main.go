@@ -31,6 +31,12 @@ type order struct {
 	length         time.Duration
 	pprof          int
 
+	floods bool   // strangers flood the domain
+	only   string // flood, of all
+	storm  string // the flood that this process is
+	leaf   uint64 // of a large entry
+	short  bool   // of floods: that it runs is what counts
+
 	most     int           // hosts of a fleet; 0 for the other figures
 	interval time.Duration // between two renewals of a fleet's host
 	of       string        // the directory of the domain that a share's hosts are of
@@ -46,6 +52,11 @@ func main() {
 	flag.DurationVar(&o.length, "length", 10*time.Second, "how long leases are renewed")
 	flag.IntVar(&o.workers, "workers", 48, "requests under way")
 	flag.IntVar(&o.pprof, "pprof", 0, "serve net/http/pprof of the bench on this port and of the nodes on the three after it")
+	flag.BoolVar(&o.floods, "flood", false, "have strangers flood the domain, in one way after the other for -length each, beside -hosts good ones")
+	flag.BoolVar(&o.short, "short", false, "of -flood: do not fail for figures")
+	flag.StringVar(&o.only, "only", "", "of -flood: this one alone")
+	flag.StringVar(&o.storm, "storm", "", "be the strangers of that flood")
+	flag.Uint64Var(&o.leaf, "leaf", 0, "of -storm: a leaf with a large entry")
 	node := flag.String("profiled", "", "be a node of that configuration, with net/http/pprof")
 	share := flag.Int("share", -1, "be a process with the fleet's hosts from that number on")
 	flag.StringVar(&o.of, "of", "", "of a share: the directory of its domain")
@@ -58,6 +69,10 @@ func main() {
 		run = func(ctx context.Context) error { return o.runShare(ctx, *share) }
 	case o.most > 0:
 		run = o.fleet
+	case o.storm != "":
+		run = o.runStorms
+	case o.floods:
+		run = o.flood
 	}
 	if err := run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

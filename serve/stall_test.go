@@ -1,4 +1,4 @@
-package daemon
+package serve
 
 import (
 	"context"
@@ -10,6 +10,9 @@ import (
 	"net/http/httptest"
 	"testing"
 	"time"
+
+	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
 )
 
 // TestClientThatDoesNotRead asks for an answer without end and takes none of it,
@@ -47,7 +50,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 		}
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(time.Minute):
 			t.Errorf("HTTP/%d: the handler waits for a client that does not read", r.ProtoMajor)
 			s.CloseClientConnections()
 		}
@@ -89,27 +92,24 @@ func TestSlowAnswersGoOn(t *testing.T) {
 func TestBodyThatDoesNotCome(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		ended := make(chan error, 1)
-		n := &Node{cfg: Config{API: APIConfig{TimeoutMS: 100}}}
-		s := httptest.NewUnstartedServer(n.patient(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			_, err := io.ReadAll(r.Body)
-			ended <- err
-		})))
+		d := newDoor(http.NotFoundHandler(), &Options{InFlight: 10, Timeout: 100 * time.Millisecond, Limited: func(_ Class, _, _ string, because error) { ended <- because }})
+		s := httptest.NewUnstartedServer(d)
 		s.EnableHTTP2 = h2
 		s.StartTLS()
 		defer s.Close()
 		body, rest := io.Pipe()
 		go func() { _, _ = rest.Write([]byte("half")) }() // until it is read or the pipe closed
 		go func() {
-			if r, err := s.Client().Post(s.URL, "application/proto", body); err == nil {
+			if r, err := s.Client().Post(s.URL+apiv1connect.LedgerServiceExecuteProcedure, "application/proto", body); err == nil {
 				r.Body.Close()
 			}
 		}()
 		select {
 		case err := <-ended:
-			if err == nil {
-				t.Errorf("HTTP/2 %v: the body ended", h2)
+			if !errors.Is(err, keystead.ReasonTimeout) {
+				t.Errorf("HTTP/2 %v: the body ended: %v", h2, err)
 			}
-		case <-time.After(patience):
+		case <-time.After(time.Minute):
 			t.Errorf("HTTP/2 %v: the handler waits for a body that does not come", h2)
 			s.CloseClientConnections()
 		}
