@@ -130,7 +130,7 @@ type bounds struct {
 // What connections take: a stranger's about 100 KiB at the worst, beside what the table of
 // limits has for the requests on it.
 var (
-	strangersHTTP = bounds{time.Minute, 10 * time.Second, 16 << 10, 8, 256 << 10}
+	strangersHTTP = bounds{time.Minute, 10 * time.Second, 16 << 10, 8, 128 << 10}
 	othersHTTP    = bounds{client.NodeIdle, 30 * time.Second, 32 << 10, 1024, 4<<20 - 1}
 )
 

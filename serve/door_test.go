@@ -47,13 +47,8 @@ func TestEveryProcedureHasLimits(t *testing.T) {
 			t.Errorf("%s: one answer takes %d bytes, which no stranger gets", p, r.Out*perAnswered)
 		}
 	}
-	for _, s := range answered() { // what tools ask of every gRPC server has rows, too
-		for i := range s.Methods().Len() {
-			all["/"+string(s.FullName())+"/"+string(s.Methods().Get(i).Name())] = true
-		}
-	}
 	for p := range Limited {
-		if !all[p] || rows[p] == nil {
+		if !all[p] {
 			t.Errorf("%s has limits and is no procedure", p)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
@@ -21,6 +22,16 @@ const maxAsked = 4 << 10
 
 // services are those of the API, as health and reflection name them.
 var services = []string{apiv1connect.LedgerServiceName, apiv1connect.DomainServiceName, apiv1connect.HostServiceName, apiv1connect.NodeServiceName}
+
+// described is the table of limits of what tools ask: a health check, which is one
+// question, and reflection, a stream of questions.
+var described = map[string]Limits{
+	"/" + grpchealth.HealthV1ServiceName + "/Check":        {In: maxAsked, Values: 8, Out: small, Rate: 100, Flight: 16},
+	"/" + grpcreflect.ReflectV1ServiceName + reflects:      {In: maxAsked, Values: 16, Out: answers, Time: 10 * time.Second, Rate: 10, Flight: 8},
+	"/" + grpcreflect.ReflectV1AlphaServiceName + reflects: {In: maxAsked, Values: 16, Out: answers, Time: 10 * time.Second, Rate: 10, Flight: 8},
+}
+
+const reflects = "/ServerReflectionInfo"
 
 // health answers grpc.health.v1.Health: whether the node serves, as Options.Ready says.
 type health struct{ ready func() error }

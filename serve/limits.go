@@ -1,11 +1,10 @@
 package serve
 
 import (
-	"strings"
+	"path"
 	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/reflect/protoregistry"
 
 	apiv1 "github.com/keystead/keystead/api/v1"
 	api "github.com/keystead/keystead/api/v1/apiv1connect"
@@ -49,13 +48,6 @@ const (
 	objectTime  = 5 * time.Minute // for a client to hand in an object
 )
 
-// What tools ask of every gRPC server.
-const (
-	healthCheck  = "/grpc.health.v1.Health/Check"
-	reflected    = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-	reflectedOld = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-)
-
 // Limited is the table of limits: each procedure that a node answers has a row, and what has
 // none is not answered. Nothing of a call is unpacked or kept before it is held to its row.
 var Limited = map[string]Limits{
@@ -90,10 +82,6 @@ var Limited = map[string]Limits{
 	api.NodeServiceCertifyNodeProcedure:   {From: Host, In: 2 * usual, Values: 8, Out: usual},
 	api.NodeServiceGetRulingProcedure:     {From: Node, In: small, Values: 8, Out: usual},
 	api.NodeServiceExchangeHeadsProcedure: {From: Node, In: 512 * maxHeard, Values: 2 * maxHeard, Out: 512 * maxHeard},
-
-	healthCheck:  {In: small, Values: 8, Out: small},
-	reflected:    {In: small, Values: 16, Out: answers, Waits: true, Flight: 16},
-	reflectedOld: {In: small, Values: 16, Out: answers, Waits: true, Flight: 16},
 }
 
 // What a class has altogether.
@@ -141,43 +129,39 @@ type row struct {
 func rows(opts *Options) map[string]*row {
 	out := map[string]*row{}
 	common := NewRate(opts.Rate)
-	for _, s := range answered() {
-		for j := range s.Methods().Len() {
-			m := s.Methods().Get(j)
-			r := &row{procedure: "/" + string(s.FullName()) + "/" + string(m.Name()), message: m.Input(), sends: m.IsStreamingClient(), rate: common}
-			limits, ok := Limited[r.procedure]
-			if !ok {
-				continue
+	for _, f := range []protoreflect.FileDescriptor{apiv1.File_v1_ledger_proto, apiv1.File_v1_host_proto} {
+		for i := range f.Services().Len() {
+			s := f.Services().Get(i)
+			for j := range s.Methods().Len() {
+				m := s.Methods().Get(j)
+				r := &row{procedure: "/" + string(s.FullName()) + "/" + string(m.Name()), message: m.Input(), sends: m.IsStreamingClient(), rate: common}
+				limits, ok := Limited[r.procedure]
+				if !ok {
+					continue
+				}
+				r.hold(limits, opts)
+				out[r.procedure] = r
 			}
-			r.Limits = limits
-			if r.Time == 0 {
-				r.Time, r.endless = opts.Timeout, r.sends
-			}
-			if r.Rate > 0 && opts.Rate > 0 {
-				r.rate = NewRate(min(r.Rate, opts.Rate))
-			}
-			if r.Flight > 0 {
-				r.flight = &places{what: "calls of " + string(m.Name()), most: r.Flight, of: max(1, r.Flight/4)}
-			}
-			out[r.procedure] = r
 		}
+	}
+	for p, asked := range described { // which has no message of the API's: of what it has, each field counts
+		r := &row{procedure: p, message: (&apiv1.ShowRequest{}).ProtoReflect().Descriptor(), sends: asked.Time > 0, rate: common}
+		r.hold(asked, opts)
+		out[p] = r
 	}
 	return out
 }
 
-// answered returns the services that a node answers: the API's own, and what tools ask of
-// every gRPC server, whose descriptions the libraries register.
-func answered() (out []protoreflect.ServiceDescriptor) {
-	for _, f := range []protoreflect.FileDescriptor{apiv1.File_v1_ledger_proto, apiv1.File_v1_host_proto} {
-		for i := range f.Services().Len() {
-			out = append(out, f.Services().Get(i))
-		}
+// hold has the row take limits.
+func (r *row) hold(limits Limits, opts *Options) {
+	r.Limits = limits
+	if r.Time == 0 {
+		r.Time, r.endless = opts.Timeout, r.sends
 	}
-	for _, procedure := range []string{healthCheck, reflected, reflectedOld} {
-		name, _, _ := strings.Cut(procedure[1:], "/")
-		if d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name)); err == nil {
-			out = append(out, d.(protoreflect.ServiceDescriptor))
-		}
+	if r.Rate > 0 && opts.Rate > 0 {
+		r.rate = NewRate(min(r.Rate, opts.Rate))
 	}
-	return out
+	if r.Flight > 0 {
+		r.flight = &places{what: "calls of " + path.Base(r.procedure), most: r.Flight, of: max(1, r.Flight/4)}
+	}
 }
