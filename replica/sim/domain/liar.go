@@ -318,7 +318,10 @@ func (l *liar) tamper(from, to *sim.Host, m *pb.Message) []*pb.Message {
 	switch m.GetType() {
 	case pb.MsgApp:
 		if l.story != nil {
-			l.story.retell(to, m)
+			if l.story.retell(to, m); l.story.late {
+				l.story.close()
+				l.story = nil
+			}
 		}
 	case pb.MsgHeartbeat:
 		if l.tells(Inflate) && l.chance(0.5) {

@@ -20,6 +20,7 @@ type story struct {
 	machine *machine
 	first   uint64 // index of the first entry that may differ
 	entries []*pb.Entry
+	late    bool // it can not begin where it was to
 }
 
 // tell begins a story for some of the others.
@@ -75,6 +76,9 @@ func (st *story) entry(e *pb.Entry) *pb.Entry {
 	at := e.GetIndex()
 	next := st.first + uint64(len(st.entries))
 	switch {
+	case at > next && len(st.entries) == 0: // others were on their way already
+		st.late = true
+		return nil
 	case at < st.first || at > next:
 		return nil
 	case at < next:
