@@ -391,7 +391,7 @@ func (c *Core) Applied(a Applied) {
 // deliver hands the responses of a finished write to whom they are for.
 func (c *Core) deliver(ms []*pb.Message) {
 	for _, m := range ms {
-		c.followed = c.followed || m.GetType() == pb.MsgAppResp && !m.GetReject()
+		c.followed = c.followed || m.GetType() == pb.MsgAppResp && !m.GetReject() && m.GetTo() != c.id
 		if m.GetTo() != c.id {
 			c.out = append(c.out, m)
 		} else {

@@ -18,20 +18,20 @@ type doubt struct {
 // checkDisk finds out that this node's disk is older than what it acknowledged: a leader's
 // heartbeat names as committed an entry that this node said it has, and has not. Any member
 // can send a heartbeat, so one is worth nothing. The node stops only if the leader of now
-// says so for two election timeouts, in one term, while the entry does not come, and another
-// member has applied that entry. Until then a heartbeat is taken without what it says of the log.
+// says so for two election timeouts, in one term, while the entry does not come, another
+// member has applied that entry, and this start has taken no entries yet. Until then a
+// heartbeat is taken without what it says of the log.
 func (c *Core) checkDisk(m *pb.Message) error {
 	last, err := c.store.LastIndex()
 	if err != nil || m.GetType() != pb.MsgHeartbeat || m.GetCommit() <= last {
 		return err
 	}
-	if c.followed && defect.On != defect.Beats { // a leader that had more of this node would have sent nothing that its log takes
-		m.Commit = new(last)
-		return nil
-	}
 	s := c.rn.BasicStatus()
 	claim := doubt{m.GetFrom(), m.GetTerm(), m.GetCommit(), c.tick}
 	m.Commit = new(min(s.HardState.GetCommit(), last))
+	if c.followed && defect.On != defect.Beats {
+		return nil // a leader that had more of this node would have sent nothing that its log takes
+	}
 	if claim.term != s.HardState.GetTerm() || s.Lead != claim.from {
 		return nil // not of the leader of now
 	}
