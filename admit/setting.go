@@ -18,6 +18,10 @@ const LeaseSeconds = "lease-seconds"
 // raise it once all nodes run a build that knows the version; it is never lowered.
 const EntryVersion = "entry-version"
 
+// FoundingVersion is the setting of the genesis entry by which a new domain has entries of
+// all versions that this build knows.
+func FoundingVersion() string { return EntryVersion + "=" + strconv.Itoa(receipt.Version) }
+
 // bounds are what can be set, each with its least, its most, and what holds without it.
 var bounds = map[string]Bounds{
 	LeaseSeconds:   {5, 86400, 60},

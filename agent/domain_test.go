@@ -163,6 +163,7 @@ func (d *domain) found(ctx context.Context, machines map[string]*practice.Machin
 		d.put(b)
 		g.Settings = append(g.Settings, admit.FoundingTerms(role, b))
 	}
+	g.Settings = append(g.Settings, admit.FoundingVersion())
 	d.file = &client.Domain{}
 	for _, name := range []string{"n1", "n2"} {
 		seed := make([]byte, key.NodeSeedSize)

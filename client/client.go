@@ -91,9 +91,11 @@ func (c *Client) only(name string) error {
 	if !slices.ContainsFunc(c.nodes, named) && len(c.nodes) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*c.opts.Attempt)
 		defer cancel()
-		if _, err := c.Show(ctx); err != nil {
+		v, err := c.Show(ctx)
+		if err != nil {
 			return err
 		}
+		c.connect(v.File.Contacts, &v.Roster) // Show does so itself if there was more than one node to ask
 	}
 	c.nodes = slices.DeleteFunc(c.nodes, func(n *node) bool { return !named(n) })
 	if len(c.nodes) == 0 {

@@ -93,6 +93,7 @@ func TestRefusals(t *testing.T) {
 		"an unknown version":   {[]byte{9, 2, 0}, keystead.ReasonVersionUnknown},
 		"a transaction":        {receipt.Header(receipt.KindTransaction), keystead.ReasonMalformed},
 		"a checkpoint":         {receipt.Header(receipt.KindCheckpoint), keystead.ReasonMalformed},
+		"a position":           {ledger.PositionEntry(), keystead.ReasonMalformed},
 		"a torn proposal":      {receipt.Header(receipt.KindProposal), keystead.ReasonMalformed},
 		"a roster of nobody's": {append(receipt.Header(receipt.KindRoster), "keystead-roster/1\n\n— a b\n"...), keystead.ReasonMalformed},
 	} {

@@ -80,6 +80,7 @@ func runNode(config string) error {
 	if err != nil {
 		return err
 	}
+	go usurp(ctx, n, cfg.Dir)
 	select {
 	case <-ctx.Done():
 		return n.Close()
@@ -123,6 +124,7 @@ type process struct {
 	place daemon.Place
 	dir   string
 	env   []string
+	words []string // the command that runs it; this program if nil
 	cmd   *exec.Cmd
 	ended chan error
 	said  string // file of its log, if not beside its directory
@@ -158,7 +160,9 @@ func (c *cluster) seal(settings ...string) {
 	if !c.evidence {
 		settings = append(slices.Clone(settings), "evidence=none")
 	}
-	settings = append(slices.Clone(settings), "entry-version=4")
+	if !slices.ContainsFunc(settings, func(s string) bool { return strings.HasPrefix(s, admit.EntryVersion+"=") }) {
+		settings = append(slices.Clone(settings), admit.FoundingVersion())
+	}
 	slices.Sort(settings)
 	genesis := receipt.Genesis{Name: "test", Created: uint64(time.Now().UnixMilli()), Settings: settings,
 		Roster: receipt.Roster{Threshold: 1 + len(c.others), Members: []key.MemberPublic{c.member.Public()}}}
@@ -240,6 +244,9 @@ func (c *cluster) start(i int) {
 	}
 	defer log.Close()
 	words := []string{os.Args[0]}
+	if p.words != nil {
+		words = p.words
+	}
 	if c.wrap != nil {
 		words = append(c.wrap(i), words...)
 	}

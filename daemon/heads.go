@@ -296,8 +296,14 @@ func (n *Node) agreed() error {
 }
 
 // sound is the gate that everything which grants or signs asks: a majority stands where
-// this node does. What it lets pass while closed is statements of heads and this node's own key.
-func (n *Node) sound() error { return n.agreed() }
+// this node does, and came to the same state. What it lets pass while closed is statements of
+// heads, digests of states, ticks, and this node's own key.
+func (n *Node) sound() error {
+	if err := n.agreed(); err != nil {
+		return err
+	}
+	return n.confirmed.check()
+}
 
 // signer returns the key by which this node signs: the one that the roster in force
 // names, while the gate is open.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -23,6 +24,7 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -30,15 +32,42 @@ import (
 
 // Files in a node's directory have a node of these tests lie: as leader it withholds
 // suspensions from the member whose raft id one holds; of where it stands it says what is not so
-// to the nodes that the other names, or to all ("*").
+// to the nodes that another names, or to all ("*"); in a snapshot that it sends it puts one
+// word in the place of another ("OLD=NEW"); of its state it signs what is not so.
 const (
 	withholdFile = "lie-withhold"
 	headFile     = "lie-head"
+	removeFile   = "lie-remove"
+	snapshotFile = "lie-snapshot"
+	stateFile    = "lie-state"
 )
+
+// usurp has a node propose, by itself, that the member whose raft id a file in its directory
+// holds is removed, and leaves what came of it beside that.
+func usurp(ctx context.Context, n *daemon.Node, dir string) {
+	for {
+		b, err := os.ReadFile(filepath.Join(dir, removeFile))
+		if id, _ := strconv.ParseUint(string(b), 10, 64); err == nil && id != 0 {
+			err := n.ProposeMembers(ctx, replica.Change{Remove: []uint64{id}})
+			_ = os.WriteFile(filepath.Join(dir, removeFile+".new"), fmt.Appendf(nil, "answer: %v", err), 0o600)
+			_ = os.Rename(filepath.Join(dir, removeFile+".new"), filepath.Join(dir, removeFile))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond): // between two looks at a file
+		}
+	}
+}
 
 // lie has a node lie as the files in its directory say, from when they are there.
 func lie(dir string, o *daemon.Options) {
-	o.LieInMessages(func(t replica.Transport) replica.Transport { return &withholding{t, filepath.Join(dir, withholdFile)} })
+	o.LieInMessages(func(t replica.Transport) replica.Transport { return &withholding{t, dir} })
+	o.LieOfState(func(s *ledger.StateDigest) {
+		if _, err := os.Stat(filepath.Join(dir, stateFile)); err == nil {
+			s.Digest[0] ^= 0xff
+		}
+	})
 	o.LieOfHead(func(to string, s heads.Statement, k *key.Node) heads.Statement {
 		b, _ := os.ReadFile(filepath.Join(dir, headFile))
 		if string(b) != to && string(b) != "*" {
@@ -54,11 +83,11 @@ func lie(dir string, o *daemon.Options) {
 // suspension, it has nothing.
 type withholding struct {
 	replica.Transport
-	path string
+	dir string
 }
 
 func (w *withholding) Send(ms []*pb.Message) {
-	victim, _ := os.ReadFile(w.path)
+	victim, _ := os.ReadFile(filepath.Join(w.dir, withholdFile))
 	id, _ := strconv.ParseUint(string(victim), 10, 64)
 	out := make([]*pb.Message, len(ms))
 	for i, m := range ms {
@@ -254,4 +283,24 @@ func TestClientsCompareHeads(t *testing.T) {
 	if err != nil || len(stands) != 3 || stands[2].Err == nil || stands[0].Err != nil || stands[1].Err != nil {
 		t.Errorf("one that can not be reached is listed, and not against it: %v, %v", stands, err)
 	}
+}
+
+// TestUsurper: one node of three, be it the leader, proposes that an honest one is removed from
+// the replica. All refuse it, and the domain stays whole.
+func TestUsurper(t *testing.T) {
+	t.Parallel()
+	c := found(t, 3, loopback)
+	c.startAll()
+	c.whole(0, 1, 2)
+	bad := c.leader(0)
+	victim := (bad + 1) % 3
+	c.lies(bad, removeFile, c.raftID(victim))
+	var answer []byte
+	for end := time.Now().Add(patience); !bytes.HasPrefix(answer, []byte("answer: ")) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // between two looks at a file
+		answer, _ = os.ReadFile(filepath.Join(c.nodes[bad].dir, removeFile))
+	}
+	if !bytes.Contains(answer, []byte(keystead.ReasonChangeUnexplained)) {
+		t.Errorf("want change-unexplained, got %s", answer)
+	}
+	c.whole(0, 1, 2)
 }

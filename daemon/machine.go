@@ -32,6 +32,7 @@ type heard struct {
 	clock     uint64
 	alarms    []ledger.Alarm
 	completed bool // a checkpoint
+	positions bool // one came, or a digest of one
 }
 
 // Open implements replica.StateMachine.
@@ -82,8 +83,8 @@ func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results []
 	return results, nil
 }
 
-// Position implements replica.StateMachine. No kind of entry is one yet.
-func (x *machine) Position([]byte) bool { return false }
+// Position implements replica.StateMachine.
+func (x *machine) Position(command []byte) bool { return ledger.IsPosition(command) }
 
 func (h *heard) note(kind receipt.Kind, entry []byte) {
 	switch kind {
@@ -96,6 +97,8 @@ func (h *heard) note(kind receipt.Kind, entry []byte) {
 		h.roster, h.agreement = true, true
 	case receipt.KindTick:
 		h.ticked = true
+	case receipt.KindPosition:
+		h.positions = true
 	}
 }
 

@@ -52,6 +52,7 @@ type Options struct {
 type lies struct {
 	transport func(replica.Transport) replica.Transport                          // messages of raft
 	head      func(to string, s heads.Statement, sign *key.Node) heads.Statement // where it stands
+	state     func(*ledger.StateDigest)                                          // what its state is
 }
 
 // Node is a running node.
@@ -73,6 +74,7 @@ type Node struct {
 	left       error  // that members removed this node
 	unsigned   string // why this node signs nothing
 	standing   standing
+	confirmed  confirmed
 	ticks      tickBox
 	court      court
 	effects    effects
@@ -183,7 +185,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop} {
+	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop, n.positionLoop} {
 		n.background(task)
 	}
 	if hook != nil {
@@ -270,6 +272,14 @@ func (n *Node) foundingVersion() uint8 {
 	return admit.ParseEntryVersion("", n.genesis.Setting(admit.EntryVersion))
 }
 
+// contactMembers returns whom this node knows contacts of, as members of the replica.
+func (n *Node) contactMembers() (out []replica.Member) {
+	for _, c := range n.knownContacts() {
+		out = append(out, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
+	}
+	return out
+}
+
 // otherMembers returns how many other members the replica has, by the roster that this node
 // knows to be the newest.
 func (n *Node) otherMembers() int {
@@ -293,12 +303,11 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: domainFile,
 			Want: fmt.Sprintf("contacts of all %d founding nodes", len(n.genesis.Roster.Nodes)), Got: fmt.Sprintf("of %d", len(founders))})
 	}
-	var peers []replica.Member
-	for _, c := range n.contacts {
-		peers = append(peers, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
-	}
+	peers := n.contactMembers()
 	started := filepath.Join(n.cfg.Dir, startedFile)
-	if _, err := os.Stat(started); err == nil {
+	_, err := os.Stat(started)
+	n.confirmed.fresh = errors.Is(err, os.ErrNotExist)
+	if err == nil {
 		founders = nil // a founder that lost its store must not found the group again
 	}
 	ctx, stop := context.WithCancelCause(ctx)
@@ -311,8 +320,10 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	r, err := replica.Start(ctx, replica.Options{
 		Sign: n.signAsked,
 		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, Cache: cache,
-			Logf: func(s string) { n.log.Warn("store", "says", s) }},
-		Key: n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers,
+			Logf:    func(s string) { n.log.Warn("store", "says", s) },
+			Approve: n.approve, TakeFiles: n.takesFiles, Wanted: n.confirmed.want},
+		Digested: n.digested,
+		Key:      n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers, Learned: n.contactMembers,
 		Others:     n.otherMembers,
 		Connect:    n.connectPeers,
 		Seal:       n.seal(),
@@ -345,6 +356,9 @@ func (n *Node) heard(h heard) {
 	n.court.hear(h.judged)
 	if h.agreement {
 		n.keys.ring()
+	}
+	if h.positions {
+		n.confirmed.bell.ring()
 	}
 	if h.roster {
 		select {

@@ -202,6 +202,28 @@ func (n *Node) publishRecovery(ctx context.Context) error {
 	return os.Remove(path)
 }
 
+// ownRecovery returns the last note by which members had the ledger go on from this node's
+// disk; nil if there is none.
+func (n *Node) ownRecovery() (note []byte, err error) {
+	last := uint64(0)
+	take := func(signed []byte) {
+		text, _, err := key.Peek(signed)
+		if err != nil {
+			return
+		}
+		if r, err := ParseRecovery(text); err == nil && r.Node == n.name && r.Last >= last {
+			note, last = signed, r.Last
+		}
+	}
+	if signed, err := os.ReadFile(filepath.Join(n.cfg.Dir, recoveryFile)); err == nil {
+		take(signed)
+	}
+	err = n.view(func(v ledger.View) error {
+		return v.Keys(recoveryContract+"/", func(_ string, value ledger.Value) bool { take(value.Data); return true })
+	})
+	return note, err
+}
+
 // record writes a value of a contract of the nodes' own, unless it is there.
 func (n *Node) record(ctx context.Context, contract, key string, value []byte) error {
 	same := false

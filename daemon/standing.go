@@ -21,11 +21,15 @@ type standing struct {
 	newer   receipt.Roster // that others handed over, with its chain
 	number  uint64         // of newer
 	before  []receipt.Roster
+	version uint8 // up to which entries count, as others proved
 }
 
 // opened takes note of the terms for nodes whenever the state is opened. That there are
 // none is told to who asks for them.
 func (n *Node) opened(v ledger.View) error {
+	if err := n.confirmed.reopened(v); err != nil {
+		return err
+	}
 	f, err := admit.TermsOf(founded{v, n}, admit.RoleNode)
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -148,43 +152,76 @@ func (n *Node) learnOnce(contacts [][]byte) error {
 		n.standing.newer, n.standing.number, n.standing.before = v.Roster, v.Sequence, v.Before
 	}
 	n.mu.Unlock()
-	if n.gate == nil {
-		return nil
+	if err := n.learnVersion(ctx, cl); err != nil || n.gate == nil {
+		return err
 	}
 	return n.learnTerms(ctx, cl)
 }
 
-// learnTerms takes the terms for nodes, if they are newer than those known.
-func (n *Node) learnTerms(ctx context.Context, cl *client.Client) error {
-	key := admit.TypeTerms + "/" + admit.RoleNode
-	s, err := cl.State(ctx, []string{key}, nil)
-	if err != nil {
+// learnVersion takes the setting entry-version, by which this node knows what it may take
+// in as its state.
+func (n *Node) learnVersion(ctx context.Context, cl *client.Client) error {
+	value, err := n.proven(ctx, cl, admit.TypeSetting+"/"+admit.EntryVersion, 0)
+	if err != nil || value.Version == 0 {
 		return err
 	}
-	version := s.GetValues()[0].GetVersion()
 	n.mu.Lock()
-	known := n.standing.terms.Version
-	n.mu.Unlock()
+	defer n.mu.Unlock()
+	n.standing.version = max(n.standing.version, admit.ParseEntryVersion(string(value.Data), ""))
+	return nil
+}
+
+// proven returns what a judged key holds by the word of another node and a receipt, if
+// that is newer than a version; else a zero Value.
+func (n *Node) proven(ctx context.Context, cl *client.Client, key string, known uint64) (admit.Value, error) {
+	s, err := cl.State(ctx, []string{key}, nil)
+	if err != nil {
+		return admit.Value{}, err
+	}
+	version := s.GetValues()[0].GetVersion()
 	if version <= known {
-		return nil // founding terms have version 0
+		return admit.Value{}, nil // founding values have version 0
 	}
 	_, proven, err := cl.Receipt(ctx, version-1)
 	if err != nil {
-		return err
+		return admit.Value{}, err
 	}
 	e, err := ledger.ParseEffective(proven.Entry)
 	if err != nil {
-		return err
+		return admit.Value{}, err
 	}
 	for _, w := range e.Verdict.Writes {
 		if w.Key == key {
-			n.mu.Lock()
-			n.standing.terms, n.standing.missing = admit.InForce{Role: admit.RoleNode, Digest: keystead.Sum(w.Value), Version: version, Text: w.Value}, nil
-			n.mu.Unlock()
-			return nil
+			return admit.Value{Version: version, Data: w.Value}, nil
 		}
 	}
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: "terms for nodes", Want: "an entry that made them", Got: "another"})
+	return admit.Value{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: key, Want: "an entry that wrote it", Got: "another"})
+}
+
+// knownRoster returns the newest roster that others proved, and its sequence.
+func (n *Node) knownRoster() (receipt.Roster, uint64) {
+	r, number, _ := n.machine.roster()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.standing.number > number {
+		return n.standing.newer, n.standing.number
+	}
+	return r, number
+}
+
+// learnTerms takes the terms for nodes, if they are newer than those known.
+func (n *Node) learnTerms(ctx context.Context, cl *client.Client) error {
+	n.mu.Lock()
+	known := n.standing.terms.Version
+	n.mu.Unlock()
+	v, err := n.proven(ctx, cl, admit.TypeTerms+"/"+admit.RoleNode, known)
+	if err != nil || v.Version == 0 {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.standing.terms, n.standing.missing = admit.InForce{Role: admit.RoleNode, Digest: keystead.Sum(v.Data), Version: v.Version, Text: v.Data}, nil
+	return nil
 }
 
 // others returns a client of the other nodes, without evidence: for what proves itself.

@@ -148,7 +148,7 @@ func FuzzOpen(f *testing.F) {
 		view.Status()
 		view.Alarms()
 		view.Positions()
-		view.Pairs(func(_, _ []byte) bool { return true })
+		view.Pairs(nil, func(_, _ []byte) bool { return true })
 		view.Runs()
 		view.Get(string(k[1:]))
 		view.Clock()

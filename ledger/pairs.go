@@ -10,12 +10,12 @@ import (
 	"github.com/keystead/keystead/receipt"
 )
 
-// Pairs visits the logical state, sorted by key, as every build has it that knows the
+// Pairs visits the logical state from a key on, sorted by key, as every build has it that knows the
 // layout keystead-state/1 (docs/spec/state.md). A store that takes the pairs, and the
 // entries of the tree, has the same state. Entries and tiles are not among the pairs: the
 // tree's root stands for them. Alarms are without their words, which differ from build to
 // build; a value is where the rule of this build's store puts it, wherever it is here.
-func (v View) Pairs(yield func(key, value []byte) bool) error {
+func (v View) Pairs(from []byte, yield func(key, value []byte) bool) error {
 	var failed error
 	visit := func(k, b []byte) bool {
 		b, failed = v.canonical(k, b)
@@ -23,10 +23,14 @@ func (v View) Pairs(yield func(key, value []byte) bool) error {
 	}
 	more := true
 	for _, part := range [][2]byte{{0, spaceEntry}, {spaceEntry + 1, spaceTile}, {spaceTile + 1, 255}} {
-		if !more {
-			return nil
+		start := part[:1]
+		if bytes.Compare(from, start) > 0 {
+			start = from
 		}
-		err := v.r.Scan(part[:1], part[1:], func(k, b []byte) bool { more = visit(k, b); return more })
+		if !more || bytes.Compare(start, part[1:]) >= 0 {
+			continue
+		}
+		err := v.r.Scan(start, part[1:], func(k, b []byte) bool { more = visit(k, b); return more })
 		if err != nil || failed != nil {
 			return cmp.Or(failed, err)
 		}

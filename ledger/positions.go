@@ -16,6 +16,7 @@ import (
 const (
 	positionBytes   = 64 << 20 // or as many as the last stable state has, if that is more
 	positionSpacing = 1000     // milliseconds
+	unstableSpacing = 5000     // after a position that is not stable, so that nodes can come to its end
 	spacingBytes    = 16 << 20 // of the last stable state add a second
 	maxSpacing      = 60_000   // milliseconds
 	maxUnstable     = 2        // positions that are kept without a majority's digest
@@ -81,8 +82,15 @@ func (p *Positions) begun() bool { return len(p.Kept) > 0 }
 
 // spacing is how long after a position the next one is due, in milliseconds.
 func (p *Positions) spacing() uint64 {
-	return min(maxSpacing, positionSpacing+1000*(p.Bytes/spacingBytes))
+	least := uint64(positionSpacing)
+	if p.Kept[len(p.Kept)-1].Index > p.Stable {
+		least = unstableSpacing
+	}
+	return min(maxSpacing, max(least, positionSpacing+1000*(p.Bytes/spacingBytes)))
 }
+
+// Much is how many bytes of log after a position make another one due.
+func (p *Positions) Much() uint64 { return max(positionBytes, p.Bytes) }
 
 // early says why a position is not due yet, with so many bytes of log since the last.
 func (p *Positions) early(logged, clock uint64) error {
@@ -90,10 +98,10 @@ func (p *Positions) early(logged, clock uint64) error {
 		return nil
 	}
 	last := p.Kept[len(p.Kept)-1]
-	if logged >= max(positionBytes, p.Bytes) || clock >= last.Clock+p.spacing() {
+	if logged >= p.Much() || clock >= last.Clock+p.spacing() {
 		return nil
 	}
-	return deny(keystead.ReasonPositionEarly, "position", fmt.Sprintf("%d bytes of log, or %s, after the last one", max(positionBytes, p.Bytes), millis(int64(p.spacing()))),
+	return deny(keystead.ReasonPositionEarly, "position", fmt.Sprintf("%d bytes of log, or %s, after the last one", p.Much(), millis(int64(p.spacing()))),
 		fmt.Sprintf("%d bytes and %s", logged, millis(int64(clock-last.Clock))))
 }
 
@@ -149,6 +157,18 @@ func (m *Machine) Positions() Positions {
 	return p
 }
 
+// Logged returns how many bytes of entries were applied since the last position; before the
+// first one they are not counted.
+func (m *Machine) Logged() uint64 { return m.head.logged }
+
+// RosterOf returns the roster of a sequence.
+func (m *Machine) RosterOf(sequence uint64) (receipt.Roster, error) {
+	if sequence >= uint64(len(m.rosters)) {
+		return receipt.Roster{}, fmt.Errorf("there is no roster %d yet", sequence)
+	}
+	return m.rosters[sequence].Roster, nil
+}
+
 // Due says why a position would be refused now, or nil.
 func (m *Machine) Due() error {
 	if err := m.versioned(); err != nil {
@@ -160,14 +180,23 @@ func (m *Machine) Due() error {
 var entryVersionKey = admit.TypeSetting + "/" + admit.EntryVersion
 
 // loadVersion reads the setting entry-version back.
-func (m *Machine) loadVersion() error {
-	v, err := View{m.store}.Judged(entryVersionKey)
-	m.entryVersion = admit.ParseEntryVersion(string(v.Data), m.genesis.Setting(admit.EntryVersion))
+func (m *Machine) loadVersion() (err error) {
+	m.entryVersion, err = View{m.store}.EntryVersion()
 	return err
 }
 
 // EntryVersion returns the version up to which entries count.
 func (m *Machine) EntryVersion() uint8 { return m.entryVersion }
+
+// EntryVersion returns the version up to which entries count.
+func (v View) EntryVersion() (uint8, error) {
+	now, err := v.Judged(entryVersionKey)
+	if err != nil {
+		return 0, err
+	}
+	founding, err := v.Founding(admit.EntryVersion)
+	return admit.ParseEntryVersion(string(now.Data), founding), err
+}
 
 // versioned refuses what version 4 brought before the domain wants it.
 func (m *Machine) versioned() error {

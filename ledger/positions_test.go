@@ -75,10 +75,18 @@ func TestPositionsAreSpaced(t *testing.T) {
 	d.ok(ledger.PositionEntry())
 	d.refused(ledger.PositionEntry(), keystead.ReasonPositionEarly)
 	wantReason(t, d.machine.Due(), keystead.ReasonPositionEarly)
+	d.ok(d.tick(4999, "node-1", "node-2"))
+	d.refused(ledger.PositionEntry(), keystead.ReasonPositionEarly) // the last one is not stable
+	d.ok(d.tick(1, "node-1", "node-2"))
+	must(t, d.machine.Due())
+	d.ok(ledger.PositionEntry())
+	last := d.machine.Positions().Kept
+	for _, n := range []string{"node-1", "node-2"} {
+		d.ok(d.stateDigest(n, last[len(last)-1].Index, "good"))
+	}
 	d.ok(d.tick(999, "node-1", "node-2"))
 	d.refused(ledger.PositionEntry(), keystead.ReasonPositionEarly)
 	d.ok(d.tick(1, "node-1", "node-2"))
-	must(t, d.machine.Due())
 	d.ok(ledger.PositionEntry())
 
 	// A large state: a second for each 16 MiB, and the log's bytes.
@@ -103,10 +111,10 @@ func TestPositionsAreSpaced(t *testing.T) {
 		d.ok(d.run(put("big", big)))
 	}
 	d.ok(ledger.PositionEntry())
-	last := uint64(len(d.log) + 100) // and two within a log entry are one too many, whatever the clock does there
+	end := uint64(len(d.log) + 100) // and two within a log entry are one too many, whatever the clock does there
 	out, err := d.machine.Apply([]ledger.Committed{
-		{Index: last, Offset: 0, Data: d.tick(61_000, "node-1", "node-2")}, {Index: last, Offset: 1, Data: ledger.PositionEntry()},
-		{Index: last, Offset: 2, Data: d.tick(61_000, "node-1", "node-2")}, {Index: last, Offset: 3, Data: ledger.PositionEntry()},
+		{Index: end, Offset: 0, Data: d.tick(61_000, "node-1", "node-2")}, {Index: end, Offset: 1, Data: ledger.PositionEntry()},
+		{Index: end, Offset: 2, Data: d.tick(61_000, "node-1", "node-2")}, {Index: end, Offset: 3, Data: ledger.PositionEntry()},
 	}, newBatch())
 	must(t, err)
 	must(t, out.Results[1].Err)

@@ -140,6 +140,19 @@ func (v View) Chain(sequence uint64) (chain [][]byte, err error) {
 	return chain, nil
 }
 
+// Rosters returns the genesis entry and all roster entries.
+func (v View) Rosters() (chain [][]byte, err error) {
+	last := uint64(0)
+	err = scan(v.r, []byte{spaceRoster}, []byte{spaceRoster + 1}, func(k string, _ []byte) error {
+		last = binary.BigEndian.Uint64([]byte(k))
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.Chain(last)
+}
+
 // Roster returns the entry that put the roster of a sequence into force, and its leaf.
 func (v View) Roster(sequence uint64) (entry []byte, leaf uint64, err error) {
 	b, found, err := v.r.Get(numberKey(spaceRoster, sequence))

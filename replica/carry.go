@@ -34,7 +34,7 @@ func (s *Store) Carry() (*Carried, error) {
 		}
 		return &Carried{c.Metadata, func(w io.Writer) error { _, err := c.WriteTo(w); return err }, c.Remove}, nil
 	}
-	h := s.stableHeld()
+	h := s.carriable()
 	if h == nil {
 		return nil, errNoStable
 	}

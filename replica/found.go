@@ -16,7 +16,13 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 	if s.node.id != 0 || s.applied.index != 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonChangeRefused, Want: "an empty store", Got: fmt.Sprintf("the store of id %d", s.node.id), Where: s.opts.Dir})
 	}
-	m := founded(members)
+	m := &Membership{conf: &pb.ConfState{}}
+	for i, founder := range members {
+		founder.ID, founder.Voter = uint64(i+1), true
+		m.Members = append(m.Members, founder)
+		m.conf.Voters = append(m.conf.Voters, founder.ID)
+		m.LastID = founder.ID
+	}
 	if _, ok := m.ByID(id); !ok {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Want: fmt.Sprintf("1 to %d", len(members)), Got: fmt.Sprint(id), Where: "founder id"})
 	}
@@ -27,35 +33,16 @@ func (s *Store) Bootstrap(id uint64, members []Member) error {
 	return s.swap(db, dir, id, &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1))}, &entryID{1, 1})
 }
 
-// Rejoin begins the state of a member who has nothing yet. With the founders of the group
-// it is the one that the group began with, so that the log alone brings it forward while
-// some member has all of it; without, or if none has, it takes a snapshot. What the store
-// held before is removed: call it only once a quorum has given out the id.
-func (s *Store) Rejoin(id uint64, founders []Member) error {
+// Rejoin begins an empty state, that of a member who has nothing yet. What the
+// store held before is removed: call it only once a quorum has given out the id.
+func (s *Store) Rejoin(id uint64) error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	m, at, chain := &Membership{conf: &pb.ConfState{}}, entryID{}, Chain{}
-	if len(founders) > 0 {
-		m, at = founded(founders), entryID{1, 1}
-		chain = beginChain(0, at.index, keystead.Digest{}, m)
-	}
-	db, dir, err := s.newState(m, at, chain)
+	db, dir, err := s.newState(&Membership{conf: &pb.ConfState{}}, entryID{}, Chain{})
 	if err != nil {
 		return err
 	}
-	return s.swap(db, dir, id, &pb.HardState{Term: new(at.term), Commit: new(at.index)}, &at)
-}
-
-// founded returns the first membership of a group.
-func founded(founders []Member) *Membership {
-	m := &Membership{conf: &pb.ConfState{}}
-	for i, f := range founders {
-		f.ID, f.Voter = uint64(i+1), true
-		m.Members = append(m.Members, f)
-		m.conf.Voters = append(m.conf.Voters, f.ID)
-		m.LastID = f.ID
-	}
-	return m
+	return s.swap(db, dir, id, &pb.HardState{}, &entryID{})
 }
 
 // newState opens a new state that holds a membership and a chain at an index.

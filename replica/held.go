@@ -89,21 +89,49 @@ func (s *Store) Stable(index uint64) {
 	}
 	over := slices.Clone(s.held[:n])
 	s.held = slices.Delete(s.held, 0, n)
+	if h := s.offered; h != nil && h.id.index < index {
+		over, s.offered = append(over, h), nil
+	}
 	s.mu.Unlock()
 	for _, h := range over {
 		h.letGo(false)
 	}
 }
 
-// stableHeld returns the stable state, if it is here, was read through, and has all
-// members of now; raft takes no snapshot in that does not have its own node.
-func (s *Store) stableHeld() *Held {
+// Offer keeps the state as of now, at no position, to be sent to members who can not have
+// one that a majority signed, because no majority has a state. Whether they take it is
+// for [StoreOptions].Approve.
+func (s *Store) Offer() (*Held, error) {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if s.db == nil {
+		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "store"})
+	}
+	h := &Held{store: s, id: s.applied, members: s.members, chain: s.chain, snap: s.db.NewSnapshot()}
+	s.mu.Lock()
+	old := s.offered
+	s.offered = h
+	s.mu.Unlock()
+	if old != nil {
+		old.letGo(false)
+	}
+	return h, nil
+}
+
+// carriable returns the stable state or the one that is offered, if it is here, was read
+// through, and has all members of now; raft takes no snapshot in that does not have its
+// own node.
+func (s *Store) carriable() *Held {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	fit := func(h *Held) bool { return h != nil && h.list.Load() != nil && h.has(s.members) }
 	for _, h := range s.held {
-		if h.id.index == s.stable && h.list.Load() != nil && h.has(s.members) {
+		if h.id.index == s.stable && fit(h) {
 			return h
 		}
+	}
+	if fit(s.offered) {
+		return s.offered
 	}
 	return nil
 }
@@ -116,7 +144,10 @@ func (h *Held) has(now *Membership) bool {
 func (s *Store) releaseAll() {
 	s.mu.Lock()
 	all := s.held
-	s.held, s.stable = nil, 0
+	if s.offered != nil {
+		all = append(all, s.offered)
+	}
+	s.held, s.offered, s.stable = nil, nil, 0
 	s.mu.Unlock()
 	for _, h := range all {
 		h.letGo(true)

@@ -227,6 +227,7 @@ func (h *handler) ReceiveSnapshot(m *pb.Message, r io.Reader) error {
 	}
 	meta, err := h.store.Receive(h.ctx, r)
 	if err != nil {
+		h.log.Warn("snapshot refused", "from", m.GetFrom(), "because", err)
 		return err
 	}
 	m.Snapshot = &pb.Snapshot{Metadata: meta}

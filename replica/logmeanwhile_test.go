@@ -116,7 +116,7 @@ func TestUsedAgainMeanwhile(t *testing.T) {
 func TestFloorOfNewMember(t *testing.T) {
 	m := longLog(t, StoreOptions{FS: vfs.NewMem()})
 	m.s.KeepFrom(1 << 60)
-	if err := m.s.Rejoin(9, nil); err != nil {
+	if err := m.s.Rejoin(9); err != nil {
 		t.Fatal(err)
 	}
 	m.entries = m.made(1, 300)

@@ -23,10 +23,17 @@ type Options struct {
 	Address string          // where the others reach it
 	Peers   []Member        // members to ask for an id, for a node that has none
 
+	// Learned returns members to ask beside Peers, as this node comes to know them. May be nil.
+	Learned func() []Member
+
 	// Founders are the first voters of a new group, this node among them. They are
 	// for the very first start of the group: a founder that has lost its disk and is
 	// started with them again forgets its vote and takes part all the same.
 	Founders []Member
+
+	// Digested is told what names this node's state at a position, once it has read it
+	// through. Nil drops it.
+	Digested func(StateHeader)
 
 	// Others returns how many other members there are, as far as this node can tell by
 	// itself: a majority of them must give it the same id before it goes on as another. Nil
@@ -36,14 +43,6 @@ type Options struct {
 	// Sign signs for this node's key that it gives up its id; unless that is wanted, by a
 	// member that refused the request without, it may return nil. Nil leaves it unsigned.
 	Sign func(message []byte, wanted bool) (*Asked, error)
-
-	// Founding are the founders of a group that this node joins, if it knows them all:
-	// with them it needs no snapshot while some member has the whole log.
-	Founding []Member
-
-	// Digested is told what names this node's state at a position, once it has read it
-	// through. Nil drops it.
-	Digested func(StateHeader)
 
 	// Connect opens the transport, which calls the handler from then on.
 	Connect func(Handler) (Transport, error)
@@ -157,7 +156,6 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 	if peers = n.whomToAsk(peers); len(peers) == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Want: "a peer to ask for an id", Got: "none is configured", Where: "join"})
 	}
-	n.transport.Members(peers)
 	retry := time.NewTicker(10 * n.opts.Tick)
 	defer retry.Stop()
 	told := news{log: n.log}
@@ -168,6 +166,10 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 			return errors.Join(append(refusals, ctx.Err())...)
 		}
 		refusals = refusals[:0]
+		if n.opts.Learned != nil {
+			peers = n.whomToAsk(append(peers, n.opts.Learned()...))
+		}
+		n.transport.Members(peers)
 		for _, p := range peers {
 			reply, err := n.askForID(ctx, p)
 			if err != nil {
@@ -215,7 +217,7 @@ func (n *Node) goOnAs(reply JoinReply) error {
 	if err := n.setAside(); err != nil {
 		return err
 	}
-	return n.store.Rejoin(reply.ID, n.opts.Founding)
+	return n.store.Rejoin(reply.ID)
 }
 
 // askForID asks one member for a fresh id, signed for the id that it says is to be given up.
@@ -371,6 +373,16 @@ func (n *Node) positioned(h *Held) {
 			n.log.Warn("state at a position not read", "index", h.Index(), "because", err)
 		}
 	})
+}
+
+// Offer has this node read its state of now through, to be sent to members who can not
+// have one that a majority signed; see [Store.Offer].
+func (n *Node) Offer() error {
+	h, err := n.store.Offer()
+	if err == nil {
+		n.positioned(h)
+	}
+	return err
 }
 
 // Stable says that a majority signed the digest of the state at a position, and up to

@@ -108,6 +108,7 @@ type Store struct {
 	links   links
 
 	held      []*Held     // states at positions, the oldest first
+	offered   *Held       // see Offer
 	stable    uint64      // the last position that is stable
 	positions atomic.Bool // are in use, and say how much of the log is kept
 
@@ -314,7 +315,7 @@ func (s *Store) Snapshot() (*pb.Snapshot, error) {
 		return nil, err
 	}
 	if !files {
-		if h := s.stableHeld(); h != nil {
+		if h := s.carriable(); h != nil {
 			return snapshotOf(h.id, h.members), nil
 		}
 		if s.opts.Wanted != nil {

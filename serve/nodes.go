@@ -19,6 +19,8 @@ type Nodes interface {
 	// ExchangeHeads takes the statements of the node of that name, and of others, and
 	// returns this node's.
 	ExchangeHeads(from string, r *apiv1.ExchangeHeadsRequest) (*apiv1.ExchangeHeadsResponse, error)
+	// GetStateDigest says what the node makes of its state at a position.
+	GetStateDigest(ctx context.Context, position uint64) (*apiv1.GetStateDigestResponse, error)
 	// GetRuling says what the node came to on a proposal, once it has.
 	GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error)
 }
@@ -51,6 +53,14 @@ func (s *server) ExchangeHeads(ctx context.Context, r *connect.Request[apiv1.Exc
 		return nil, malformed("heard", "are %d statements, at most %d are taken", n, maxHeard)
 	}
 	return answer(s.nodes.ExchangeHeads(PeerOf(ctx).Node, r.Msg))
+}
+
+// GetStateDigest implements the API's NodeService.
+func (s *server) GetStateDigest(ctx context.Context, r *connect.Request[apiv1.GetStateDigestRequest]) (*connect.Response[apiv1.GetStateDigestResponse], error) {
+	if err := s.fromNode(ctx); err != nil {
+		return nil, err
+	}
+	return answer(s.nodes.GetStateDigest(ctx, r.Msg.GetPosition()))
 }
 
 // GetRuling implements the API's NodeService.

@@ -128,6 +128,125 @@ func (x *ExchangeHeadsResponse) GetHeard() [][]byte {
 	return nil
 }
 
+type GetStateDigestRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// position is a log index.
+	Position      uint64 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStateDigestRequest) Reset() {
+	*x = GetStateDigestRequest{}
+	mi := &file_v1_host_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStateDigestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStateDigestRequest) ProtoMessage() {}
+
+func (x *GetStateDigestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStateDigestRequest.ProtoReflect.Descriptor instead.
+func (*GetStateDigestRequest) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetStateDigestRequest) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+type GetStateDigestResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// digest is an entry of kind 15 (docs/spec/ledger.md), by the node's key of today; empty
+	// if it has none to give.
+	Digest []byte `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// stateless says that the node has never had a state: members have just added it.
+	Stateless bool `protobuf:"varint,2,opt,name=stateless,proto3" json:"stateless,omitempty"`
+	// recovery is the note by which members had the ledger go on from this node's disk, if
+	// it did.
+	Recovery []byte `protobuf:"bytes,3,opt,name=recovery,proto3" json:"recovery,omitempty"`
+	// settled says that a majority has confirmed the node's state since it started.
+	Settled       bool `protobuf:"varint,4,opt,name=settled,proto3" json:"settled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStateDigestResponse) Reset() {
+	*x = GetStateDigestResponse{}
+	mi := &file_v1_host_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStateDigestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStateDigestResponse) ProtoMessage() {}
+
+func (x *GetStateDigestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStateDigestResponse.ProtoReflect.Descriptor instead.
+func (*GetStateDigestResponse) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetStateDigestResponse) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *GetStateDigestResponse) GetStateless() bool {
+	if x != nil {
+		return x.Stateless
+	}
+	return false
+}
+
+func (x *GetStateDigestResponse) GetRecovery() []byte {
+	if x != nil {
+		return x.Recovery
+	}
+	return nil
+}
+
+func (x *GetStateDigestResponse) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
+}
+
 type NonceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -136,7 +255,7 @@ type NonceRequest struct {
 
 func (x *NonceRequest) Reset() {
 	*x = NonceRequest{}
-	mi := &file_v1_host_proto_msgTypes[2]
+	mi := &file_v1_host_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -148,7 +267,7 @@ func (x *NonceRequest) String() string {
 func (*NonceRequest) ProtoMessage() {}
 
 func (x *NonceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[2]
+	mi := &file_v1_host_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -161,7 +280,7 @@ func (x *NonceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NonceRequest.ProtoReflect.Descriptor instead.
 func (*NonceRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{2}
+	return file_v1_host_proto_rawDescGZIP(), []int{4}
 }
 
 type NonceResponse struct {
@@ -181,7 +300,7 @@ type NonceResponse struct {
 
 func (x *NonceResponse) Reset() {
 	*x = NonceResponse{}
-	mi := &file_v1_host_proto_msgTypes[3]
+	mi := &file_v1_host_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +312,7 @@ func (x *NonceResponse) String() string {
 func (*NonceResponse) ProtoMessage() {}
 
 func (x *NonceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[3]
+	mi := &file_v1_host_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +325,7 @@ func (x *NonceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NonceResponse.ProtoReflect.Descriptor instead.
 func (*NonceResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{3}
+	return file_v1_host_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NonceResponse) GetTick() uint64 {
@@ -251,7 +370,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_v1_host_proto_msgTypes[4]
+	mi := &file_v1_host_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -263,7 +382,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[4]
+	mi := &file_v1_host_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -276,7 +395,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{4}
+	return file_v1_host_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AdmitRequest) GetHost() string {
@@ -314,7 +433,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_v1_host_proto_msgTypes[5]
+	mi := &file_v1_host_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +445,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[5]
+	mi := &file_v1_host_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +458,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{5}
+	return file_v1_host_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AdmitResponse) GetLease() *Lease {
@@ -389,7 +508,7 @@ type Replayed struct {
 
 func (x *Replayed) Reset() {
 	*x = Replayed{}
-	mi := &file_v1_host_proto_msgTypes[6]
+	mi := &file_v1_host_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +520,7 @@ func (x *Replayed) String() string {
 func (*Replayed) ProtoMessage() {}
 
 func (x *Replayed) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[6]
+	mi := &file_v1_host_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +533,7 @@ func (x *Replayed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replayed.ProtoReflect.Descriptor instead.
 func (*Replayed) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{6}
+	return file_v1_host_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Replayed) GetEventLog() []byte {
@@ -480,7 +599,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_v1_host_proto_msgTypes[7]
+	mi := &file_v1_host_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +611,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[7]
+	mi := &file_v1_host_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +624,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{7}
+	return file_v1_host_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Lease) GetHost() string {
@@ -596,7 +715,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_v1_host_proto_msgTypes[8]
+	mi := &file_v1_host_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +727,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[8]
+	mi := &file_v1_host_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +740,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{8}
+	return file_v1_host_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RenewRequest) GetHost() string {
@@ -658,7 +777,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_v1_host_proto_msgTypes[9]
+	mi := &file_v1_host_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +789,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[9]
+	mi := &file_v1_host_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +802,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{9}
+	return file_v1_host_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RenewResponse) GetLease() *Lease {
@@ -716,7 +835,7 @@ type IssueSVIDRequest struct {
 
 func (x *IssueSVIDRequest) Reset() {
 	*x = IssueSVIDRequest{}
-	mi := &file_v1_host_proto_msgTypes[10]
+	mi := &file_v1_host_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +847,7 @@ func (x *IssueSVIDRequest) String() string {
 func (*IssueSVIDRequest) ProtoMessage() {}
 
 func (x *IssueSVIDRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[10]
+	mi := &file_v1_host_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +860,7 @@ func (x *IssueSVIDRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueSVIDRequest.ProtoReflect.Descriptor instead.
 func (*IssueSVIDRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{10}
+	return file_v1_host_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *IssueSVIDRequest) GetHost() string {
@@ -764,7 +883,7 @@ type IssueSVIDResponse struct {
 
 func (x *IssueSVIDResponse) Reset() {
 	*x = IssueSVIDResponse{}
-	mi := &file_v1_host_proto_msgTypes[11]
+	mi := &file_v1_host_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +895,7 @@ func (x *IssueSVIDResponse) String() string {
 func (*IssueSVIDResponse) ProtoMessage() {}
 
 func (x *IssueSVIDResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[11]
+	mi := &file_v1_host_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +908,7 @@ func (x *IssueSVIDResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueSVIDResponse.ProtoReflect.Descriptor instead.
 func (*IssueSVIDResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{11}
+	return file_v1_host_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *IssueSVIDResponse) GetCertificates() [][]byte {
@@ -828,7 +947,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_v1_host_proto_msgTypes[12]
+	mi := &file_v1_host_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +959,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[12]
+	mi := &file_v1_host_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +972,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{12}
+	return file_v1_host_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReleaseRequest) GetHost() string {
@@ -899,7 +1018,7 @@ type Application struct {
 
 func (x *Application) Reset() {
 	*x = Application{}
-	mi := &file_v1_host_proto_msgTypes[13]
+	mi := &file_v1_host_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1030,7 @@ func (x *Application) String() string {
 func (*Application) ProtoMessage() {}
 
 func (x *Application) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[13]
+	mi := &file_v1_host_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1043,7 @@ func (x *Application) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Application.ProtoReflect.Descriptor instead.
 func (*Application) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{13}
+	return file_v1_host_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Application) GetLevel() string {
@@ -968,7 +1087,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_v1_host_proto_msgTypes[14]
+	mi := &file_v1_host_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1099,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[14]
+	mi := &file_v1_host_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1112,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{14}
+	return file_v1_host_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReleaseResponse) GetSecret() []byte {
@@ -1031,7 +1150,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_v1_host_proto_msgTypes[15]
+	mi := &file_v1_host_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1162,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[15]
+	mi := &file_v1_host_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1175,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{15}
+	return file_v1_host_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListHostsRequest) GetPrefix() string {
@@ -1090,7 +1209,7 @@ type ListHostsResponse struct {
 
 func (x *ListHostsResponse) Reset() {
 	*x = ListHostsResponse{}
-	mi := &file_v1_host_proto_msgTypes[16]
+	mi := &file_v1_host_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1221,7 @@ func (x *ListHostsResponse) String() string {
 func (*ListHostsResponse) ProtoMessage() {}
 
 func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[16]
+	mi := &file_v1_host_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1234,7 @@ func (x *ListHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsResponse.ProtoReflect.Descriptor instead.
 func (*ListHostsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{16}
+	return file_v1_host_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListHostsResponse) GetHosts() []*Host {
@@ -1150,7 +1269,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_v1_host_proto_msgTypes[17]
+	mi := &file_v1_host_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1281,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[17]
+	mi := &file_v1_host_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1294,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{17}
+	return file_v1_host_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Host) GetName() string {
@@ -1229,7 +1348,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_v1_host_proto_msgTypes[18]
+	mi := &file_v1_host_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1360,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[18]
+	mi := &file_v1_host_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1373,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{18}
+	return file_v1_host_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListKeysRequest) GetPrefix() string {
@@ -1277,7 +1396,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_v1_host_proto_msgTypes[19]
+	mi := &file_v1_host_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1408,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[19]
+	mi := &file_v1_host_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1421,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{19}
+	return file_v1_host_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListKeysResponse) GetKeys() []*Key {
@@ -1348,7 +1467,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_v1_host_proto_msgTypes[20]
+	mi := &file_v1_host_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1479,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[20]
+	mi := &file_v1_host_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1492,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{20}
+	return file_v1_host_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Key) GetName() string {
@@ -1440,7 +1559,7 @@ type KeyVersion struct {
 
 func (x *KeyVersion) Reset() {
 	*x = KeyVersion{}
-	mi := &file_v1_host_proto_msgTypes[21]
+	mi := &file_v1_host_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1571,7 @@ func (x *KeyVersion) String() string {
 func (*KeyVersion) ProtoMessage() {}
 
 func (x *KeyVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[21]
+	mi := &file_v1_host_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1584,7 @@ func (x *KeyVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersion.ProtoReflect.Descriptor instead.
 func (*KeyVersion) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{21}
+	return file_v1_host_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KeyVersion) GetVersion() uint64 {
@@ -1508,7 +1627,7 @@ type GetStateRequest struct {
 
 func (x *GetStateRequest) Reset() {
 	*x = GetStateRequest{}
-	mi := &file_v1_host_proto_msgTypes[22]
+	mi := &file_v1_host_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1639,7 @@ func (x *GetStateRequest) String() string {
 func (*GetStateRequest) ProtoMessage() {}
 
 func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[22]
+	mi := &file_v1_host_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1652,7 @@ func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
 func (*GetStateRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{22}
+	return file_v1_host_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetStateRequest) GetKeys() []string {
@@ -1564,7 +1683,7 @@ type GetStateResponse struct {
 
 func (x *GetStateResponse) Reset() {
 	*x = GetStateResponse{}
-	mi := &file_v1_host_proto_msgTypes[23]
+	mi := &file_v1_host_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1695,7 @@ func (x *GetStateResponse) String() string {
 func (*GetStateResponse) ProtoMessage() {}
 
 func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[23]
+	mi := &file_v1_host_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1708,7 @@ func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStateResponse.ProtoReflect.Descriptor instead.
 func (*GetStateResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{23}
+	return file_v1_host_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetStateResponse) GetValues() []*Value {
@@ -1623,7 +1742,7 @@ type PutObjectRequest struct {
 
 func (x *PutObjectRequest) Reset() {
 	*x = PutObjectRequest{}
-	mi := &file_v1_host_proto_msgTypes[24]
+	mi := &file_v1_host_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1754,7 @@ func (x *PutObjectRequest) String() string {
 func (*PutObjectRequest) ProtoMessage() {}
 
 func (x *PutObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[24]
+	mi := &file_v1_host_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1767,7 @@ func (x *PutObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectRequest.ProtoReflect.Descriptor instead.
 func (*PutObjectRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{24}
+	return file_v1_host_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutObjectRequest) GetChunk() []byte {
@@ -1668,7 +1787,7 @@ type PutObjectResponse struct {
 
 func (x *PutObjectResponse) Reset() {
 	*x = PutObjectResponse{}
-	mi := &file_v1_host_proto_msgTypes[25]
+	mi := &file_v1_host_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1799,7 @@ func (x *PutObjectResponse) String() string {
 func (*PutObjectResponse) ProtoMessage() {}
 
 func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[25]
+	mi := &file_v1_host_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1812,7 @@ func (x *PutObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutObjectResponse.ProtoReflect.Descriptor instead.
 func (*PutObjectResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{25}
+	return file_v1_host_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutObjectResponse) GetDigest() string {
@@ -1713,7 +1832,7 @@ type GetObjectRequest struct {
 
 func (x *GetObjectRequest) Reset() {
 	*x = GetObjectRequest{}
-	mi := &file_v1_host_proto_msgTypes[26]
+	mi := &file_v1_host_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1844,7 @@ func (x *GetObjectRequest) String() string {
 func (*GetObjectRequest) ProtoMessage() {}
 
 func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[26]
+	mi := &file_v1_host_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1857,7 @@ func (x *GetObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectRequest.ProtoReflect.Descriptor instead.
 func (*GetObjectRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{26}
+	return file_v1_host_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetObjectRequest) GetDigest() string {
@@ -1757,7 +1876,7 @@ type GetObjectResponse struct {
 
 func (x *GetObjectResponse) Reset() {
 	*x = GetObjectResponse{}
-	mi := &file_v1_host_proto_msgTypes[27]
+	mi := &file_v1_host_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1888,7 @@ func (x *GetObjectResponse) String() string {
 func (*GetObjectResponse) ProtoMessage() {}
 
 func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[27]
+	mi := &file_v1_host_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1901,7 @@ func (x *GetObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetObjectResponse.ProtoReflect.Descriptor instead.
 func (*GetObjectResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{27}
+	return file_v1_host_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetObjectResponse) GetChunk() []byte {
@@ -1804,7 +1923,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1935,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[28]
+	mi := &file_v1_host_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1948,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{28}
+	return file_v1_host_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WitnessRequest) GetRenewals() []*Renewal {
@@ -1865,7 +1984,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +1996,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[29]
+	mi := &file_v1_host_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2009,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{29}
+	return file_v1_host_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Renewal) GetHost() string {
@@ -1958,7 +2077,7 @@ type WitnessResponse struct {
 
 func (x *WitnessResponse) Reset() {
 	*x = WitnessResponse{}
-	mi := &file_v1_host_proto_msgTypes[30]
+	mi := &file_v1_host_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2089,7 @@ func (x *WitnessResponse) String() string {
 func (*WitnessResponse) ProtoMessage() {}
 
 func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[30]
+	mi := &file_v1_host_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2102,7 @@ func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
 func (*WitnessResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{30}
+	return file_v1_host_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WitnessResponse) GetAgreed() []bool {
@@ -2024,7 +2143,7 @@ type GetRulingRequest struct {
 
 func (x *GetRulingRequest) Reset() {
 	*x = GetRulingRequest{}
-	mi := &file_v1_host_proto_msgTypes[31]
+	mi := &file_v1_host_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2155,7 @@ func (x *GetRulingRequest) String() string {
 func (*GetRulingRequest) ProtoMessage() {}
 
 func (x *GetRulingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[31]
+	mi := &file_v1_host_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2168,7 @@ func (x *GetRulingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulingRequest.ProtoReflect.Descriptor instead.
 func (*GetRulingRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{31}
+	return file_v1_host_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetRulingRequest) GetProposal() []byte {
@@ -2069,7 +2188,7 @@ type GetRulingResponse struct {
 
 func (x *GetRulingResponse) Reset() {
 	*x = GetRulingResponse{}
-	mi := &file_v1_host_proto_msgTypes[32]
+	mi := &file_v1_host_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2200,7 @@ func (x *GetRulingResponse) String() string {
 func (*GetRulingResponse) ProtoMessage() {}
 
 func (x *GetRulingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[32]
+	mi := &file_v1_host_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2213,7 @@ func (x *GetRulingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRulingResponse.ProtoReflect.Descriptor instead.
 func (*GetRulingResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{32}
+	return file_v1_host_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetRulingResponse) GetRefusal() *Refusal {
@@ -2114,7 +2233,7 @@ type CertifyNodeRequest struct {
 
 func (x *CertifyNodeRequest) Reset() {
 	*x = CertifyNodeRequest{}
-	mi := &file_v1_host_proto_msgTypes[33]
+	mi := &file_v1_host_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2245,7 @@ func (x *CertifyNodeRequest) String() string {
 func (*CertifyNodeRequest) ProtoMessage() {}
 
 func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[33]
+	mi := &file_v1_host_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2258,7 @@ func (x *CertifyNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeRequest.ProtoReflect.Descriptor instead.
 func (*CertifyNodeRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{33}
+	return file_v1_host_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CertifyNodeRequest) GetChange() []byte {
@@ -2160,7 +2279,7 @@ type CertifyNodeResponse struct {
 
 func (x *CertifyNodeResponse) Reset() {
 	*x = CertifyNodeResponse{}
-	mi := &file_v1_host_proto_msgTypes[34]
+	mi := &file_v1_host_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2291,7 @@ func (x *CertifyNodeResponse) String() string {
 func (*CertifyNodeResponse) ProtoMessage() {}
 
 func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[34]
+	mi := &file_v1_host_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2304,7 @@ func (x *CertifyNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyNodeResponse.ProtoReflect.Descriptor instead.
 func (*CertifyNodeResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{34}
+	return file_v1_host_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CertifyNodeResponse) GetNode() string {
@@ -2214,7 +2333,7 @@ type ReadArchiveRequest struct {
 
 func (x *ReadArchiveRequest) Reset() {
 	*x = ReadArchiveRequest{}
-	mi := &file_v1_host_proto_msgTypes[35]
+	mi := &file_v1_host_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2345,7 @@ func (x *ReadArchiveRequest) String() string {
 func (*ReadArchiveRequest) ProtoMessage() {}
 
 func (x *ReadArchiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[35]
+	mi := &file_v1_host_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2358,7 @@ func (x *ReadArchiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadArchiveRequest.ProtoReflect.Descriptor instead.
 func (*ReadArchiveRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{35}
+	return file_v1_host_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReadArchiveRequest) GetLeaf() uint64 {
@@ -2265,7 +2384,7 @@ type ReadArchiveResponse struct {
 
 func (x *ReadArchiveResponse) Reset() {
 	*x = ReadArchiveResponse{}
-	mi := &file_v1_host_proto_msgTypes[36]
+	mi := &file_v1_host_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2396,7 @@ func (x *ReadArchiveResponse) String() string {
 func (*ReadArchiveResponse) ProtoMessage() {}
 
 func (x *ReadArchiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[36]
+	mi := &file_v1_host_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2409,7 @@ func (x *ReadArchiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadArchiveResponse.ProtoReflect.Descriptor instead.
 func (*ReadArchiveResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{36}
+	return file_v1_host_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReadArchiveResponse) GetChunk() []byte {
@@ -2319,7 +2438,7 @@ type WatchHostsRequest struct {
 
 func (x *WatchHostsRequest) Reset() {
 	*x = WatchHostsRequest{}
-	mi := &file_v1_host_proto_msgTypes[37]
+	mi := &file_v1_host_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2450,7 @@ func (x *WatchHostsRequest) String() string {
 func (*WatchHostsRequest) ProtoMessage() {}
 
 func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[37]
+	mi := &file_v1_host_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2463,7 @@ func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsRequest.ProtoReflect.Descriptor instead.
 func (*WatchHostsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{37}
+	return file_v1_host_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchHostsRequest) GetFrom() uint64 {
@@ -2395,7 +2514,7 @@ type WatchHostsResponse struct {
 
 func (x *WatchHostsResponse) Reset() {
 	*x = WatchHostsResponse{}
-	mi := &file_v1_host_proto_msgTypes[38]
+	mi := &file_v1_host_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2526,7 @@ func (x *WatchHostsResponse) String() string {
 func (*WatchHostsResponse) ProtoMessage() {}
 
 func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[38]
+	mi := &file_v1_host_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2539,7 @@ func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsResponse.ProtoReflect.Descriptor instead.
 func (*WatchHostsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{38}
+	return file_v1_host_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchHostsResponse) GetEvents() []*HostEvent {
@@ -2473,7 +2592,7 @@ type HostEvent struct {
 
 func (x *HostEvent) Reset() {
 	*x = HostEvent{}
-	mi := &file_v1_host_proto_msgTypes[39]
+	mi := &file_v1_host_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2604,7 @@ func (x *HostEvent) String() string {
 func (*HostEvent) ProtoMessage() {}
 
 func (x *HostEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[39]
+	mi := &file_v1_host_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2617,7 @@ func (x *HostEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostEvent.ProtoReflect.Descriptor instead.
 func (*HostEvent) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{39}
+	return file_v1_host_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *HostEvent) GetId() string {
@@ -2574,7 +2693,14 @@ const file_v1_host_proto_rawDesc = "" +
 	"\x05heard\x18\x02 \x03(\fR\x05heard\"K\n" +
 	"\x15ExchangeHeadsResponse\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x14\n" +
-	"\x05heard\x18\x02 \x03(\fR\x05heard\"\x0e\n" +
+	"\x05heard\x18\x02 \x03(\fR\x05heard\"3\n" +
+	"\x15GetStateDigestRequest\x12\x1a\n" +
+	"\bposition\x18\x01 \x01(\x04R\bposition\"\x84\x01\n" +
+	"\x16GetStateDigestResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x1c\n" +
+	"\tstateless\x18\x02 \x01(\bR\tstateless\x12\x1a\n" +
+	"\brecovery\x18\x03 \x01(\fR\brecovery\x12\x18\n" +
+	"\asettled\x18\x04 \x01(\bR\asettled\"\x0e\n" +
 	"\fNonceRequest\"m\n" +
 	"\rNonceResponse\x12\x12\n" +
 	"\x04tick\x18\x01 \x01(\x04R\x04tick\x12\x14\n" +
@@ -2752,11 +2878,12 @@ const file_v1_host_proto_rawDesc = "" +
 	"\tGetObject\x12\x1d.keystead.v1.GetObjectRequest\x1a\x1e.keystead.v1.GetObjectResponse0\x01\x12R\n" +
 	"\vReadArchive\x12\x1f.keystead.v1.ReadArchiveRequest\x1a .keystead.v1.ReadArchiveResponse0\x01\x12O\n" +
 	"\n" +
-	"WatchHosts\x12\x1e.keystead.v1.WatchHostsRequest\x1a\x1f.keystead.v1.WatchHostsResponse0\x012\xce\x02\n" +
+	"WatchHosts\x12\x1e.keystead.v1.WatchHostsRequest\x1a\x1f.keystead.v1.WatchHostsResponse0\x012\xae\x03\n" +
 	"\vNodeService\x12D\n" +
 	"\aWitness\x12\x1b.keystead.v1.WitnessRequest\x1a\x1c.keystead.v1.WitnessResponse\x12P\n" +
 	"\vCertifyNode\x12\x1f.keystead.v1.CertifyNodeRequest\x1a .keystead.v1.CertifyNodeResponse\x12V\n" +
-	"\rExchangeHeads\x12!.keystead.v1.ExchangeHeadsRequest\x1a\".keystead.v1.ExchangeHeadsResponse\x12O\n" +
+	"\rExchangeHeads\x12!.keystead.v1.ExchangeHeadsRequest\x1a\".keystead.v1.ExchangeHeadsResponse\x12^\n" +
+	"\x0eGetStateDigest\x12\".keystead.v1.GetStateDigestRequest\x1a#.keystead.v1.GetStateDigestResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\tGetRuling\x12\x1d.keystead.v1.GetRulingRequest\x1a\x1e.keystead.v1.GetRulingResponse\"\x03\x90\x02\x01B\x94\x01\n" +
 	"\x0fcom.keystead.v1B\tHostProtoP\x01Z)github.com/keystead/keystead/api/v1;apiv1\xa2\x02\x03KXX\xaa\x02\vKeystead.V1\xca\x02\vKeystead\\V1\xe2\x02\x17Keystead\\V1\\GPBMetadata\xea\x02\fKeystead::V1b\x06proto3"
 
@@ -2772,102 +2899,106 @@ func file_v1_host_proto_rawDescGZIP() []byte {
 	return file_v1_host_proto_rawDescData
 }
 
-var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_v1_host_proto_goTypes = []any{
-	(*ExchangeHeadsRequest)(nil),  // 0: keystead.v1.ExchangeHeadsRequest
-	(*ExchangeHeadsResponse)(nil), // 1: keystead.v1.ExchangeHeadsResponse
-	(*NonceRequest)(nil),          // 2: keystead.v1.NonceRequest
-	(*NonceResponse)(nil),         // 3: keystead.v1.NonceResponse
-	(*AdmitRequest)(nil),          // 4: keystead.v1.AdmitRequest
-	(*AdmitResponse)(nil),         // 5: keystead.v1.AdmitResponse
-	(*Replayed)(nil),              // 6: keystead.v1.Replayed
-	(*Lease)(nil),                 // 7: keystead.v1.Lease
-	(*RenewRequest)(nil),          // 8: keystead.v1.RenewRequest
-	(*RenewResponse)(nil),         // 9: keystead.v1.RenewResponse
-	(*IssueSVIDRequest)(nil),      // 10: keystead.v1.IssueSVIDRequest
-	(*IssueSVIDResponse)(nil),     // 11: keystead.v1.IssueSVIDResponse
-	(*ReleaseRequest)(nil),        // 12: keystead.v1.ReleaseRequest
-	(*Application)(nil),           // 13: keystead.v1.Application
-	(*ReleaseResponse)(nil),       // 14: keystead.v1.ReleaseResponse
-	(*ListHostsRequest)(nil),      // 15: keystead.v1.ListHostsRequest
-	(*ListHostsResponse)(nil),     // 16: keystead.v1.ListHostsResponse
-	(*Host)(nil),                  // 17: keystead.v1.Host
-	(*ListKeysRequest)(nil),       // 18: keystead.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),      // 19: keystead.v1.ListKeysResponse
-	(*Key)(nil),                   // 20: keystead.v1.Key
-	(*KeyVersion)(nil),            // 21: keystead.v1.KeyVersion
-	(*GetStateRequest)(nil),       // 22: keystead.v1.GetStateRequest
-	(*GetStateResponse)(nil),      // 23: keystead.v1.GetStateResponse
-	(*PutObjectRequest)(nil),      // 24: keystead.v1.PutObjectRequest
-	(*PutObjectResponse)(nil),     // 25: keystead.v1.PutObjectResponse
-	(*GetObjectRequest)(nil),      // 26: keystead.v1.GetObjectRequest
-	(*GetObjectResponse)(nil),     // 27: keystead.v1.GetObjectResponse
-	(*WitnessRequest)(nil),        // 28: keystead.v1.WitnessRequest
-	(*Renewal)(nil),               // 29: keystead.v1.Renewal
-	(*WitnessResponse)(nil),       // 30: keystead.v1.WitnessResponse
-	(*GetRulingRequest)(nil),      // 31: keystead.v1.GetRulingRequest
-	(*GetRulingResponse)(nil),     // 32: keystead.v1.GetRulingResponse
-	(*CertifyNodeRequest)(nil),    // 33: keystead.v1.CertifyNodeRequest
-	(*CertifyNodeResponse)(nil),   // 34: keystead.v1.CertifyNodeResponse
-	(*ReadArchiveRequest)(nil),    // 35: keystead.v1.ReadArchiveRequest
-	(*ReadArchiveResponse)(nil),   // 36: keystead.v1.ReadArchiveResponse
-	(*WatchHostsRequest)(nil),     // 37: keystead.v1.WatchHostsRequest
-	(*WatchHostsResponse)(nil),    // 38: keystead.v1.WatchHostsResponse
-	(*HostEvent)(nil),             // 39: keystead.v1.HostEvent
-	(*Refusal)(nil),               // 40: keystead.v1.Refusal
-	(*Value)(nil),                 // 41: keystead.v1.Value
+	(*ExchangeHeadsRequest)(nil),   // 0: keystead.v1.ExchangeHeadsRequest
+	(*ExchangeHeadsResponse)(nil),  // 1: keystead.v1.ExchangeHeadsResponse
+	(*GetStateDigestRequest)(nil),  // 2: keystead.v1.GetStateDigestRequest
+	(*GetStateDigestResponse)(nil), // 3: keystead.v1.GetStateDigestResponse
+	(*NonceRequest)(nil),           // 4: keystead.v1.NonceRequest
+	(*NonceResponse)(nil),          // 5: keystead.v1.NonceResponse
+	(*AdmitRequest)(nil),           // 6: keystead.v1.AdmitRequest
+	(*AdmitResponse)(nil),          // 7: keystead.v1.AdmitResponse
+	(*Replayed)(nil),               // 8: keystead.v1.Replayed
+	(*Lease)(nil),                  // 9: keystead.v1.Lease
+	(*RenewRequest)(nil),           // 10: keystead.v1.RenewRequest
+	(*RenewResponse)(nil),          // 11: keystead.v1.RenewResponse
+	(*IssueSVIDRequest)(nil),       // 12: keystead.v1.IssueSVIDRequest
+	(*IssueSVIDResponse)(nil),      // 13: keystead.v1.IssueSVIDResponse
+	(*ReleaseRequest)(nil),         // 14: keystead.v1.ReleaseRequest
+	(*Application)(nil),            // 15: keystead.v1.Application
+	(*ReleaseResponse)(nil),        // 16: keystead.v1.ReleaseResponse
+	(*ListHostsRequest)(nil),       // 17: keystead.v1.ListHostsRequest
+	(*ListHostsResponse)(nil),      // 18: keystead.v1.ListHostsResponse
+	(*Host)(nil),                   // 19: keystead.v1.Host
+	(*ListKeysRequest)(nil),        // 20: keystead.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 21: keystead.v1.ListKeysResponse
+	(*Key)(nil),                    // 22: keystead.v1.Key
+	(*KeyVersion)(nil),             // 23: keystead.v1.KeyVersion
+	(*GetStateRequest)(nil),        // 24: keystead.v1.GetStateRequest
+	(*GetStateResponse)(nil),       // 25: keystead.v1.GetStateResponse
+	(*PutObjectRequest)(nil),       // 26: keystead.v1.PutObjectRequest
+	(*PutObjectResponse)(nil),      // 27: keystead.v1.PutObjectResponse
+	(*GetObjectRequest)(nil),       // 28: keystead.v1.GetObjectRequest
+	(*GetObjectResponse)(nil),      // 29: keystead.v1.GetObjectResponse
+	(*WitnessRequest)(nil),         // 30: keystead.v1.WitnessRequest
+	(*Renewal)(nil),                // 31: keystead.v1.Renewal
+	(*WitnessResponse)(nil),        // 32: keystead.v1.WitnessResponse
+	(*GetRulingRequest)(nil),       // 33: keystead.v1.GetRulingRequest
+	(*GetRulingResponse)(nil),      // 34: keystead.v1.GetRulingResponse
+	(*CertifyNodeRequest)(nil),     // 35: keystead.v1.CertifyNodeRequest
+	(*CertifyNodeResponse)(nil),    // 36: keystead.v1.CertifyNodeResponse
+	(*ReadArchiveRequest)(nil),     // 37: keystead.v1.ReadArchiveRequest
+	(*ReadArchiveResponse)(nil),    // 38: keystead.v1.ReadArchiveResponse
+	(*WatchHostsRequest)(nil),      // 39: keystead.v1.WatchHostsRequest
+	(*WatchHostsResponse)(nil),     // 40: keystead.v1.WatchHostsResponse
+	(*HostEvent)(nil),              // 41: keystead.v1.HostEvent
+	(*Refusal)(nil),                // 42: keystead.v1.Refusal
+	(*Value)(nil),                  // 43: keystead.v1.Value
 }
 var file_v1_host_proto_depIdxs = []int32{
-	7,  // 0: keystead.v1.AdmitResponse.lease:type_name -> keystead.v1.Lease
-	6,  // 1: keystead.v1.AdmitResponse.replayed:type_name -> keystead.v1.Replayed
-	40, // 2: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
-	7,  // 3: keystead.v1.RenewResponse.lease:type_name -> keystead.v1.Lease
-	6,  // 4: keystead.v1.RenewResponse.replayed:type_name -> keystead.v1.Replayed
-	13, // 5: keystead.v1.ReleaseRequest.application:type_name -> keystead.v1.Application
-	17, // 6: keystead.v1.ListHostsResponse.hosts:type_name -> keystead.v1.Host
-	7,  // 7: keystead.v1.Host.lease:type_name -> keystead.v1.Lease
-	20, // 8: keystead.v1.ListKeysResponse.keys:type_name -> keystead.v1.Key
-	21, // 9: keystead.v1.Key.versions:type_name -> keystead.v1.KeyVersion
-	41, // 10: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
-	29, // 11: keystead.v1.WitnessRequest.renewals:type_name -> keystead.v1.Renewal
-	40, // 12: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
-	40, // 13: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
-	39, // 14: keystead.v1.WatchHostsResponse.events:type_name -> keystead.v1.HostEvent
-	40, // 15: keystead.v1.HostEvent.because:type_name -> keystead.v1.Refusal
-	2,  // 16: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
-	4,  // 17: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
-	8,  // 18: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
-	10, // 19: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
-	12, // 20: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
-	15, // 21: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
-	18, // 22: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
-	22, // 23: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
-	24, // 24: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
-	26, // 25: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
-	35, // 26: keystead.v1.HostService.ReadArchive:input_type -> keystead.v1.ReadArchiveRequest
-	37, // 27: keystead.v1.HostService.WatchHosts:input_type -> keystead.v1.WatchHostsRequest
-	28, // 28: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
-	33, // 29: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
+	9,  // 0: keystead.v1.AdmitResponse.lease:type_name -> keystead.v1.Lease
+	8,  // 1: keystead.v1.AdmitResponse.replayed:type_name -> keystead.v1.Replayed
+	42, // 2: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
+	9,  // 3: keystead.v1.RenewResponse.lease:type_name -> keystead.v1.Lease
+	8,  // 4: keystead.v1.RenewResponse.replayed:type_name -> keystead.v1.Replayed
+	15, // 5: keystead.v1.ReleaseRequest.application:type_name -> keystead.v1.Application
+	19, // 6: keystead.v1.ListHostsResponse.hosts:type_name -> keystead.v1.Host
+	9,  // 7: keystead.v1.Host.lease:type_name -> keystead.v1.Lease
+	22, // 8: keystead.v1.ListKeysResponse.keys:type_name -> keystead.v1.Key
+	23, // 9: keystead.v1.Key.versions:type_name -> keystead.v1.KeyVersion
+	43, // 10: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
+	31, // 11: keystead.v1.WitnessRequest.renewals:type_name -> keystead.v1.Renewal
+	42, // 12: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
+	42, // 13: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
+	41, // 14: keystead.v1.WatchHostsResponse.events:type_name -> keystead.v1.HostEvent
+	42, // 15: keystead.v1.HostEvent.because:type_name -> keystead.v1.Refusal
+	4,  // 16: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
+	6,  // 17: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
+	10, // 18: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
+	12, // 19: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
+	14, // 20: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
+	17, // 21: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
+	20, // 22: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
+	24, // 23: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
+	26, // 24: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
+	28, // 25: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
+	37, // 26: keystead.v1.HostService.ReadArchive:input_type -> keystead.v1.ReadArchiveRequest
+	39, // 27: keystead.v1.HostService.WatchHosts:input_type -> keystead.v1.WatchHostsRequest
+	30, // 28: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
+	35, // 29: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
 	0,  // 30: keystead.v1.NodeService.ExchangeHeads:input_type -> keystead.v1.ExchangeHeadsRequest
-	31, // 31: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
-	3,  // 32: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
-	5,  // 33: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
-	9,  // 34: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
-	11, // 35: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
-	14, // 36: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
-	16, // 37: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
-	19, // 38: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
-	23, // 39: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
-	25, // 40: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
-	27, // 41: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
-	36, // 42: keystead.v1.HostService.ReadArchive:output_type -> keystead.v1.ReadArchiveResponse
-	38, // 43: keystead.v1.HostService.WatchHosts:output_type -> keystead.v1.WatchHostsResponse
-	30, // 44: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
-	34, // 45: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
-	1,  // 46: keystead.v1.NodeService.ExchangeHeads:output_type -> keystead.v1.ExchangeHeadsResponse
-	32, // 47: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
-	32, // [32:48] is the sub-list for method output_type
-	16, // [16:32] is the sub-list for method input_type
+	2,  // 31: keystead.v1.NodeService.GetStateDigest:input_type -> keystead.v1.GetStateDigestRequest
+	33, // 32: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
+	5,  // 33: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
+	7,  // 34: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
+	11, // 35: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
+	13, // 36: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
+	16, // 37: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
+	18, // 38: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
+	21, // 39: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
+	25, // 40: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
+	27, // 41: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
+	29, // 42: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
+	38, // 43: keystead.v1.HostService.ReadArchive:output_type -> keystead.v1.ReadArchiveResponse
+	40, // 44: keystead.v1.HostService.WatchHosts:output_type -> keystead.v1.WatchHostsResponse
+	32, // 45: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
+	36, // 46: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
+	1,  // 47: keystead.v1.NodeService.ExchangeHeads:output_type -> keystead.v1.ExchangeHeadsResponse
+	3,  // 48: keystead.v1.NodeService.GetStateDigest:output_type -> keystead.v1.GetStateDigestResponse
+	34, // 49: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
+	33, // [33:50] is the sub-list for method output_type
+	16, // [16:33] is the sub-list for method input_type
 	16, // [16:16] is the sub-list for extension type_name
 	16, // [16:16] is the sub-list for extension extendee
 	0,  // [0:16] is the sub-list for field type_name
@@ -2885,7 +3016,7 @@ func file_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_host_proto_rawDesc), len(file_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

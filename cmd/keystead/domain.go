@@ -199,6 +199,7 @@ func (o *domainInit) keep(content []byte) {
 func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domainInit) (*client.Domain, error) {
 	g := receipt.Genesis{Name: name, Created: uint64(time.Now().UnixMilli()), Roster: receipt.Roster{Threshold: o.threshold, Members: members}}
 	g.Settings = append(g.Settings, o.settings...)
+	g.Settings = append(g.Settings, admit.FoundingVersion())
 	if o.trustDisks {
 		g.Settings = append(g.Settings, receipt.TrustDisks+"=true")
 	}

@@ -189,7 +189,7 @@ func (h *Host) joined(request replica.JoinRequest, reply replica.JoinReply) {
 	}
 	h.joining = false
 	h.c.trace(h, "is id %d from now on, and knows nothing yet", reply.ID)
-	if err := errors.Join(h.store.Rejoin(reply.ID, nil), h.begin()); err != nil {
+	if err := errors.Join(h.store.Rejoin(reply.ID), h.begin()); err != nil {
 		h.broken(err)
 	}
 }

@@ -66,6 +66,9 @@ const (
 	// NodeServiceExchangeHeadsProcedure is the fully-qualified name of the NodeService's ExchangeHeads
 	// RPC.
 	NodeServiceExchangeHeadsProcedure = "/keystead.v1.NodeService/ExchangeHeads"
+	// NodeServiceGetStateDigestProcedure is the fully-qualified name of the NodeService's
+	// GetStateDigest RPC.
+	NodeServiceGetStateDigestProcedure = "/keystead.v1.NodeService/GetStateDigest"
 	// NodeServiceGetRulingProcedure is the fully-qualified name of the NodeService's GetRuling RPC.
 	NodeServiceGetRulingProcedure = "/keystead.v1.NodeService/GetRuling"
 )
@@ -482,6 +485,9 @@ type NodeServiceClient interface {
 	// ExchangeHeads shows a node where another one stands, and what that one heard from
 	// others; the answer is the same of the node asked.
 	ExchangeHeads(context.Context, *connect.Request[v1.ExchangeHeadsRequest]) (*connect.Response[v1.ExchangeHeadsResponse], error)
+	// GetStateDigest gives what the node says, signed, of its state at a position: only
+	// what it computed itself, or what a majority signed in a state that was confirmed.
+	GetStateDigest(context.Context, *connect.Request[v1.GetStateDigestRequest]) (*connect.Response[v1.GetStateDigestResponse], error)
 	// GetRuling says what the node came to on a proposal, once it has come to something.
 	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
@@ -515,6 +521,13 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("ExchangeHeads")),
 			connect.WithClientOptions(opts...),
 		),
+		getStateDigest: connect.NewClient[v1.GetStateDigestRequest, v1.GetStateDigestResponse](
+			httpClient,
+			baseURL+NodeServiceGetStateDigestProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("GetStateDigest")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		getRuling: connect.NewClient[v1.GetRulingRequest, v1.GetRulingResponse](
 			httpClient,
 			baseURL+NodeServiceGetRulingProcedure,
@@ -527,10 +540,11 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // nodeServiceClient implements NodeServiceClient.
 type nodeServiceClient struct {
-	witness       *connect.Client[v1.WitnessRequest, v1.WitnessResponse]
-	certifyNode   *connect.Client[v1.CertifyNodeRequest, v1.CertifyNodeResponse]
-	exchangeHeads *connect.Client[v1.ExchangeHeadsRequest, v1.ExchangeHeadsResponse]
-	getRuling     *connect.Client[v1.GetRulingRequest, v1.GetRulingResponse]
+	witness        *connect.Client[v1.WitnessRequest, v1.WitnessResponse]
+	certifyNode    *connect.Client[v1.CertifyNodeRequest, v1.CertifyNodeResponse]
+	exchangeHeads  *connect.Client[v1.ExchangeHeadsRequest, v1.ExchangeHeadsResponse]
+	getStateDigest *connect.Client[v1.GetStateDigestRequest, v1.GetStateDigestResponse]
+	getRuling      *connect.Client[v1.GetRulingRequest, v1.GetRulingResponse]
 }
 
 // Witness calls keystead.v1.NodeService.Witness.
@@ -548,6 +562,11 @@ func (c *nodeServiceClient) ExchangeHeads(ctx context.Context, req *connect.Requ
 	return c.exchangeHeads.CallUnary(ctx, req)
 }
 
+// GetStateDigest calls keystead.v1.NodeService.GetStateDigest.
+func (c *nodeServiceClient) GetStateDigest(ctx context.Context, req *connect.Request[v1.GetStateDigestRequest]) (*connect.Response[v1.GetStateDigestResponse], error) {
+	return c.getStateDigest.CallUnary(ctx, req)
+}
+
 // GetRuling calls keystead.v1.NodeService.GetRuling.
 func (c *nodeServiceClient) GetRuling(ctx context.Context, req *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error) {
 	return c.getRuling.CallUnary(ctx, req)
@@ -563,6 +582,9 @@ type NodeServiceHandler interface {
 	// ExchangeHeads shows a node where another one stands, and what that one heard from
 	// others; the answer is the same of the node asked.
 	ExchangeHeads(context.Context, *connect.Request[v1.ExchangeHeadsRequest]) (*connect.Response[v1.ExchangeHeadsResponse], error)
+	// GetStateDigest gives what the node says, signed, of its state at a position: only
+	// what it computed itself, or what a majority signed in a state that was confirmed.
+	GetStateDigest(context.Context, *connect.Request[v1.GetStateDigestRequest]) (*connect.Response[v1.GetStateDigestResponse], error)
 	// GetRuling says what the node came to on a proposal, once it has come to something.
 	GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error)
 }
@@ -592,6 +614,13 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("ExchangeHeads")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceGetStateDigestHandler := connect.NewUnaryHandler(
+		NodeServiceGetStateDigestProcedure,
+		svc.GetStateDigest,
+		connect.WithSchema(nodeServiceMethods.ByName("GetStateDigest")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	nodeServiceGetRulingHandler := connect.NewUnaryHandler(
 		NodeServiceGetRulingProcedure,
 		svc.GetRuling,
@@ -607,6 +636,8 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceCertifyNodeHandler.ServeHTTP(w, r)
 		case NodeServiceExchangeHeadsProcedure:
 			nodeServiceExchangeHeadsHandler.ServeHTTP(w, r)
+		case NodeServiceGetStateDigestProcedure:
+			nodeServiceGetStateDigestHandler.ServeHTTP(w, r)
 		case NodeServiceGetRulingProcedure:
 			nodeServiceGetRulingHandler.ServeHTTP(w, r)
 		default:
@@ -628,6 +659,10 @@ func (UnimplementedNodeServiceHandler) CertifyNode(context.Context, *connect.Req
 
 func (UnimplementedNodeServiceHandler) ExchangeHeads(context.Context, *connect.Request[v1.ExchangeHeadsRequest]) (*connect.Response[v1.ExchangeHeadsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.ExchangeHeads is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) GetStateDigest(context.Context, *connect.Request[v1.GetStateDigestRequest]) (*connect.Response[v1.GetStateDigestResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.NodeService.GetStateDigest is not implemented"))
 }
 
 func (UnimplementedNodeServiceHandler) GetRuling(context.Context, *connect.Request[v1.GetRulingRequest]) (*connect.Response[v1.GetRulingResponse], error) {
