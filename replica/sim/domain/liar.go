@@ -106,8 +106,11 @@ func (l *liar) told(lie Lie) {
 	l.d.Lies[lie]++
 }
 
-func (l *liar) forks() bool  { return l.has(Fork, Commit, Acks, Noise) }
-func (l *liar) stalls() bool { return l.has(Starve, Storm) }
+func (l *liar) forks() bool { return l.has(Fork, Commit, Acks, Noise) }
+
+// stalls reports whether the liar can keep a domain from going on: in each term that it
+// begins, it may be the first to say that it leads.
+func (l *liar) stalls() bool { return l.has(Starve, Storm) || l.has(Beats) && l.has(Terms) }
 
 func (l *liar) chance(p float64) bool { return l.rng.Float64() < p }
 
