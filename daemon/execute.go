@@ -19,7 +19,8 @@ import (
 type books struct {
 	replica *replica.Node
 	machine *machine
-	grown   bell // rings when something was applied
+	grown   bell         // rings when something was applied
+	gate    func() error // refuses while no majority stands where this node does, or its state is unproven
 	waker   waker
 
 	proverMu sync.Mutex
@@ -57,8 +58,13 @@ func parseResult(raw []byte) (ledger.Result, error) {
 	return r, err
 }
 
-// Execute implements serve.Ledger. What compares nothing needs no goroutine.
+// Execute implements serve.Ledger. What compares nothing needs no goroutine. A node whose gate
+// is closed acknowledges nothing: what it would be asked for may be in a log that others do not have.
 func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(serve.Outcome, error)) {
+	if err := b.gate(); err != nil {
+		done(serve.Outcome{}, err)
+		return
+	}
 	if slices.ContainsFunc(ops, func(o ledger.Op) bool { return o.Compare != nil }) {
 		go func() { done(b.compare(ctx, request, ops)) }()
 		return
@@ -154,6 +160,9 @@ func (b *books) View(ctx context.Context, linearizable bool, read func(ledger.Vi
 	if linearizable {
 		if err := b.replica.Read(ctx); err != nil {
 			return gone(err)
+		}
+		if err := b.gate(); err != nil {
+			return err
 		}
 	}
 	return b.replica.Snapshot(func(v replica.View) error { return read(ledger.NewView(v)) })
