@@ -536,3 +536,51 @@ func FuzzCarried(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkTake takes in a state of 64 MiB on a real disk, beside what writing as many
+// bytes to a file and syncing it takes: a state goes to disk once, and is hashed.
+func BenchmarkTake(b *testing.B) {
+	var commands []string
+	for i := range 512 {
+		commands = append(commands, fmt.Sprintf("%04d=%d", i, 128<<10))
+	}
+	_, header, stream := stable(b, vfs.NewMem(), append(commands, "e1", "P")...)
+	b.Run("take", func(b *testing.B) {
+		b.SetBytes(int64(header.Bytes))
+		for range b.N {
+			to := vaultStore(b, vfs.Default, func(o *StoreOptions) { o.Dir, o.MemTableBytes = b.TempDir(), 64<<20 })
+			if _, err := to.Receive(context.Background(), bytes.NewReader(stream)); err != nil {
+				b.Fatal(err)
+			}
+			if err := to.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("disk", func(b *testing.B) {
+		b.SetBytes(int64(len(stream)))
+		for range b.N {
+			f, err := vfs.Default.Create(b.TempDir()+"/f", vfs.WriteCategoryUnspecified)
+			if err == nil {
+				_, err = f.Write(bytes.Clone(stream))
+			}
+			if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("read", func(b *testing.B) { // what a node does at a position
+		s := vaultStore(b, vfs.Default, func(o *StoreOptions) { o.Dir, o.MemTableBytes = b.TempDir(), 64<<20 })
+		installed(b, s, stream)
+		b.SetBytes(int64(header.Bytes))
+		for range b.N {
+			h, err := s.Offer()
+			if err == nil {
+				_, err = h.Read(context.Background())
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
