@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -552,9 +553,6 @@ func BenchmarkTake(b *testing.B) {
 			if _, err := to.Receive(context.Background(), bytes.NewReader(stream)); err != nil {
 				b.Fatal(err)
 			}
-			if err := to.Close(); err != nil {
-				b.Fatal(err)
-			}
 		}
 	})
 	b.Run("disk", func(b *testing.B) {
@@ -583,4 +581,55 @@ func BenchmarkTake(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkPositions puts values of 4 KiB over a state of 64 MiB, with a position each time
+// that as much was written as the state has, and without. The log is on the same disk.
+func BenchmarkPositions(b *testing.B) {
+	for _, every := range []int{0, 256} {
+		b.Run(fmt.Sprint("every ", every), func(b *testing.B) {
+			var reading sync.WaitGroup
+			s := vaultStore(b, vfs.Default, func(o *StoreOptions) {
+				o.Dir, o.MemTableBytes = b.TempDir(), 64<<20
+				o.Positioned = func(h *Held) {
+					reading.Go(func() {
+						if _, err := h.Read(context.Background()); err != nil {
+							b.Error(err)
+						}
+						s := h.store
+						s.Stable(h.Index())
+					})
+				}
+			})
+			put := func(n int) {
+				commands := make([]string, 64)
+				for i := range commands {
+					commands[i] = fmt.Sprintf("%06d=4096", (64*n+i)%(16<<10))
+				}
+				at := s.Applied() + 1
+				e := []*pb.Entry{entry(at, at, commands...)}
+				if every > 0 && n%every == every-1 {
+					e = append(e, entry(at+1, at+1, "P"))
+				}
+				err := s.Append(&pb.Message{Entries: e, Responses: []*pb.Message{{}}})
+				if err == nil {
+					_, err = s.Apply(&pb.Message{Entries: e})
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			for n := range 256 {
+				put(n)
+			}
+			reading.Wait()
+			b.SetBytes(64 * 4096)
+			b.ResetTimer()
+			for n := range b.N {
+				put(n)
+			}
+			b.StopTimer()
+			reading.Wait()
+		})
+	}
 }

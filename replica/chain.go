@@ -26,8 +26,6 @@ type Chain struct {
 	Hash  keystead.Digest // after the last entry applied
 }
 
-const chainSize = 8 + 8 + len(keystead.Digest{})
-
 func (c *Chain) encode() []byte {
 	return append(binary.BigEndian.AppendUint64(be64(c.Era), c.Start), c.Hash[:]...)
 }

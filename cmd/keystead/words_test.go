@@ -76,7 +76,7 @@ func TestResolverFindsFaults(t *testing.T) {
 
 var (
 	spoken = regexp.MustCompile("(?:^|[^A-Za-z0-9./_-])keystead (?:--[a-z]|[a-z])") // where a command in words begins
-	formal = regexp.MustCompile(`^keystead [a-z -]+/[0-9]`)                          // the context of a signature
+	formal = regexp.MustCompile(`^keystead [a-z -]+/[0-9]`)                         // the context of a signature
 	phrase = regexp.MustCompile(`^[a-z][a-z0-9-]*`)
 	flagIn = regexp.MustCompile(`^--([a-z][a-z0-9-]*)`)
 )
