@@ -80,6 +80,7 @@ func runNode(config string) error {
 	if err != nil {
 		return err
 	}
+	go usurp(ctx, n, cfg.Dir)
 	select {
 	case <-ctx.Done():
 		return n.Close()

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"context"
+
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
@@ -9,6 +11,12 @@ import (
 
 // LieInMessages has a node's messages of raft go through a transport of its own.
 func (o *Options) LieInMessages(t func(replica.Transport) replica.Transport) { o.lies.transport = t }
+
+// ProposeMembers has a node propose a change of the replica's members by itself.
+func (n *Node) ProposeMembers(ctx context.Context, c replica.Change) error {
+	_, err := n.replica.Change(ctx, c)
+	return err
+}
 
 // LieOfHead has a node say of itself what it likes, to whom it likes.
 func (o *Options) LieOfHead(f func(to string, s heads.Statement, sign *key.Node) heads.Statement) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -21,14 +22,19 @@ import (
 // lyingPeer is a node that answers every digest with the same bytes, over and over.
 type lyingPeer struct {
 	apiv1connect.UnimplementedHostServiceHandler
+	answer atomic.Pointer[repeated]
+}
+
+// repeated is a chunk, so many times.
+type repeated struct {
 	chunk []byte
 	times int
-	sent  int
 }
 
 func (l *lyingPeer) GetObject(_ context.Context, _ *connect.Request[apiv1.GetObjectRequest], s *connect.ServerStream[apiv1.GetObjectResponse]) error {
-	for l.sent = 0; l.sent < l.times; l.sent++ {
-		if err := s.Send(&apiv1.GetObjectResponse{Chunk: l.chunk}); err != nil {
+	a := l.answer.Load()
+	for range a.times {
+		if err := s.Send(&apiv1.GetObjectResponse{Chunk: a.chunk}); err != nil {
 			return err
 		}
 	}
@@ -45,15 +51,15 @@ func TestPeersObjects(t *testing.T) {
 	defer s.Close()
 	p := &peer{Contact: client.Contact{Name: "n2"}, host: apiv1connect.NewHostServiceClient(s.Client(), s.URL, connect.WithReadMaxBytes(maxPeerAnswer))}
 	good := []byte("what was asked for")
-	l.chunk, l.times = good, 1
+	l.answer.Store(&repeated{good, 1})
 	if b, err := p.object(t.Context(), keystead.Sum(good), mostVerdict); err != nil || string(b) != string(good) {
 		t.Errorf("as it should be: %q, %v", b, err)
 	}
-	l.chunk = []byte("other bytes")
+	l.answer.Store(&repeated{[]byte("other bytes"), 1})
 	if _, err := p.object(t.Context(), keystead.Sum(good), mostVerdict); !errors.Is(err, keystead.ReasonObjectMismatch) {
 		t.Errorf("other bytes: %v", err)
 	}
-	l.chunk, l.times = make([]byte, 256<<10), MaxObject/(256<<10)
+	l.answer.Store(&repeated{make([]byte, 256<<10), MaxObject / (256 << 10)})
 	for what, most := range map[string]int64{"evidence": mostEvidence, "a verdict": mostVerdict, "a policy": mostOf(admit.ObjectPolicy), "roots": mostOf(admit.ObjectRoots),
 		"collateral": mostOf(admit.ObjectCollateral), "a code set": mostOf(admit.ObjectCodeSet)} {
 		if _, err := p.object(t.Context(), keystead.Sum(good), most); !errors.Is(err, keystead.ReasonTooLarge) {

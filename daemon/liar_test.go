@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -36,9 +37,28 @@ import (
 const (
 	withholdFile = "lie-withhold"
 	headFile     = "lie-head"
+	removeFile   = "lie-remove"
 	snapshotFile = "lie-snapshot"
 	stateFile    = "lie-state"
 )
+
+// usurp has a node propose, by itself, that the member whose raft id a file in its directory
+// holds is removed, and leaves what came of it beside that.
+func usurp(ctx context.Context, n *daemon.Node, dir string) {
+	for {
+		b, err := os.ReadFile(filepath.Join(dir, removeFile))
+		if id, _ := strconv.ParseUint(string(b), 10, 64); err == nil && id != 0 {
+			err := n.ProposeMembers(ctx, replica.Change{Remove: []uint64{id}})
+			_ = os.WriteFile(filepath.Join(dir, removeFile+".new"), fmt.Appendf(nil, "answer: %v", err), 0o600)
+			_ = os.Rename(filepath.Join(dir, removeFile+".new"), filepath.Join(dir, removeFile))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(20 * time.Millisecond): // between two looks at a file
+		}
+	}
+}
 
 // lie has a node lie as the files in its directory say, from when they are there.
 func lie(dir string, o *daemon.Options) {
@@ -263,4 +283,24 @@ func TestClientsCompareHeads(t *testing.T) {
 	if err != nil || len(stands) != 3 || stands[2].Err == nil || stands[0].Err != nil || stands[1].Err != nil {
 		t.Errorf("one that can not be reached is listed, and not against it: %v, %v", stands, err)
 	}
+}
+
+// TestUsurper: one node of three, be it the leader, proposes that an honest one is removed from
+// the replica. All refuse it, and the domain stays whole.
+func TestUsurper(t *testing.T) {
+	t.Parallel()
+	c := found(t, 3, loopback)
+	c.startAll()
+	c.whole(0, 1, 2)
+	bad := c.leader(0)
+	victim := (bad + 1) % 3
+	c.lies(bad, removeFile, c.raftID(victim))
+	var answer []byte
+	for end := time.Now().Add(patience); !bytes.HasPrefix(answer, []byte("answer: ")) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) { // between two looks at a file
+		answer, _ = os.ReadFile(filepath.Join(c.nodes[bad].dir, removeFile))
+	}
+	if !bytes.Contains(answer, []byte(keystead.ReasonChangeUnexplained)) {
+		t.Errorf("want change-unexplained, got %s", answer)
+	}
+	c.whole(0, 1, 2)
 }

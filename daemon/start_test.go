@@ -70,7 +70,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 		}
 		run(t, "rm -rf %s.kept && cp -a %s %s.kept", dir, dir, dir)
 	}
-	if failed < 4 {
+	if failed < 2 { // with no room at all, and with next to none, a new node never runs
 		t.Errorf("the disk was full for %d starts: does the test fill it?", failed)
 	}
 }

@@ -176,9 +176,8 @@ func (m *Machine) Apply(entries []Committed, w Writer) (Applied, error) {
 
 func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 	for _, e := range entries {
-		if m.ahead(e) && len(e.Data) > 0 && !receipt.KnownVersion(e.Data[0]) {
-			_, _, err := receipt.Split(append(e.Data[:1:1], 0))
-			return nil, &StopError{e.Index, err}
+		if err := m.beyond(e); err != nil {
+			return nil, err // before anything is written
 		}
 	}
 	m.begin()
@@ -187,6 +186,9 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 		results[i].Index = e.Index
 		if !m.ahead(e) {
 			continue
+		}
+		if err := m.beyond(e); err != nil { // voted a moment ago
+			return nil, err
 		}
 		m.head.applied, m.head.offset, m.head.term = e.Index, uint64(e.Offset), e.Term
 		if len(e.Data) == 0 {
@@ -210,6 +212,17 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 		return nil, fatal(err)
 	}
 	return results, nil
+}
+
+// beyond stops at an entry of a version that members voted and this build does not know:
+// other nodes apply it. One that they did not vote is refused, or one bad entry would stop
+// every node.
+func (m *Machine) beyond(e Committed) error {
+	if !m.ahead(e) || len(e.Data) == 0 || e.Data[0] <= receipt.Version || e.Data[0] > m.entryVersion {
+		return nil
+	}
+	_, _, err := receipt.Split([]byte{e.Data[0], 0})
+	return &StopError{e.Index, err}
 }
 
 // ahead reports whether an entry is not applied yet.

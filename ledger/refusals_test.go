@@ -58,9 +58,13 @@ func lastLine(b []byte) string {
 }
 
 // TestUnknownVersionStops wants a clear stop before anything of the batch is
-// applied, and a build that knows the version to go on from there.
+// applied, and a build that knows the version to go on from there: where members voted
+// the version. One that they did not vote is refused, or any node could stop all others.
 func TestUnknownVersionStops(t *testing.T) {
-	d := newDomain(t, 3)
+	for _, version := range []byte{0, receipt.Version + 1, 255} {
+		newDomain(t, 3).refused(append([]byte{version}, "whatever it is"...), keystead.ReasonVersionUnknown)
+	}
+	d := newDomain(t, 3, fmt.Sprintf("entry-version=%d", receipt.Version+1))
 	before := d.store.digest()
 	good, future := d.run(put("a", "1")), append([]byte{receipt.Version + 1}, "whatever it is"...)
 	b := newBatch()

@@ -9,7 +9,7 @@ import (
 
 // Version is the newest version of the ledger's entry format: the first byte of every
 // entry, which is the version that brought its kind. It only ever grows. A node that
-// meets a version which it does not know stops before it applies anything.
+// meets a version which it does not know, and which members voted, stops before it applies anything.
 //
 //	1  kinds 1 to 8
 //	2  kinds 9 and 10

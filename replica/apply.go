@@ -25,6 +25,7 @@ type appliedBatch struct {
 	seq     uint64
 	results [][]byte
 	err     error
+	rest    []byte // of the entry, after the head
 }
 
 // applyBuffers are kept from call to call.
@@ -41,6 +42,7 @@ type ownBatch struct {
 	seq      uint64
 	from, to int
 	err      error
+	rest     []byte
 }
 
 // Apply applies the committed entries of raft's MsgStorageApply to the state. It
@@ -110,7 +112,7 @@ func (s *Store) applyRun(ents []*pb.Entry, a *Applied) (n int, err error) {
 		return n, err
 	}
 	for _, o := range buf.own {
-		a.batches = append(a.batches, appliedBatch{o.seq, results[o.from:o.to:o.to], o.err})
+		a.batches = append(a.batches, appliedBatch{o.seq, results[o.from:o.to:o.to], o.err, o.rest})
 	}
 	a.index = max(a.index, id.index)
 	if changed != nil {
@@ -139,25 +141,24 @@ func (s *Store) publish(id entryID, members *Membership, chain Chain) {
 	}
 }
 
-// applyEntry gathers the commands of an entry, or makes its change of membership.
+// applyEntry gathers the commands of an entry, or makes its change of membership. An entry
+// that no member writes, as a leader that lies may have in its log, has no effect: an
+// error would stop every node, again and again. So before a build writes a batch of another
+// version, members must have voted that.
 func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.ConfChangeV2, error) {
-	data := e.GetData()
-	change := e.GetType() != pb.EntryNormal
-	if change {
-		cc := &pb.ConfChangeV2{}
-		if err := proto.Unmarshal(data, cc); err != nil {
-			return nil, nil, err
-		}
-		if data = cc.GetContext(); len(data) == 0 {
-			return members.leave()
-		}
+	data, change, ok := payload(e)
+	if !ok {
+		return nil, nil, nil
+	}
+	if change && len(data) == 0 && members.Joint() {
+		return members.leave()
 	}
 	if len(data) == 0 {
 		return nil, nil, nil // a leader's first entry
 	}
 	origin, seq, rest, err := parseHead(data)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil
 	}
 	buf := &s.batch
 	last, seen := buf.origins[origin]
@@ -167,8 +168,14 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 	if _, ok := members.ByID(origin); !ok || seq <= last && defect.On != defect.ApplyTwice {
 		return nil, nil, nil // dead, or doubled by the network
 	}
+	commands := buf.commands
+	if !change {
+		if commands, err = appendCommands(commands, e.GetIndex(), e.GetTerm(), rest); err != nil {
+			return nil, nil, nil
+		}
+	}
 	buf.origins[origin] = seq
-	own := ownBatch{seq: seq, from: len(buf.commands), to: len(buf.commands)}
+	own := ownBatch{seq: seq, from: len(buf.commands), to: len(buf.commands), rest: rest}
 	var next *Membership
 	var cc *pb.ConfChangeV2
 	if change {
@@ -180,9 +187,7 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 			next, cc, own.err = members.apply(c)
 		}
 	} else {
-		if buf.commands, err = appendCommands(buf.commands, e.GetIndex(), e.GetTerm(), rest); err != nil {
-			return nil, nil, err
-		}
+		buf.commands = commands
 		own.to = len(buf.commands)
 		for _, c := range buf.commands[own.from:] {
 			if s.opts.Machine.Position(c.Data) {
@@ -194,6 +199,19 @@ func (s *Store) applyEntry(members *Membership, e *pb.Entry) (*Membership, *pb.C
 		buf.own = append(buf.own, own)
 	}
 	return next, cc, nil
+}
+
+// payload returns what an entry carries, and whether that is a change of membership; false if
+// it is in no form that members write.
+func payload(e *pb.Entry) (data []byte, change, ok bool) {
+	if e.GetType() == pb.EntryNormal {
+		return e.GetData(), false, true
+	}
+	cc := &pb.ConfChangeV2{}
+	if e.GetType() != pb.EntryConfChangeV2 || proto.Unmarshal(e.GetData(), cc) != nil {
+		return nil, true, false
+	}
+	return cc.GetContext(), true, true
 }
 
 // commitApply writes the effects of a call together with its index.

@@ -74,6 +74,7 @@ type Core struct {
 	promoting bool
 	members   *Membership
 	doubt     doubt
+	followed  bool                       // since its start this node took entries of a leader
 	shunned   map[keystead.Digest]bool   // keys of members that are taken no word of
 	reached   map[keystead.Digest]uint64 // by key: how far a member says that it applied the log
 	changed   bool                       // members, since the last Work
@@ -172,7 +173,7 @@ func (c *Core) noQuorum() error {
 
 // Step takes a message of another node. An error means that this node must stop.
 func (c *Core) Step(m *pb.Message) error {
-	if m.GetTo() != c.id || raft.IsLocalMsg(m.GetType()) || c.members.left(m.GetFrom()) || c.shuns(m) {
+	if m.GetTo() != c.id || raft.IsLocalMsg(m.GetType()) || c.members.left(m.GetFrom()) || c.shuns(m) || c.presumes(m) {
 		return nil
 	}
 	if err := c.checkDisk(m); err != nil {
@@ -259,7 +260,7 @@ func (c *Core) flush() {
 			break
 		}
 		if defect.On == defect.EarlyAck {
-			q.applied(appliedBatch{seq: q.seq})
+			q.applied(appliedBatch{seq: q.seq, rest: data[batchHead:]})
 		}
 	}
 	if ctx := c.reads.ask(c.id, c.tick, uint64(c.opts.ElectionTicks)); ctx != nil {
@@ -390,6 +391,7 @@ func (c *Core) Applied(a Applied) {
 // deliver hands the responses of a finished write to whom they are for.
 func (c *Core) deliver(ms []*pb.Message) {
 	for _, m := range ms {
+		c.followed = c.followed || m.GetType() == pb.MsgAppResp && !m.GetReject() && m.GetTo() != c.id
 		if m.GetTo() != c.id {
 			c.out = append(c.out, m)
 		} else {

@@ -118,6 +118,26 @@ func TestRolledBackDisk(t *testing.T) {
 	}
 }
 
+// TestWithheldEntries: a leader that this node follows keeps entries back, which others have,
+// and says that the node has lost them. Since its start the node took entries of a leader,
+// which it could not have if its disk lacked what that one had of it: it does not stop.
+func TestWithheldEntries(t *testing.T) {
+	a := newFollower(t, 3)
+	a.Reached(keystead.Sum(be64(3)), 500)
+	next := entry(10, 9, "command-10")
+	if err := a.Step(&pb.Message{Type: pb.MsgApp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(9)),
+		Index: new(uint64(9)), LogTerm: new(uint64(1)), Commit: new(uint64(9)), Entries: []*pb.Entry{next}}); err != nil {
+		t.Fatal(err)
+	}
+	a.pump(t)
+	if last, err := a.s.LastIndex(); last != 10 || err != nil {
+		t.Fatalf("the log ends at %d, %v", last, err)
+	}
+	if err := a.hear(t, 100, func() *pb.Message { return beat(2, 9, 500) }); err != nil {
+		t.Errorf("the node stops: %v", err)
+	}
+}
+
 // TestShunned: nothing of a member that is shunned is taken, whatever term it claims.
 func TestShunned(t *testing.T) {
 	a := newFollower(t, 3)

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -141,7 +142,26 @@ func (q *proposals) release(b *batch) {
 	}
 }
 
-// applied settles the batch, and those before it as dead.
+// carries reports whether what follows the head of an entry is this batch as it was sent.
+// A proposal that timed out is not compared any more.
+func (b *batch) carries(rest []byte) bool {
+	n := 0
+	for ; len(rest) > 0 && n < len(b.proposals); n++ {
+		p := b.proposals[n]
+		if p != nil && p.change != nil {
+			return bytes.Equal(rest, encode(*p.change))
+		}
+		size, w := binary.Uvarint(rest)
+		if w <= 0 || size > uint64(len(rest)-w) || p != nil && !bytes.Equal(rest[w:w+int(size)], p.Command) {
+			return false
+		}
+		rest = rest[w+int(size):]
+	}
+	return len(rest) == 0 && n == len(b.proposals)
+}
+
+// applied settles the batch, and those before it as dead. A leader that lies may have put
+// other commands under the batch's number: of what was sent nothing is known then.
 func (q *proposals) applied(a appliedBatch) {
 	var dead []*batch
 	for len(q.pending) > 0 && q.pending[0].seq <= a.seq {
@@ -152,6 +172,11 @@ func (q *proposals) applied(a appliedBatch) {
 			continue
 		}
 		q.pendBytes -= b.bytes
+		if !b.carries(a.rest) {
+			q.fail(b.proposals, timeoutError("another member altered the batch on its way; the command may still take effect"))
+			q.release(b)
+			continue
+		}
 		for i, p := range b.proposals {
 			if p == nil {
 				continue

@@ -281,7 +281,7 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, from Peer, began t
 	if d.opts.Observe != nil {
 		d.opts.Observe(r.URL.Path, connect.CodeOf(out).String(), time.Since(began))
 	}
-	if d.opts.Limited != nil {
+	if d.opts.Limited != nil && !errors.Is(err, keystead.ReasonEvidenceMissing) && !errors.Is(err, keystead.ReasonNotMember) {
 		d.opts.Limited(from.Class(), r.RemoteAddr, r.URL.Path, err)
 	}
 }

@@ -78,10 +78,11 @@ var Limited = map[string]Limits{
 	api.HostServiceReadArchiveProcedure: {In: usual, Values: 8, Out: 1 << 40, Rate: 10, Flight: 2}, // who asks shows members' signatures, each once
 	api.HostServiceWatchHostsProcedure:  {In: small, Values: 8, Out: 1 << 20, Waits: true},
 
-	api.NodeServiceWitnessProcedure:       {From: Node, Values: 16 * maxBatch, Out: 4 << 20},
-	api.NodeServiceCertifyNodeProcedure:   {From: Host, In: 2 * usual, Values: 8, Out: usual},
-	api.NodeServiceGetRulingProcedure:     {From: Node, In: small, Values: 8, Out: usual},
-	api.NodeServiceExchangeHeadsProcedure: {From: Node, In: 512 * maxHeard, Values: 2 * maxHeard, Out: 512 * maxHeard},
+	api.NodeServiceWitnessProcedure:        {From: Node, Values: 16 * maxBatch, Out: 4 << 20},
+	api.NodeServiceCertifyNodeProcedure:    {From: Host, In: 2 * usual, Values: 8, Out: usual},
+	api.NodeServiceGetRulingProcedure:      {From: Node, In: small, Values: 8, Out: usual},
+	api.NodeServiceGetStateDigestProcedure: {From: Node, In: small, Values: 8, Out: usual},
+	api.NodeServiceExchangeHeadsProcedure:  {From: Node, In: 512 * maxHeard, Values: 2 * maxHeard, Out: 512 * maxHeard},
 }
 
 // What a class has altogether.

@@ -66,7 +66,7 @@ type Options struct {
 	// MayWrite says who may execute transactions; nil: anybody.
 	MayWrite func(Peer) bool
 	Ready    func() error // why the node does not serve now, for health checks; nil: it does
-	// Limited is told of every call that was not let in; may be nil.
+	// Limited is told of every call that a limit kept out; may be nil.
 	Limited func(class Class, from, procedure string, because error)
 }
 

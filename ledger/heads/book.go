@@ -235,20 +235,34 @@ func (b *Book) Reached(n receipt.Node) uint64 {
 	return a.last.Log.Index
 }
 
+// beyond reports whether the node has agreed at the place where another parts, or further
+// on. Who stays before it says what is so of both logs, and can be held to nothing.
+func (a *account) beyond(other *account) bool {
+	if other.how == partsTree {
+		return a.tree != nil && a.tree.Tree.Size >= other.parted.Tree.Size
+	}
+	return a.log != nil && a.log.Log.Index >= other.parted.Log.Index
+}
+
 // Check refuses unless a majority of the roster agrees with this node: itself, and nodes
-// that said so within [Fresh] milliseconds and are not proven bad. The refusal is
+// that said so within [Fresh] milliseconds and are not proven bad. While some node stands
+// elsewhere, agreement counts from the place on where that one parts. The refusal is
 // ledger-forked if a node that is not proven bad stands elsewhere, and no-quorum if too few
 // say anything.
 func (b *Book) Check(r *receipt.Roster, now int64) error {
 	with := 0
+	var parted []*account
 	var apart []string
 	for _, n := range r.Nodes {
-		a := b.of(n)
-		switch {
-		case n.Name == b.self || a != nil && a.with(now):
-			with++
-		case a != nil && a.apart(now):
+		if a := b.of(n); a != nil && a.apart(now) {
+			parted = append(parted, a)
 			apart = append(apart, fmt.Sprintf("%s at %s", n.Name, a.parted.place(a.how)))
+		}
+	}
+	for _, n := range r.Nodes {
+		a := b.of(n)
+		if n.Name == b.self || a != nil && a.with(now) && !slices.ContainsFunc(parted, func(p *account) bool { return !a.beyond(p) }) {
+			with++
 		}
 	}
 	if with >= r.Majority() {

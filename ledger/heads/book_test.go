@@ -192,6 +192,29 @@ func TestTwoStories(t *testing.T) {
 	}
 }
 
+// TestStayingBeforeTheFork: who told two stories and then says only what is so of both
+// holds no gate open, whether it names an early place or no log at all.
+func TestStayingBeforeTheFork(t *testing.T) {
+	c, own := newCast(t, 3), same(8).clone("lease to web")
+	for name, says := range map[string]heads.Statement{
+		"an early place": c.says("n3", same(8)),
+		"no log":         heads.New(c.keys["n3"], "n3", heads.Log{}, c.says("n3", same(1)).Tree),
+	} {
+		b := heads.NewBook("n1")
+		c.hear(b, says, true, own, 1)
+		if err := b.Check(&c.roster, 1); err != nil {
+			t.Errorf("%s, and nobody stands elsewhere: %v", name, err)
+		}
+		c.hear(b, c.says("n2", same(8).clone("no lease to web")), true, own, 2)
+		c.hear(b, says, true, own, 3)
+		demand(t, name, b.Check(&c.roster, 3), keystead.ReasonLedgerForked)
+		c.hear(b, c.says("n3", own), true, own, 4)
+		if err := b.Check(&c.roster, 4); err != nil {
+			t.Errorf("%s, and then this node's own: %v", name, err)
+		}
+	}
+}
+
 // TestProofNeedsNoLog: two statements of one place, or of one size, prove a lie to whoever
 // has neither log.
 func TestProofNeedsNoLog(t *testing.T) {

@@ -68,6 +68,12 @@ func (h *Host) Sound() bool { return h.core != nil && !h.full }
 // Store is the host's, while it is up.
 func (h *Host) Store() *replica.Store { return h.store }
 
+// Core is the host's loop; nil while it is down or joins.
+func (h *Host) Core() *replica.Core { return h.core }
+
+// Pump starts what the core has to do, after it was told something directly.
+func (h *Host) Pump() { h.guarded(h.pump) }
+
 // Status is the host's; zero while it is down or joins.
 func (h *Host) Status() replica.Status {
 	if h.core == nil {
@@ -189,6 +195,13 @@ func (h *Host) Disk() *vfs.MemFS {
 	return h.disk.CrashClone(vfs.CrashCloneCfg{})
 }
 
+// Clone opens a store on a copy of the host's disk, as a host does that keeps two. The
+// caller closes it.
+func (h *Host) Clone(m replica.StateMachine) (*replica.Store, error) {
+	return replica.OpenStore(replica.StoreOptions{FS: h.Disk(), Dir: "data", Machine: m,
+		RetainBytes: h.c.opts.RetainBytes, MemTableBytes: 1 << 20, Cache: sharedCache})
+}
+
 // settle has a flush that was begun end before anything happens to the disk: how
 // long it takes is real time, which a seed does not know.
 func (h *Host) settle() {
@@ -282,6 +295,9 @@ func (h *Host) then(d time.Duration, do func()) {
 func (h *Host) guarded(do func()) {
 	defer func() {
 		if p := recover(); p != nil {
+			if h.stopped(fmt.Sprintf("panic: %v", p)) {
+				return
+			}
 			h.c.Fail("%s: panic: %v\n%s", h.Name, p, debug.Stack())
 		}
 	}()
@@ -404,6 +420,16 @@ func (h *Host) apply() {
 	})
 }
 
+// stopped ends the process of a host that can not go on, if that is explained.
+func (h *Host) stopped(why string) bool {
+	if h.c.opts.Stopped == nil || !h.c.opts.Stopped(h, why) {
+		return false
+	}
+	h.c.trace(h, "stops: %s", why)
+	h.Crash()
+	return true
+}
+
 // positioned reads the state at a position through, and says what it came to. Only that a
 // node does so beside its other work is not simulated.
 func (h *Host) positioned(at *replica.Held) {
@@ -459,6 +485,9 @@ func (h *Host) wish() {
 
 // broken is the end of a start that met an error: the process ends.
 func (h *Host) broken(err error) {
+	if h.stopped(err.Error()) {
+		return
+	}
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, keystead.ReasonDiskRolledBack) {
 		h.c.Fail("%s: stopped: %v", h.Name, err)
 		return

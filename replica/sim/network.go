@@ -22,6 +22,20 @@ func (h *Host) send(m *pb.Message) {
 	if to == nil {
 		return
 	}
+	if h.c.opts.Tamper == nil {
+		h.post(to, m)
+		return
+	}
+	for _, m := range h.c.opts.Tamper(h, to, proto.Clone(m).(*pb.Message)) {
+		h.post(to, m)
+	}
+}
+
+// maxFlying is how many messages are on their way from one host to another at most.
+const maxFlying = 64
+
+// post brings a message to a host, once, twice or never.
+func (h *Host) post(to *Host, m *pb.Message) {
 	b, err := proto.Marshal(m)
 	if err != nil {
 		h.c.Fail("marshal: %v", err)
@@ -32,6 +46,12 @@ func (h *Host) send(m *pb.Message) {
 		copies = 2
 	}
 	for range copies {
+		link := [2]*Host{h, to}
+		if h.c.flying[link] == maxFlying {
+			return // as a transport's queue that is full
+		}
+		h.c.flying[link]++
+		h.c.After(h.c.opts.Faults.MaxDelay, func() { h.c.flying[link]-- })
 		h.c.carry(h, to, func() {
 			m := &pb.Message{}
 			if err := proto.Unmarshal(b, m); err != nil {
@@ -46,6 +66,16 @@ func (h *Host) send(m *pb.Message) {
 		})
 	}
 }
+
+// Post sends a message that the host's core did not: a host may lie.
+func (h *Host) Post(to *Host, m *pb.Message) {
+	if h.core != nil {
+		h.post(to, m)
+	}
+}
+
+// Carry brings something from host to host, late or never, beside raft.
+func (c *Cluster) Carry(from, to *Host, arrive func()) { c.carry(from, to, arrive) }
 
 // carry brings something from host to host, late or never.
 func (c *Cluster) carry(from, to *Host, arrive func()) bool {

@@ -24,6 +24,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/replica"
 	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
 )
 
 // Options shape a simulation.
@@ -36,6 +37,12 @@ type Options struct {
 	Trace      io.Writer // what happens, a line each; nil drops it
 
 	RetainBytes uint64 // log kept; small, so that snapshots are needed
+
+	// Tamper, if set, is what a message between two hosts becomes on its way: a host that
+	// lies sends and takes others than its core does.
+	Tamper func(from, to *Host, m *pb.Message) []*pb.Message
+	// Stopped, if set, hears why a host can not go on, and says whether that is explained.
+	Stopped func(h *Host, why string) bool
 }
 
 // Faults say what goes wrong all the time. Crashes and partitions are calls.
@@ -55,6 +62,7 @@ type Cluster struct {
 	events events
 	seq    uint64
 	cut    map[[2]*Host]bool // one way
+	flying map[[2]*Host]int  // messages
 	hosts  []*Host
 	reader io.Reader // crypto/rand's own, to be put back
 	err    error
@@ -67,7 +75,7 @@ func New(opts Options) (*Cluster, error) {
 	if opts.RetainBytes == 0 {
 		opts.RetainBytes = 2 << 10
 	}
-	c := &Cluster{opts: opts, rng: randv2.New(randv2.NewPCG(opts.Seed, 0x6b6579)), cut: map[[2]*Host]bool{}, reader: rand.Reader}
+	c := &Cluster{opts: opts, rng: randv2.New(randv2.NewPCG(opts.Seed, 0x6b6579)), cut: map[[2]*Host]bool{}, flying: map[[2]*Host]int{}, reader: rand.Reader}
 	rand.Reader = seeded{randv2.New(randv2.NewPCG(opts.Seed, 0x72616674))}
 	var members []replica.Member
 	for range opts.Founders {

@@ -12,6 +12,8 @@ const (
 	EarlyAck          // proposals are acknowledged before they are committed
 	ApplyTwice        // a batch that the network doubled is applied again
 	StaleRead         // reads do not ask a majority
+	Beats             // what a heartbeat says of this node's log is believed
+	Trust             // members are taken to send what they may
 )
 
 // On is the fault that is on. It changes only while no node runs.
