@@ -202,3 +202,43 @@ func TestForgedRuns(t *testing.T) {
 		})
 	}
 }
+
+// TestEditedStore: who opens a store that was edited finds out: by the signatures that
+// lead to the roster and over the tree; and no receipt is made of an edited entry.
+func TestEditedStore(t *testing.T) {
+	d := newDomain(t, 3)
+	for i := range 300 {
+		d.ok(d.run(put("k", strings.Repeat("v", i))))
+	}
+	d.ok(d.change(without("node-3"), "ada", "ben"))
+	d.checkpoint("node-1", "node-2")
+	edit := func(key string, edit func([]byte) []byte) *store {
+		s := newStore()
+		for k, v := range d.store.m {
+			s.m[k] = v
+		}
+		s.m[key] = edit(s.m[key])
+		return s
+	}
+	leafKey := func(n uint64) string { return "e" + string(binary.BigEndian.AppendUint64(nil, n)) }
+	for name, s := range map[string]*store{
+		"genesis":       edit(leafKey(0), func(b []byte) []byte { return bytes.Replace(b, []byte("name example"), []byte("name exampel"), 1) }),
+		"roster change": edit(leafKey(301), func(b []byte) []byte { return bytes.Replace(b, []byte("threshold 2"), []byte("threshold 1"), 1) }),
+		"a late leaf":   edit(leafKey(300), func(b []byte) []byte { return flip(b, len(b)-1) }),
+		"a tile":        edit("m\x00"+string(make([]byte, 8)), func(b []byte) []byte { return flip(b, len(b)-1) }),
+	} {
+		if _, err := ledger.Open(s, d.id); err == nil {
+			t.Errorf("%s was edited, and the store opened", name)
+		}
+	}
+	s := edit(leafKey(7), func(b []byte) []byte { return flip(b, len(b)-1) }) // below a full tile, which is read only when it is needed
+	if _, err := ledger.Open(s, d.id); err != nil {
+		t.Fatal(err)
+	}
+	p, err := ledger.NewProver(s)
+	must(t, err)
+	_, err = p.Receipt(7)
+	wantReason(t, err, keystead.ReasonStoreCorrupt)
+	_, err = p.Receipt(8)
+	must(t, err)
+}

@@ -3,9 +3,12 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
 
+	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -57,7 +60,23 @@ func (p *Prover) Receipt(leaf uint64) (*receipt.Receipt, error) {
 		return nil, err
 	}
 	hashes, err := path(nodes, p.nodes.node)
+	if err == nil { // the entry is as the disk has it, and may not be as it was written
+		err = p.check(leaf, entry, hashes)
+	}
 	return &receipt.Receipt{Entry: entry, Chain: p.chain, Index: leaf, Path: hashes, Checkpoint: p.note}, err
+}
+
+// check verifies that an entry is the leaf under the checkpoint.
+func (p *Prover) check(leaf uint64, entry []byte, hashes []hash) error {
+	h := receipt.LeafHash(entry)
+	siblings := make([][]byte, len(hashes))
+	for i := range hashes {
+		siblings[i] = hashes[i][:]
+	}
+	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, leaf, p.head.Size, h[:], siblings, p.head.Root[:]); err != nil {
+		return deny(keystead.ReasonStoreCorrupt, "entry "+strconv.FormatUint(leaf, 10), "the leaf under root "+p.head.Root.String(), err.Error())
+	}
+	return nil
 }
 
 // Consistency proves that the tree of an older checkpoint is the start of this one's.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -535,4 +536,100 @@ func FuzzCarried(f *testing.F) {
 			t.Errorf("left behind: %v", names)
 		}
 	})
+}
+
+// BenchmarkTake takes in a state of 64 MiB on a real disk, beside what writing as many
+// bytes to a file and syncing it takes: a state goes to disk once, and is hashed.
+func BenchmarkTake(b *testing.B) {
+	var commands []string
+	for i := range 512 {
+		commands = append(commands, fmt.Sprintf("%04d=%d", i, 128<<10))
+	}
+	_, header, stream := stable(b, vfs.NewMem(), append(commands, "e1", "P")...)
+	b.Run("take", func(b *testing.B) {
+		b.SetBytes(int64(header.Bytes))
+		for range b.N {
+			to := vaultStore(b, vfs.Default, func(o *StoreOptions) { o.Dir, o.MemTableBytes = b.TempDir(), 64<<20 })
+			if _, err := to.Receive(context.Background(), bytes.NewReader(stream)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("disk", func(b *testing.B) {
+		b.SetBytes(int64(len(stream)))
+		for range b.N {
+			f, err := vfs.Default.Create(b.TempDir()+"/f", vfs.WriteCategoryUnspecified)
+			if err == nil {
+				_, err = f.Write(bytes.Clone(stream))
+			}
+			if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("read", func(b *testing.B) { // what a node does at a position
+		s := vaultStore(b, vfs.Default, func(o *StoreOptions) { o.Dir, o.MemTableBytes = b.TempDir(), 64<<20 })
+		installed(b, s, stream)
+		b.SetBytes(int64(header.Bytes))
+		for range b.N {
+			h, err := s.Offer()
+			if err == nil {
+				_, err = h.Read(context.Background())
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkPositions puts values of 4 KiB over a state of 64 MiB, with a position each time
+// that as much was written as the state has, and without. The log is on the same disk.
+func BenchmarkPositions(b *testing.B) {
+	for _, every := range []int{0, 256} {
+		b.Run(fmt.Sprint("every ", every), func(b *testing.B) {
+			var reading sync.WaitGroup
+			s := vaultStore(b, vfs.Default, func(o *StoreOptions) {
+				o.Dir, o.MemTableBytes = b.TempDir(), 64<<20
+				o.Positioned = func(h *Held) {
+					reading.Go(func() {
+						if _, err := h.Read(context.Background()); err != nil {
+							b.Error(err)
+						}
+						s := h.store
+						s.Stable(h.Index())
+					})
+				}
+			})
+			put := func(n int) {
+				commands := make([]string, 64)
+				for i := range commands {
+					commands[i] = fmt.Sprintf("%06d=4096", (64*n+i)%(16<<10))
+				}
+				at := s.Applied() + 1
+				e := []*pb.Entry{entry(at, at, commands...)}
+				if every > 0 && n%every == every-1 {
+					e = append(e, entry(at+1, at+1, "P"))
+				}
+				err := s.Append(&pb.Message{Entries: e, Responses: []*pb.Message{{}}})
+				if err == nil {
+					_, err = s.Apply(&pb.Message{Entries: e})
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			for n := range 256 {
+				put(n)
+			}
+			reading.Wait()
+			b.SetBytes(64 * 4096)
+			b.ResetTimer()
+			for n := range b.N {
+				put(n)
+			}
+			b.StopTimer()
+			reading.Wait()
+		})
+	}
 }
