@@ -33,7 +33,6 @@ type outlook struct {
 
 func (n *Node) openOutlook() error {
 	o := &n.outlook
-	n.books.gate = n.sound
 	o.book, o.asking, o.shunned = heads.NewBook(n.name), map[string]bool{}, map[keystead.Digest]bool{}
 	proofs, err := loadProofs(n.cfg.Dir)
 	for _, p := range proofs {

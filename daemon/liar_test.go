@@ -216,6 +216,16 @@ func TestMadeUpHead(t *testing.T) {
 	c.until(0, "closed", func(s *apiv1.StatusResponse) bool {
 		return !s.GetFresh() && strings.Contains(s.GetUnsigned(), string(keystead.ReasonLedgerForked))
 	})
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	cl := c.client("n1")
+	_, err := cl.Put(ctx, "kv/closed", []byte("x"))
+	demand(t, "a write", err, keystead.ReasonLedgerForked)
+	_, err = cl.Read(ctx, false, "kv/closed")
+	demand(t, "a linearizable read", err, keystead.ReasonLedgerForked)
+	if _, err := cl.Read(ctx, true, "kv/closed"); err != nil {
+		t.Errorf("a read of what the node has, which claims nothing: %v", err)
+	}
 }
 
 // TestTwoStories: a node tells another that its log is another, and the third the truth.

@@ -118,6 +118,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
+	n.books.gate = n.sound
 	n.standing.up = make(chan struct{})
 	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return nil, err
