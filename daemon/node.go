@@ -288,6 +288,12 @@ func (n *Node) otherMembers() int {
 	return len(roster.Nodes) - 1
 }
 
+// logCut says that the log on disk exceeded its bound, for positions stay away: who lags by
+// more than what is left has to wait for one.
+func (n *Node) logCut(from, to uint64) {
+	n.alarm("the log on disk is cut at its bound: no position became stable for long, so who lags far has to wait for one", "from", from, "to", to)
+}
+
 // signAsked signs that this node gives up an id. Nodes of builds that do not look for that do
 // not read it either, so it is left out until members voted for it, or somebody asks for it.
 func (n *Node) signAsked(message []byte, wanted bool) (*replica.Asked, error) {
@@ -320,7 +326,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	defer cache.Unref()
 	r, err := replica.Start(ctx, replica.Options{
 		Sign: n.signAsked,
-		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, Cache: cache,
+		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, LogCut: n.logCut, Cache: cache,
 			Logf:    func(s string) { n.log.Warn("store", "says", s) },
 			Approve: n.approve, TakeFiles: n.takesFiles, Wanted: n.confirmed.want},
 		Digested: n.digested,

@@ -14,7 +14,8 @@ import (
 // When a position is due: so many bytes of log after the last one, or so long after it
 // on the domain clock. Both grow with what there is to read.
 const (
-	positionBytes   = 64 << 20 // or as many as the last stable state has, if that is more
+	positionBytes   = 1 << 30  // or four times those of the last stable state, if that is more, up to
+	mostBytes       = 3 << 30  // these: two positions' worth of log fits on the disk (replica.StoreOptions.MaxLogBytes)
 	positionSpacing = 1000     // milliseconds
 	unstableSpacing = 5000     // after a position that is not stable, so that nodes can come to its end
 	spacingBytes    = 16 << 20 // of the last stable state add a second
@@ -90,7 +91,7 @@ func (p *Positions) spacing() uint64 {
 }
 
 // Much is how many bytes of log after a position make another one due.
-func (p *Positions) Much() uint64 { return max(positionBytes, p.Bytes) }
+func (p *Positions) Much() uint64 { return min(mostBytes, max(positionBytes, 4*p.Bytes)) }
 
 // early says why a position is not due yet, with so many bytes of log since the last.
 func (p *Positions) early(logged, clock uint64) error {
