@@ -73,6 +73,9 @@ func speaksFor(s admit.State, from serve.Peer, host string) error {
 
 // Nonce implements serve.Hosts.
 func (n *Node) Nonce(context.Context) (*apiv1.NonceResponse, error) {
+	if err := n.sound(); err != nil { // its ticks may be those of a log that others do not have
+		return nil, err
+	}
 	out := &apiv1.NonceResponse{}
 	err := n.snapshot(func(v ledger.View) error {
 		t, found, err := v.NewestTick()
