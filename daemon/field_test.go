@@ -373,7 +373,9 @@ func (f *field) enrolAs(e admit.Enrolment) error {
 	err = f.decree(admit.TypeEnrolment, e.Host, text)
 	for node := range f.contacts() { // each that runs has it before a host comes: to read is to have caught up
 		if c, err := client.Open(f.file, f.digest, client.Options{Only: node, Attempt: 2 * time.Second}); err == nil {
-			_, _ = c.State(f.ctx, nil, []string{admit.TypeEnrolment + "/" + e.Host})
+			ctx, cancel := context.WithTimeout(f.ctx, 5*time.Second) // one that is down, or closed, answers nothing
+			_, _ = c.State(ctx, nil, []string{admit.TypeEnrolment + "/" + e.Host})
+			cancel()
 			c.Close()
 		}
 	}

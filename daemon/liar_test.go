@@ -23,6 +23,7 @@ import (
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
@@ -187,8 +188,19 @@ func TestWithheldSuspension(t *testing.T) {
 	if err != nil || !strings.Contains(resp, string(keystead.ReasonLedgerForked)) {
 		t.Errorf("the deceived node is ready: %q, %v", resp, err)
 	}
-	good, _ := f.admitted("db") // by the two others
-	if _, err := good.renew(); err != nil {
+	good := f.host("db") // admitted by the two others
+	if err := f.enrol("db", good.ek); err != nil {
+		t.Fatal(err)
+	}
+	demand(t, "the deceived node, asked by a host that comes", good.connect(), keystead.ReasonLedgerForked)
+	bundle, tick, err := good.answer(evidence.PurposeAdmission)
+	if err == nil {
+		_, err = good.api.Admit(f.ctx, &apiv1.AdmitRequest{Host: "db", Bundle: bundle, Tick: tick})
+	}
+	if err == nil {
+		_, err = good.renew()
+	}
+	if err != nil {
 		t.Errorf("the others go on: %v", err)
 	}
 }
