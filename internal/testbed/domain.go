@@ -109,7 +109,7 @@ func (d *Domain) init(ctx context.Context) error {
 	}
 	found := []string{"domain", "init", "bed", "--member", MemberKey + ".pub", "--out", DomainFile}
 	for i, n := range domainNodes {
-		if _, err := d.Do(ctx, "node", "init", "node-"+n, "--name", n, "--tpm", d.machines[n].Socket(), "--root", filepath.Join(d.machines[n].Dir, practice.Root),
+		if _, err := d.Do(ctx, "node", "init", "node-"+n, "--open-writes", "--name", n, "--tpm", d.machines[n].Socket(), "--root", filepath.Join(d.machines[n].Dir, practice.Root),
 			"--peer", fmt.Sprintf("127.0.0.1:%d", port+i), "--api", fmt.Sprintf("%s:%d", guestsSee, port+100+i), "--ops", fmt.Sprintf("127.0.0.1:%d", port+200+i)); err != nil {
 			return err
 		}
