@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead/ledger/heads"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
+	"github.com/keystead/keystead/serve"
 )
 
 // Nodes show each other where they stand, directly and not through the log, so that a
@@ -20,7 +21,6 @@ import (
 const (
 	headsEvery   = 200 * time.Millisecond
 	headsTimeout = time.Second
-	maxHeard     = 512 // statements that another node hands on at once
 )
 
 // outlook is what this node knows of where others stand.
@@ -178,7 +178,7 @@ func (n *Node) shows(to string) (own []byte, heard [][]byte) {
 	if b := n.outlook.book; b.Parted(&roster, now()) || len(b.Proofs()) > 0 {
 		heard = b.Said()
 	}
-	return own, heard[:min(len(heard), maxHeard)]
+	return own, heard[:min(len(heard), serve.MaxHeard)]
 }
 
 func now() int64 { return int64(bootMillis()) }
@@ -186,7 +186,7 @@ func now() int64 { return int64(bootMillis()) }
 // hear takes what a node says of itself, and what it heard from others.
 func (n *Node) hear(from string, own []byte, heard [][]byte) {
 	n.take(from, own)
-	for _, h := range heard[:min(len(heard), maxHeard)] {
+	for _, h := range heard[:min(len(heard), serve.MaxHeard)] {
 		n.take(from, h)
 	}
 }

@@ -47,7 +47,7 @@ func (n *Node) introduce(ctx context.Context, entry, contact []byte) error {
 func (n *Node) chain() (chain [][]byte, err error) {
 	roster, sequence, _ := n.machine.roster()
 	if len(roster.Nodes) == 0 {
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "genesis", Want: "a ledger that has begun", Got: "none yet"})
+		return nil, notBegun()
 	}
 	err = n.view(func(v ledger.View) error {
 		chain, err = v.Chain(sequence)

@@ -82,7 +82,7 @@ var Limited = map[string]Limits{
 	api.NodeServiceCertifyNodeProcedure:    {From: Host, In: 2 * usual, Values: 8, Out: usual},
 	api.NodeServiceGetRulingProcedure:      {From: Node, In: small, Values: 8, Out: usual},
 	api.NodeServiceGetStateDigestProcedure: {From: Node, In: small, Values: 8, Out: usual},
-	api.NodeServiceExchangeHeadsProcedure:  {From: Node, In: 512 * maxHeard, Values: 2 * maxHeard, Out: 512 * maxHeard},
+	api.NodeServiceExchangeHeadsProcedure:  {From: Node, In: 512 * MaxHeard, Values: 2 * MaxHeard, Out: 512 * MaxHeard},
 }
 
 // What a class has altogether.

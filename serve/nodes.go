@@ -41,16 +41,16 @@ func (s *server) CertifyNode(ctx context.Context, r *connect.Request[apiv1.Certi
 	return answer(s.nodes.CertifyNode(ctx, r.Msg)) // who has a new key is known by no name yet; the evidence is what counts
 }
 
-// maxHeard is how many statements of others a node hands on at once.
-const maxHeard = 512
+// MaxHeard is how many statements of others a node hands on at once.
+const MaxHeard = 512
 
 // ExchangeHeads implements the API's NodeService.
 func (s *server) ExchangeHeads(ctx context.Context, r *connect.Request[apiv1.ExchangeHeadsRequest]) (*connect.Response[apiv1.ExchangeHeadsResponse], error) {
 	if err := s.fromNode(ctx); err != nil {
 		return nil, err
 	}
-	if n := len(r.Msg.GetHeard()); n > maxHeard {
-		return nil, malformed("heard", "are %d statements, at most %d are taken", n, maxHeard)
+	if n := len(r.Msg.GetHeard()); n > MaxHeard {
+		return nil, malformed("heard", "are %d statements, at most %d are taken", n, MaxHeard)
 	}
 	return answer(s.nodes.ExchangeHeads(PeerOf(ctx).Node, r.Msg))
 }
