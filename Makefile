@@ -27,7 +27,7 @@ SEEDS ?= 2000
 SEED ?= 1
 chaos: ## the ledger through crashes, cuts, full disks and a node that lies: ROUNDS=10 of processes, SEEDS=2000 simulated from SEED=1
 	@scripts/need test
-	@go test ./daemon -count=$(or $(ROUNDS),10) -timeout=0 -v -run 'TestCrashes|TestLinks|TestFullDisk|TestGovernance'
+	@go test ./node -count=$(or $(ROUNDS),10) -timeout=0 -v -run 'TestCrashes|TestLinks|TestFullDisk|TestGovernance'
 	@go test ./replica/sim -count=1 -timeout=0 -v -run 'TestChaos|TestDefectsAreFound' -seeds=$(SEEDS) -seed=$(SEED)
 	@go test ./replica/sim/domain -count=1 -timeout=0 -v -run 'TestLiar|TestDefectsAreFound' -seeds=$(SEEDS) -seed=$(SEED)
 

@@ -24,7 +24,7 @@
 //	4  keyring
 //	5  ledger, attest, channel, relay, interchange, recorder
 //	6  archive, replica, collect, fetch, serve, client, console
-//	7  daemon, agent
+//	7  node, agent
 //	8  cmd/keystead
 //
 // Rungs 0 to 5 are pure: they take time, randomness and I/O as arguments. Rung 6

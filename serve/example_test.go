@@ -8,7 +8,7 @@ import (
 	"github.com/keystead/keystead/serve"
 )
 
-// The handler of a node's API, from what package daemon makes of a replica.
+// The handler of a node's API, from what package node makes of a replica.
 func ExampleNew() {
 	var node interface {
 		serve.Ledger

@@ -14,7 +14,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/archive"
 	"github.com/keystead/keystead/client"
-	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/node"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -228,7 +228,7 @@ may come to another verdict, which proves nothing, and says so (build-differs).`
 		if err != nil {
 			return err
 		}
-		r, err := archive.Replay(receipt.NewVerifier(domain), &file, daemon.Build(b.String()))
+		r, err := archive.Replay(receipt.NewVerifier(domain), &file, node.Build(b.String()))
 		if err != nil {
 			return err
 		}

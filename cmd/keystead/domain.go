@@ -15,10 +15,10 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
-	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/node"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -254,7 +254,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 	var dirs []string
 	for i := range o.local {
 		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
-		p := daemon.Place{OpenWrites: true, Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
+		p := node.Place{OpenWrites: true, Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
 		switch {
 		case o.machines != "":
 			machine := filepath.Join(o.machines, p.Name)
@@ -301,7 +301,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 	return a.answer(answer, func(w io.Writer) {
 		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n", digest, out)
 		for _, d := range dirs {
-			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, daemon.ConfigFile))
+			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, node.ConfigFile))
 		}
 	})
 }
@@ -338,7 +338,7 @@ the domain answers. Founding objects beside the domain file, in objects/, are ta
 			return err
 		}
 		return a.answer(map[string]any{"domain": digest, "directory": args[0]}, func(w io.Writer) {
-			fmt.Fprintf(w, "%s belongs to %s\nrun: keystead node run --config %s\n", args[0], digest, filepath.Join(args[0], daemon.ConfigFile))
+			fmt.Fprintf(w, "%s belongs to %s\nrun: keystead node run --config %s\n", args[0], digest, filepath.Join(args[0], node.ConfigFile))
 		})
 	}
 	return c
@@ -346,11 +346,11 @@ the domain answers. Founding objects beside the domain file, in objects/, are ta
 
 // enter takes a domain and its founding objects into a node's directory.
 func enter(dir string, file *client.Domain, digest keystead.Digest, objects [][]byte) error {
-	if err := daemon.Enter(dir, file, digest); err != nil {
+	if err := node.Enter(dir, file, digest); err != nil {
 		return err
 	}
 	for _, o := range objects {
-		if err := daemon.PutObject(dir, o); err != nil {
+		if err := node.PutObject(dir, o); err != nil {
 			return err
 		}
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
-	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/internal/conf"
+	"github.com/keystead/keystead/node"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -33,7 +33,7 @@ func (a *app) node() *cobra.Command {
 }
 
 func (a *app) nodeInit() *cobra.Command {
-	var p daemon.Place
+	var p node.Place
 	var writers []string
 	c := &cobra.Command{
 		Use:   "init DIR --name NAME --peer HOST:PORT --api HOST:PORT",
@@ -83,10 +83,10 @@ node's first signing key is sealed to the TPM and the boot registers.`,
 }
 
 // prepare makes a node's directory.
-func prepare(dir string, p daemon.Place) ([]byte, error) {
+func prepare(dir string, p node.Place) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	contact, err := daemon.Prepare(ctx, dir, p)
+	contact, err := node.Prepare(ctx, dir, p)
 	return contact, aboutPlace(err)
 }
 
@@ -117,12 +117,12 @@ manual.`,
 	c.Flags().BoolVar(&example, "example-config", false, "print a configuration with every field explained")
 	c.RunE = func(*cobra.Command, []string) error {
 		if example {
-			return a.answer(map[string]string{"config": daemon.ExampleConfig}, func(w io.Writer) { io.WriteString(w, daemon.ExampleConfig) })
+			return a.answer(map[string]string{"config": node.ExampleConfig}, func(w io.Writer) { io.WriteString(w, node.ExampleConfig) })
 		}
 		if config == "" {
 			return misuse(fmt.Errorf("--config is required"), "keystead node run --example-config prints one")
 		}
-		cfg, err := daemon.ReadConfig(config)
+		cfg, err := node.ReadConfig(config)
 		if err != nil {
 			return misuse(err, "keystead node run --example-config explains every field")
 		}
@@ -132,7 +132,7 @@ manual.`,
 }
 
 // runNode runs a node until a signal or its own end.
-func runNode(cfg daemon.Config) error {
+func runNode(cfg node.Config) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	log := cfg.Log.Logger(os.Stderr)
@@ -140,7 +140,7 @@ func runNode(cfg daemon.Config) error {
 	if err != nil {
 		return err
 	}
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: log, Version: b.String()})
+	n, err := node.Start(ctx, cfg, node.Options{Log: log, Version: b.String()})
 	if err != nil {
 		return aboutStart(err)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/node"
 )
 
 func (a *app) nodeRecover() *cobra.Command {
@@ -34,12 +34,12 @@ remove the file shutdown in its directory. The text goes onto the ledger.`,
 	c.Flags().StringVar(&config, "config", "", "configuration `FILE` of the node")
 	must(c.MarkFlagRequired("config"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cfg, err := daemon.ReadConfig(config)
+		cfg, err := node.ReadConfig(config)
 		if err != nil {
 			return misuse(err, "keystead node run --example-config explains every field")
 		}
 		if len(args) == 0 {
-			r, err := daemon.PlanRecovery(cfg)
+			r, err := node.PlanRecovery(cfg)
 			if err != nil {
 				return stopFirst(err)
 			}
@@ -49,7 +49,7 @@ remove the file shutdown in its directory. The text goes onto the ledger.`,
 		if err != nil {
 			return err
 		}
-		r, err := daemon.Recover(cfg, signed)
+		r, err := node.Recover(cfg, signed)
 		if err != nil {
 			return stopFirst(err)
 		}
@@ -68,7 +68,7 @@ func stopFirst(err error) error {
 	return err
 }
 
-func recoveryAnswer(r daemon.Recovery) any {
+func recoveryAnswer(r node.Recovery) any {
 	return struct {
 		Domain keystead.Digest `json:"domain"`
 		Roster uint64          `json:"roster"`

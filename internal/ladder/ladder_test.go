@@ -26,7 +26,7 @@ var rungs = map[string]int{
 	"keyring": 4,
 	"ledger":  5, "attest": 5, "channel": 5, "relay": 5, "interchange": 5, "recorder": 5,
 	"archive": 6, "replica": 6, "collect": 6, "fetch": 6, "serve": 6, "client": 6, "console": 6,
-	"daemon": 7, "agent": 7,
+	"node": 7, "agent": 7,
 	"cmd": 8,
 }
 
@@ -65,7 +65,7 @@ func TestLadderCatches(t *testing.T) {
 		{"appraise/a.go", "net/http", "rung 6 touches the world"},
 		{"refval/deb/a.go", "os", "not paths"},
 		{"appraise/a.go", "crypto/rand", "pure function"},
-		{"daemon/a.go", module + "/internal/testbed", "test beds"},
+		{"node/a.go", module + "/internal/testbed", "test beds"},
 		{"util/a.go", "fmt", "not a room of the ladder"},
 	} {
 		tree := fakeTree{tc.file: fmt.Sprintf("package a\nimport _ %q\n", tc.imports)}

@@ -314,7 +314,7 @@ func (h *Host) clock() {
 }
 
 // hear takes note of how far others say that they have applied the log, as signed heads
-// tell a daemon.
+// tell a node.
 func (h *Host) hear() {
 	for _, o := range h.c.hosts {
 		if o != h && o.core != nil && !h.c.cut[[2]*Host{o, h}] {

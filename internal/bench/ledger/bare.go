@@ -19,8 +19,8 @@ import (
 
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
-	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/node"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/serve"
 )
@@ -60,12 +60,12 @@ type bareAnswer struct {
 // API, and a state machine that does nothing. It takes orders for loads from within
 // on its standard input.
 func runBare(config string) error {
-	cfg, err := daemon.ReadConfig(config)
+	cfg, err := node.ReadConfig(config)
 	if err != nil {
 		return err
 	}
 	dir := filepath.Dir(config)
-	id, err := daemon.LoadIdentity(context.Background(), dir, nil)
+	id, err := node.LoadIdentity(context.Background(), dir, nil)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ type bareNode struct {
 }
 
 // serve has the node's API answered as a node does.
-func (b *bareNode) serve(cfg daemon.Config, id *daemon.Identity) error {
+func (b *bareNode) serve(cfg node.Config, id *node.Identity) error {
 	l, err := net.Listen("tcp", cfg.API.Listen)
 	if err != nil {
 		return err

@@ -11,11 +11,11 @@ import (
 
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
-	"github.com/keystead/keystead/daemon"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/node"
 )
 
 // everybody is the lease of whoever asks: what is measured is the release, not who
@@ -29,13 +29,13 @@ func (everybody) Evidence() uint64 { return 0 }
 
 // runReleasing is a node that releases keys to everybody.
 func runReleasing(config string) error {
-	cfg, err := daemon.ReadConfig(config)
+	cfg, err := node.ReadConfig(config)
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Log.Logger(os.Stderr), Lease: func(string) daemon.LeaseOf {
+	n, err := node.Start(ctx, cfg, node.Options{Log: cfg.Log.Logger(os.Stderr), Lease: func(string) node.LeaseOf {
 		return func(ledger.View, uint64) (keyring.Lease, evidence.Claims, error) {
 			return everybody{}, evidence.Claims{Assurance: evidence.AssuranceTest.String()}, nil
 		}

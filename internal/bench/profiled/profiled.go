@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/keystead/keystead/daemon"
+	"github.com/keystead/keystead/node"
 )
 
 // Serve serves net/http/pprof on a port of 127.0.0.1, in the background.
@@ -25,13 +25,13 @@ func Serve(port int) {
 // Node is a node of that configuration, until SIGTERM.
 func Node(config string, port int) error {
 	Serve(port)
-	cfg, err := daemon.ReadConfig(config)
+	cfg, err := node.ReadConfig(config)
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := daemon.Start(ctx, cfg, daemon.Options{Log: cfg.Log.Logger(os.Stderr)})
+	n, err := node.Start(ctx, cfg, node.Options{Log: cfg.Log.Logger(os.Stderr)})
 	if err != nil {
 		return err
 	}

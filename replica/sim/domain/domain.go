@@ -1,6 +1,6 @@
 // Package domain runs a whole domain under one seed, with one host that lies: simulated
 // hosts (package sim) whose state machine is the real ledger, each with a node key, that
-// do in simulated time what a daemon does with the pure cores. They sign ticks and
+// do in simulated time what package node does with the pure cores. They sign ticks and
 // checkpoints, show each other their heads (ledger/heads), suspend leases, and grant what
 // the gate, the clock, a linearizable read and their own state allow.
 //
@@ -10,7 +10,7 @@
 // a domain closes for one liar.
 //
 // What is real: raft, the loop, the store, the ledger, heads, signatures and receipts.
-// What is simulated: time, network, disks, clocks, and the glue of package daemon, which
+// What is simulated: time, network, disks, clocks, and the glue of package node, which
 // stands here in short.
 package domain
 

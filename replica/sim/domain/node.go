@@ -16,7 +16,7 @@ import (
 	"github.com/keystead/keystead/replica/sim"
 )
 
-// Pace of a node, as package daemon has it.
+// Pace of a node, as package node has it.
 const (
 	stepEvery  = 25 * time.Millisecond
 	headsEvery = 200 * time.Millisecond
@@ -25,7 +25,7 @@ const (
 	voteLate   = 100 * time.Millisecond
 )
 
-// A Node does on a simulated host what a daemon does with the pure cores: it signs ticks
+// A Node does on a simulated host what package node does with the pure cores: it signs ticks
 // and checkpoints, exchanges heads, and grants what its own state and the gate allow.
 type Node struct {
 	d        *Domain
@@ -56,7 +56,7 @@ type arrived struct {
 	at time.Duration
 }
 
-// pace is daemon's: a point from which the domain clock is compared.
+// pace is that of package node: a point from which the domain clock is compared.
 type pace struct {
 	watch                ledger.Watch
 	caughtUp, running    bool

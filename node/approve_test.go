@@ -1,0 +1,204 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"github.com/keystead/keystead"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
+)
+
+// answering is another node that answers what it likes about its state.
+type answering struct {
+	apiv1connect.NodeServiceClient
+	say func(position uint64) (*apiv1.GetStateDigestResponse, error)
+}
+
+func (a answering) GetStateDigest(_ context.Context, r *connect.Request[apiv1.GetStateDigestRequest]) (*connect.Response[apiv1.GetStateDigestResponse], error) {
+	res, err := a.say(r.Msg.GetPosition())
+	return connect.NewResponse(res), err
+}
+
+func source(seed uint64) io.Reader {
+	var s [32]byte
+	s[0] = byte(seed)
+	return rand.NewChaCha8(s)
+}
+
+func nodeKey(t *testing.T, seed uint64) *key.Node {
+	t.Helper()
+	k, err := key.NewNode(source(seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// TestVoucherSigns: what a node says of a state counts if it signed that very digest, for
+// this domain, by the key that it has today.
+func TestVoucherSigns(t *testing.T) {
+	domain := keystead.Sum([]byte("domain"))
+	today, yesterday, other := nodeKey(t, 1), nodeKey(t, 2), nodeKey(t, 3)
+	roster := receipt.Roster{Nodes: []receipt.Node{{Name: "a", Key: today.Public()}, {Name: "b", Key: other.Public()}}}
+	want := ledger.StateDigest{Position: 7, Digest: keystead.Sum([]byte("state")), Bytes: 9, Chain: keystead.Sum([]byte("log"))}
+	n := &Node{cfg: Config{Domain: domain}, name: "c"}
+	for name, tc := range map[string]struct {
+		answer func() (*apiv1.GetStateDigestResponse, error)
+		signed bool
+		words  string
+	}{
+		"the same":       {func() (*apiv1.GetStateDigestResponse, error) { return entryOf(want.Sign(today, "a", domain)), nil }, true, "the same"},
+		"yesterday's":    {func() (*apiv1.GetStateDigestResponse, error) { return entryOf(want.Sign(yesterday, "a", domain)), nil }, false, "signature-invalid"},
+		"another's name": {func() (*apiv1.GetStateDigestResponse, error) { return entryOf(want.Sign(other, "b", domain)), nil }, false, "signer-unknown"},
+		"another's key":  {func() (*apiv1.GetStateDigestResponse, error) { return entryOf(want.Sign(other, "a", domain)), nil }, false, "signature-invalid"},
+		"another domain": {func() (*apiv1.GetStateDigestResponse, error) {
+			return entryOf(want.Sign(today, "a", keystead.Sum([]byte("other")))), nil
+		}, false, "signature-invalid"},
+		"another position": {func() (*apiv1.GetStateDigestResponse, error) {
+			s := want
+			s.Position = 6
+			return entryOf(s.Sign(today, "a", domain)), nil
+		}, false, "digest "},
+		"another log": {func() (*apiv1.GetStateDigestResponse, error) {
+			s := want
+			s.Chain[0] ^= 1
+			return entryOf(s.Sign(today, "a", domain)), nil
+		}, false, "digest "},
+		"other bytes": {func() (*apiv1.GetStateDigestResponse, error) {
+			s := want
+			s.Bytes++
+			return entryOf(s.Sign(today, "a", domain)), nil
+		}, false, "digest "},
+		"nothing": {func() (*apiv1.GetStateDigestResponse, error) { return &apiv1.GetStateDigestResponse{}, nil }, false, "no digest"},
+		"no node": {func() (*apiv1.GetStateDigestResponse, error) { return nil, errors.New("cut off") }, false, "cut off"},
+		"garbage": {func() (*apiv1.GetStateDigestResponse, error) {
+			return &apiv1.GetStateDigestResponse{Digest: []byte{4, 15, 2}}, nil
+		}, false, "position"},
+		"stateless and signing": {func() (*apiv1.GetStateDigestResponse, error) {
+			r := entryOf(want.Sign(yesterday, "a", domain))
+			r.Stateless = true
+			return r, nil
+		}, false, "signature-invalid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &peer{Contact: client.Contact{Name: "a"}, nodes: answering{say: func(uint64) (*apiv1.GetStateDigestResponse, error) { return tc.answer() }}}
+			v := n.askOne(t.Context(), p, &roster, &want)
+			if v.signed != tc.signed || v.stateless || !strings.Contains(v.words, tc.words) {
+				t.Errorf("want signed %v, %q, got %+v", tc.signed, tc.words, v)
+			}
+		})
+	}
+}
+
+func entryOf(s ledger.StateDigest) *apiv1.GetStateDigestResponse {
+	return &apiv1.GetStateDigestResponse{Digest: s.Entry()}
+}
+
+// TestWhoVouches: a majority of a roster, by name; without those that have never had a
+// state only if every other one was asked.
+func TestWhoVouches(t *testing.T) {
+	roster := func(names ...string) *receipt.Roster {
+		r := &receipt.Roster{}
+		for _, n := range names {
+			r.Nodes = append(r.Nodes, receipt.Node{Name: n})
+		}
+		return r
+	}
+	yes, no, fresh, settled := voucher{signed: true}, voucher{}, voucher{stateless: true}, voucher{settled: true}
+	for name, tc := range map[string]struct {
+		roster *receipt.Roster
+		fresh  bool // this node, c
+		by     map[string]voucher
+		enough bool
+	}{
+		"two of three":                   {roster("a", "b", "c"), false, map[string]voucher{"a": yes, "b": yes}, true},
+		"one of three":                   {roster("a", "b", "c"), false, map[string]voucher{"a": yes, "b": no}, false},
+		"a minority of five":             {roster("a", "b", "c", "d", "e"), false, map[string]voucher{"a": yes, "b": yes, "d": settled, "e": settled}, false},
+		"nodes of before":                {roster("c", "d", "e"), false, map[string]voucher{"a": yes, "b": yes}, false},
+		"its disk is lost":               {roster("a", "c"), false, map[string]voucher{"a": yes}, false},
+		"it is new":                      {roster("a", "c"), true, map[string]voucher{"a": yes}, true},
+		"two are new":                    {roster("a", "b", "c"), true, map[string]voucher{"a": yes, "b": fresh}, true},
+		"it is new, and one is silent":   {roster("a", "b", "c"), true, map[string]voucher{"a": yes, "b": no}, false},
+		"it is new, and one says else":   {roster("a", "b", "c"), true, map[string]voucher{"a": yes, "b": settled}, false},
+		"it is not, and another is":      {roster("a", "b", "c"), false, map[string]voucher{"a": yes, "b": fresh}, false},
+		"nobody has a state":             {roster("a", "b", "c"), true, map[string]voucher{"a": fresh, "b": fresh}, false},
+		"a fourth is new":                {roster("a", "b", "c", "d"), true, map[string]voucher{"a": yes, "b": yes, "d": settled}, true},
+		"a fourth is new, and is silent": {roster("a", "b", "c", "d"), true, map[string]voucher{"a": yes, "b": yes}, false},
+	} {
+		n := &Node{name: "c"}
+		n.confirmed.fresh = tc.fresh
+		if short := n.tooFew(tc.roster, tc.by, "roster"); (short == "") != tc.enough {
+			t.Errorf("%s: want enough %v, got %q", name, tc.enough, short)
+		}
+	}
+}
+
+// TestRecoveryVouches: the word of one node stands for a majority's where members signed
+// that the ledger goes on from its disk, and for nobody else, not later.
+func TestRecoveryVouches(t *testing.T) {
+	domain := keystead.Sum([]byte("domain"))
+	ada, err := key.NewMember(source(1), "ada")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eve, err := key.NewMember(source(2), "eve")
+	if err != nil {
+		t.Fatal(err)
+	}
+	roster := &receipt.Roster{Threshold: 1, Members: []key.MemberPublic{ada.Public()}}
+	n := &Node{cfg: Config{Domain: domain}, name: "c"}
+	n.confirmed.had = 40
+	note := func(by key.Member, domain keystead.Digest, node string, last uint64) []byte {
+		signed, err := by.Sign(Recovery{Domain: domain, Node: node, Term: 3, Last: last}.Text())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signed
+	}
+	chain := [][]byte{nil}
+	for name, tc := range map[string]struct {
+		note   []byte
+		signed bool
+		index  uint64
+		other  voucher
+		want   bool
+	}{
+		"as members signed":           {note(ada, domain, "a", 50), true, 60, voucher{}, true},
+		"signed by no member":         {note(eve, domain, "a", 50), true, 60, voucher{}, false},
+		"of another domain":           {note(ada, keystead.Sum(nil), "a", 50), true, 60, voucher{}, false},
+		"of another node":             {note(ada, domain, "b", 50), true, 60, voucher{}, false},
+		"of long ago":                 {note(ada, domain, "a", 39), true, 60, voucher{}, false},
+		"of a later end than is sent": {note(ada, domain, "a", 61), true, 60, voucher{}, false},
+		"who did not sign":            {note(ada, domain, "a", 50), false, 60, voucher{}, false},
+		"while another has a state":   {note(ada, domain, "a", 50), true, 60, voucher{settled: true}, false},
+		"another that says the same":  {note(ada, domain, "a", 50), true, 60, voucher{settled: true, signed: true}, true},
+		"garbage":                     {[]byte("keystead-recovery/1\n"), true, 60, voucher{}, false},
+	} {
+		v := voucher{signed: tc.signed, recovered: n.openRecovery(tc.note, roster)}
+		if got := n.recoveredBy(map[string]voucher{"a": v, "b": tc.other}, chain, tc.index); got != tc.want {
+			t.Errorf("%s: want %v, got %v", name, tc.want, got)
+		}
+	}
+	if _, _, err := n.vouchers(nil); !errors.Is(err, keystead.ReasonSnapshotUnproven) {
+		t.Errorf("no chain: %v", err)
+	}
+	if _, _, err := n.vouchers([]byte{0, 0, 0, 3, 1, 1, 1}); !errors.Is(err, keystead.ReasonDomainMismatch) {
+		t.Errorf("another genesis: %v", err)
+	}
+	var format *keystead.FormatError
+	if _, _, err := n.vouchers([]byte{0, 0, 9, 9, 1}); !errors.As(err, &format) {
+		t.Errorf("garbage: %v", fmt.Sprint(err))
+	}
+}
