@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/keystead/keystead"
 )
@@ -140,11 +142,11 @@ func Closure(program *Image, further []string, find func(string) (*Image, error)
 		if err != nil {
 			return nil, fmt.Errorf("loader %s: %w", program.Interpreter, err)
 		}
-		names[LoaderName(program.Interpreter, loader)] = true
+		names[loader.orName(program.loader())] = true
 	}
 	for len(next) > 0 {
 		name := next[0]
-		if next = next[1:]; names[name] {
+		if next = next[1:]; names[name] || name == muslName && names[program.loader()] && strings.HasPrefix(program.loader(), muslLoader) {
 			continue
 		}
 		library, err := find(name)
@@ -167,16 +169,26 @@ func Closure(program *Image, further []string, find func(string) (*Image, error)
 	return out, nil
 }
 
-// LoaderName returns what a loader is called: its own name, or the last word of the path
-// under which programs ask for it.
-func LoaderName(path string, loader *Image) string {
-	if loader.Name != "" {
-		return loader.Name
+// musl's loader is its library as well, which programs ask for by this name.
+const muslLoader, muslName = "ld-musl-", "libc.so"
+
+// loader is the last word of the path under which the program asks for its loader.
+func (i *Image) loader() string { return path.Base(i.Interpreter) }
+
+// orName is the library's own name, or another.
+func (i *Image) orName(other string) string {
+	if i.Name != "" {
+		return i.Name
 	}
-	for i := len(path) - 1; i >= 0; i-- {
-		if path[i] == '/' {
-			return path[i+1:]
-		}
+	return other
+}
+
+// LibraryName returns what a mapped library is called: its own name. The loader of a program
+// (by the kernel's word that it is the file of that path) may have none, and is then called
+// by the last word of the path.
+func (i *Image) LibraryName(library *Image, isLoader bool) string {
+	if isLoader {
+		return library.orName(i.loader())
 	}
-	return path
+	return library.Name
 }
