@@ -1,8 +1,10 @@
 package app
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -14,7 +16,8 @@ const textContext = "keystead/app-text/1\x00"
 
 // Text returns the digest of a fixed section: of each segment its address, size and
 // flags, as in the file's header, and its bytes as content reads them. That may be the
-// file, or the memory of a process. It fails if content ends early.
+// file, or the memory of a process. Where the ELF header is among the bytes, the fields
+// that signing changes count as zeroes. It fails if content ends early.
 func Text(fixed []Segment, content func(Segment) io.Reader) (d keystead.Digest, err error) {
 	h := sha256.New()
 	io.WriteString(h, textContext)
@@ -25,7 +28,7 @@ func Text(fixed []Segment, content func(Segment) io.Reader) (d keystead.Digest, 
 		binary.BigEndian.PutUint64(head[8:], s.Size)
 		binary.BigEndian.PutUint32(head[16:], uint32(s.Flags))
 		h.Write(head[:])
-		n, err := io.CopyBuffer(onlyWriter{h}, io.LimitReader(content(s), int64(s.Size)), buf)
+		n, err := io.CopyBuffer(onlyWriter{h}, io.LimitReader(masked(s, content(s)), int64(s.Size)), buf)
 		if err != nil {
 			return keystead.Digest{}, fmt.Errorf("read the segment at 0x%x: %w", s.Address, err)
 		}
@@ -35,6 +38,20 @@ func Text(fixed []Segment, content func(Segment) io.Reader) (d keystead.Digest, 
 	}
 	h.Sum(d[:0])
 	return d, nil
+}
+
+// masked reads a segment's bytes with zeroes for the section fields of the ELF header.
+func masked(s Segment, r io.Reader) io.Reader {
+	if s.Offset >= headerSize {
+		return r
+	}
+	header := make([]byte, headerSize)
+	n, err := io.ReadFull(r, header[s.Offset:])
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.MultiReader(r) // what is wrong with it, it says again
+	}
+	fields{}.put(header)
+	return io.MultiReader(bytes.NewReader(header[s.Offset:int(s.Offset)+n]), r)
 }
 
 // onlyWriter hides everything of a hash but Write.

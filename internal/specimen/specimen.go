@@ -27,6 +27,9 @@ import (
 //go:embed player.c.txt
 var playerC string
 
+//go:embed starter.c.txt
+var starterC string
+
 //go:embed player.go.txt
 var playerGo string
 
@@ -46,6 +49,7 @@ const (
 	CLarge      Kind = "c-large"       // static, with 6 MiB of further code
 	CWritable   Kind = "c-writable"    // code that is writable (-N): can not be signed
 	CExecStack  Kind = "c-execstack"   // with an executable stack: can not be signed
+	Starter     Kind = "starter"       // no player: starts its second argument under a filter, and answers socket() for it
 	Library     Kind = "library"       // a shared library, libspecimen.so, that does nothing
 )
 
@@ -84,6 +88,9 @@ func Build(t testing.TB, k Kind) string {
 		args = []string{"musl-gcc", "-O1", "-static", "-Wl,-N"}
 	case CExecStack:
 		args = []string{"gcc", "-O1", "-z", "execstack"}
+	case Starter:
+		text = starterC
+		args = []string{"gcc", "-O1"}
 	case Library:
 		out = filepath.Join(dir, "libspecimen.so")
 		source, text = filepath.Join(dir, "library.c"), "int specimen(void) { return 7; }\n"
@@ -194,10 +201,11 @@ func (a *Authority) Sign(t testing.TB, path, name string, libraries ...string) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	closure, err := app.Closure(image, libraries, Find)
+	closure, err := app.Closure(image, nil, Find)
 	if err != nil {
 		t.Fatal(err)
 	}
+	closure = append(closure, libraries...)
 	patch, err := app.Sign(rand.Reader, f, st.Size(), a.Signing(t, name, closure...))
 	if err != nil {
 		t.Fatal(err)
