@@ -16,8 +16,8 @@ import (
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // mayGrant refuses while this node may not grant anything: its clock is stale, or it
@@ -34,7 +34,7 @@ func (n *Node) mayGrant(ctx context.Context) error {
 
 // grant returns the lease that a host has now, for whoever asks over a connection
 // that showed the host's hardware. It is the way to every grant.
-func (n *Node) grant(ctx context.Context, from serve.Peer, host string) (lease admit.Lease, err error) {
+func (n *Node) grant(ctx context.Context, from part.Caller, host string) (lease admit.Lease, err error) {
 	if err := n.mayGrant(ctx); err != nil {
 		return lease, err
 	}
@@ -55,7 +55,7 @@ func (n *Node) snapshot(read func(ledger.View) error) error {
 
 // speaksFor refuses who is not the host that it asks for: who showed no hardware, or
 // other hardware than is enrolled under the name.
-func speaksFor(s admit.State, from serve.Peer, host string) error {
+func speaksFor(s admit.State, from part.Caller, host string) error {
 	where := "host " + host
 	e, version, err := admit.Enrolled(s, host)
 	switch {
@@ -101,7 +101,7 @@ type evidenceCase struct {
 	host   string
 	bundle evidence.Bundle
 	tick   uint64
-	from   *serve.Peer // who must be that host; nil where another node hands it on
+	from   *part.Caller // who must be that host; nil where another node hands it on
 }
 
 // rulers judge evidence: for an admission, or for a renewal.
@@ -192,7 +192,7 @@ func (n *Node) accepted(ek keystead.Digest) appraise.AcceptedKey {
 }
 
 // Admit implements serve.Hosts.
-func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error) {
+func (n *Node) Admit(ctx context.Context, from part.Caller, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error) {
 	if err := n.mayGrant(ctx); err != nil {
 		return nil, err
 	}
@@ -275,7 +275,7 @@ func (n *Node) admitted(host string, d admit.Decision) (*apiv1.AdmitResponse, er
 
 // judgeLease judges an application to be admitted, on every node: with evidence that
 // the proposing node hands over, and of a TPM with the key that this node activated itself.
-func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
+func (n *Node) judgeLease(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
 	a, err := parseApplication(h.Proposal.Content)
 	if err != nil {
 		return err
@@ -359,7 +359,7 @@ func (n *Node) Hosts(ctx context.Context, prefix, after string, limit int) (host
 			var st admit.Standing
 			if st, err = admit.Look(v, name); err == nil && st.Enrolment != nil {
 				h := &apiv1.Host{Name: name, Role: st.Enrolment.Role, Ek: st.Enrolment.Identity().String(), Version: st.EnrolmentVersion, Revoked: st.Enrolment.Revoked, Lease: leaseMessage(&st)}
-				hosts, err = append(hosts, h), serve.Spend(ctx, proto.Size(h))
+				hosts, err = append(hosts, h), part.Spend(ctx, proto.Size(h))
 			}
 		}
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 )
 
 // agreement takes part in the rounds by which nodes agree on secrets: every node
@@ -104,9 +105,9 @@ func (a *agreement) standing() keyring.Standing {
 
 // judges are this node's judging functions: they compute what others propose by
 // this node's own secrets.
-func (a *agreement) judges() map[string]Judge {
-	with := func(judge func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error)) Judge {
-		return func(_ context.Context, h *Hearing, out *ledger.Verdict) error {
+func (a *agreement) judges() []part.JudgedType {
+	with := func(judge func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error)) part.Judge {
+		return func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 			return h.Read(func(v ledger.View) error {
 				at := a.standing()
 				writes, err := judge(onLedger{v}, &at, h.Proposal)
@@ -117,16 +118,16 @@ func (a *agreement) judges() map[string]Judge {
 			})
 		}
 	}
-	return map[string]Judge{
-		keyring.EpochType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+	return []part.JudgedType{
+		{Type: keyring.EpochType, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return a.keyring.JudgeEpoch(st, at, p.Subject, p.Content)
-		}),
-		keyring.KeyType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		})},
+		{Type: keyring.KeyType, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return a.keyring.JudgeKey(st, at, p.Subject, p.Content)
-		}),
-		keyring.KeyspecType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		})},
+		{Type: keyring.KeyspecType, Statement: key.KindKeyspec, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return keyring.JudgeSpec(st, &at.Roster, a.node.cfg.Domain, p.Subject, p.Base, p.Content)
-		}),
+		})},
 	}
 }
 

@@ -188,7 +188,7 @@ func (n *Node) mayRead(v ledger.View, leaf uint64, signed []byte) (verdict keyst
 		return verdict, err
 	}
 	if leaf >= status.Size {
-		return verdict, leafFuture(leaf, status.Size)
+		return verdict, ledger.LeafFuture(leaf, status.Size)
 	}
 	entry, err := v.Entry(leaf)
 	if err != nil {
@@ -217,10 +217,6 @@ func (n *Node) mayRead(v ledger.View, leaf uint64, signed []byte) (verdict keyst
 		return verdict, keystead.Deny(keystead.Finding{Reason: keystead.ReasonArchiveExpired, Where: "evidence of host " + a.Host, Want: fmt.Sprintf("evidence of the last %d days", int(keep.Hours())/24), Got: "evidence of " + time.UnixMilli(int64(a.Record.Issued)).UTC().Format(time.RFC3339)})
 	}
 	return a.Record.Verdict, nil
-}
-
-func leafFuture(leaf, size uint64) error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "ledger", Want: fmt.Sprintf("at most leaf %d, the next one", size), Got: fmt.Sprintf("leaf %d", leaf)})
 }
 
 // noteReading writes a reading to the ledger, unless it is there: then it served.

@@ -6,6 +6,7 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/replica"
 )
 
@@ -25,3 +26,6 @@ func (o *Options) LieOfHead(f func(to string, s heads.Statement, sign *key.Node)
 
 // LieOfState has a node say of its state what it likes.
 func (o *Options) LieOfState(f func(*ledger.StateDigest)) { o.lies.state = f }
+
+// LieOfVerdicts has a node judge as it likes.
+func (o *Options) LieOfVerdicts(by []part.JudgedType) { o.judges = by }

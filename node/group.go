@@ -14,6 +14,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -116,7 +117,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeNew(started, nil); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := conf.WriteNew(started, nil); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil

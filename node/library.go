@@ -19,9 +19,10 @@ import (
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
+	"github.com/keystead/keystead/refval/deb"
 )
 
 // fetchTime is how long other nodes have to hand over an object that is to be judged.
@@ -38,7 +39,7 @@ func (n *Node) PutObject(_ context.Context, from netip.Addr, content io.Reader) 
 // OpenObject implements serve.Objects. Evidence that is being judged, and verdicts on it,
 // go to other nodes only.
 func (n *Node) OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser, error) {
-	if serve.PeerOf(ctx).Node != "" {
+	if part.CallerOf(ctx).Node != "" {
 		b, ok := n.evidence.get(d)
 		if !ok {
 			b, ok = n.verdicts.get(d)
@@ -65,6 +66,8 @@ func mostOf(kind string) int64 {
 		return admit.MaxRoots
 	case admit.ObjectCollateral:
 		return evidence.MaxCollateral
+	case admit.IngredientRecipe:
+		return deb.MaxRecipe
 	case admit.ObjectCodeSet:
 		return key.MaxNote
 	}

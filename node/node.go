@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/attest"
@@ -29,6 +30,7 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -37,13 +39,14 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	Judges  map[string]Judge // by type of proposal, beside those that every node has
-	Sealer  Sealer           // for the epoch's secret; nil: the node's TPM, or without one a file of its directory
+	Parts   []part.Part // beside those that every node has
+	Sealer  Sealer      // for the epoch's secret; nil: the node's TPM, or without one a file of its directory
 	// Lease gives the lease of a host that asks for a key. Nil, as it should be where
 	// keys matter: that of the host which the request's connection shows.
 	Lease func(host string) LeaseOf
 
-	lies lies // of nodes that tests have lie; none elsewhere
+	lies   lies              // of nodes that tests have lie; none elsewhere
+	judges []part.JudgedType // which such nodes judge by, in the place of their own
 }
 
 // lies are the places at which a test has a node say what is not so.
@@ -80,7 +83,7 @@ type Node struct {
 	objects    *objects
 	evidence   box
 	archives   *archives
-	expiries   expiries
+	assembly   *assembly
 	verdicts   verdicts
 	peers      *peers
 	rulebook   rulebook
@@ -94,7 +97,6 @@ type Node struct {
 	authority  *authority
 	suspending suspending
 	replayed   replayed
-	past       pastTurn // of watchers
 	readings   chan struct{}
 	rekeys     rekeys
 	voter      voter
@@ -104,7 +106,7 @@ type Node struct {
 	leases     lastLeases
 	limited    limited
 
-	stop    context.CancelFunc
+	stop    func()
 	running context.Context
 	tasks   sync.WaitGroup
 	fronts  []*front
@@ -124,7 +126,8 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
-	n.running, n.stop = context.WithCancel(context.Background())
+	running, stop := context.WithCancelCause(context.Background())
+	n.running, n.stop = running, func() { stop(keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node"})) }
 	n.peers = newPeers(n)
 	defer func() {
 		if err != nil {
@@ -149,19 +152,18 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n.archives.pushed = func(host string, verdict keystead.Digest) {
 		n.log.Warn("archived evidence destroyed before its time, to make room", "host", host, "verdict", verdict)
 	}
-	hook, err := openWebhook(n)
-	if err != nil {
-		return nil, err
-	}
 	n.renewer = newRenewer(n)
 	n.turns = newTurns(cfg.Evidence.Judgements, time.Duration(cfg.Evidence.TurnMS)*time.Millisecond)
-	n.past, n.readings = make(pastTurn, 1), make(chan struct{}, 1)
+	n.readings = make(chan struct{}, 1)
 	n.shown = newShownRoom(&cfg.Evidence)
-	n.court.init(n, n.keys.judges(), opts.Judges)
+	if n.assembly, err = assemble(n, append([]part.Part{own{n}}, append(parts(&cfg.Systems), opts.Parts...)...)); err != nil {
+		return nil, err
+	}
+	n.court.init(n, append(n.assembly.judges(), opts.judges...))
 	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
 		return nil, err
 	}
-	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.opened}
+	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.opened, sees: n.assembly.sees}
 	n.metrics = newMetrics(n)
 	n.limited.init(n)
 	sealer := opts.Sealer
@@ -181,14 +183,14 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	close(n.standing.up)
+	if err := n.assembly.start(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
 	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop, n.positionLoop} {
 		n.background(task)
-	}
-	if hook != nil {
-		n.background(hook.loop)
 	}
 	return n, nil
 }
@@ -271,6 +273,7 @@ func (n *Node) heard(h heard) {
 		n.log.Error("alarm", "number", a.Number, "reason", a.Finding.Reason, "where", a.Finding.Where, "want", a.Finding.Want, "got", a.Finding.Got)
 	}
 	n.metrics.heard(h)
+	n.assembly.applied(part.Batch{Entries: h.applied, Size: h.size, Clock: h.clock, Replaced: h.replaced})
 }
 
 // foundLoop hands in the genesis entry until it is applied, and has this node be found.
@@ -436,6 +439,9 @@ func (n *Node) Close() error {
 	n.stop()
 	errs := []error{n.closeFronts()}
 	n.tasks.Wait()
+	if n.assembly != nil {
+		errs = append(errs, n.assembly.close())
+	}
 	n.peers.close()
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())

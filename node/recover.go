@@ -15,6 +15,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
@@ -102,7 +103,7 @@ func Recover(cfg Config, signed []byte) (r Recovery, err error) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return writeNew(path, signed)
+		return conf.WriteNew(path, signed)
 	})
 	return r, err
 }

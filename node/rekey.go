@@ -15,8 +15,8 @@ import (
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // CertifyNode implements serve.Nodes: it signs a rekey that follows the roster of now,
@@ -31,7 +31,7 @@ func (n *Node) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*a
 	if err != nil {
 		return nil, err
 	}
-	from := serve.PeerOf(ctx)
+	from := part.CallerOf(ctx)
 	for i, node := range change.Roster.Nodes {
 		if node.Key != roster.Nodes[i].Key && node.Name != from.Node {
 			return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "rekey of node " + node.Name,

@@ -15,8 +15,8 @@ import (
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // LeaseOf returns the lease of the host that asks and the claims of the verdict on it, as
@@ -25,7 +25,7 @@ type LeaseOf func(v ledger.View, clock uint64) (keyring.Lease, evidence.Claims, 
 
 // leaseOf finds the lease of a host that speaks over a connection, and the claims of the
 // verdict on its newest evidence: that of its admission, or of its last renewal.
-func (n *Node) leaseOf(from serve.Peer, host string) LeaseOf {
+func (n *Node) leaseOf(from part.Caller, host string) LeaseOf {
 	return func(v ledger.View, _ uint64) (keyring.Lease, evidence.Claims, error) {
 		var verdict struct {
 			Claims evidence.Claims `json:"claims"`
@@ -97,7 +97,7 @@ const maxRecalls = 2
 
 // Release implements serve.Keys.
 func (n *Node) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
-	from := serve.PeerOf(ctx)
+	from := part.CallerOf(ctx)
 	lease, recall := n.leaseOf(from, r.GetHost()), func() error { return n.recall(ctx, from, r.GetHost()) }
 	if n.opts.Lease != nil {
 		lease, recall = n.opts.Lease(r.GetHost()), func() error { return nil }
@@ -138,7 +138,7 @@ func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResp
 		err = v.JudgedKeys(keyring.KeyspecType+"/"+prefix, "", func(key string, value ledger.Value) bool {
 			var k *apiv1.Key
 			if k, failed = listKey(st, strings.TrimPrefix(key, keyring.KeyspecType+"/"), value); failed == nil {
-				failed = serve.Spend(ctx, proto.Size(k))
+				failed = part.Spend(ctx, proto.Size(k))
 			}
 			if failed == nil {
 				out.Keys = append(out.Keys, k)

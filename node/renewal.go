@@ -20,7 +20,7 @@ import (
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
-	"github.com/keystead/keystead/serve"
+	"github.com/keystead/keystead/part"
 )
 
 // Bounds of batches of renewals.
@@ -65,7 +65,7 @@ func newRenewer(n *Node) *renewer {
 }
 
 // Renew implements serve.Hosts.
-func (n *Node) Renew(ctx context.Context, from serve.Peer, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
+func (n *Node) Renew(ctx context.Context, from part.Caller, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
 	if err := n.fresh(); err != nil {
 		return nil, err
 	}

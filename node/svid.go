@@ -17,8 +17,8 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // authority signs X.509-SVIDs. Its key is new at each start; its certificate stands on
@@ -107,7 +107,7 @@ func (n *Node) trustBundle(v ledger.View, roster *receipt.Roster) (out [][]byte,
 }
 
 // IssueSVID implements serve.Hosts.
-func (n *Node) IssueSVID(ctx context.Context, from serve.Peer, host string) (*apiv1.IssueSVIDResponse, error) {
+func (n *Node) IssueSVID(ctx context.Context, from part.Caller, host string) (*apiv1.IssueSVIDResponse, error) {
 	lease, err := n.grant(ctx, from, host)
 	if err != nil {
 		return nil, err
