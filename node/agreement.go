@@ -19,7 +19,8 @@ import (
 // agreement takes part in the rounds by which nodes agree on secrets: every node
 // contributes to what is open, and the leader opens what is due and closes what failed.
 type agreement struct {
-	node    *Node
+	node    *guard
+	arrived func(node string) time.Time // when its last tick came
 	keyring *keyring.Ring
 	vault   vault
 	wake    chan struct{}
@@ -46,7 +47,8 @@ const (
 )
 
 // init makes the ring, with what the vault has of the epoch's secret.
-func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
+func (a *agreement) init(ctx context.Context, n *guard, arrived func(node string) time.Time, s Sealer) (err error) {
+	a.arrived = arrived
 	a.node, a.wake, a.vault = n, make(chan struct{}, 1), vault{n.cfg.Dir, s}
 	a.runs, a.opened = map[keyring.RoundID]*run{}, map[keyring.Purpose]time.Time{}
 	if a.keyring, err = keyring.NewRing(n.cfg.Domain, n.name, signerOf{n}, rand.Reader); err != nil {
@@ -63,7 +65,7 @@ func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 }
 
 // signerOf signs by the key that a node has now.
-type signerOf struct{ *Node }
+type signerOf struct{ *guard }
 
 // Sign implements keyring.Signer. Without a key in the roster the signature is none,
 // and what carries it counts for nothing.

@@ -67,7 +67,7 @@ func runNode(config string) error {
 	opts := node.Options{Log: cfg.Log.Logger(os.Stderr)}
 	opts.LieOfVerdicts(liar())
 	if os.Getenv(leasedEnv) != "" {
-		opts.Lease = leased
+		opts.LieOfLeases(leased)
 	}
 	if socket := os.Getenv(tpmEnv); socket != "" {
 		tpm, err := collect.OpenTPM(socket)

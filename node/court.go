@@ -17,9 +17,10 @@ import (
 // court judges what is proposed: every node signs its own verdict, and whoever sees
 // that a majority signed the same joins the signatures into an effective entry.
 type court struct {
-	node  *Node
+	node  *library
 	types map[string]part.JudgedType
 	wake  chan struct{}
+	took  func(*ledger.Verdict)   // told of what took effect; may be nil
 	bench chan struct{}           // a place for each judge at work
 	bad   func(receipt.Node) bool // whose signatures count no more
 
@@ -68,8 +69,7 @@ const (
 	maxJudges     = 64                     // at work at a time; most of them wait for the log or another node
 )
 
-func (c *court) init(n *Node, types []part.JudgedType) {
-	c.bad = n.provenBad
+func (c *court) init(n *library, took func(*ledger.Verdict), types []part.JudgedType) {
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
 	c.types = map[string]part.JudgedType{}
@@ -147,8 +147,8 @@ func (c *court) take(entry []byte) {
 			c.mu.Lock()
 			delete(c.open, e.Verdict.Proposal)
 			c.mu.Unlock()
-			if c.node != nil {
-				c.node.tookEffect(&e.Verdict)
+			if c.took != nil {
+				c.took(&e.Verdict)
 			}
 			select {
 			case <-x.done:
@@ -302,7 +302,7 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (part.Outcome,
 		return o, nil // sent again
 	}
 	if kind == receipt.KindRoster && len(contact) > 0 {
-		if err := n.introduce(ctx, entry, contact); err != nil {
+		if err := n.membership.introduce(ctx, entry, contact); err != nil {
 			return part.Outcome{}, err
 		}
 	}

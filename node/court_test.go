@@ -24,7 +24,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{keys: map[string]*key.Node{}}
-	b.court.init(nil, nil)
+	b.court.init(nil, nil, nil)
 	b.court.bad = nobody
 	for i := range 3 {
 		k, err := key.NewNode(constant(i + 1))
@@ -163,7 +163,7 @@ func TestProposalsAreSigned(t *testing.T) {
 	}
 	var c court
 	types := append(statementJudges(), (*agreement)(nil).judges()...)
-	c.init(nil, types)
+	c.init(nil, nil, types)
 	for _, judged := range types {
 		kind, note := judged.Type, judged.Statement
 		if note == "" {

@@ -66,8 +66,7 @@ func (c *court) opinions(ctx context.Context, id keystead.Digest) <-chan opinion
 }
 
 // GetRuling implements serve.Nodes: it waits until this node has come to something.
-func (n *Node) GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error) {
-	c := &n.court
+func (c *court) GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error) {
 	c.mu.Lock()
 	full := c.cases[proposal] == nil && len(c.cases) >= maxCases
 	c.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 // everyPart is a node's parts, none of them started.
 func everyPart(t *testing.T, more ...part.Part) (*assembly, error) {
 	t.Helper()
-	n := &Node{}
+	n := newNode(Config{}, Options{})
 	return assemble(n, append(append([]part.Part{own{n}}, parts(&Systems{})...), more...))
 }
 

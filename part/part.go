@@ -141,7 +141,7 @@ type Peers interface {
 // said.
 type Granted struct {
 	Lease  admit.Lease
-	Claims evidence.Claims // of the verdict on the host's newest evidence
+	Claims evidence.Claims // of the verdict on the host's newest evidence; by Leases.Evidence alone
 	Clock  uint64          // of the domain, Unix milliseconds
 }
 
@@ -151,4 +151,7 @@ type Leases interface {
 	// caller whose connection showed the host's hardware. It refuses while the node may not
 	// grant (State.Current).
 	Lease(ctx context.Context, from Caller, host string, grant func(ledger.View, *Granted) error) error
+	// Evidence is Lease with the claims of the verdict on the host's newest evidence, which
+	// another node may have to hand over.
+	Evidence(ctx context.Context, from Caller, host string, grant func(ledger.View, *Granted) error) error
 }
