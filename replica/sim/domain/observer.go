@@ -40,8 +40,9 @@ type observer struct {
 	detected    map[*Node]bool
 	proved      map[*Node]bool
 	led         map[*Node]time.Duration // since when a host follows whom it has proven bad
-	claims      map[*Node][]heads.Statement
-	agreed      map[*Node]uint64 // the furthest entry by which the liar told a host that its log is its own
+	claims      map[*Node][]claim
+	agreed      map[*Node]uint64        // the furthest entry by which the liar told a host that its log is its own
+	vouched     map[*Node]time.Duration // when it last said so
 	forkedAt    time.Duration
 	turned      []string // subjects that are to be suspended
 	suspendedAt map[string]time.Duration
@@ -52,6 +53,12 @@ type observer struct {
 	noted       map[*Node]uint64
 }
 
+// claim is what the liar told a host of its log, and when.
+type claim struct {
+	log heads.Log
+	at  time.Duration
+}
+
 type checkpoint struct {
 	root keystead.Digest
 	by   int
@@ -59,7 +66,7 @@ type checkpoint struct {
 
 func (o *observer) init() {
 	*o = observer{splits: map[pair]*split{}, minority: map[*Node]time.Duration{}, detected: map[*Node]bool{}, proved: map[*Node]bool{},
-		led: map[*Node]time.Duration{}, claims: map[*Node][]heads.Statement{}, agreed: map[*Node]uint64{},
+		led: map[*Node]time.Duration{}, claims: map[*Node][]claim{}, agreed: map[*Node]uint64{}, vouched: map[*Node]time.Duration{},
 		suspendedAt: map[string]time.Duration{}, signed: map[uint64][]checkpoint{}, noted: map[*Node]uint64{}}
 }
 
@@ -151,12 +158,13 @@ func (d *Domain) compare(p pair) {
 // conviction by both.
 func (d *Domain) told(p pair, s *split) {
 	for _, n := range p {
-		d.claims[n] = slices.DeleteFunc(d.claims[n], func(c heads.Statement) bool {
-			h, ok := n.link(c.Log.Index)
-			if ok && h == c.Log.Hash && c.Log.Start != 0 {
-				d.agreed[n] = max(d.agreed[n], c.Log.Index)
+		d.claims[n] = slices.DeleteFunc(d.claims[n], func(c claim) bool {
+			h, ok := n.link(c.log.Index)
+			if ok && h == c.log.Hash && c.log.Start != 0 {
+				d.agreed[n] = max(d.agreed[n], c.log.Index)
+				d.vouched[n] = max(d.vouched[n], c.at)
 			}
-			return c.Log.Index <= n.applied()
+			return c.log.Index <= n.applied()
 		})
 	}
 	both := d.agreed[p[0]] >= s.index && d.agreed[p[1]] >= s.index && p[0].up() && p[1].up()
@@ -184,8 +192,8 @@ func (d *Domain) judge(n *Node, honest []*Node) {
 			apart = true
 		}
 	}
-	if l := d.liar; l != nil && l.story != nil && l.tells(Blunt) && !l.story.victims[n.host] {
-		with++ // it signs heads of this log alone, so nobody can tell it from an honest node
+	if d.sided(n) {
+		with++
 	}
 	since, was := d.minority[n]
 	switch {
@@ -197,6 +205,24 @@ func (d *Domain) judge(n *Node, honest []*Node) {
 		d.detected[n] = true
 		d.Detected = append(d.Detected, max(0, n.closedAt-since))
 	}
+}
+
+// sided reports whether the liar has told this host's side, and it alone, that its log is
+// theirs, beyond the place where the sides part, and tells it still. Then it signed nothing
+// that is not so there, and no honest node can tell it from one of their own: the side is a
+// majority with it.
+func (d *Domain) sided(n *Node) bool {
+	if d.liar == nil || d.proved[n] || d.c.Now() > d.vouched[n]+found {
+		return false
+	}
+	for p, s := range d.splits {
+		for i, x := range p {
+			if x == n && (d.agreed[n] < s.index || d.agreed[p[1-i]] >= s.index) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // acts hears that a host signs, grants or answers a read.
@@ -238,7 +264,7 @@ func (d *Domain) subjection(n *Node) {
 // heard hears what a host was told.
 func (d *Domain) heard(n, from *Node, s *heads.Statement) {
 	if d.liar != nil && n.honest && from == d.liar.n && s.Node == from.name {
-		if c := append(d.claims[n], *s); len(c) > 64 {
+		if c := append(d.claims[n], claim{s.Log, d.c.Now()}); len(c) > 64 {
 			d.claims[n] = c[1:]
 		} else {
 			d.claims[n] = c
