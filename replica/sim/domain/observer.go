@@ -51,6 +51,7 @@ type observer struct {
 	wholeSince  time.Duration // since when a majority of honest hosts has one log; 0 while none has
 	signed      map[uint64][]checkpoint
 	noted       map[*Node]uint64
+	states      map[uint64]map[*Node]replica.StateHeader // of honest hosts, by position
 }
 
 // claim is what the liar told a host of its log, and when.
@@ -67,7 +68,7 @@ type checkpoint struct {
 func (o *observer) init() {
 	*o = observer{splits: map[pair]*split{}, minority: map[*Node]time.Duration{}, detected: map[*Node]bool{}, proved: map[*Node]bool{},
 		led: map[*Node]time.Duration{}, claims: map[*Node][]claim{}, agreed: map[*Node]uint64{}, vouched: map[*Node]time.Duration{},
-		suspendedAt: map[string]time.Duration{}, signed: map[uint64][]checkpoint{}, noted: map[*Node]uint64{}}
+		suspendedAt: map[string]time.Duration{}, signed: map[uint64][]checkpoint{}, noted: map[*Node]uint64{}, states: map[uint64]map[*Node]replica.StateHeader{}}
 }
 
 // differ returns the first entry by which two hosts' logs differ; 0 if none is known.
@@ -125,6 +126,7 @@ func (d *Domain) observe() {
 		d.judge(n, honest)
 		d.subjection(n)
 	}
+	d.evict()
 	d.receipts()
 	for _, n := range d.nodes {
 		if n.up() {
@@ -232,6 +234,9 @@ func (d *Domain) acts(n *Node, what string) {
 	}
 	if since, ok := d.minority[n]; ok && d.c.Now() > max(since, d.calm)+bound {
 		d.c.Fail("%s: %s, %v after it came to stand with a minority", n.name, what, d.c.Now()-since)
+	}
+	if what != tick && d.unconfirmed(n) {
+		d.c.Fail("%s: %s, by a state that no majority has come to", n.name, what)
 	}
 }
 
