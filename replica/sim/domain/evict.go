@@ -166,6 +166,9 @@ func (d *Domain) renew(n *Node) {
 	for _, by := range d.states {
 		delete(by, n)
 	}
+	for _, by := range d.suspendedAt {
+		delete(by, n)
+	}
 	d.unproven = slices.DeleteFunc(d.unproven, func(p put) bool { return p.by == n })
 	d.puts = slices.DeleteFunc(d.puts, func(p put) bool { return p.by == n })
 	if err := n.host.Restart(); err != nil {

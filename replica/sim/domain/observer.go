@@ -44,9 +44,9 @@ type observer struct {
 	agreed      map[*Node]uint64        // the furthest entry by which the liar told a host that its log is its own
 	vouched     map[*Node]time.Duration // when it last said so
 	forkedAt    time.Duration
-	turned      []string // subjects that are to be suspended
-	suspendedAt map[string]time.Duration
-	calm        time.Duration // since when no honest host is down
+	turned      []string                           // subjects that are to be suspended
+	suspendedAt map[string]map[*Node]time.Duration // when a host applied a lease's suspension
+	calm        time.Duration                      // since when no honest host is down
 	lastReceipt time.Duration
 	wholeSince  time.Duration // since when a majority of honest hosts has one log; 0 while none has
 	signed      map[uint64][]checkpoint
@@ -68,7 +68,7 @@ type checkpoint struct {
 func (o *observer) init() {
 	*o = observer{splits: map[pair]*split{}, minority: map[*Node]time.Duration{}, detected: map[*Node]bool{}, proved: map[*Node]bool{},
 		led: map[*Node]time.Duration{}, claims: map[*Node][]claim{}, agreed: map[*Node]uint64{}, vouched: map[*Node]time.Duration{},
-		suspendedAt: map[string]time.Duration{}, signed: map[uint64][]checkpoint{}, noted: map[*Node]uint64{}, states: map[uint64]map[*Node]replica.StateHeader{}}
+		suspendedAt: map[string]map[*Node]time.Duration{}, signed: map[uint64][]checkpoint{}, noted: map[*Node]uint64{}, states: map[uint64]map[*Node]replica.StateHeader{}}
 }
 
 // differ returns the first entry by which two hosts' logs differ; 0 if none is known.
@@ -240,10 +240,13 @@ func (d *Domain) acts(n *Node, what string) {
 	}
 }
 
-// granted hears that a host granted something to a subject.
+// granted hears that a host granted something to a subject. A suspension that a host of
+// another log applied binds it not: what has a majority is not there.
 func (d *Domain) granted(n *Node, subject string) {
-	if since, ok := d.suspendedAt[subject]; ok && d.c.Now() > max(since, d.calm)+bound {
-		d.c.Fail("%s: granted to %s, %v after its lease was suspended", n.name, subject, d.c.Now()-since)
+	for _, o := range d.nodes {
+		if since, ok := d.suspendedAt[subject][o]; ok && differ(n, o) == 0 && d.c.Now() > max(since, d.calm)+bound {
+			d.c.Fail("%s: granted to %s, %v after %s applied the suspension of its lease", n.name, subject, d.c.Now()-since, o.name)
+		}
 	}
 }
 
@@ -253,8 +256,11 @@ func (d *Domain) subjection(n *Node) {
 		return
 	}
 	for s := range n.machine().suspended {
-		if _, ok := d.suspendedAt[s]; !ok {
-			d.suspendedAt[s] = d.c.Now()
+		if d.suspendedAt[s] == nil {
+			d.suspendedAt[s] = map[*Node]time.Duration{}
+		}
+		if _, ok := d.suspendedAt[s][n]; !ok {
+			d.suspendedAt[s][n] = d.c.Now()
 		}
 	}
 	if !d.proved[n] || !d.liarLeads(n) {
