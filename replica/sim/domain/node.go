@@ -242,7 +242,7 @@ func (n *Node) take(from *Node, raw []byte) {
 
 func (n *Node) look() {
 	n.replaced()
-	proofs, err := n.book.Look(n.own(), n.d.millis())
+	proofs, err := n.book.Look(n.own())
 	if err != nil {
 		n.d.c.Fail("%s: heads: %v", n.name, err)
 	}
