@@ -23,6 +23,7 @@ const approveTimeout = 10 * time.Second
 
 // voucher is what one node answered of a state.
 type voucher struct {
+	answered  bool
 	signed    bool // the same digest, by the key that the newest roster names
 	stateless bool // it has never had a state
 	settled   bool // it has one that a majority confirmed
@@ -36,7 +37,7 @@ type voucher struct {
 // of the one in force at the position. Nodes that members have just added, this one
 // included, have no state and no say; but then every other one must have answered, so
 // that none which has a state is left out. Where members had the ledger go on from one
-// node's disk, that node's word stands for a majority's, unless another one has a
+// node's disk, that node's word stands for a majority's, if no other one has a
 // confirmed state.
 func (n *states) approve(ctx context.Context, h replica.StateHeader, proof []byte) error {
 	then, chain, err := n.vouchers(proof)
@@ -116,6 +117,7 @@ func (n *states) askOne(ctx context.Context, p *peer, r *receipt.Roster, want *l
 		v.words = err.Error()
 		return v
 	}
+	v.answered = true
 	v.stateless, v.settled = res.Msg.GetStateless(), res.Msg.GetSettled()
 	v.words = map[bool]string{true: "has no state yet", false: "has no digest there"}[v.stateless]
 	if note := res.Msg.GetRecovery(); len(note) > 0 {
@@ -151,12 +153,12 @@ func (n *states) tooFew(r *receipt.Roster, by map[string]voucher, which string) 
 		v, asked := by[node.Name]
 		switch {
 		case node.Name == n.name:
-			if n.confirmed.isFresh() {
+			if n.confirmed.isFresh() && !n.founding(node) {
 				stateless++
 			}
 		case v.signed:
 			signed++
-		case v.stateless:
+		case v.stateless && !n.founding(node):
 			stateless++
 		case !asked || !v.settled:
 			silent++
@@ -172,8 +174,17 @@ func (n *states) tooFew(r *receipt.Roster, by map[string]voucher, which string) 
 	return fmt.Sprintf("%d of %d nodes of %s, of which %d have no state", receipt.Majority(have), len(r.Nodes), which, stateless)
 }
 
+// founding reports whether the genesis entry names the node, by that key. It was never added to a
+// domain that had a state: what it had is lost if it has none.
+func (n *states) founding(node receipt.Node) bool {
+	f, ok := n.genesis.Roster.Node(node.Name)
+	return ok && f.Key == node.Key
+}
+
 // recoveredBy reports whether members had the ledger go on from the disk of a node that
-// signed, later than this node's own state was, and no other node has a confirmed one.
+// signed, later than this node's own state was, and no other node has a confirmed one. A
+// recovery is signed for good, and who was trusted then may lie by now: a node that has
+// nothing of its own to tell old from new takes it only if every other node answered.
 func (n *states) recoveredBy(by map[string]voucher, chain [][]byte, index uint64) bool {
 	found := false
 	for name, v := range by {
@@ -181,7 +192,7 @@ func (n *states) recoveredBy(by map[string]voucher, chain [][]byte, index uint64
 		switch {
 		case v.signed && r != nil && r.Node == name && r.Last <= index && r.Last >= n.confirmed.reached() && r.Roster < uint64(len(chain)):
 			found = true
-		case v.settled && !v.signed:
+		case !v.answered && n.confirmed.reached() == 0 || v.settled && !v.signed:
 			return false
 		}
 	}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,6 +30,8 @@ type outlook struct {
 	book    *heads.Book
 	asking  map[string]bool // nodes that have not answered yet
 	shunned map[keystead.Digest]bool
+
+	replaced atomic.Bool // the state, since the book was last looked into
 }
 
 func (n *guard) openOutlook() error {
@@ -41,7 +44,7 @@ func (n *guard) openOutlook() error {
 	return err
 }
 
-// ownLog is this node's log and tree, as heads compares by.
+// ownLog is this node's log and tree, as heads compares by, while a view keeps the state.
 type ownLog struct{ node *core }
 
 // Log implements heads.Own.
@@ -54,12 +57,32 @@ func (o ownLog) Log() heads.Log {
 func (o ownLog) Link(index uint64) (keystead.Digest, bool) { return o.node.replica.Link(index) }
 
 // Head implements heads.Own.
-func (o ownLog) Head(size uint64) (head receipt.TreeHead, ok bool, err error) {
-	err = o.node.replica.View(func(replica.View) error { // so that no snapshot replaces the state meanwhile
-		head, ok, err = o.node.machine.reached(size)
+func (o ownLog) Head(size uint64) (receipt.TreeHead, bool, error) {
+	return o.node.machine.reached(size)
+}
+
+// headAt returns the tree at a size; false if it has not grown so far.
+func (n *guard) headAt(size uint64) (head receipt.TreeHead, ok bool, err error) {
+	err = n.replica.View(func(replica.View) error { // so that no snapshot replaces the state meanwhile
+		head, ok, err = ownLog{n.core}.Head(size)
 		return err
 	})
 	return head, ok, err
+}
+
+// compareHeads looks into the book while no snapshot replaces the state. After one did, it
+// forgets what came of comparing with the state before: else this node would take it for
+// two stories of others that they agree with the one state and not with the other.
+func (n *guard) compareHeads(look func(b *heads.Book, own heads.Own) error) error {
+	return n.replica.View(func(replica.View) error {
+		o := &n.outlook
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.replaced.Swap(false) {
+			o.book.Replaced()
+		}
+		return look(o.book, ownLog{n.core})
+	})
 }
 
 // statement signs where this node stands now, with whatever key of its own the roster names.
@@ -69,7 +92,7 @@ func (n *guard) statement() (heads.Statement, error) {
 		return heads.Statement{}, err
 	}
 	log := ownLog{n.core}.Log()
-	tree, ok, err := ownLog{n.core}.Head(n.machine.size())
+	tree, ok, err := n.headAt(n.machine.size())
 	if err == nil && !ok {
 		err = notBegun()
 	}
@@ -90,7 +113,7 @@ func (n *guard) Head(size uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, ok, err := ownLog{n.core}.Head(size)
+	tree, ok, err := n.headAt(size)
 	if err == nil && !ok {
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "head", Want: "a size that the tree has had", Got: "a larger one"})
 	}
@@ -203,10 +226,11 @@ func (n *guard) take(from string, raw []byte) {
 	if !ok || !s.Verify(node.Key, n.cfg.Domain) {
 		return // by a key of before, or not for this domain: it says nothing
 	}
-	o := &n.outlook
-	o.mu.Lock()
-	proof, err := o.book.Hear(s, node.Key, s.Node == from, ownLog{n.core}, now())
-	o.mu.Unlock()
+	var proof *heads.Proof
+	err = n.compareHeads(func(b *heads.Book, own heads.Own) (err error) {
+		proof, err = b.Hear(s, node.Key, s.Node == from, own, now())
+		return err
+	})
 	if err != nil {
 		n.log.Error("head not compared", "node", s.Node, "because", err)
 	}
@@ -218,9 +242,11 @@ func (n *guard) take(from string, raw []byte) {
 
 // look compares what was ahead of this node's log when it came.
 func (n *guard) look() {
-	n.outlook.mu.Lock()
-	proofs, err := n.outlook.book.Look(ownLog{n.core}, now())
-	n.outlook.mu.Unlock()
+	var proofs []*heads.Proof
+	err := n.compareHeads(func(b *heads.Book, own heads.Own) (err error) {
+		proofs, err = b.Look(own)
+		return err
+	})
 	if err != nil {
 		n.log.Error("heads not compared", "because", err)
 	}

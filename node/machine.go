@@ -112,13 +112,6 @@ func (h *heard) note(kind receipt.Kind, entry []byte) {
 	}
 }
 
-// headAt returns what a node signs of the tree at a size.
-func (x *machine) headAt(size uint64) (receipt.TreeHead, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.m.Head(size)
-}
-
 // entryVersion returns the version up to which entries count.
 func (x *machine) entryVersion() uint8 {
 	x.mu.Lock()

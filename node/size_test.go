@@ -41,7 +41,7 @@ func TestNodeOnlyShrinks(t *testing.T) {
 		t.Errorf("Node has %d methods: write that into this test, so that it stays so", n)
 	}
 	for name, n := range methods {
-		if n > mostOfAny {
+		if name != "Node" && n > mostOfAny {
 			t.Errorf("%s has %d methods, at most %d are wanted", name, n, mostOfAny)
 		}
 	}

@@ -30,6 +30,7 @@ func (n *states) opened(v ledger.View) error {
 	if err := n.confirmed.reopened(v); err != nil {
 		return err
 	}
+	n.outlook.replaced.Store(true)
 	f, err := admit.TermsOf(founded{v, n.core}, admit.RoleNode)
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -115,7 +115,10 @@ func (n *pulse) voteLoop() {
 // roster of now is signed by the keys of then, and soon followed by a larger one. It
 // reports false if the signature did not reach the log and is to be sent again.
 func (n *pulse) vote(size uint64) bool {
-	head, err := n.machine.headAt(size)
+	head, ok, err := n.headAt(size)
+	if err == nil && !ok {
+		return false // a snapshot put an earlier state here, which has to grow again
+	}
 	if err != nil {
 		n.log.Warn("checkpoint not signed", "size", size, "because", err)
 	} else if k, err := n.signer(); err != nil && !errors.Is(err, keystead.ReasonKeyPending) {
