@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,18 +28,24 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keystead": main})
+	testscript.Main(m, map[string]func(){"keystead": recorded})
 }
 
-var update = flag.Bool("update", false, "rewrite the expectations of scripts' cmp")
+var update = flag.Bool("update", false, "rewrite the expectations of scripts' cmp, and the golden files of testdata")
 
 // TestScripts runs testdata/script. "status N COMMAND…" runs a command and demands its exit status.
+// What the commands answered is held to testdata/answers.golden (answers_test.go).
 func TestScripts(t *testing.T) {
+	shapes := t.TempDir()
+	var began atomic.Int32
+	t.Cleanup(func() { checkAnswers(t, shapes, int(began.Load())) })
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: *update,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, ".cache"))
+			env.Setenv(shapesEnv, shapes)
+			began.Add(1)
 			env.Values[stageKey{}] = map[string]*practice.Machine{}
 			return nil
 		},

@@ -21,7 +21,14 @@ func (a *app) answerMessage(m proto.Message, text func(w io.Writer)) error {
 // document is an API message as --json gives it: every field under its name in the
 // .proto file, set or not; numbers as numbers; digests as sha256:HEX, other bytes in hex.
 // What is not set is 0, "", [] or null.
-func document(m proto.Message) members { return membersOf(m.ProtoReflect()) }
+func document(m proto.Message) messageJSON { return messageJSON{m} }
+
+type messageJSON struct{ message proto.Message }
+
+// MarshalJSON implements json.Marshaler.
+func (m messageJSON) MarshalJSON() ([]byte, error) {
+	return membersOf(m.message.ProtoReflect()).MarshalJSON()
+}
 
 // member is a field of an object in JSON.
 type member struct {
@@ -108,7 +115,7 @@ func content(b []byte) members {
 
 // line writes a document on one line, where several follow one another.
 func (a *app) line(v any) error {
-	a.answered = true
+	a.answers(v)
 	e := json.NewEncoder(escaping{a.stdout})
 	e.SetEscapeHTML(false)
 	return e.Encode(v)

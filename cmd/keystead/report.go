@@ -17,7 +17,7 @@ import (
 
 // answer writes what was asked for to stdout: v with --json, else what text writes.
 func (a *app) answer(v any, text func(w io.Writer)) error {
-	a.answered = true
+	a.answers(v)
 	if !a.json {
 		var b strings.Builder
 		text(&b)
@@ -28,6 +28,14 @@ func (a *app) answer(v any, text func(w io.Writer)) error {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
+}
+
+// answers notes what the answer is.
+func (a *app) answers(v any) {
+	a.answered = true
+	if a.told != nil {
+		a.told(a.command, v)
+	}
 }
 
 // milli is a time as --json gives it: Unix milliseconds.

@@ -18,17 +18,22 @@ import (
 type app struct {
 	stdout, stderr io.Writer
 	json           bool
-	running        bool // a command's own code has begun; errors before that are cobra's
-	answered       bool // the answer stands on stdout
+	command        string // whose own code has begun, such as "keystead host list"; errors before that are cobra's
+	answered       bool   // the answer stands on stdout
+
+	told func(command string, answer any) // tests see answers by it, text or --json alike; nil else
 }
 
 // run executes one command line and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr}
+	return (&app{stdout: stdout, stderr: stderr}).run(args)
+}
+
+func (a *app) run(args []string) int {
 	root := a.root()
 	root.SetArgs(args)
 	called, err := root.ExecuteC()
-	if err != nil && !a.running {
+	if err != nil && a.command == "" {
 		a.json = slices.Contains(args, "--json") // parsing may not have come that far
 		err = misuse(err, fmt.Sprintf("%s --help lists what there is", called.CommandPath()))
 	}
@@ -91,7 +96,7 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 func (a *app) mark(c *cobra.Command) {
 	if run := c.RunE; run != nil {
 		c.RunE = func(c *cobra.Command, args []string) error {
-			a.running = true
+			a.command = c.CommandPath()
 			return run(c, args)
 		}
 	}
