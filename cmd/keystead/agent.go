@@ -83,13 +83,13 @@ against one that you were told: with a wrong one the host joins another domain.`
 	c.MarkFlagsMutuallyExclusive("tee", "tpm")
 	c.Flags().StringVar(&p.TPM.Root, "root", "", "`DIR` below which logs and package list are read (default /)")
 	c.Flags().StringVar(&p.Socket, "socket", "", "`PATH` of the socket for applications (default /run/keystead/agent.sock)")
-	c.Flags().StringVar(&p.SVID, "svid", "", "`DIR` for the SVID's files (default /run/keystead/svid)")
+	c.Flags().StringVar(&p.SVID.Dir, "svid", "", "`DIR` for the SVID's files (default /run/keystead/svid)")
 	must(c.MarkFlagRequired("host"))
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
 		if p.Domain, p.Digest, err = f.file(); err != nil {
 			return err
 		}
-		for _, path := range []*string{&p.TPM.Path, &p.TPM.Root, &p.Socket, &p.SVID} {
+		for _, path := range []*string{&p.TPM.Path, &p.TPM.Root, &p.Socket, &p.SVID.Dir} {
 			if *path == "" {
 				continue
 			}
