@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/golden"
 )
 
@@ -33,17 +34,17 @@ var unanswered = map[string]string{
 
 // recorded is main, which also notes the fields of what the command answers.
 func recorded() {
-	a := &app{stdout: os.Stdout, stderr: os.Stderr}
+	a := newApp(os.Stdout, os.Stderr)
 	if dir := os.Getenv(shapesEnv); dir != "" {
-		a.told = func(command string, answer any) { note(dir, command, answer) }
+		a.Told = func(command string, answer any) { note(dir, command, answer) }
 	}
-	os.Exit(a.run(os.Args[1:]))
+	os.Exit(a.Run(a.root(), os.Args[1:]))
 }
 
 // note adds an answer's fields to a file of this process.
 func note(dir, command string, answer any) {
 	found := map[string]bool{}
-	if _, refused := answer.(map[string]reported); refused {
+	if _, refused := answer.(map[string]cli.Reported); refused {
 		command = "any that fails"
 	}
 	fieldsIn(reflect.ValueOf(&answer).Elem(), "", found)
@@ -52,10 +53,10 @@ func note(dir, command string, answer any) {
 		fmt.Fprintf(&text, "%s: %s\n", command, f)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, fmt.Sprint(os.Getpid())), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	must(err)
+	cli.Must(err)
 	_, err = f.WriteString(text.String())
-	must(err)
-	must(f.Close())
+	cli.Must(err)
+	cli.Must(f.Close())
 }
 
 // fieldsIn finds the fields of an answer as --json gives it, by its type: that a value is not set
@@ -63,12 +64,12 @@ func note(dir, command string, answer any) {
 // behind a field that is left out when it is empty.
 func fieldsIn(v reflect.Value, path string, found map[string]bool) {
 	switch known := v.Interface().(type) {
-	case messageJSON:
-		messageFields(known.message.ProtoReflect().Descriptor(), path, found)
+	case cli.MessageJSON:
+		messageFields(known.Message.ProtoReflect().Descriptor(), path, found)
 		return
-	case members:
+	case cli.Members:
 		for _, m := range known {
-			fieldsIn(reflect.ValueOf(&m.value).Elem(), path+"."+m.name, found)
+			fieldsIn(reflect.ValueOf(&m.Value).Elem(), path+"."+m.Name, found)
 		}
 		return
 	case json.Marshaler, interface{ MarshalText() ([]byte, error) }:
@@ -118,7 +119,7 @@ func fieldsIn(v reflect.Value, path string, found map[string]bool) {
 			found[path+" string"] = true
 			return
 		}
-		if v.Len() == 0 && !slices.Contains([]reflect.Type{reflect.TypeFor[members](), reflect.TypeFor[any]()}, v.Type().Elem()) {
+		if v.Len() == 0 && !slices.Contains([]reflect.Type{reflect.TypeFor[cli.Members](), reflect.TypeFor[any]()}, v.Type().Elem()) {
 			fieldsIn(reflect.New(v.Type().Elem()).Elem(), path+"[]", found)
 		}
 		for i := range v.Len() {
@@ -219,5 +220,5 @@ func TestEveryAnswerIsHeld(t *testing.T) {
 			walk(verb)
 		}
 	}
-	walk((&app{}).root())
+	walk(newApp(nil, nil).root())
 }
