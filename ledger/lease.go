@@ -19,8 +19,12 @@ func (v View) Clock() (uint64, error) {
 
 // Founding returns a setting of the genesis entry, or "".
 func (v View) Founding(setting string) (string, error) {
-	b, found, err := v.r.Get(numberKey(spaceEntry, 0))
-	if err != nil || !found {
+	s, err := v.Status()
+	if err != nil || s.Size == 0 {
+		return "", err
+	}
+	b, err := v.Entry(0)
+	if err != nil {
 		return "", err
 	}
 	g, err := receipt.ParseGenesis(b)

@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
 )
 
 // pairsOf names all pairs of a state, and returns a copy of them.
@@ -241,4 +243,66 @@ func TestEditedStore(t *testing.T) {
 	wantReason(t, err, keystead.ReasonStoreCorrupt)
 	_, err = p.Receipt(8)
 	must(t, err)
+}
+
+// climbed edits an entry of a store, and each hash of its tile from the leaf up to a level, as
+// who has the disk of a node that is down can.
+func climbed(s *store, leaf uint64, levels int) {
+	entryKey := "e" + string(binary.BigEndian.AppendUint64(nil, leaf))
+	tileKey := "m\x00" + string(binary.BigEndian.AppendUint64(nil, leaf/256))
+	entry, tile := flip(s.m[entryKey], len(s.m[entryKey])-1), slices.Clone(s.m[tileKey])
+	s.m[entryKey], s.m[tileKey] = entry, tile
+	h, first, width := receipt.LeafHash(entry), uint64(0), uint64(256)
+	for level, i := 0, leaf%256; level < levels; level, i = level+1, i/2 {
+		copy(tile[(first+i)*32:], h[:])
+		if level < 8 {
+			h = sha256.Sum256(append([]byte{1}, tile[(first+i&^1)*32:][:64]...))
+		}
+		first, width = first+width, width/2
+	}
+}
+
+// TestEditedEntries: whoever reads an entry, or a value that is kept in one, gets what the
+// tree has or a refusal, however much of the entry's tile was edited with it. To edit more
+// is found out when the store is opened.
+func TestEditedEntries(t *testing.T) {
+	const leaf, growth = 270, 600 // in the second tile
+	for name, signed := range map[string]uint64{"signed after the tile": growth, "signed within the tile": 300} {
+		d := newDomain(t, 3)
+		for i := uint64(1); i < growth; i++ {
+			d.ok(d.run(put(fmt.Sprint("k", i), strings.Repeat("v", 300))))
+			if i+1 == signed {
+				d.checkpoint("node-1", "node-2")
+			}
+		}
+		read := map[string]func(ledger.View) error{
+			"entry": func(v ledger.View) error { _, err := v.Entry(leaf); return err },
+			"value": func(v ledger.View) error { _, err := v.Get(fmt.Sprint("kv/k", leaf)); return err },
+			"list":  func(v ledger.View) error { return v.Keys("kv/", func(string, ledger.Value) bool { return true }) },
+		}
+		for levels := range 10 {
+			s := newStore()
+			for k, v := range d.store.m {
+				s.m[k] = v
+			}
+			climbed(s, leaf, levels)
+			_, opened := ledger.Open(s, d.id)
+			for what, read := range read {
+				must(t, read(ledger.NewView(d.store)))
+				err := read(ledger.NewView(s))
+				if !errors.Is(err, keystead.ReasonStoreCorrupt) && !errors.Is(opened, keystead.ReasonCheckpointConflict) {
+					t.Errorf("%s, %s, %d levels edited: the store opens (%v), and reads (%v)", name, what, levels, opened, err)
+				}
+			}
+			if whole := levels == 9; whole != errors.Is(opened, keystead.ReasonCheckpointConflict) && signed == growth {
+				t.Errorf("%s, %d levels edited: opening says %v", name, levels, opened)
+			}
+		}
+		delete(d.store.m, "m\x00"+string(binary.BigEndian.AppendUint64(nil, leaf/256)))
+		for what, read := range read {
+			if err := read(ledger.NewView(d.store)); !errors.Is(err, keystead.ReasonStoreCorrupt) {
+				t.Errorf("%s, %s, without the tile: %v", name, what, err)
+			}
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/receipt"
 )
 
 // View reads the state that a store holds. Beside a running [Machine] it sees a
@@ -54,7 +55,11 @@ func (v View) resolve(b []byte) (Value, error) {
 	if !found || end > uint64(len(entry)) {
 		return Value{}, &keystead.FormatError{Format: "value", Field: "offset", Problem: fmt.Sprintf("is of %d bytes at %d of leaf %d, which has %d", s.size, s.at, s.version-1, len(entry))}
 	}
-	return Value{Version: s.version, Data: bytes.Clone(entry[s.at:end])}, nil
+	data := bytes.Clone(entry[s.at:end])
+	if err := v.checkLeaf(s.version-1, receipt.LeafHash(entry)); err != nil {
+		return Value{}, err
+	}
+	return Value{Version: s.version, Data: data}, nil
 }
 
 // Keys visits the keys of a contract that start with prefix, in order.
@@ -102,8 +107,21 @@ func (v View) Status() (Status, error) {
 	return Status{h.domain, h.applied, h.size, h.clock, h.alarms}, err
 }
 
-// Entry returns the entry that is a leaf of the tree.
+// Entry returns the entry that is a leaf of the tree. It refuses with store-corrupt if the
+// store has another there than the tree.
 func (v View) Entry(leaf uint64) ([]byte, error) {
+	b, err := v.unchecked(leaf)
+	if err == nil {
+		err = v.checkLeaf(leaf, receipt.LeafHash(b))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// unchecked returns an entry as the store has it.
+func (v View) unchecked(leaf uint64) ([]byte, error) {
 	b, found, err := v.r.Get(numberKey(spaceEntry, leaf))
 	if err == nil && !found {
 		err = fmt.Errorf("the tree has no leaf %d", leaf)

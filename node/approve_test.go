@@ -53,7 +53,8 @@ func TestVoucherSigns(t *testing.T) {
 	today, yesterday, other := nodeKey(t, 1), nodeKey(t, 2), nodeKey(t, 3)
 	roster := receipt.Roster{Nodes: []receipt.Node{{Name: "a", Key: today.Public()}, {Name: "b", Key: other.Public()}}}
 	want := ledger.StateDigest{Position: 7, Digest: keystead.Sum([]byte("state")), Bytes: 9, Chain: keystead.Sum([]byte("log"))}
-	n := &Node{cfg: Config{Domain: domain}, name: "c"}
+	n := &newNode(Config{Domain: domain}, Options{}).states
+	n.name = "c"
 	for name, tc := range map[string]struct {
 		answer func() (*apiv1.GetStateDigestResponse, error)
 		signed bool
@@ -137,11 +138,28 @@ func TestWhoVouches(t *testing.T) {
 		"a fourth is new":                {roster("a", "b", "c", "d"), true, map[string]voucher{"a": yes, "b": yes, "d": settled}, true},
 		"a fourth is new, and is silent": {roster("a", "b", "c", "d"), true, map[string]voucher{"a": yes, "b": yes}, false},
 	} {
-		n := &Node{name: "c"}
-		n.confirmed.fresh = tc.fresh
-		if short := n.tooFew(tc.roster, tc.by, "roster"); (short == "") != tc.enough {
-			t.Errorf("%s: want enough %v, got %q", name, tc.enough, short)
-		}
+		vouches(t, name, nil, tc.fresh, tc.roster, tc.by, tc.enough)
+	}
+	founders := roster("a", "b", "c")
+	vouches(t, "a founder that lost its disk", founders, true, roster("a", "c"), map[string]voucher{"a": yes}, false)
+	vouches(t, "two founders that did", founders, true, roster("a", "b", "c"), map[string]voucher{"a": yes, "b": fresh}, false)
+	vouches(t, "a founder that did, and a new node", founders, true, roster("a", "b", "d"), map[string]voucher{"a": yes, "d": fresh}, false)
+	for i := range founders.Nodes {
+		founders.Nodes[i].Key[0] ^= 1
+	}
+	vouches(t, "founders that members gave other keys", founders, true, roster("a", "b", "c"), map[string]voucher{"a": yes, "b": fresh}, true)
+}
+
+func vouches(t *testing.T, name string, founders *receipt.Roster, fresh bool, r *receipt.Roster, by map[string]voucher, enough bool) {
+	t.Helper()
+	n := &newNode(Config{}, Options{}).states
+	n.name = "c"
+	if founders != nil {
+		n.genesis.Roster = *founders
+	}
+	n.confirmed.fresh = fresh
+	if short := n.tooFew(r, by, "roster"); (short == "") != enough {
+		t.Errorf("%s: want enough %v, got %q", name, enough, short)
 	}
 }
 
@@ -158,7 +176,8 @@ func TestRecoveryVouches(t *testing.T) {
 		t.Fatal(err)
 	}
 	roster := &receipt.Roster{Threshold: 1, Members: []key.MemberPublic{ada.Public()}}
-	n := &Node{cfg: Config{Domain: domain}, name: "c"}
+	n := &newNode(Config{Domain: domain}, Options{}).states
+	n.name = "c"
 	n.confirmed.had = 40
 	note := func(by key.Member, domain keystead.Digest, node string, last uint64) []byte {
 		signed, err := by.Sign(Recovery{Domain: domain, Node: node, Term: 3, Last: last}.Text())
@@ -175,20 +194,25 @@ func TestRecoveryVouches(t *testing.T) {
 		other  voucher
 		want   bool
 	}{
-		"as members signed":           {note(ada, domain, "a", 50), true, 60, voucher{}, true},
-		"signed by no member":         {note(eve, domain, "a", 50), true, 60, voucher{}, false},
-		"of another domain":           {note(ada, keystead.Sum(nil), "a", 50), true, 60, voucher{}, false},
-		"of another node":             {note(ada, domain, "b", 50), true, 60, voucher{}, false},
-		"of long ago":                 {note(ada, domain, "a", 39), true, 60, voucher{}, false},
-		"of a later end than is sent": {note(ada, domain, "a", 61), true, 60, voucher{}, false},
-		"who did not sign":            {note(ada, domain, "a", 50), false, 60, voucher{}, false},
-		"while another has a state":   {note(ada, domain, "a", 50), true, 60, voucher{settled: true}, false},
-		"another that says the same":  {note(ada, domain, "a", 50), true, 60, voucher{settled: true, signed: true}, true},
-		"garbage":                     {[]byte("keystead-recovery/1\n"), true, 60, voucher{}, false},
+		"as members signed":           {note(ada, domain, "a", 50), true, 60, voucher{answered: true}, true},
+		"signed by no member":         {note(eve, domain, "a", 50), true, 60, voucher{answered: true}, false},
+		"of another domain":           {note(ada, keystead.Sum(nil), "a", 50), true, 60, voucher{answered: true}, false},
+		"of another node":             {note(ada, domain, "b", 50), true, 60, voucher{answered: true}, false},
+		"of long ago":                 {note(ada, domain, "a", 39), true, 60, voucher{answered: true}, false},
+		"of a later end than is sent": {note(ada, domain, "a", 61), true, 60, voucher{answered: true}, false},
+		"who did not sign":            {note(ada, domain, "a", 50), false, 60, voucher{answered: true}, false},
+		"while another has a state":   {note(ada, domain, "a", 50), true, 60, voucher{answered: true, settled: true}, false},
+		"while another is silent":     {note(ada, domain, "a", 50), true, 60, voucher{words: "not reached"}, true},
+		"another that says the same":  {note(ada, domain, "a", 50), true, 60, voucher{answered: true, settled: true, signed: true}, true},
+		"garbage":                     {[]byte("keystead-recovery/1\n"), true, 60, voucher{answered: true}, false},
 	} {
-		v := voucher{signed: tc.signed, recovered: n.openRecovery(tc.note, roster)}
-		if got := n.recoveredBy(map[string]voucher{"a": v, "b": tc.other}, chain, tc.index); got != tc.want {
-			t.Errorf("%s: want %v, got %v", name, tc.want, got)
+		v := voucher{answered: true, signed: tc.signed, recovered: n.openRecovery(tc.note, roster)}
+		for had, other := range map[uint64]bool{40: true, 0: tc.other.answered} { // without a state of its own, only if all answer
+			n.confirmed.had = had
+			want := tc.want && other || had == 0 && name == "of long ago"
+			if got := n.recoveredBy(map[string]voucher{"a": v, "b": tc.other}, chain, tc.index); got != want {
+				t.Errorf("%s, with a state up to %d: want %v, got %v", name, had, want, got)
+			}
 		}
 	}
 	if _, _, err := n.vouchers(nil); !errors.Is(err, keystead.ReasonSnapshotUnproven) {

@@ -105,6 +105,50 @@ func TestRecovery(t *testing.T) {
 	c.whole(0, 1, 2)
 }
 
+// TestRecoveryToEmptyDisks: members reopen a domain from the one disk that is left. Both other
+// nodes have lost theirs, and take its word, since each hears the other say that it has nothing.
+func TestRecoveryToEmptyDisks(t *testing.T) {
+	c := &cluster{t: t, dir: t.TempDir(), file: &client.Domain{}}
+	for i := range 3 {
+		name := fmt.Sprintf("n%d", i+1)
+		c.file.Contacts = append(c.file.Contacts, c.prepare(name, "", filepath.Join(c.dir, name)))
+	}
+	c.seal()
+	c.startAll()
+	c.whole(0, 1, 2)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
+	defer cancel()
+	cl := c.client("")
+	if _, err := cl.Put(ctx, "kv/kept", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.nodes {
+		_ = c.end(i, syscall.SIGKILL) // its status says that it was killed
+	}
+	best, plan := c.furthest()
+	if _, err := node.Recover(c.config(best), c.signs(plan.Text(), c.member)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.nodes {
+		if i == best {
+			continue
+		}
+		for _, lost := range []string{"store", "store.before"} {
+			if err := os.RemoveAll(filepath.Join(c.nodes[i].dir, lost)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range c.nodes {
+		c.start(i)
+	}
+	c.whole(0, 1, 2)
+	r, err := cl.Read(ctx, false, "kv/kept")
+	if err != nil || string(r.GetValues()[0].GetValue()) != "kept" {
+		t.Fatalf("%v: %v", r, err)
+	}
+}
+
 // refuses hands in recoveries that the node must not take.
 func (c *cluster) refuses(best int, plan node.Recovery, second key.Member) {
 	c.t.Helper()

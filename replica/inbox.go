@@ -242,6 +242,9 @@ func (h *handler) Join(ctx context.Context, key keystead.Digest, request JoinReq
 		return JoinReply{Waits: true}, nil
 	}
 	members := n.store.Membership()
+	if len(members.Members) == 0 {
+		return JoinReply{Waits: true}, nil // it has its id, and no state yet
+	}
 	reply, change, err := members.Admit(key, request)
 	if err != nil || change == nil {
 		return reply, err

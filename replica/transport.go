@@ -54,5 +54,5 @@ type JoinReply struct {
 	Members []Member `cbor:"2,keyasint"`
 
 	Gives uint64 `cbor:"3,keyasint,omitempty"` // no id yet: the request must be signed for giving up this one
-	Waits bool   `cbor:"4,keyasint,omitempty"` // none: the member waits for an id itself
+	Waits bool   `cbor:"4,keyasint,omitempty"` // none: the member waits for an id itself, or for a state
 }

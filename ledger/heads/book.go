@@ -33,12 +33,13 @@ type Book struct {
 type account struct {
 	key     key.NodePublic
 	waiting *Statement // ahead of this node's own log, from the node itself
+	came    int64      // when waiting did
 	last    *Statement // the newest from the node itself
 	log     *Statement // the furthest whose log agrees
 	tree    *Statement // the largest whose tree agrees
 	parted  *Statement // the first that does not agree
 	how     standing   // of parted
-	at      int64      // when the node last agreed, itself; 0 for never
+	at      int64      // when the node last said, itself, what agrees; 0 for never
 	since   int64      // when it last said, itself, what does not agree; 0 for never
 	proof   *Proof
 }
@@ -74,7 +75,7 @@ func (b *Book) Hear(s Statement, k key.NodePublic, direct bool, own Own, now int
 	if err := a.file(&s, direct, own, now); err != nil {
 		return nil, err
 	}
-	return a.look(s.Node, own, now)
+	return a.look(s.Node, own)
 }
 
 // kept returns the statements that the account holds.
@@ -87,8 +88,8 @@ func (a *account) kept() (out []*Statement) {
 	return out
 }
 
-// file compares a statement and keeps it where it says something new.
-func (a *account) file(s *Statement, direct bool, own Own, now int64) error {
+// file compares a statement that came at a time, and keeps it where it says something new.
+func (a *account) file(s *Statement, direct bool, own Own, came int64) error {
 	how, err := compare(s, own)
 	if err != nil {
 		return err
@@ -96,7 +97,7 @@ func (a *account) file(s *Statement, direct bool, own Own, now int64) error {
 	switch {
 	case how == ahead:
 		if direct && a.waiting == nil {
-			a.waiting = s
+			a.waiting, a.came = s, came
 		}
 	case how == agrees || how == agreesTree:
 		if how == agrees && (a.log == nil || s.Log.Index > a.log.Log.Index) {
@@ -106,24 +107,25 @@ func (a *account) file(s *Statement, direct bool, own Own, now int64) error {
 			a.tree = s
 		}
 		if direct {
-			a.at = now
+			a.at = max(a.at, came)
 		}
 	case how.parts():
 		if a.parted == nil || s.Log.Index < a.parted.Log.Index {
 			a.parted, a.how = s, how
 		}
 		if direct {
-			a.since = now
+			a.since = max(a.since, came)
 		}
 	}
 	return nil
 }
 
-// look compares once more what was ahead, and returns the proof if there is one now.
-func (a *account) look(node string, own Own, now int64) (*Proof, error) {
+// look compares once more what was ahead, and returns the proof if there is one now. What
+// was said counts from when it was said.
+func (a *account) look(node string, own Own) (*Proof, error) {
 	if s := a.waiting; s != nil {
 		a.waiting = nil
-		if err := a.file(s, true, own, now); err != nil {
+		if err := a.file(s, true, own, a.came); err != nil {
 			return nil, err
 		}
 	}
@@ -143,12 +145,12 @@ func (a *account) convict(node string, first, second Statement) *Proof {
 }
 
 // Look compares once more what was ahead of this node's log when it came.
-func (b *Book) Look(own Own, now int64) (proofs []*Proof, err error) {
+func (b *Book) Look(own Own) (proofs []*Proof, err error) {
 	for name, a := range b.nodes {
 		if a.waiting == nil || a.proof != nil {
 			continue
 		}
-		p, err := a.look(name, own, now)
+		p, err := a.look(name, own)
 		if err != nil {
 			return proofs, err
 		}

@@ -119,7 +119,7 @@ func TestMajorityAgrees(t *testing.T) {
 	demand(t, "silence", b.Check(&c.roster, 2+heads.Fresh), keystead.ReasonNoQuorum)
 	c.hear(b, c.says("n2", same(9)), true, own, 5000)
 	demand(t, "one that is ahead is not compared yet", b.Check(&c.roster, 5000), keystead.ReasonNoQuorum)
-	if _, err := b.Look(same(9), 5100); err != nil {
+	if _, err := b.Look(same(9)); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Check(&c.roster, 5100); err != nil {
@@ -296,6 +296,35 @@ func TestHonestNodesAreNotProvenBad(t *testing.T) {
 	b.Replaced()
 	own = same(9)
 	innocent("compared with a log that was replaced", b, c, p, c.hear(b, c.says("n2", own), true, own, 2), c.hear(b, c.says("n2", same(9)), false, own, 2))
+}
+
+// TestSaidThen: what was ahead of this node's log counts from when it came, and not from when
+// this node has come so far. Else whoever holds a node back would hold its gate open with
+// what others said long ago.
+func TestSaidThen(t *testing.T) {
+	for _, late := range []int64{heads.Fresh, heads.Fresh + 1} {
+		c, b := newCast(t, 3), heads.NewBook("n1")
+		c.hear(b, c.says("n2", same(8)), true, same(3), 1000)
+		if proofs, err := b.Look(same(8)); err != nil || proofs != nil {
+			t.Fatal(proofs, err)
+		}
+		err := b.Check(&c.roster, 1000+late)
+		if late <= heads.Fresh && err != nil {
+			t.Errorf("said %d ms ago: %v", late, err)
+		} else if late > heads.Fresh {
+			demand(t, "said long ago", err, keystead.ReasonNoQuorum)
+		}
+
+		b = heads.NewBook("n1") // and so does what does not agree
+		c.hear(b, c.says("n2", same(8).clone("a")), true, same(3), 1000)
+		c.hear(b, c.says("n3", same(3)), true, same(3), 1000+late)
+		if _, err := b.Look(same(8).clone("b")); err != nil {
+			t.Fatal(err)
+		}
+		if parted := b.Parted(&c.roster, 1000+late); parted != (late <= heads.Fresh) {
+			t.Errorf("said %d ms ago, parted: %v", late, parted)
+		}
+	}
 }
 
 // TestFiveNodes: of five nodes a liar takes two with it; the two others and the two that

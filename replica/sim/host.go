@@ -36,6 +36,7 @@ type Host struct {
 	core     *replica.Core // nil while it is down or joins
 	boot     [16]byte
 	joining  bool
+	given    map[*Host]uint64 // ids that others gave this start
 	appends  []*pb.Message
 	applies  []*pb.Message
 	writing  bool
@@ -94,10 +95,17 @@ func (h *Host) open() error {
 		}
 		return nil
 	}))
-	var err error
-	h.store, err = replica.OpenStore(replica.StoreOptions{FS: fs, Dir: "data", Machine: h.Machine,
+	options := replica.StoreOptions{FS: fs, Dir: "data", Machine: h.Machine,
 		RetainBytes: h.c.opts.RetainBytes, MemTableBytes: 1 << 20, Cache: sharedCache,
-		Positioned: h.positioned, Wanted: func() { h.wanted = true }})
+		Positioned: h.positioned, Wanted: func() { h.wanted = true }}
+	if p := h.c.opts.Position; p != nil {
+		options.Wanted = func() { p.Wanted(h) }
+		options.Approve = func(_ context.Context, header replica.StateHeader, proof []byte) error {
+			return p.Approve(h, header, proof)
+		}
+	}
+	var err error
+	h.store, err = replica.OpenStore(options)
 	h.applied, h.joining, h.paused, h.since, h.wanted, h.asked = 0, false, 0, 0, false, 0
 	return err
 }
@@ -128,9 +136,9 @@ func (h *Host) begin() (err error) {
 	return nil
 }
 
-// join asks all others until one gives this host an id.
+// join asks all others until enough of them give this host the same id.
 func (h *Host) join() error {
-	h.joining = true
+	h.joining, h.given = true, map[*Host]uint64{}
 	h.c.trace(h, "asks for a fresh id")
 	h.ask()
 	return nil
@@ -439,6 +447,10 @@ func (h *Host) positioned(at *replica.Held) {
 		h.c.Fail("%s: state at %d: %v", h.Name, at.Index(), err)
 		return
 	}
+	if p := h.c.opts.Position; p != nil {
+		h.then(h.c.upTo(h.c.opts.Faults.MaxWrite), func() { p.Came(h, header) })
+		return
+	}
 	d := Command{Op: Digest, Key: strconv.FormatUint(at.Index(), 10), Old: h.Name, New: header.Digest().String()}
 	h.then(h.c.upTo(h.c.opts.Faults.MaxWrite), func() { h.sign(d, 5) })
 }
@@ -455,6 +467,9 @@ func (h *Host) sign(d Command, tries int) {
 // settled takes note of which position is stable, and has a leader ask for one: if there
 // is log enough since the last, or somebody needs a snapshot.
 func (h *Host) settled(m *pb.Message) {
+	if h.c.opts.Position != nil {
+		return // it is for the machine's own glue
+	}
 	for _, e := range m.GetEntries() {
 		h.since += len(e.GetData())
 	}
@@ -473,6 +488,9 @@ func (h *Host) settled(m *pb.Message) {
 }
 
 func (h *Host) wish() {
+	if h.c.opts.Position != nil {
+		return
+	}
 	leads := h.core != nil && h.core.Status().State == raft.StateLeader
 	due := h.wanted || uint64(h.since) >= h.c.opts.RetainBytes
 	if !leads || !due || h.asked > 0 && h.c.now < h.asked+10*tick {

@@ -110,6 +110,9 @@ func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
 	}
 	h.c.trace(h, "sends id %d a snapshot at %d", m.GetTo(), cp.Metadata.GetIndex())
 	b := stream.Bytes()
+	if tamper := h.c.opts.TamperState; tamper != nil && to != nil {
+		b = tamper(h, to, b)
+	}
 	if h.c.chance(h.c.opts.Faults.Corrupt) {
 		b[h.c.rng.IntN(len(b))] ^= 1 << h.c.rng.IntN(8)
 	}
@@ -139,7 +142,7 @@ func (h *Host) sendSnapshot(to *Host, m *pb.Message) {
 	}
 }
 
-// ask sends all others the request for a fresh id, until one answers.
+// ask sends all others the request for a fresh id, until enough have answered.
 func (h *Host) ask() {
 	request := replica.JoinRequest{Boot: h.boot, Address: h.Name}
 	for _, to := range h.c.hosts {
@@ -165,7 +168,11 @@ func (h *Host) admit(from *Host, request replica.JoinRequest) {
 		if err != nil || change != nil {
 			return
 		}
-		h.c.carry(h, from, func() { from.joined(request, reply) })
+		id := reply.ID
+		if tamper := h.c.opts.TamperJoin; tamper != nil {
+			id = tamper(h, from, id)
+		}
+		h.c.carry(h, from, func() { from.joined(request, h, id) })
 	}
 	_, change, err := h.store.Membership().Admit(from.Key, request)
 	if err != nil {
@@ -183,13 +190,28 @@ func (h *Host) admit(from *Host, request replica.JoinRequest) {
 	}})
 }
 
-func (h *Host) joined(request replica.JoinRequest, reply replica.JoinReply) {
+// joined takes an answer, and goes on once a majority of the others gave the same id, as
+// replica.Node does.
+func (h *Host) joined(request replica.JoinRequest, by *Host, id uint64) {
 	if !h.joining || request.Boot != h.boot {
 		return
 	}
+	h.given[by] = id
+	same := 0
+	for _, x := range h.given {
+		if x == id {
+			same++
+		}
+	}
+	if h.c.opts.Others > 0 && same < h.c.opts.Others/2+1 {
+		return
+	}
+	if h.c.opts.Joined != nil {
+		h.c.opts.Joined(h, id)
+	}
 	h.joining = false
-	h.c.trace(h, "is id %d from now on, and knows nothing yet", reply.ID)
-	if err := errors.Join(h.store.Rejoin(reply.ID), h.begin()); err != nil {
+	h.c.trace(h, "is id %d from now on, and knows nothing yet", id)
+	if err := errors.Join(h.store.Rejoin(id), h.begin()); err != nil {
 		h.broken(err)
 	}
 }

@@ -41,8 +41,29 @@ type Options struct {
 	// Tamper, if set, is what a message between two hosts becomes on its way: a host that
 	// lies sends and takes others than its core does.
 	Tamper func(from, to *Host, m *pb.Message) []*pb.Message
+	// TamperState, if set, is what the stream of a snapshot becomes on its way.
+	TamperState func(from, to *Host, stream []byte) []byte
+	// TamperJoin, if set, is the id that a host tells another which asks for one.
+	TamperJoin func(from, to *Host, id uint64) uint64
+
+	// Others is how many others a host has as its state machine knows them: a majority of
+	// them must give it the same fresh id. With 0 the first answer counts.
+	Others int
+	// Joined, if set, hears of the id that a host goes on as, before it lets its state go.
+	Joined func(h *Host, id uint64)
+
+	// Position replaces what has to do with positions of a [KV], for another machine.
+	Position *Positions
+
 	// Stopped, if set, hears why a host can not go on, and says whether that is explained.
 	Stopped func(h *Host, why string) bool
+}
+
+// Positions are what a state machine wants to know of positions and snapshots.
+type Positions struct {
+	Came    func(h *Host, header replica.StateHeader) // what a host came to at a position
+	Wanted  func(h *Host)                             // a member needs a snapshot, and there is none
+	Approve func(h *Host, header replica.StateHeader, proof []byte) error
 }
 
 // Faults say what goes wrong all the time. Crashes and partitions are calls.
@@ -198,6 +219,11 @@ func (c *Cluster) chance(p float64) bool { return p > 0 && c.rng.Float64() < p }
 
 // Cut stops what from sends to to.
 func (c *Cluster) Cut(from, to *Host) { c.cut[[2]*Host{from, to}] = true }
+
+// Parted reports whether what from sends to to, or the other way, is cut.
+func (c *Cluster) Parted(from, to *Host) bool {
+	return c.cut[[2]*Host{from, to}] || c.cut[[2]*Host{to, from}]
+}
 
 // Isolate cuts the host off from all others.
 func (c *Cluster) Isolate(h *Host) {

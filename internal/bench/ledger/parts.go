@@ -51,7 +51,7 @@ func (o *order) bench() error {
 		}
 	}
 	if o.wants("keys") {
-		return keysBench(&t, o.program, o.dir, o.length)
+		return keysBench(&t, o.program, o.dir, o.node, o.length)
 	}
 	return nil
 }

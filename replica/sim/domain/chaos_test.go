@@ -39,6 +39,15 @@ func options(seed uint64, trace io.Writer) domain.Options {
 			o.Lies = append(o.Lies, domain.Peaceful[r.IntN(len(domain.Peaceful))])
 		}
 	}
+	if seed%20 == 4 { // members put an end to a fork
+		o.Nodes, o.Crashes, o.Evict, o.Lies = 5, false, true, []domain.Lie{domain.Fork, domain.Tongues[r.IntN(len(domain.Tongues))]}
+	}
+	if seed%5 == 3 { // hosts come back without their state, and ask others for it
+		o.Nodes, o.Crashes, o.Forget, o.Lies = 5, true, true, []domain.Lie{domain.Returning[r.IntN(len(domain.Returning))]}
+		for range r.IntN(3) {
+			o.Lies = append(o.Lies, domain.Returning[r.IntN(len(domain.Returning))])
+		}
+	}
 	if o.Nodes < 5 {
 		o.Crashes = false // with one that lies, one that is down is one too many
 	}
@@ -62,6 +71,8 @@ func TestLiar(t *testing.T) {
 			t.Logf("%+v", r)
 		}
 		sum.Acked, sum.Receipts, sum.Grants, sum.Forks = sum.Acked+r.Acked, sum.Receipts+r.Receipts, sum.Grants+r.Grants, sum.Forks+r.Forks
+		sum.Returned += r.Returned
+		sum.Rejoined, sum.Taken, sum.Refused = sum.Rejoined+r.Rejoined, sum.Taken+r.Taken, sum.Refused+r.Refused
 		sum.Convicted, sum.Forged = sum.Convicted+r.Convicted, sum.Forged+r.Forged
 		for l, n := range r.Lies {
 			sum.Lies[l] += n
@@ -70,8 +81,9 @@ func TestLiar(t *testing.T) {
 	}
 	t.Logf("%d seeds: %d puts acknowledged, %d proven by receipts, %d grants; %d forks, %d pairs of forged trees, %d convictions, %d honest hosts stopped",
 		*seeds, sum.Acked, sum.Receipts, sum.Grants, sum.Forks, sum.Forged, sum.Convicted, len(sum.Stopped))
+	t.Logf("%d honest hosts were led astray and began anew; %d came back without their state; %d snapshots taken in, %d refused", sum.Returned, sum.Rejoined, sum.Taken, sum.Refused)
 	t.Logf("lies told: %v", sum.Lies)
-	if *seeds >= 12 && *first == 1 && (sum.Receipts == 0 || sum.Grants == 0 || sum.Forks == 0 || sum.Convicted == 0) {
+	if *seeds >= 12 && *first == 1 && (sum.Receipts == 0 || sum.Grants == 0 || sum.Forks == 0 || sum.Convicted == 0 || sum.Rejoined == 0 || sum.Taken == 0 || sum.Refused == 0) {
 		t.Error("nothing of that was put to the test")
 	}
 	t.Logf("from a fork to a closed gate: %s; to a proof: %s", spread(sum.Detected), spread(sum.Proved))
@@ -90,6 +102,23 @@ func TestForkCloses(t *testing.T) {
 		if r.Err != nil || r.Forks == 0 || r.Forged != 0 {
 			t.Errorf("seed %d, 4 nodes: %v; %d forks, %d pairs of forged trees", seed, r.Err, r.Forks, r.Forged)
 		}
+	}
+}
+
+// TestEvicted: after a fork, members evict the liar and have the one host that it led astray
+// begin anew under another key. It comes back by a state that a majority signed, or by the
+// log, and is not proven bad.
+func TestEvicted(t *testing.T) {
+	returned := 0
+	for seed := uint64(1); seed <= 12; seed++ {
+		r := domain.Run(domain.Options{Seed: seed, Nodes: 5, Lies: []domain.Lie{domain.Fork}, Evict: true, End: 8 * time.Second})
+		if r.Err != nil {
+			t.Errorf("seed %d: %v", seed, r.Err)
+		}
+		returned += r.Returned
+	}
+	if returned < 2 {
+		t.Errorf("%d hosts were led astray and came back", returned)
 	}
 }
 
@@ -128,12 +157,20 @@ func TestDefectsAreFound(t *testing.T) {
 		{"nobody is shunned", 5, []domain.Lie{domain.Fork}, domain.NoShun, defect.None, "that it has proven bad"},
 		{"heartbeats are believed", 3, []domain.Lie{domain.Inflate}, domain.None, defect.Beats, "disk-rolled-back"},
 		{"members are taken at their word", 3, []domain.Lie{domain.Usurps}, domain.None, defect.Trust, "closed"},
+		{"a snapshot at one node's word", 5, []domain.Lie{domain.Snapshots}, domain.OneVoucher, defect.None, "that is not that of"},
+		{"a state is acted on at once", 5, []domain.Lie{domain.Snapshots}, domain.Unconfirmed, defect.None, "by a state that no majority has come to"},
+		{"one digest for a majority's", 5, []domain.Lie{domain.Digests}, domain.OneWord, defect.None, "closed"},
+		{"the first id that is given", 5, []domain.Lie{domain.Joins}, domain.OneAnswer, defect.None, "which no honest host gave it"},
+		{"whom was lied to keeps its key", 5, []domain.Lie{domain.Fork}, domain.OldKey, defect.None, "an honest node to be proven bad"},
+		{"nobody vouches", 5, []domain.Lie{domain.Fork}, domain.NoVouch, defect.None, "is not back"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			defect.On = tc.below
 			defer func() { defect.On = defect.None }()
+			returns := tc.defect >= domain.OneVoucher && tc.defect <= domain.OneAnswer
 			for seed := uint64(1); seed <= 20; seed++ {
-				r := domain.Run(domain.Options{Seed: seed, Nodes: tc.nodes, Lies: tc.lies, Defect: tc.defect, End: 8 * time.Second})
+				r := domain.Run(domain.Options{Seed: seed, Nodes: tc.nodes, Lies: tc.lies, Defect: tc.defect, End: 8 * time.Second,
+					Forget: returns, Crashes: returns, Evict: tc.defect > domain.OneAnswer})
 				if r.Err != nil {
 					if !strings.Contains(r.Err.Error(), tc.want) {
 						t.Fatalf("seed %d: want a failure with %q, got %v", seed, tc.want, r.Err)

@@ -122,7 +122,7 @@ func (d *Domain) get(client int, n *Node, next func()) {
 	store := n.store
 	led := d.liarLeads(n)
 	n.host.Read(func(err error) {
-		if err == nil && n.store == store && n.agreed() == nil {
+		if err == nil && n.store == store && n.sound() == nil {
 			var v ledger.Value
 			if err = store.View(func(s replica.View) (err error) { v, err = ledger.NewView(s).Get("kv/" + op.key); return err }); err != nil {
 				d.c.Fail("%s: get: %v", n.name, err)
@@ -170,7 +170,7 @@ func (d *Domain) receipts() {
 		return
 	}
 	for _, n := range d.nodes {
-		if !n.honest || !n.up() || n.store != n.host.Store() || n.agreed() != nil {
+		if !n.honest || !n.up() || n.store != n.host.Store() || n.sound() != nil {
 			continue
 		}
 		err := n.store.View(func(v replica.View) error {

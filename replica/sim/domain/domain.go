@@ -19,6 +19,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -43,6 +45,13 @@ const (
 	NoGate        // nodes sign and grant whoever agrees
 	Gossip        // what another handed on counts as agreement
 	NoShun        // a node that is proven bad still leads and votes
+
+	OneVoucher  // a snapshot is taken in at one node's word
+	Unconfirmed // a state that was opened is acted on at once
+	OneWord     // one node's digest stands for a majority's
+	OneAnswer   // the first who gives a fresh id is believed
+	OldKey      // who was led astray comes back under the key by which it signed that
+	NoVouch     // nobody says to what state it came
 )
 
 // Options shape a run.
@@ -51,6 +60,8 @@ type Options struct {
 	Nodes   int
 	Lies    []Lie // of the last node; none: all are honest
 	Crashes bool  // honest hosts crash now and then
+	Forget  bool  // who crashed comes back under a fresh id, without its state
+	Evict   bool  // after a fork, members evict the liar and have whom it led astray begin anew
 	Defect  Defect
 	Trace   io.Writer
 	End     time.Duration // of the troubles; they begin when the domain stands
@@ -68,6 +79,10 @@ type Result struct {
 	Proved    []time.Duration // from when two honest hosts differed until the liar was proven bad
 	Forged    int             // pairs of receipts for two trees of one size
 	Stopped   []string        // why honest hosts stopped
+	Returned  int             // honest hosts that were led astray, began anew, and signed again
+	Rejoined  int             // honest hosts that came back without a state
+	Taken     int             // snapshots that they took in
+	Refused   int             // and that they did not
 	Lies      map[Lie]int     // how often each was told
 }
 
@@ -85,6 +100,7 @@ type Domain struct {
 	liar   *liar // nil if all are honest
 	checks map[string]bool
 	observer
+	eviction
 	clients
 	Result
 }
@@ -112,7 +128,7 @@ func Run(opts Options) Result {
 }
 
 func (d *Domain) open() (err error) {
-	genesis := receipt.Genesis{Name: "simulated", Created: epoch, Settings: []string{"evidence=none", "lease-seconds=600", "trust-disks=true"}}
+	genesis := receipt.Genesis{Name: "simulated", Created: epoch, Settings: []string{"entry-version=4", "evidence=none", "lease-seconds=600", "trust-disks=" + strconv.FormatBool(!d.opts.Forget)}}
 	if d.member, err = key.NewMember(fixed("member", d.opts.Seed), "ada"); err != nil {
 		return err
 	}
@@ -137,12 +153,17 @@ func (d *Domain) open() (err error) {
 		return err
 	}
 	d.id = keystead.Sum(d.genesis)
-	options := sim.Options{Seed: d.opts.Seed, Founders: d.opts.Nodes, TrustDisks: true, Trace: d.opts.Trace, RetainBytes: 8 << 20,
+	options := sim.Options{Seed: d.opts.Seed, Founders: d.opts.Nodes, TrustDisks: !d.opts.Forget, Trace: d.opts.Trace, RetainBytes: 8 << 20,
+		Position: d.positions(), Others: d.opts.Nodes - 1, Joined: d.joined,
 		Machine: func() replica.StateMachine { return &machine{id: d.id, suspended: map[string]bool{}} },
 		Faults:  sim.Faults{Loss: 0.01, Double: 0.01, MaxDelay: 8 * time.Millisecond, MaxWrite: 3 * time.Millisecond, Drift: 0.02}}
+	if d.opts.Defect == OneAnswer {
+		options.Others = 0
+	}
 	if len(d.opts.Lies) > 0 {
 		d.liar = newLiar(d)
 		options.Tamper, options.Stopped = d.liar.tamper, d.stopped
+		options.TamperState, options.TamperJoin = d.liar.tamperState, d.liar.tamperJoin
 	}
 	if d.c, err = sim.New(options); err != nil {
 		return err
@@ -293,18 +314,32 @@ func (d *Domain) trouble() {
 
 // crashes has one honest host after another crash and come back.
 func (d *Domain) crashes() {
-	d.c.After(time.Duration(1000+d.rng.IntN(4000))*time.Millisecond, func() {
+	wait := 1000 + d.rng.IntN(4000)
+	if d.opts.Forget {
+		wait /= 4 // to come back takes longer than to start
+	}
+	d.c.After(time.Duration(wait)*time.Millisecond, func() {
 		if d.ended {
 			return
 		}
 		n := d.nodes[d.rng.IntN(len(d.nodes))]
-		if n.host.Up() && d.all(func(n *Node) bool { return n.host.Running() }) {
+		if n.host.Up() && d.all(func(n *Node) bool { return n.whole(d.c.Leader()) }) {
 			d.calm = d.c.Now() + time.Hour
 			n.host.Crash()
 			d.c.After(time.Duration(d.rng.IntN(1500))*time.Millisecond, d.restart)
 		}
 		d.crashes()
 	})
+}
+
+// whole reports whether the host may do without another: it votes, as the leader knows, and
+// its state is confirmed.
+func (n *Node) whole(leader *sim.Host) bool {
+	if leader == nil || !n.up() || n.honest && n.machine().check() != nil {
+		return false
+	}
+	m, mine := leader.Status().Members, n.host.Status().Members
+	return !m.Joint() && len(m.Learners()) == 0 && slices.Equal(m.Voters(), mine.Voters())
 }
 
 // restart starts what is down.

@@ -67,7 +67,7 @@ const (
 )
 
 // Peaceful are the lies under which a domain goes on, of a liar that may lead.
-var Peaceful = []Lie{Roots, Chains, Eras, Far, Votes, NoVotes, Ticks, Inflate, Beats, Terms, Takeover, Campaigns, Acks, Replays, Noise, Silence, Swaps, Poison, Usurps, Reads, Lag, Bare, Mute, Echo}
+var Peaceful = []Lie{Roots, Chains, Eras, Far, Votes, NoVotes, Ticks, Inflate, Beats, Terms, Takeover, Campaigns, Acks, Replays, Noise, Silence, Swaps, Poison, Usurps, Reads, Lag, Bare, Mute, Echo, Digests}
 
 // Tongues are what a liar that forks says of heads.
 var Tongues = []Lie{"", Lag, Bare, Mute, Blunt, Echo}
@@ -121,7 +121,7 @@ func (l *liar) begin() {
 			l.past[n] = s.Bytes()
 		}
 	}
-	if l.has(Fork, Commit, Swaps, Starve, Reads, Inflate) {
+	if l.has(Fork, Commit, Swaps, Starve, Reads, Inflate, Snapshots) {
 		for range 20 {
 			leader := l.d.c.Leader()
 			if leader == l.n.host {

@@ -16,11 +16,20 @@ type machine struct {
 	clocks []uint64 // domain clocks of ticks that were applied and not looked at yet
 
 	suspended map[string]bool // subjects
+
+	confirmed
+	opens int // how often a state was opened
 }
 
 // Open implements replica.StateMachine.
 func (x *machine) Open(state replica.View, _ uint64) (err error) {
-	x.m, err = ledger.Open(state, x.id)
+	if x.m, err = ledger.Open(state, x.id); err != nil {
+		return err
+	}
+	s, err := ledger.NewView(state).Status()
+	x.reopen(s)
+	x.asked = 0
+	x.opens++
 	return err
 }
 
@@ -56,9 +65,6 @@ func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results []
 	}
 	return results, nil
 }
-
-// Position implements replica.StateMachine.
-func (x *machine) Position([]byte) bool { return false }
 
 // standing is a log and a tree, as heads compares by.
 type standing struct {

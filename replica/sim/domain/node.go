@@ -25,6 +25,8 @@ const (
 	voteLate   = 100 * time.Millisecond
 )
 
+const tick = "tick" // is signed also while a state is not confirmed
+
 // A Node does on a simulated host what package node does with the pure cores: it signs ticks
 // and checkpoints, exchanges heads, and grants what its own state and the gate allow.
 type Node struct {
@@ -35,13 +37,16 @@ type Node struct {
 	honest   bool
 	proofs   []*heads.Proof // kept on disk
 	forsaken bool           // it stopped, and waits for its members
+	back     bool           // it began anew, and signs again
 	verifier *receipt.Verifier
 	links    []keystead.Digest // of its log, by entry
 	random   *rand.Rand
+	known    receipt.Roster // the newest that it ever knew; kept on disk
 
 	// of this start
 	store    *replica.Store
 	book     *heads.Book
+	opens    int // of the machine, when the book was last looked at
 	shunned  map[keystead.Digest]bool
 	ticks    map[string]arrived
 	watch    pace
@@ -107,6 +112,7 @@ func (n *Node) step() {
 		for _, p := range n.proofs {
 			n.book.Convict(p)
 		}
+		n.opens = n.machine().opens
 		n.shunned, n.ticks, n.watch, n.signed, n.next, n.closedAt = nil, map[string]arrived{}, pace{}, 0, map[string]time.Duration{}, 0
 	}
 	if !n.up() {
@@ -126,6 +132,10 @@ func (n *Node) step() {
 	}
 	if n.due("tick", tickEvery) {
 		n.tick()
+	}
+	if n.due("position", positionEvery) {
+		n.known = *n.roster()
+		n.position()
 	}
 	n.vote()
 }
@@ -147,18 +157,31 @@ func (n *Node) agreed() error {
 	return err
 }
 
+// sound is the gate of all but heads, digests and ticks: a majority stands where this node
+// does, and came to the same state.
+func (n *Node) sound() error {
+	if err := n.agreed(); err != nil || n.d.opts.Defect == Unconfirmed {
+		return err
+	}
+	return n.machine().check()
+}
+
 // fresh refuses while the node may not grant.
 func (n *Node) fresh() error {
-	if err := n.agreed(); err != nil {
+	if err := n.sound(); err != nil {
 		return err
 	}
 	return n.watch.watch.Check(uint64(n.d.millis()))
 }
 
-// sign is every signature of this node but that of heads: the gate is asked, and the
-// observer told.
+// sign is every signature of this node but those of heads and of its state: the gate is
+// asked, and the observer told.
 func (n *Node) sign(what string, do func()) bool {
-	if n.agreed() != nil || !n.honest && n.d.liar.tells(NoVotes) {
+	gate := n.sound
+	if what == tick {
+		gate = n.agreed
+	}
+	if gate() != nil || !n.honest && n.d.liar.tells(NoVotes) {
 		return false
 	}
 	n.d.acts(n, what)
@@ -196,6 +219,7 @@ func (n *Node) shows() (own []byte, heard [][]byte) {
 
 // take takes a statement that a node handed over.
 func (n *Node) take(from *Node, raw []byte) {
+	n.replaced()
 	s, err := heads.Parse(raw)
 	if err != nil {
 		return
@@ -217,7 +241,8 @@ func (n *Node) take(from *Node, raw []byte) {
 }
 
 func (n *Node) look() {
-	proofs, err := n.book.Look(n.own(), n.d.millis())
+	n.replaced()
+	proofs, err := n.book.Look(n.own())
 	if err != nil {
 		n.d.c.Fail("%s: heads: %v", n.name, err)
 	}
@@ -225,6 +250,14 @@ func (n *Node) look() {
 		n.convict(p)
 	}
 	n.shun()
+}
+
+// replaced has what was compared forgotten once the state is another.
+func (n *Node) replaced() {
+	if x := n.machine(); n.opens != x.opens {
+		n.opens = x.opens
+		n.book.Replaced()
+	}
 }
 
 func (n *Node) convict(p *heads.Proof) {
@@ -257,7 +290,7 @@ func (n *Node) tick() {
 			}
 		})
 	}
-	n.sign("tick", func() {
+	n.sign(tick, func() {
 		var random [32]byte
 		binary.BigEndian.PutUint64(random[:], n.random.Uint64())
 		t := ledger.NewTick(n.key, n.name, n.d.id, n.d.wall(), random)

@@ -40,16 +40,24 @@ type observer struct {
 	detected    map[*Node]bool
 	proved      map[*Node]bool
 	led         map[*Node]time.Duration // since when a host follows whom it has proven bad
-	claims      map[*Node][]heads.Statement
-	agreed      map[*Node]uint64 // the furthest entry by which the liar told a host that its log is its own
+	claims      map[*Node][]claim
+	agreed      map[*Node]uint64        // the furthest entry by which the liar told a host that its log is its own
+	vouched     map[*Node]time.Duration // when it last said so
 	forkedAt    time.Duration
-	turned      []string // subjects that are to be suspended
-	suspendedAt map[string]time.Duration
-	calm        time.Duration // since when no honest host is down
+	turned      []string                           // subjects that are to be suspended
+	suspendedAt map[string]map[*Node]time.Duration // when a host applied a lease's suspension
+	calm        time.Duration                      // since when no honest host is down
 	lastReceipt time.Duration
 	wholeSince  time.Duration // since when a majority of honest hosts has one log; 0 while none has
 	signed      map[uint64][]checkpoint
 	noted       map[*Node]uint64
+	states      map[uint64]map[*Node]replica.StateHeader // of honest hosts, by position
+}
+
+// claim is what the liar told a host of its log, and when.
+type claim struct {
+	log heads.Log
+	at  time.Duration
 }
 
 type checkpoint struct {
@@ -59,8 +67,8 @@ type checkpoint struct {
 
 func (o *observer) init() {
 	*o = observer{splits: map[pair]*split{}, minority: map[*Node]time.Duration{}, detected: map[*Node]bool{}, proved: map[*Node]bool{},
-		led: map[*Node]time.Duration{}, claims: map[*Node][]heads.Statement{}, agreed: map[*Node]uint64{},
-		suspendedAt: map[string]time.Duration{}, signed: map[uint64][]checkpoint{}, noted: map[*Node]uint64{}}
+		led: map[*Node]time.Duration{}, claims: map[*Node][]claim{}, agreed: map[*Node]uint64{}, vouched: map[*Node]time.Duration{},
+		suspendedAt: map[string]map[*Node]time.Duration{}, signed: map[uint64][]checkpoint{}, noted: map[*Node]uint64{}, states: map[uint64]map[*Node]replica.StateHeader{}}
 }
 
 // differ returns the first entry by which two hosts' logs differ; 0 if none is known.
@@ -118,6 +126,7 @@ func (d *Domain) observe() {
 		d.judge(n, honest)
 		d.subjection(n)
 	}
+	d.evict()
 	d.receipts()
 	for _, n := range d.nodes {
 		if n.up() {
@@ -151,12 +160,13 @@ func (d *Domain) compare(p pair) {
 // conviction by both.
 func (d *Domain) told(p pair, s *split) {
 	for _, n := range p {
-		d.claims[n] = slices.DeleteFunc(d.claims[n], func(c heads.Statement) bool {
-			h, ok := n.link(c.Log.Index)
-			if ok && h == c.Log.Hash && c.Log.Start != 0 {
-				d.agreed[n] = max(d.agreed[n], c.Log.Index)
+		d.claims[n] = slices.DeleteFunc(d.claims[n], func(c claim) bool {
+			h, ok := n.link(c.log.Index)
+			if ok && h == c.log.Hash && c.log.Start != 0 {
+				d.agreed[n] = max(d.agreed[n], c.log.Index)
+				d.vouched[n] = max(d.vouched[n], c.at)
 			}
-			return c.Log.Index <= n.applied()
+			return c.log.Index <= n.applied()
 		})
 	}
 	both := d.agreed[p[0]] >= s.index && d.agreed[p[1]] >= s.index && p[0].up() && p[1].up()
@@ -184,8 +194,8 @@ func (d *Domain) judge(n *Node, honest []*Node) {
 			apart = true
 		}
 	}
-	if l := d.liar; l != nil && l.story != nil && l.tells(Blunt) && !l.story.victims[n.host] {
-		with++ // it signs heads of this log alone, so nobody can tell it from an honest node
+	if d.sided(n) {
+		with++
 	}
 	since, was := d.minority[n]
 	switch {
@@ -199,6 +209,24 @@ func (d *Domain) judge(n *Node, honest []*Node) {
 	}
 }
 
+// sided reports whether the liar has told this host's side, and it alone, that its log is
+// theirs, beyond the place where the sides part, and tells it still. Then it signed nothing
+// that is not so there, and no honest node can tell it from one of their own: the side is a
+// majority with it.
+func (d *Domain) sided(n *Node) bool {
+	if d.liar == nil || d.proved[n] || d.c.Now() > d.vouched[n]+found {
+		return false
+	}
+	for p, s := range d.splits {
+		for i, x := range p {
+			if x == n && (d.agreed[n] < s.index || d.agreed[p[1-i]] >= s.index) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // acts hears that a host signs, grants or answers a read.
 func (d *Domain) acts(n *Node, what string) {
 	if !n.honest {
@@ -207,12 +235,18 @@ func (d *Domain) acts(n *Node, what string) {
 	if since, ok := d.minority[n]; ok && d.c.Now() > max(since, d.calm)+bound {
 		d.c.Fail("%s: %s, %v after it came to stand with a minority", n.name, what, d.c.Now()-since)
 	}
+	if what != tick && d.unconfirmed(n) {
+		d.c.Fail("%s: %s, by a state that no majority has come to", n.name, what)
+	}
 }
 
-// granted hears that a host granted something to a subject.
+// granted hears that a host granted something to a subject. A suspension that a host of
+// another log applied binds it not: what has a majority is not there.
 func (d *Domain) granted(n *Node, subject string) {
-	if since, ok := d.suspendedAt[subject]; ok && d.c.Now() > max(since, d.calm)+bound {
-		d.c.Fail("%s: granted to %s, %v after its lease was suspended", n.name, subject, d.c.Now()-since)
+	for _, o := range d.nodes {
+		if since, ok := d.suspendedAt[subject][o]; ok && differ(n, o) == 0 && d.c.Now() > max(since, d.calm)+bound {
+			d.c.Fail("%s: granted to %s, %v after %s applied the suspension of its lease", n.name, subject, d.c.Now()-since, o.name)
+		}
 	}
 }
 
@@ -222,8 +256,11 @@ func (d *Domain) subjection(n *Node) {
 		return
 	}
 	for s := range n.machine().suspended {
-		if _, ok := d.suspendedAt[s]; !ok {
-			d.suspendedAt[s] = d.c.Now()
+		if d.suspendedAt[s] == nil {
+			d.suspendedAt[s] = map[*Node]time.Duration{}
+		}
+		if _, ok := d.suspendedAt[s][n]; !ok {
+			d.suspendedAt[s][n] = d.c.Now()
 		}
 	}
 	if !d.proved[n] || !d.liarLeads(n) {
@@ -238,7 +275,7 @@ func (d *Domain) subjection(n *Node) {
 // heard hears what a host was told.
 func (d *Domain) heard(n, from *Node, s *heads.Statement) {
 	if d.liar != nil && n.honest && from == d.liar.n && s.Node == from.name {
-		if c := append(d.claims[n], *s); len(c) > 64 {
+		if c := append(d.claims[n], claim{s.Log, d.c.Now()}); len(c) > 64 {
 			d.claims[n] = c[1:]
 		} else {
 			d.claims[n] = c
