@@ -41,7 +41,7 @@ var rungs = map[string]int{
 	// Test beds, benches and demos see all of the house but the binary.
 	"internal/bench": bed, "internal/debrepo": bed, "internal/demo": bed, "internal/flood": bed, "internal/forger": bed, "internal/foundry": bed,
 	"internal/freeport": bed, "internal/golden": bed, "internal/ladder": bed, "internal/practice": bed, "internal/recording": bed,
-	"internal/rpmrepo": bed, "internal/samples": bed, "internal/shell": bed, "internal/swtpm": bed, "internal/testbed": bed,
+	"internal/rpmrepo": bed, "internal/samples": bed, "internal/shell": bed, "internal/specimen": bed, "internal/swtpm": bed, "internal/testbed": bed,
 	"replica/sim": bed,
 }
 
