@@ -64,6 +64,23 @@ func Accept(conn *net.UnixConn) (*Conn, error) {
 	return &Conn{Process: p, conn: conn}, nil
 }
 
+// Launched is the connection of a process that the agent itself launched, by the other
+// end of a socket that it gave it. It takes the pidfd over.
+func Launched(conn *net.UnixConn, pidfd *os.File) (*Conn, error) {
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		err = pass(raw.Control)
+	}
+	if err != nil {
+		return nil, errors.Join(err, pidfd.Close())
+	}
+	p, err := Open(pidfd)
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{Process: p, conn: conn}, nil
+}
+
 // descriptors bounds those that come with a message: SCM_MAX_FD of Linux.
 const descriptors = 253
 

@@ -37,7 +37,8 @@ var rungs = map[string]int{
 	"internal/authenticode": 0, "internal/bounded": 0, "internal/cursor": 0, "internal/pgp": 0, "internal/refusal": 0,
 	"internal/chain": 1, "internal/dcap": 1, "internal/endorse": 1,
 	"internal/conf": 6,
-	"internal/toy":  5, // a system for tests; its parts are presences as any
+	"app/launch":    7, "internal/confine": 7,
+	"internal/toy": 5, // a system for tests; its parts are presences as any
 	// Test beds, benches and demos see all of the house but the binary.
 	"internal/bench": bed, "internal/debrepo": bed, "internal/demo": bed, "internal/flood": bed, "internal/forger": bed, "internal/foundry": bed,
 	"internal/freeport": bed, "internal/golden": bed, "internal/ladder": bed, "internal/practice": bed, "internal/recording": bed,
