@@ -172,6 +172,19 @@ const (
 	ReasonProcessChanged  Reason = "process-changed"  // its executable, user or content changed since it was asked
 	ReasonProcessTraced   Reason = "process-traced"   // a debugger is attached to it
 	ReasonExecutableMoved Reason = "executable-moved" // the path does not lead to the file that runs
+
+	ReasonBinaryUnsuitable    Reason = "binary-unsuitable"    // an executable or library whose form, owner or file system keeps it from being signed or measured
+	ReasonAppUnsigned         Reason = "app-unsigned"         // a program that carries no signature
+	ReasonAppAltered          Reason = "app-altered"          // a program's file, or what it carries, is not what was signed
+	ReasonAppCertForeign      Reason = "app-cert-foreign"     // a sub-certificate that no root of the domain issued for that name
+	ReasonAppCertExpired      Reason = "app-cert-expired"     // a sub-certificate or its root outside of its time
+	ReasonAppCertRevoked      Reason = "app-cert-revoked"     // members denied the sub-certificate's key, or the program
+	ReasonTextAltered         Reason = "text-altered"         // read-only memory that is not the signed program's
+	ReasonMappingForeign      Reason = "mapping-foreign"      // executable memory that neither the program nor a library that it names put there
+	ReasonProcessFiltered     Reason = "process-filtered"     // a seccomp filter, which may answer system calls in the kernel's place
+	ReasonSenderForeign       Reason = "sender-foreign"       // a message by another process than the one that connected, or by one that the agent can not tell
+	ReasonLaunchUnsealed      Reason = "launch-unsealed"      // a launched process that does not run the sealed copy that was launched
+	ReasonApplicationMismatch Reason = "application-mismatch" // an application other than is stated, or on a host or as a user where its root does not have it
 )
 
 // The ledger's engine.
@@ -341,6 +354,18 @@ var stages = map[Reason]Stage{
 	ReasonProcessChanged:      StageSignature,
 	ReasonProcessTraced:       StageSignature,
 	ReasonExecutableMoved:     StageSignature,
+	ReasonBinaryUnsuitable:    StageSignature,
+	ReasonAppUnsigned:         StageSignature,
+	ReasonAppAltered:          StageSignature,
+	ReasonAppCertForeign:      StageCollateral,
+	ReasonAppCertExpired:      StageCollateral,
+	ReasonAppCertRevoked:      StageRevoked,
+	ReasonTextAltered:         StageSignature,
+	ReasonMappingForeign:      StageSignature,
+	ReasonProcessFiltered:     StageSignature,
+	ReasonSenderForeign:       StageSignature,
+	ReasonLaunchUnsealed:      StageSignature,
+	ReasonApplicationMismatch: StagePolicy,
 	ReasonHostUnenrolled:      StagePolicy,
 	ReasonHostRevoked:         StageRevoked,
 	ReasonHardwareForeign:     StagePolicy,

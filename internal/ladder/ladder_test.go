@@ -25,7 +25,7 @@ var rungs = map[string]int{
 	"appraise": 2, "receipt": 2,
 	"admit":   3,
 	"keyring": 4,
-	"ledger":  5, "attest": 5, "channel": 5, "relay": 5, "interchange": 5, "recorder": 5, "svid": 5,
+	"ledger":  5, "attest": 5, "app": 5, "channel": 5, "relay": 5, "interchange": 5, "recorder": 5, "svid": 5,
 	"part": 6, "agent/part": 6, "watch": 6,
 	"archive": 7, "replica": 7, "collect": 7, "fetch": 7, "serve": 7, "client": 7, "console": 7,
 	"internal/cli": 8,
@@ -41,7 +41,7 @@ var rungs = map[string]int{
 	// Test beds, benches and demos see all of the house but the binary.
 	"internal/bench": bed, "internal/debrepo": bed, "internal/demo": bed, "internal/flood": bed, "internal/forger": bed, "internal/foundry": bed,
 	"internal/freeport": bed, "internal/golden": bed, "internal/ladder": bed, "internal/practice": bed, "internal/recording": bed,
-	"internal/rpmrepo": bed, "internal/samples": bed, "internal/shell": bed, "internal/swtpm": bed, "internal/testbed": bed,
+	"internal/rpmrepo": bed, "internal/samples": bed, "internal/shell": bed, "internal/specimen": bed, "internal/swtpm": bed, "internal/testbed": bed,
 	"replica/sim": bed,
 }
 
