@@ -43,6 +43,7 @@ func greet(a *Agent, name string) (string, error) {
 // TestToyPart runs the least part on a real agent, and its command on the real command line: it
 // serves with the lease, asks nodes what it declared, and is told when the lease is gone.
 func TestToyPart(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	var p *toyagent.Part
 	a := d.startWith(m, with(func(h part.Host) (part.Part, error) { p = toyagent.New(h); return p, nil }), fast, func(c *Config) { c.Ops.Listen = "127.0.0.1:0" })
@@ -93,6 +94,7 @@ func TestToyPart(t *testing.T) {
 
 // TestUndeclaredAnswersNobody: a part that declares nothing is asked nothing and asks nothing.
 func TestUndeclaredAnswersNobody(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	var p *toyagent.Part
 	a := d.startWith(m, with(func(h part.Host) (part.Part, error) { p = toyagent.New(h); return mute{p}, nil }))
