@@ -23,12 +23,13 @@
 //	3  admit
 //	4  keyring
 //	5  ledger, attest, channel, relay, interchange, recorder
-//	6  archive, replica, collect, fetch, serve, client, console
-//	7  node, agent
-//	8  cmd/keystead
+//	6  part, and the systems: watch
+//	7  archive, replica, collect, fetch, serve, client, console
+//	8  node, agent
+//	9  cmd/keystead
 //
-// Rungs 0 to 5 are pure: they take time, randomness and I/O as arguments. Rung 6
-// touches the world. A room appears when its first code does, so not all of these
+// Rungs 0 to 5 are pure: they take time, randomness and I/O as arguments. The
+// others touch the world; part is the seam between a node and the systems on it. A room appears when its first code does, so not all of these
 // exist yet; README.md says what does.
 //
 // Verbs carry trust: Parse is syntax, Verify and Open are cryptography, Appraise

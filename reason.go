@@ -107,6 +107,7 @@ const (
 	ReasonClockStale          Reason = "clock-stale"          // the domain clock does not keep up with this node's own
 	ReasonWriterUnlisted      Reason = "writer-unlisted"      // a transaction of a client whom the node does not let write
 	ReasonOverloaded          Reason = "overloaded"           // a bound on what the ledger keeps in memory is reached
+	ReasonPartUndeclared      Reason = "part-undeclared"      // what a part of a node, agent or command did not declare
 	ReasonVersionEarly        Reason = "version-early"        // an entry of a version that the domain's setting entry-version has not reached
 	ReasonPositionEarly       Reason = "position-early"       // a position so soon after the last one
 	ReasonPositionUnknown     Reason = "position-unknown"     // no such position, or one that a later one took the place of
@@ -290,6 +291,7 @@ var stages = map[Reason]Stage{
 	ReasonClockStale:          StageUnavailable,
 	ReasonWriterUnlisted:      StagePolicy,
 	ReasonOverloaded:          StageUnavailable,
+	ReasonPartUndeclared:      StagePolicy,
 	ReasonVersionEarly:        StagePolicy,
 	ReasonPositionEarly:       StageUnavailable,
 	ReasonPositionUnknown:     StageUnavailable,

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/agent/part"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
@@ -39,6 +40,7 @@ type Agent struct {
 	domain  *client.Client   // for what anybody may ask, such as where nodes are
 	nodes   *nodes
 	host    *client.Host // on attested connections
+	seats   []*seat      // of the parts
 	front   *front
 	ops     *ops
 
@@ -57,7 +59,6 @@ type Agent struct {
 	learned  Moment             // when roster and terms were asked for, unless something failed since; 0 for never
 	met      Moment             // when all nodes saw evidence, unless something failed since; 0 for never
 	replayed evidence.Reference // what nodes have of this host's logs; zero for nothing
-	spiffe   string             // of the SVID that is written
 	news     chan struct{}      // closed when the lease or the phase changes; nil while nobody watches
 }
 
@@ -65,10 +66,10 @@ type Agent struct {
 // reached, or the host is not enrolled, is no error: the agent waits. Build names the
 // program to operators.
 func Start(ctx context.Context, cfg Config, build string, log *slog.Logger) (*Agent, error) {
-	return start(ctx, cfg, build, log, collect.Machine{Root: cfg.TPM.Root})
+	return start(ctx, cfg, build, log, collect.Machine{Root: cfg.TPM.Root}, (*Agent).parts)
 }
 
-func start(ctx context.Context, cfg Config, build string, log *slog.Logger, machine collect.Machine) (_ *Agent, err error) {
+func start(ctx context.Context, cfg Config, build string, log *slog.Logger, machine collect.Machine, parts func(*Agent) []maker) (_ *Agent, err error) {
 	a := &Agent{cfg: cfg, log: log, machine: machine, wake: make(chan struct{}, 1), held: newHeld(), seen: map[string]error{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	defer func() {
@@ -76,6 +77,15 @@ func start(ctx context.Context, cfg Config, build string, log *slog.Logger, mach
 			err = errors.Join(err, a.Close())
 		}
 	}()
+	if err := a.openDir(); err != nil {
+		return nil, err
+	}
+	if a.ops, err = newOps(a, cfg.Ops.Listen, build); err != nil {
+		return nil, err
+	}
+	if err := a.assemble(parts(a)); err != nil {
+		return nil, err
+	}
 	if err := a.openMachine(ctx); err != nil {
 		return nil, err
 	}
@@ -85,19 +95,15 @@ func start(ctx context.Context, cfg Config, build string, log *slog.Logger, mach
 	if a.front, err = openFront(cfg.Socket, a.now, a.log); err != nil {
 		return nil, err
 	}
-	if a.ops, err = newOps(a, cfg.Ops.Listen, build); err != nil {
-		return nil, err
-	}
 	a.core = NewCore(Timing{Interval: time.Duration(cfg.Evidence.IntervalMS) * time.Millisecond}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
-	a.front.serve(service{a}, func(err error) { a.log.Error("request failed", "because", err) })
+	a.front.serve(a.procedures(), func(err error) { a.log.Error("request failed", "because", err) })
 	a.ops.serve()
 	a.tasks.Go(a.run)
 	return a, nil
 }
 
-// openMachine takes what is this machine's: directory, key, TPM. An SVID of an agent
-// that was killed goes.
-func (a *Agent) openMachine(ctx context.Context) (err error) {
+// openDir takes what is this agent's: directory and key.
+func (a *Agent) openDir() (err error) {
 	if a.lock, err = lock(a.cfg.Dir); err != nil {
 		return err
 	}
@@ -106,14 +112,11 @@ func (a *Agent) openMachine(ctx context.Context) (err error) {
 			a.self, err = loadKey(a.cfg.Dir)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	if a.cfg.SVID.Dir != "" {
-		if err := removeSVID(a.cfg.SVID.Dir); err != nil {
-			return err
-		}
-	}
+	return err
+}
+
+// openMachine takes what is this machine's: boot id, TPM or TEE.
+func (a *Agent) openMachine(ctx context.Context) error {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return err
@@ -285,8 +288,10 @@ func (a *Agent) apply(decide func(*Core, Moment) Ready) {
 	if r.Prove != "" {
 		a.tasks.Go(func() { a.prove(r.Prove) })
 	}
-	if r.Issue {
-		a.tasks.Go(a.issue)
+	if a.core.lease != nil && a.core.lease != end { // another, or a renewal
+		for _, s := range a.seats {
+			s.part.Leased(*a.core.lease)
+		}
 	}
 }
 
@@ -297,11 +302,12 @@ func (a *Agent) shut(silent bool, lease *Lease) {
 	} else {
 		a.held.clear()
 	}
-	a.spiffe = ""
-	if a.cfg.SVID.Dir != "" {
-		if err := removeSVID(a.cfg.SVID.Dir); err != nil {
-			a.log.Error("the SVID is still there", "because", err)
-		}
+	loss := part.Loss{Silent: silent}
+	if lease != nil {
+		loss.Ended = lease.End()
+	}
+	for _, s := range a.seats {
+		s.part.Lost(loss)
 	}
 }
 
@@ -317,7 +323,7 @@ func (a *Agent) tell(phase Phase, problem error) {
 	}
 }
 
-// Close ends the agent: socket, SVID, keys, connections. It may be called twice.
+// Close ends the agent: socket, parts, keys, connections. It may be called twice.
 func (a *Agent) Close() error {
 	a.closing.Do(func() { a.closed = a.close() })
 	return a.closed
@@ -331,6 +337,7 @@ func (a *Agent) close() error {
 	}
 	errs = append(errs, a.ops.stop())
 	a.tasks.Wait()
+	errs = append(errs, a.closeParts())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.held.clear()
@@ -339,9 +346,6 @@ func (a *Agent) close() error {
 	}
 	if a.domain != nil {
 		a.domain.Close()
-	}
-	if a.self != nil && a.cfg.SVID.Dir != "" {
-		errs = append(errs, removeSVID(a.cfg.SVID.Dir))
 	}
 	if a.tpm != nil {
 		errs = append(errs, a.tpm.Close())

@@ -22,10 +22,13 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/agent/part"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/svid"
+	"github.com/keystead/keystead/svid/svidagent"
 )
 
 // released asks the agent for a key, as this very process.
@@ -144,15 +147,15 @@ func TestRenewsOnOneConnection(t *testing.T) {
 func (a *Agent) checkSVID(t *testing.T) {
 	t.Helper()
 	file := func(name string) string { return filepath.Join(a.cfg.SVID.Dir, name) }
-	until(t, "an SVID", func() bool { _, err := os.Stat(file(svidFile)); return err == nil })
-	pair, err := tls.LoadX509KeyPair(file(svidFile), file(svidKey))
+	until(t, "an SVID", func() bool { _, err := os.Stat(file(svidagent.ChainFile)); return err == nil })
+	pair, err := tls.LoadX509KeyPair(file(svidagent.ChainFile), file(svidagent.KeyFile))
 	must(t, err)
 	leaf, err := x509.ParseCertificate(pair.Certificate[0])
 	must(t, err)
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != "spiffe://test/host/web-1" {
 		t.Errorf("the SVID is of %v", leaf.URIs)
 	}
-	bundle, err := os.ReadFile(file(bundleFile))
+	bundle, err := os.ReadFile(file(svidagent.BundleFile))
 	must(t, err)
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(bundle) || strings.Count(string(bundle), "BEGIN") != 2 {
@@ -161,14 +164,52 @@ func (a *Agent) checkSVID(t *testing.T) {
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		t.Error(err)
 	}
-	if info, err := os.Stat(file(svidKey)); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(file(svidagent.KeyFile)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key's file: %v, %v", info, err)
 	}
 }
 
+// svids is the agent's part for SVIDs.
+func (a *Agent) svids(t *testing.T) *svidagent.Part {
+	t.Helper()
+	for _, s := range a.seats {
+		if p, ok := s.part.(*svidagent.Part); ok {
+			return p
+		}
+	}
+	t.Fatal("the agent has no part for SVIDs")
+	return nil
+}
+
+// TestSVIDIsTriedAgain has nodes refuse an SVID and then issue it: the lease stands without, until
+// a refusal says that there is none.
+func TestSVIDIsTriedAgain(t *testing.T) {
+	d, m := newDomain(t)
+	refusals := []keystead.Reason{keystead.ReasonClockStale, keystead.ReasonClockStale}
+	d.refuses = func() error {
+		if len(refusals) == 0 {
+			return nil
+		}
+		r := refusals[0]
+		refusals = refusals[1:]
+		return keystead.Deny(keystead.Finding{Reason: r})
+	}
+	a := d.start(m)
+	d.enrol(a)
+	d.phase(a, Admitted)
+	a.checkSVID(t)
+	if version := a.Status().GetLeaseVersion(); version == 0 || len(refusals) != 0 {
+		t.Errorf("after refused SVIDs the lease is %d; %d refusals were not met", version, len(refusals))
+	}
+	d.set(func() { refusals = []keystead.Reason{keystead.ReasonLeaseSuspended} })
+	a.svids(t).Leased(part.Lease{}) // as a renewal does
+	d.await("the refusal", func() bool { return len(refusals) == 0 })
+	until(t, "no SVID", func() bool { return a.Status().GetSpiffeId() == "" })
+}
+
 func (a *Agent) noSVID(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{svidFile, svidKey, bundleFile} {
+	for _, name := range []string{svidagent.ChainFile, svidagent.KeyFile, svidagent.BundleFile} {
 		if _, err := os.Stat(filepath.Join(a.cfg.SVID.Dir, name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there: %v", name, err)
 		}
@@ -280,9 +321,10 @@ func TestForeignSVIDs(t *testing.T) {
 	a.checkSVID(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	svids := a.svids(t)
 	good, err := a.host.IssueSVID(ctx, "web-1")
 	must(t, err)
-	if _, err := a.accept(ctx, good); err != nil {
+	if _, err := svids.Accept(ctx, good); err != nil {
 		t.Fatal(err)
 	}
 	own := d.nodes[0]
@@ -318,7 +360,7 @@ func TestForeignSVIDs(t *testing.T) {
 		change(r)
 		return r
 	}
-	if _, err := a.accept(ctx, issue(own.root, own.ca, self, same)); err != nil {
+	if _, err := svids.Accept(ctx, issue(own.root, own.ca, self, same)); err != nil {
 		t.Fatalf("one as it should be: %v", err)
 	}
 	invalid := keystead.ReasonSignatureInvalid
@@ -334,7 +376,7 @@ func TestForeignSVIDs(t *testing.T) {
 		"another scheme":        {issue(own.root, own.ca, self, name("https://test/host/web-1")), invalid},
 		"a DNS name as well":    {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.DNSNames = []string{"db-1.example"} }), invalid},
 		"for a hundred years":   {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(100, 0, 0) }), invalid},
-		"longer than the lease": {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(60*time.Second + svidSlack + 5*time.Second) }), invalid},
+		"longer than the lease": {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(60*time.Second + svid.Slack + 5*time.Second) }), invalid},
 		"over already":          {issue(own.root, own.ca, self, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }), invalid},
 		"an authority": {issue(own.root, own.ca, self, func(c *x509.Certificate) {
 			c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
@@ -354,11 +396,11 @@ func TestForeignSVIDs(t *testing.T) {
 		"garbage for bundle": {changed(func(r *apiv1.IssueSVIDResponse) { r.Bundle = [][]byte{{1}} }), invalid},
 	} {
 		t.Run(what, func(t *testing.T) {
-			_, err := a.accept(ctx, tc.r)
+			_, err := svids.Accept(ctx, tc.r)
 			is(t, err, tc.want)
 		})
 	}
-	if s, err := a.accept(ctx, changed(func(r *apiv1.IssueSVIDResponse) { r.SpiffeId = "spiffe://other-domain/host/db-1" })); err != nil || s.id != "spiffe://test/host/web-1" {
+	if s, err := svids.Accept(ctx, changed(func(r *apiv1.IssueSVIDResponse) { r.SpiffeId = "spiffe://other-domain/host/db-1" })); err != nil || s.ID != "spiffe://test/host/web-1" {
 		t.Errorf("what a node says beside the certificate counts: %v, %v", s, err)
 	}
 }

@@ -26,10 +26,10 @@ type Config struct {
 	TPM      TPMConfig       `toml:"tpm"`
 	TEE      TEEConfig       `toml:"tee"`
 	Evidence EvidenceConfig  `toml:"evidence"`
-	SVID     SVIDConfig      `toml:"svid"`
 	Socket   SocketConfig    `toml:"socket"`
 	Ops      OpsConfig       `toml:"ops"`
 	Log      conf.Log        `toml:"log"`
+	Systems
 }
 
 // TPMConfig says where evidence comes from.
@@ -47,11 +47,6 @@ type TEEConfig struct {
 // EvidenceConfig says how often evidence is shown.
 type EvidenceConfig struct {
 	IntervalMS int `toml:"interval-ms"`
-}
-
-// SVIDConfig says where the host's X.509-SVID is written.
-type SVIDConfig struct {
-	Dir string `toml:"dir"`
 }
 
 // SocketConfig is for the applications of the machine.
@@ -75,9 +70,10 @@ func DefaultConfig() Config {
 	return Config{
 		Dir:    "/var/lib/keystead-agent",
 		TPM:    TPMConfig{Root: "/"},
-		SVID:   SVIDConfig{Dir: "/run/keystead/svid"},
 		Socket: SocketConfig{Path: "/run/keystead/agent.sock", Mode: "0660", MaxConnections: 256, MaxPerUser: 32, ReleasesPerSecond: 20},
 		Log:    conf.Log{Level: "info", Format: "text"},
+
+		Systems: defaultSystems(),
 	}
 }
 
@@ -91,7 +87,7 @@ func ReadConfig(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("%s: %w", path, err)
 	}
-	for _, p := range []*string{&c.Dir, &c.TPM.Path, &c.TPM.Root, &c.SVID.Dir, &c.Socket.Path} {
+	for _, p := range append(c.paths(), &c.Dir, &c.TPM.Path, &c.TPM.Root, &c.Socket.Path) {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(filepath.Dir(path), *p)
 		}

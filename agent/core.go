@@ -42,8 +42,7 @@ const (
 // Ready is what is to be done. The zero value is nothing.
 type Ready struct {
 	Prove string // purpose of the evidence to show, or ""; answered by Proved or Failed
-	Issue bool   // have an SVID signed and write it; answered by Issued
-	Close bool   // remove the SVID; drop keys, or if Silent those that may not be held on
+	Close bool   // end what the lease gave; if Silent, keep what may be held on
 	// Silent: the lease ran out because no node answered, and none refused.
 	Silent bool
 }
@@ -60,9 +59,7 @@ type Core struct {
 	problem  error  // of the last attempt; nil after a good one
 	next     Moment // when to show evidence again
 	proving  bool
-	issuing  bool
-	reissue  Moment // when to try for an SVID again; 0 for not
-	failures int    // in a row
+	failures int // in a row
 }
 
 // NewCore returns a core that starts by showing evidence. Random spreads the times of
@@ -75,7 +72,7 @@ func NewCore(t Timing, random *rand.Rand) *Core {
 func (c *Core) Step(now Moment) (r Ready) {
 	if c.lease != nil && now >= c.lease.End() {
 		r.Close, r.Silent = true, unreachable(c.problem) || c.problem == nil && c.proving
-		c.lease, c.phase, c.reissue = nil, Unavailable, 0
+		c.lease, c.phase = nil, Unavailable
 		c.lost = deny(keystead.ReasonLeaseExpired, "a lease that is not over", "one that was not renewed in time")
 		c.next = min(c.next, now)
 	}
@@ -85,9 +82,6 @@ func (c *Core) Step(now Moment) (r Ready) {
 		if c.lease != nil {
 			r.Prove = evidence.PurposeRenewal
 		}
-	}
-	if c.lease != nil && c.reissue != 0 && now >= c.reissue && !c.issuing {
-		c.issuing, c.reissue, r.Issue = true, 0, true
 	}
 	return r
 }
@@ -100,9 +94,6 @@ func (c *Core) Next() Moment {
 	}
 	if c.lease != nil {
 		next = min(next, c.lease.End())
-		if c.reissue != 0 && !c.issuing {
-			next = min(next, c.reissue)
-		}
 	}
 	return next
 }
@@ -112,7 +103,6 @@ func (c *Core) Proved(now Moment, l Lease) Ready {
 	c.proving, c.failures, c.problem, c.lost = false, 0, nil, nil
 	c.lease, c.phase = &l, Admitted
 	c.next = l.Asked.Add(c.spread(c.Interval()))
-	c.reissue = now // an SVID ends with its lease
 	return c.Step(now)
 }
 
@@ -150,7 +140,7 @@ func (c *Core) Told(now Moment, err error) Ready {
 // without notes that there is no lease, or no longer.
 func (c *Core) without(now Moment, err error) Ready {
 	had := c.lease != nil
-	c.lease, c.reissue = nil, 0
+	c.lease = nil
 	if had {
 		c.lost = err
 		if !endsLease(err) {
@@ -170,19 +160,6 @@ func (c *Core) without(now Moment, err error) Ready {
 	r := c.Step(now)
 	r.Close = r.Close || had || !unreachable(err) // what was held on in silence goes, too
 	return r
-}
-
-// Issued takes what came of having an SVID signed: nil, or why it was not. The lease
-// stands without.
-func (c *Core) Issued(now Moment, err error) Ready {
-	c.issuing = false
-	if c.lease != nil && err != nil {
-		if endsLease(err) {
-			return c.Told(now, err)
-		}
-		c.reissue = now.Add(firstRetry)
-	}
-	return c.Step(now)
 }
 
 // Lease returns the lease, or why there is none: what ended the last one, such as

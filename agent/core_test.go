@@ -33,8 +33,7 @@ func (w *world) wants(got, want Ready) {
 func (w *world) admit(holds time.Duration) {
 	w.Helper()
 	w.wants(w.Step(w.at), Ready{Prove: evidence.PurposeAdmission})
-	w.wants(w.Proved(w.at, Lease{Host: "h", Version: 1, Asked: w.at, Holds: holds}), Ready{Issue: true})
-	w.wants(w.Issued(w.at, nil), Ready{})
+	w.wants(w.Proved(w.at, Lease{Host: "h", Version: 1, Asked: w.at, Holds: holds}), Ready{})
 }
 
 // next goes to when the core has something to do.
@@ -75,7 +74,7 @@ func TestRenewsAtAThirdOfTheLease(t *testing.T) {
 	}
 	asked := w.at
 	w.at = w.at.Add(3 * time.Second)
-	w.wants(w.Proved(w.at, Lease{Host: "h", Version: 1, Asked: asked, Holds: time.Minute}), Ready{Issue: true})
+	w.wants(w.Proved(w.at, Lease{Host: "h", Version: 1, Asked: asked, Holds: time.Minute}), Ready{})
 	if l, err := w.Lease(w.at); err != nil || l.End() != asked.Add(time.Minute) {
 		t.Errorf("the lease is not counted from before the nonce was asked for: %v, %v", l, err)
 	}
@@ -266,16 +265,6 @@ func TestAttemptsGetRarer(t *testing.T) {
 	}
 }
 
-func TestSVIDIsTriedAgain(t *testing.T) {
-	w := newWorld(t, 0)
-	w.wants(w.Step(w.at), Ready{Prove: evidence.PurposeAdmission})
-	w.wants(w.Proved(w.at, Lease{Asked: w.at, Holds: time.Minute}), Ready{Issue: true})
-	w.wants(w.Issued(w.at, refused(keystead.ReasonClockStale)), Ready{})
-	w.wants(w.next(), Ready{Issue: true})
-	w.wants(w.Issued(w.at, refused(keystead.ReasonLeaseSuspended)), Ready{Close: true})
-	w.lacks(keystead.ReasonLeaseSuspended, Suspended)
-}
-
 // TestRandomLives has a core meet random answers at random times: it never holds a
 // lease beyond its time, never proves twice at once, and always goes on.
 func TestRandomLives(t *testing.T) {
@@ -283,7 +272,7 @@ func TestRandomLives(t *testing.T) {
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		w := newWorld(t, time.Duration(random.IntN(3))*10*time.Second)
-		proving, issuing := false, false
+		proving := false
 		var asked, end Moment
 		for range 300 {
 			var r Ready
@@ -296,9 +285,6 @@ func TestRandomLives(t *testing.T) {
 				} else {
 					r = w.Failed(w.at, err)
 				}
-			case n == 1 && issuing:
-				issuing = false
-				r = w.Issued(w.at, answers[random.IntN(len(answers))])
 			case n == 2:
 				r = w.Told(w.at, answers[3+random.IntN(5)])
 			default:
@@ -312,12 +298,6 @@ func TestRandomLives(t *testing.T) {
 					t.Fatal("two attempts at once")
 				}
 				proving, asked = true, w.at
-			}
-			if r.Issue {
-				if issuing {
-					t.Fatal("two SVIDs at once")
-				}
-				issuing = true
 			}
 			if _, err := w.Lease(w.at); err == nil && w.at >= end {
 				t.Fatalf("seed %d: a lease %v after its end", seed, w.at.Sub(end))

@@ -43,6 +43,8 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/svid"
+	"github.com/keystead/keystead/svid/svidagent"
 )
 
 // patience is for things that come, on a machine that has other work.
@@ -80,6 +82,7 @@ type domain struct {
 	deny      func(*apiv1.ReleaseRequest) error
 	holdMS    uint64
 	issued    int           // SVIDs
+	refuses   func() error  // what a node says instead of issuing one; nil for nothing
 	changed   chan struct{} // closed and made anew whenever something happens
 }
 
@@ -289,8 +292,8 @@ func (n *node) Read(_ context.Context, q *connect.Request[apiv1.ReadRequest]) (*
 	for _, k := range q.Msg.GetKeys() {
 		v := &apiv1.Value{Key: k}
 		for _, o := range n.nodes {
-			if k == client.AuthorityKey(o.name) {
-				v.Value, v.Version = client.SignAuthority(o.signer, n.digest, o.name, o.root.Raw), 1
+			if k == svid.AuthorityKey(o.name) {
+				v.Value, v.Version = svid.SignAuthority(o.signer, n.digest, o.name, o.root.Raw), 1
 			}
 		}
 		out.Values = append(out.Values, v)
@@ -411,6 +414,11 @@ func (n *node) IssueSVID(ctx context.Context, q *connect.Request[apiv1.IssueSVID
 	n.domain.mu.Lock()
 	defer n.domain.mu.Unlock()
 	defer n.happened()
+	if n.refuses != nil {
+		if err := n.refuses(); err != nil {
+			return nil, refusal.Encode(err)
+		}
+	}
 	public, err := x509.ParsePKIXPublicKey(n.lease.GetSubjectKey())
 	if err != nil {
 		return nil, err
@@ -485,7 +493,7 @@ func (d *domain) start(m *practice.Machine, change ...func(*Config)) *Agent {
 	must(d.t, err)
 	d.t.Cleanup(func() { must(d.t, os.RemoveAll(dir)) })
 	must(d.t, Prepare(dir, Place{Host: "web-1", Domain: d.file, Digest: d.digest, TPM: TPMConfig{Path: m.Socket(), Root: filepath.Join(m.Dir, practice.Root)},
-		Socket: filepath.Join(dir, "socket"), SVID: filepath.Join(dir, "svid")}))
+		Socket: filepath.Join(dir, "socket"), Systems: Systems{SVID: svidagent.Config{Dir: filepath.Join(dir, "svid")}}}))
 	cfg, err := ReadConfig(filepath.Join(dir, ConfigFile))
 	must(d.t, err)
 	for _, c := range change {
@@ -499,7 +507,7 @@ func (d *domain) start(m *practice.Machine, change ...func(*Config)) *Agent {
 	} else {
 		log = slog.New(slog.DiscardHandler)
 	}
-	a, err := start(ctx, cfg, "devel 0123 sha256:45", log, collect.Machine{Root: cfg.TPM.Root, TSM: d.tsm})
+	a, err := start(ctx, cfg, "devel 0123 sha256:45", log, collect.Machine{Root: cfg.TPM.Root, TSM: d.tsm}, (*Agent).parts)
 	must(d.t, err)
 	d.t.Cleanup(func() { must(d.t, a.Close()) })
 	return a

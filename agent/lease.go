@@ -3,34 +3,18 @@ package agent
 import (
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/agent/part"
 )
 
-// A Moment is a reading of CLOCK_BOOTTIME, which goes on while the machine sleeps and
-// which nobody sets.
-type Moment time.Duration
-
-// Sub returns the time from o to m.
-func (m Moment) Sub(o Moment) time.Duration { return time.Duration(m - o) }
-
-// Add returns the moment d later.
-func (m Moment) Add(d time.Duration) Moment { return m + Moment(d) }
-
-// Lease is what a node answered to evidence that was accepted. It is the node's word;
-// the ledger has the lease itself.
-type Lease struct {
-	Host      string
-	Version   uint64
-	Assurance string
-	Verdict   string
-	Asked     Moment        // before the nonce was asked for
-	Holds     time.Duration // from there
-}
-
-// End is when the lease is over, if nothing ends it before.
-func (l Lease) End() Moment { return l.Asked.Add(l.Holds) }
+// The seam's words for time and lease, which the core has, too.
+type (
+	// Moment is part.Moment.
+	Moment = part.Moment
+	// Lease is part.Lease.
+	Lease = part.Lease
+)
 
 // passing reports whether err says nothing against the host's lease.
 func passing(err error) bool {

@@ -28,7 +28,6 @@ type nodes struct {
 
 	mu      sync.Mutex
 	view    *client.View // nil before the first
-	signed  [][]byte     // authorities by which nodes issue SVIDs, as the ledger has them
 	rules   *admit.Rules // of the terms for nodes
 	version uint64       // of the terms
 }
@@ -110,50 +109,6 @@ func (n *nodes) proveTerms(ctx context.Context, v admit.Value) error {
 	}
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: "terms for nodes",
 		Want: fmt.Sprintf("what leaf %d wrote", v.Version-1), Got: keystead.Sum(v.Data).String()})
-}
-
-// learnAuthorities reads by which authorities the roster's nodes issue SVIDs. They are worth what
-// the nodes' signatures in them are.
-func (n *nodes) learnAuthorities(ctx context.Context) error {
-	defer n.domain.Close()
-	view, _ := n.current()
-	var keys []string
-	for _, node := range view.Roster.Nodes {
-		keys = append(keys, client.AuthorityKey(node.Name))
-	}
-	r, err := n.domain.Read(ctx, false, keys...)
-	if err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.signed = nil
-	for _, v := range r.GetValues() {
-		n.signed = append(n.signed, v.GetValue())
-	}
-	return nil
-}
-
-// vouched refuses a trust bundle that holds another certificate than those that nodes of the
-// roster published as their authorities, each by its own signature (signer-unknown).
-func (n *nodes) vouched(bundle [][]byte) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	good := map[keystead.Digest]bool{}
-	for _, signed := range n.signed {
-		for _, node := range n.view.Roster.Nodes {
-			if der, err := client.OpenAuthority(signed, n.domain.Domain(), node); err == nil {
-				good[keystead.Sum(der)] = true
-			}
-		}
-	}
-	for _, der := range bundle {
-		if d := keystead.Sum(der); !good[d] {
-			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonSignerUnknown, Where: "SVID's trust bundle",
-				Want: fmt.Sprintf("authorities that nodes of the roster published, of which %d are known", len(good)), Got: "a certificate of none of them, " + d.String()})
-		}
-	}
-	return nil
 }
 
 // told is an admit.State of the terms alone.

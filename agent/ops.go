@@ -56,6 +56,22 @@ func newOps(a *Agent, listen, build string) (*ops, error) {
 	return o, nil
 }
 
+// register adds a part's metrics, which have names of the agent's.
+func (o *ops) register(c prometheus.Collector) error {
+	described := make(chan *prometheus.Desc, 64)
+	go func() { c.Describe(described); close(described) }()
+	var wrong error
+	for d := range described {
+		if !strings.Contains(d.String(), `fqName: "keystead_agent_`) {
+			wrong = fmt.Errorf("a metric's name does not begin with keystead_agent_: %v", d)
+		}
+	}
+	if wrong != nil {
+		return wrong
+	}
+	return o.registry.Register(c)
+}
+
 // tried counts what came of an attempt.
 func (o *ops) tried(purpose string, err error) {
 	outcome := "proved"

@@ -44,7 +44,7 @@ type Place struct {
 	TPM    TPMConfig
 	TEE    bool // a TEE speaks alone
 	Socket string
-	SVID   string
+	Systems
 }
 
 // Prepare makes an agent's directory: key, domain file, configuration. It overwrites
@@ -103,7 +103,9 @@ func (p *Place) config() string {
 	set("tpm", "path", p.TPM.Path)
 	set("tpm", "root", p.TPM.Root)
 	set("tpm", "note", p.TPM.Note)
-	set("svid", "dir", p.SVID)
+	for _, e := range p.entries() {
+		set(e.table, e.field, e.value)
+	}
 	set("socket", "path", p.Socket)
 	if p.TEE {
 		text = strings.Replace(text, "\nalone = false\n", "\nalone = true\n", 1)

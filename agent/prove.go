@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net/url"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -18,7 +17,6 @@ import (
 const (
 	proveTimeout = time.Minute
 	learnTimeout = 5 * time.Second // of what is known already, mostly
-	issueTimeout = 20 * time.Second
 )
 
 // prove shows evidence for a lease, and tells the core what came of it.
@@ -206,68 +204,4 @@ func (a *Agent) known(nodes map[string]client.Contact, now Moment) bool {
 		}
 	}
 	return true
-}
-
-// issue has an SVID signed and puts it in place.
-func (a *Agent) issue() {
-	if a.cfg.SVID.Dir == "" {
-		a.do(func(c *Core, now Moment) Ready { return c.Issued(now, nil) })
-		return
-	}
-	ctx, cancel := context.WithTimeout(a.ctx, issueTimeout)
-	defer cancel()
-	var s *svid
-	r, err := a.host.IssueSVID(ctx, a.cfg.Host)
-	if err == nil {
-		s, err = a.accept(ctx, r)
-	}
-	if err == nil {
-		err = a.place(s)
-	}
-	if err != nil && !errors.Is(err, context.Canceled) {
-		a.log.Warn("no SVID", "because", err)
-	}
-	a.do(func(c *Core, now Moment) Ready { return c.Issued(now, err) })
-}
-
-// accept holds what a node issued to this host, its lease, and the domain's authorities.
-func (a *Agent) accept(ctx context.Context, r *apiv1.IssueSVIDResponse) (*svid, error) {
-	view, _ := a.nodes.current()
-	a.mu.Lock()
-	now := a.now()
-	lease, err := a.core.Lease(now)
-	a.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	id := url.URL{Scheme: "spiffe", Host: view.Genesis.Name, Path: "/host/" + a.cfg.Host}
-	at := time.Now()
-	s, err := openSVID(r, expected{id.String(), a.self.public, at.Add(lease.End().Sub(now))}, at)
-	if err != nil {
-		return nil, err
-	}
-	err = a.nodes.vouched(r.GetBundle())
-	if errors.Is(err, keystead.ReasonSignerUnknown) { // a node may have another since
-		if err = a.learn(ctx, judgeAge); err == nil {
-			err = a.nodes.learnAuthorities(ctx)
-		}
-		if err == nil {
-			err = a.nodes.vouched(r.GetBundle())
-		}
-	}
-	return s, err
-}
-
-// place writes an SVID, unless the lease has ended meanwhile.
-func (a *Agent) place(s *svid) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if _, err := a.core.Lease(a.now()); err != nil {
-		return err
-	}
-	if err := s.write(a.cfg.SVID.Dir, a.self.pem); err != nil {
-		return err
-	}
-	a.spiffe = s.id
-	return nil
 }

@@ -11,54 +11,61 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/agent/part"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence/process"
 	"github.com/keystead/keystead/internal/refusal"
 )
 
-// service answers the applications of the machine.
-type service struct{ *Agent }
-
-// AgentStatus implements the API's AgentService.
-func (s service) AgentStatus(context.Context, *connect.Request[apiv1.AgentStatusRequest]) (*connect.Response[apiv1.AgentStatusResponse], error) {
-	return connect.NewResponse(s.Status()), nil
+// own are the procedures by which the agent itself answers the applications of the machine.
+func (a *Agent) own() []part.Procedure {
+	limits := part.Limits{Request: maxRequest, Time: requestTimeout}
+	return []part.Procedure{
+		part.Unary(apiv1connect.AgentServiceAgentStatusProcedure, limits, a.agentStatus, connect.WithIdempotency(connect.IdempotencyNoSideEffects)),
+		part.Unary(apiv1connect.AgentServiceChallengeProcedure, limits, a.challenge),
+		part.Unary(apiv1connect.AgentServiceReleaseKeyProcedure, limits, a.releaseKey),
+		part.Stream(apiv1connect.AgentServiceWatchLeaseProcedure, limits, a.watchLease),
+	}
 }
 
-// Challenge implements the API's AgentService.
-func (s service) Challenge(ctx context.Context, _ *connect.Request[apiv1.ChallengeRequest]) (*connect.Response[apiv1.ChallengeResponse], error) {
-	c, err := ctx.Value(visitorKey{}).(*visitor).challenge(ctx, s.now())
+func (a *Agent) agentStatus(context.Context, *apiv1.AgentStatusRequest) (*apiv1.AgentStatusResponse, error) {
+	return a.Status(), nil
+}
+
+func (a *Agent) challenge(ctx context.Context, _ *apiv1.ChallengeRequest) (*apiv1.ChallengeResponse, error) {
+	c, err := ctx.Value(visitorKey{}).(*visitor).challenge(ctx, a.now())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apiv1.ChallengeResponse{Challenge: c[:], BootId: s.boot[:]}), nil
+	return &apiv1.ChallengeResponse{Challenge: c[:], BootId: a.boot[:]}, nil
 }
 
-// ReleaseKey implements the API's AgentService.
-func (s service) ReleaseKey(ctx context.Context, q *connect.Request[apiv1.ReleaseKeyRequest]) (*connect.Response[apiv1.ReleaseKeyResponse], error) {
+func (a *Agent) releaseKey(ctx context.Context, q *apiv1.ReleaseKeyRequest) (*apiv1.ReleaseKeyResponse, error) {
 	v := ctx.Value(visitorKey{}).(*visitor)
-	asked := s.now()
+	asked := a.now()
 	c, err := v.take(asked) // whatever comes of it
 	if err != nil {
 		return nil, err
 	}
-	report, err := process.Verify(q.Msg.GetReport(), c.bytes, s.boot)
+	report, err := process.Verify(q.GetReport(), c.bytes, a.boot)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.user.release(s.front.users, asked); err != nil {
+	if err := v.user.release(a.front.users, asked); err != nil {
 		return nil, err
 	}
-	if err := s.open(asked); err != nil {
+	if err := a.open(asked); err != nil {
 		return nil, err
 	}
 	facts, err := v.facts(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.release(ctx, wanted{report.Key, report.Version, facts}, asked)
+	out, err := a.release(ctx, wanted{report.Key, report.Version, facts}, asked)
 	if err != nil {
-		s.log.Info("key not released", "key", report.Key, "to", facts, "because", err)
+		a.log.Info("key not released", "key", report.Key, "to", facts, "because", err)
 		return nil, err
 	}
 	defer clear(out.key)
@@ -66,12 +73,12 @@ func (s service) ReleaseKey(ctx context.Context, q *connect.Request[apiv1.Releas
 		return nil, err
 	}
 	kdf, aead := process.Suite()
-	sealed, err := hpke.Seal(report.Wrapping, kdf, aead, process.Info(q.Msg.GetReport()), out.key)
+	sealed, err := hpke.Seal(report.Wrapping, kdf, aead, process.Info(q.GetReport()), out.key)
 	if err != nil {
 		return nil, &keystead.FormatError{Format: "application-report", Field: "wrapping key", Problem: err.Error()}
 	}
-	s.log.Info("key released", "key", report.Key, "version", out.version, "to", facts)
-	return connect.NewResponse(&apiv1.ReleaseKeyResponse{Sealed: sealed, Version: out.version, HoldsMs: uint64(out.holds.Milliseconds())}), nil
+	a.log.Info("key released", "key", report.Key, "version", out.version, "to", facts)
+	return &apiv1.ReleaseKeyResponse{Sealed: sealed, Version: out.version, HoldsMs: uint64(out.holds.Milliseconds())}, nil
 }
 
 // open refuses while there is neither a lease nor a key that may be held without one.
@@ -109,8 +116,7 @@ func (a *Agent) release(ctx context.Context, w wanted, asked Moment) (released, 
 	case client.Unavailable(err) && !errors.Is(err, keystead.ReasonLeaseExpired):
 		return a.heldKey(w, err)
 	}
-	a.do(func(c *Core, now Moment) Ready { return c.Told(now, err) })
-	return released{}, err
+	return released{}, a.told(err)
 }
 
 // keep holds what a node released, if there is a lease still.
@@ -156,11 +162,12 @@ func (a *Agent) Status() *apiv1.AgentStatusResponse {
 	phase, problem := a.core.Phase()
 	out := &apiv1.AgentStatusResponse{Domain: a.cfg.Domain.String(), Host: a.cfg.Host, Ek: a.ek.String(), Phase: string(phase), Problem: wire(problem),
 		IntervalMs: uint64(a.core.Interval().Milliseconds()), ExposureMs: uint64(a.core.Exposure(now).Milliseconds()),
-		NextMs: uint64(max(0, a.core.next.Sub(now).Milliseconds())), SpiffeId: a.spiffe, Keys: uint32(len(a.held.keys)), Enrolment: a.Enrolment()}
+		NextMs: uint64(max(0, a.core.next.Sub(now).Milliseconds())), Keys: uint32(len(a.held.keys)), Enrolment: a.Enrolment()}
 	if l, err := a.core.Lease(now); err == nil {
 		out.LeaseVersion, out.Assurance, out.Verdict = l.Version, l.Assurance, l.Verdict
 		out.LeftMs, out.HeldMs = uint64(l.End().Sub(now).Milliseconds()), uint64(now.Sub(l.Asked).Milliseconds())
 	}
+	a.say(out)
 	for name, err := range a.seen {
 		out.Nodes = append(out.Nodes, &apiv1.AgentNode{Name: name, Connected: err == nil, Problem: wire(err)})
 	}

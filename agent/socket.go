@@ -13,18 +13,15 @@ import (
 	"strconv"
 	"time"
 
-	"connectrpc.com/connect"
-
-	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/agent/part"
 	"github.com/keystead/keystead/collect"
-	"github.com/keystead/keystead/internal/refusal"
 )
 
 // Bounds of what an application sends, and of how long it takes for it.
 const (
 	maxRequest     = 8 << 10 // bytes of a message
 	maxHeader      = 8 << 10 // bytes
-	requestTimeout = 30 * time.Second
+	requestTimeout = part.MaxTime
 	idleTimeout    = 30 * time.Second
 	headerTimeout  = 5 * time.Second
 )
@@ -150,15 +147,13 @@ func (f *front) Close() error { return f.listener.Close() }
 
 type visitorKey struct{}
 
-// serve answers until the front is closed.
-func (f *front) serve(s apiv1connect.AgentServiceHandler, failed func(error)) {
-	mux := http.NewServeMux()
-	mux.Handle(apiv1connect.NewAgentServiceHandler(s, connect.WithReadMaxBytes(maxRequest), connect.WithInterceptors(answers(failed))))
+// serve answers the declared procedures, and no others, until the front is closed.
+func (f *front) serve(declared []part.Procedure, failed func(error)) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	f.server = &http.Server{
-		Handler: unhurried(mux), Protocols: protocols, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
+		Handler: procedures(declared, failed), Protocols: protocols, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 8, MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 64 << 10},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
@@ -187,19 +182,4 @@ func (f *front) stop() error {
 		err = errors.Join(err, os.Remove(f.path))
 	}
 	return err
-}
-
-// answers gives every call its deadline and every error its wire form.
-func answers(failed func(error)) connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
-			ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-			defer cancel()
-			out, err := next(ctx, r)
-			if err != nil && refusal.Deny(err) == nil {
-				failed(err)
-			}
-			return out, refusal.Encode(err)
-		}
-	}
 }

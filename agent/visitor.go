@@ -90,6 +90,18 @@ func (v *visitor) facts(ctx context.Context, c challenge) (process.Facts, error)
 	return measure(ctx, v.user, func() (process.Facts, error) { return v.peer.Measure(ctx, c.program) })
 }
 
+// User implements part.Visitor.
+func (v *visitor) User() uint32 { return v.peer.UID() }
+
+// Measure implements part.Visitor.
+func (v *visitor) Measure(ctx context.Context) (process.Facts, error) {
+	program, err := measure(ctx, v.user, v.peer.Program)
+	if err != nil {
+		return process.Facts{}, err
+	}
+	return v.facts(ctx, challenge{program: program})
+}
+
 // unchanged checks once more that the process is there and what it was.
 func (v *visitor) unchanged(ctx context.Context, c challenge) error {
 	_, err := measure(ctx, v.user, func() (struct{}, error) { return struct{}{}, v.peer.Unchanged(c.program) })

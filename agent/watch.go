@@ -2,26 +2,21 @@ package agent
 
 import (
 	"context"
-	"net/http"
-	"time"
 
-	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
-	"github.com/keystead/keystead/api/v1/apiv1connect"
-	"github.com/keystead/keystead/internal/refusal"
 )
 
-// WatchLease implements the API's AgentService. It ends when the agent does: whoever
-// watches takes the end, whatever its cause, as the end of the lease.
-func (s service) WatchLease(ctx context.Context, _ *connect.Request[apiv1.WatchLeaseRequest], stream *connect.ServerStream[apiv1.WatchLeaseResponse]) error {
+// watchLease ends when the agent does: whoever watches takes the end, whatever its cause, as
+// the end of the lease.
+func (a *Agent) watchLease(ctx context.Context, _ *apiv1.WatchLeaseRequest, send func(*apiv1.WatchLeaseResponse) error) error {
 	var last *apiv1.WatchLeaseResponse
 	for {
-		now, changed := s.standing()
+		now, changed := a.standing()
 		if last == nil || !sameStanding(last, now) {
-			if err := inTime(ctx, func() error { return stream.Send(now) }); err != nil {
+			if err := send(now); err != nil {
 				return err
 			}
 			last = now
@@ -30,8 +25,8 @@ func (s service) WatchLease(ctx context.Context, _ *connect.Request[apiv1.WatchL
 		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-s.ctx.Done():
-			return refusal.Encode(keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "agent", Want: "an agent that runs", Got: "one that ends"}))
+		case <-a.ctx.Done():
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "agent", Want: "an agent that runs", Got: "one that ends"})
 		}
 	}
 }
@@ -74,32 +69,4 @@ func (a *Agent) announce() {
 		close(a.news)
 		a.news = nil
 	}
-}
-
-type controllerKey struct{}
-
-// unhurried takes the deadlines of a request off a watcher's: it sets one for each
-// message.
-func unhurried(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == apiv1connect.AgentServiceWatchLeaseProcedure {
-			c := http.NewResponseController(w)
-			_ = c.SetReadDeadline(time.Time{}) // both versions of HTTP have it
-			r = r.WithContext(context.WithValue(r.Context(), controllerKey{}, c))
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// inTime sends a message, which may take as long as an answer; between messages there is
-// no deadline.
-func inTime(ctx context.Context, send func() error) error {
-	c, ok := ctx.Value(controllerKey{}).(*http.ResponseController)
-	if !ok {
-		return send()
-	}
-	_ = c.SetWriteDeadline(time.Now().Add(requestTimeout))
-	err := send()
-	_ = c.SetWriteDeadline(time.Time{})
-	return err
 }

@@ -104,7 +104,9 @@ func (h *Host) Connect(ctx context.Context) map[string]error {
 	var all sync.WaitGroup
 	for i, n := range nodes {
 		all.Go(func() {
-			_, errs[i] = ask(ctx, n, h.opts.Attempt, apiv1connect.HostServiceClient.Nonce, &apiv1.NonceRequest{})
+			_, errs[i] = ask(ctx, n, h.opts.Attempt, func(ctx context.Context, n *hostNode) (*apiv1.NonceResponse, error) {
+				return called(ctx, n, apiv1connect.HostServiceClient.Nonce, &apiv1.NonceRequest{})
+			})
 		})
 	}
 	all.Wait()

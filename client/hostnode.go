@@ -19,12 +19,16 @@ import (
 // with more than that it is unavailable, or that no connection could be had. If none
 // does, a refusal that names more than unavailability is the error before another.
 func each[Q, A any](ctx context.Context, h *Host, call method[Q, A], q *Q) (*A, error) {
+	return eachNode(ctx, h, func(ctx context.Context, n *hostNode) (*A, error) { return called(ctx, n, call, q) })
+}
+
+func eachNode[A any](ctx context.Context, h *Host, call func(context.Context, *hostNode) (*A, error)) (*A, error) {
 	nodes, at := h.order()
 	err := error(keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "domain", Want: "a node to ask", Got: "none is known"}))
 	told := false // err says more than that a node is unavailable
 	for i := range nodes {
 		n := nodes[(at+i)%len(nodes)]
-		r, e := ask(ctx, n, h.opts.Attempt, call, q)
+		r, e := ask(ctx, n, h.opts.Attempt, call)
 		var unmet *dialError
 		switch {
 		case e == nil:
@@ -45,13 +49,23 @@ func each[Q, A any](ctx context.Context, h *Host, call method[Q, A], q *Q) (*A, 
 // A method is one of HostServiceClient.
 type method[Q, A any] = func(apiv1connect.HostServiceClient, context.Context, *connect.Request[Q]) (*connect.Response[A], error)
 
-func ask[Q, A any](ctx context.Context, n *hostNode, patience time.Duration, call method[Q, A], q *Q) (*A, error) {
+func called[Q, A any](ctx context.Context, n *hostNode, call method[Q, A], q *Q) (*A, error) {
+	to, base := n.transport()
+	r, err := call(apiv1connect.NewHostServiceClient(to, base, connect.WithReadMaxBytes(maxHostAnswer)), ctx, connect.NewRequest(q))
+	if err != nil {
+		return nil, err
+	}
+	return r.Msg, nil
+}
+
+// ask has one node asked, in the time that it has for that.
+func ask[A any](ctx context.Context, n *hostNode, patience time.Duration, call func(context.Context, *hostNode) (*A, error)) (*A, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	defer n.used()
-	r, err := call(n.client(), ctx, connect.NewRequest(q))
+	r, err := call(ctx, n)
 	if err == nil {
-		return r.Msg, nil
+		return r, nil
 	}
 	var unmet *dialError
 	if errors.As(err, &unmet) {
@@ -86,7 +100,7 @@ type hostNode struct {
 	since time.Time
 	via   *http.Transport
 	idle  *time.Timer // closes the connection when it was not used for hostIdle
-	to    apiv1connect.HostServiceClient
+	to    *http.Client
 }
 
 // How long a connection without requests is kept: hosts need one node at a time, and nodes
@@ -97,22 +111,25 @@ const (
 	NodeIdle = hostIdle + 30*time.Second
 )
 
-// client returns one whose connection's evidence is not older than MaxAge.
-func (n *hostNode) client() apiv1connect.HostServiceClient {
+// transport returns a client whose connection's evidence is not older than MaxAge, and where
+// the node's API is for it.
+func (n *hostNode) transport() (to *http.Client, base string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.via != nil && time.Since(n.since) < n.opts.MaxAge {
-		return n.to
+		return n.to, n.base()
 	}
 	if n.via != nil {
 		n.via.CloseIdleConnections() // requests under way end on the old one
 	}
 	n.via, n.since = AttestedTransport(n.connect, n.opts.MaxAge), time.Now()
 	n.via.HTTP2.SendPingTimeout = HostSilence // what is asked has its time without that: HostOptions.Attempt
-	h := &http.Client{Transport: n.via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	n.to = apiv1connect.NewHostServiceClient(h, "http://"+n.Name+".node.invalid", connect.WithReadMaxBytes(maxHostAnswer))
-	return n.to
+	n.to = &http.Client{Transport: n.via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return n.to, n.base()
 }
+
+// base is the node's API for its transport, which knows where that is.
+func (n *hostNode) base() string { return "http://" + n.Name + ".node.invalid" }
 
 // maxHostAnswer bounds what a node answers to a host, in bytes.
 const maxHostAnswer = 1 << 20

@@ -16,13 +16,13 @@ import (
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // mayGrant refuses while this node may not grant anything: its clock is stale, or it
 // can not tell that what it knows is the newest.
-func (n *Node) mayGrant(ctx context.Context) error {
+func (n *guard) mayGrant(ctx context.Context) error {
 	if err := n.fresh(); err != nil {
 		return err
 	}
@@ -32,30 +32,14 @@ func (n *Node) mayGrant(ctx context.Context) error {
 	return n.fresh()
 }
 
-// grant returns the lease that a host has now, for whoever asks over a connection
-// that showed the host's hardware. It is the way to every grant.
-func (n *Node) grant(ctx context.Context, from serve.Peer, host string) (lease admit.Lease, err error) {
-	if err := n.mayGrant(ctx); err != nil {
-		return lease, err
-	}
-	err = n.snapshot(func(v ledger.View) error {
-		if err := speaksFor(v, from, host); err != nil {
-			return err
-		}
-		lease, err = admit.Current(v, host)
-		return err
-	})
-	return lease, err
-}
-
 // snapshot calls read with the state of one moment.
-func (n *Node) snapshot(read func(ledger.View) error) error {
+func (n *core) snapshot(read func(ledger.View) error) error {
 	return n.replica.Snapshot(func(s replicaView) error { return read(ledger.NewView(s)) })
 }
 
 // speaksFor refuses who is not the host that it asks for: who showed no hardware, or
 // other hardware than is enrolled under the name.
-func speaksFor(s admit.State, from serve.Peer, host string) error {
+func speaksFor(s admit.State, from part.Caller, host string) error {
 	where := "host " + host
 	e, version, err := admit.Enrolled(s, host)
 	switch {
@@ -72,7 +56,7 @@ func speaksFor(s admit.State, from serve.Peer, host string) error {
 }
 
 // Nonce implements serve.Hosts.
-func (n *Node) Nonce(context.Context) (*apiv1.NonceResponse, error) {
+func (n *admission) Nonce(context.Context) (*apiv1.NonceResponse, error) {
 	if err := n.sound(); err != nil { // its ticks may be those of a log that others do not have
 		return nil, err
 	}
@@ -101,7 +85,7 @@ type evidenceCase struct {
 	host   string
 	bundle evidence.Bundle
 	tick   uint64
-	from   *serve.Peer // who must be that host; nil where another node hands it on
+	from   *part.Caller // who must be that host; nil where another node hands it on
 }
 
 // rulers judge evidence: for an admission, or for a renewal.
@@ -109,7 +93,7 @@ type ruler func(admit.State, admit.Application) (admit.Decision, error)
 
 // decide judges evidence by what this node knows itself: its state, its activation of
 // the key of a host's TPM.
-func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.Decision, err error) {
+func (n *admission) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.Decision, err error) {
 	err = n.snapshot(func(v ledger.View) error {
 		d, err = n.decideAt(v, n.once(v), by, x, n.rulebook.opened)
 		return err
@@ -118,7 +102,7 @@ func (n *Node) decide(ctx context.Context, by ruler, x evidenceCase) (d admit.De
 }
 
 // inTurn judges what a machine sent to this node, when it is the machine's turn.
-func (n *Node) inTurn(ctx context.Context, by ruler, bundle []byte, x evidenceCase) (d admit.Decision, err error) {
+func (n *admission) inTurn(ctx context.Context, by ruler, bundle []byte, x evidenceCase) (d admit.Decision, err error) {
 	end, err := n.turns.take(ctx, x.from.EK)
 	if err != nil {
 		return d, err
@@ -131,10 +115,10 @@ func (n *Node) inTurn(ctx context.Context, by ruler, bundle []byte, x evidenceCa
 }
 
 // once is the state of one moment, read once; the genesis entry this node has at hand.
-func (n *Node) once(v ledger.View) admit.State { return admit.Once(founded{v, n}) }
+func (n *admission) once(v ledger.View) admit.State { return admit.Once(founded{v, n.core}) }
 
 // reconsider judges anew what failed because the terms at hand are not those in force.
-func (n *Node) reconsider(ctx context.Context, by ruler, x evidenceCase, d admit.Decision, err error) (admit.Decision, error) {
+func (n *admission) reconsider(ctx context.Context, by ruler, x evidenceCase, d admit.Decision, err error) (admit.Decision, error) {
 	if errors.Is(err, keystead.ReasonSubjectChanged) {
 		var enrolled admit.Enrolment
 		if err = n.snapshot(func(v ledger.View) (err error) { enrolled, _, err = admit.Enrolled(v, x.host); return err }); err != nil {
@@ -159,7 +143,7 @@ func (n *Node) reconsider(ctx context.Context, by ruler, x evidenceCase, d admit
 }
 
 // decideAt judges on the state of one moment, of which s is read once.
-func (n *Node) decideAt(v ledger.View, s admit.State, by ruler, x evidenceCase, rules func(role string) *admit.Rules) (d admit.Decision, err error) {
+func (n *admission) decideAt(v ledger.View, s admit.State, by ruler, x evidenceCase, rules func(role string) *admit.Rules) (d admit.Decision, err error) {
 	if x.from != nil {
 		if err := speaksFor(s, *x.from, x.host); err != nil {
 			return d, err
@@ -184,7 +168,7 @@ func (n *Node) decideAt(v ledger.View, s admit.State, by ruler, x evidenceCase, 
 }
 
 // accepted returns the attestation key that this node activated for a TPM.
-func (n *Node) accepted(ek keystead.Digest) appraise.AcceptedKey {
+func (n *admission) accepted(ek keystead.Digest) appraise.AcceptedKey {
 	if n.gate == nil {
 		return appraise.AcceptedKey{}
 	}
@@ -192,7 +176,7 @@ func (n *Node) accepted(ek keystead.Digest) appraise.AcceptedKey {
 }
 
 // Admit implements serve.Hosts.
-func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error) {
+func (n *admission) Admit(ctx context.Context, from part.Caller, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error) {
 	if err := n.mayGrant(ctx); err != nil {
 		return nil, err
 	}
@@ -227,7 +211,7 @@ func (n *Node) Admit(ctx context.Context, from serve.Peer, r *apiv1.AdmitRequest
 }
 
 // applicationEntry makes the proposal to admit a host, and keeps the evidence at hand.
-func (n *Node) applicationEntry(r *apiv1.AdmitRequest, d admit.Decision) ([]byte, error) {
+func (n *admission) applicationEntry(r *apiv1.AdmitRequest, d admit.Decision) ([]byte, error) {
 	record, ok := d.Record()
 	if !ok {
 		return nil, errors.New("a decision that admits has a record")
@@ -249,7 +233,7 @@ func (n *Node) applicationEntry(r *apiv1.AdmitRequest, d admit.Decision) ([]byte
 }
 
 // admitted answers with the lease that took effect.
-func (n *Node) admitted(host string, d admit.Decision) (*apiv1.AdmitResponse, error) {
+func (n *admission) admitted(host string, d admit.Decision) (*apiv1.AdmitResponse, error) {
 	out := &apiv1.AdmitResponse{}
 	err := n.snapshot(func(v ledger.View) error {
 		st, err := admit.Look(v, host)
@@ -275,7 +259,7 @@ func (n *Node) admitted(host string, d admit.Decision) (*apiv1.AdmitResponse, er
 
 // judgeLease judges an application to be admitted, on every node: with evidence that
 // the proposing node hands over, and of a TPM with the key that this node activated itself.
-func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
+func (n *admission) judgeLease(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
 	a, err := parseApplication(h.Proposal.Content)
 	if err != nil {
 		return err
@@ -301,7 +285,7 @@ func (n *Node) judgeLease(ctx context.Context, h *Hearing, out *ledger.Verdict) 
 	if record, _ := d.Record(); record.AK != a.ak {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "application of " + h.Proposal.Subject, Want: "the attestation key that it names, " + a.ak.String(), Got: record.AK.String()})
 	}
-	if err := n.archiveEvidence(ctx, evidenceCase{host: h.Proposal.Subject, bundle: bundle, tick: a.tick}, d); err != nil {
+	if err := n.archive(ctx, evidenceCase{host: h.Proposal.Subject, bundle: bundle, tick: a.tick}, d); err != nil {
 		return err
 	}
 	return adopt(out)(d.Ruling(), nil)
@@ -336,7 +320,7 @@ func leaseMessage(st *admit.Standing) *apiv1.Lease {
 }
 
 // Hosts implements serve.Hosts.
-func (n *Node) Hosts(ctx context.Context, prefix, after string, limit int) (hosts []*apiv1.Host, more bool, err error) {
+func (n *admission) Hosts(ctx context.Context, prefix, after string, limit int) (hosts []*apiv1.Host, more bool, err error) {
 	if err := n.replica.Read(ctx); err != nil {
 		return nil, false, gone(err)
 	}
@@ -359,7 +343,7 @@ func (n *Node) Hosts(ctx context.Context, prefix, after string, limit int) (host
 			var st admit.Standing
 			if st, err = admit.Look(v, name); err == nil && st.Enrolment != nil {
 				h := &apiv1.Host{Name: name, Role: st.Enrolment.Role, Ek: st.Enrolment.Identity().String(), Version: st.EnrolmentVersion, Revoked: st.Enrolment.Revoked, Lease: leaseMessage(&st)}
-				hosts, err = append(hosts, h), serve.Spend(ctx, proto.Size(h))
+				hosts, err = append(hosts, h), part.Spend(ctx, proto.Size(h))
 			}
 		}
 		return err

@@ -13,12 +13,14 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 )
 
 // agreement takes part in the rounds by which nodes agree on secrets: every node
 // contributes to what is open, and the leader opens what is due and closes what failed.
 type agreement struct {
-	node    *Node
+	node    *guard
+	arrived func(node string) time.Time // when its last tick came
 	keyring *keyring.Ring
 	vault   vault
 	wake    chan struct{}
@@ -45,7 +47,8 @@ const (
 )
 
 // init makes the ring, with what the vault has of the epoch's secret.
-func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
+func (a *agreement) init(ctx context.Context, n *guard, arrived func(node string) time.Time, s Sealer) (err error) {
+	a.arrived = arrived
 	a.node, a.wake, a.vault = n, make(chan struct{}, 1), vault{n.cfg.Dir, s}
 	a.runs, a.opened = map[keyring.RoundID]*run{}, map[keyring.Purpose]time.Time{}
 	if a.keyring, err = keyring.NewRing(n.cfg.Domain, n.name, signerOf{n}, rand.Reader); err != nil {
@@ -62,7 +65,7 @@ func (a *agreement) init(ctx context.Context, n *Node, s Sealer) (err error) {
 }
 
 // signerOf signs by the key that a node has now.
-type signerOf struct{ *Node }
+type signerOf struct{ *guard }
 
 // Sign implements keyring.Signer. Without a key in the roster the signature is none,
 // and what carries it counts for nothing.
@@ -104,9 +107,9 @@ func (a *agreement) standing() keyring.Standing {
 
 // judges are this node's judging functions: they compute what others propose by
 // this node's own secrets.
-func (a *agreement) judges() map[string]Judge {
-	with := func(judge func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error)) Judge {
-		return func(_ context.Context, h *Hearing, out *ledger.Verdict) error {
+func (a *agreement) judges() []part.JudgedType {
+	with := func(judge func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error)) part.Judge {
+		return func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 			return h.Read(func(v ledger.View) error {
 				at := a.standing()
 				writes, err := judge(onLedger{v}, &at, h.Proposal)
@@ -117,16 +120,16 @@ func (a *agreement) judges() map[string]Judge {
 			})
 		}
 	}
-	return map[string]Judge{
-		keyring.EpochType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+	return []part.JudgedType{
+		{Type: keyring.EpochType, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return a.keyring.JudgeEpoch(st, at, p.Subject, p.Content)
-		}),
-		keyring.KeyType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		})},
+		{Type: keyring.KeyType, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return a.keyring.JudgeKey(st, at, p.Subject, p.Content)
-		}),
-		keyring.KeyspecType: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		})},
+		{Type: keyring.KeyspecType, Statement: key.KindKeyspec, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return keyring.JudgeSpec(st, &at.Roster, a.node.cfg.Domain, p.Subject, p.Base, p.Content)
-		}),
+		})},
 	}
 }
 

@@ -39,7 +39,7 @@ type voucher struct {
 // that none which has a state is left out. Where members had the ledger go on from one
 // node's disk, that node's word stands for a majority's, if no other one has a
 // confirmed state.
-func (n *Node) approve(ctx context.Context, h replica.StateHeader, proof []byte) error {
+func (n *states) approve(ctx context.Context, h replica.StateHeader, proof []byte) error {
 	then, chain, err := n.vouchers(proof)
 	if err != nil {
 		return err
@@ -67,7 +67,7 @@ func (n *Node) approve(ctx context.Context, h replica.StateHeader, proof []byte)
 }
 
 // vouchers returns the last roster of a chain that proves itself from the genesis entry.
-func (n *Node) vouchers(proof []byte) (r receipt.Roster, chain [][]byte, err error) {
+func (n *states) vouchers(proof []byte) (r receipt.Roster, chain [][]byte, err error) {
 	if chain, err = parseChain(proof); err != nil {
 		return r, nil, err
 	}
@@ -85,7 +85,7 @@ func (n *Node) vouchers(proof []byte) (r receipt.Roster, chain [][]byte, err err
 }
 
 // askForState asks the other nodes of a roster, all at once, what they make of a state.
-func (n *Node) askForState(ctx context.Context, r *receipt.Roster, want *ledger.StateDigest) map[string]voucher {
+func (n *states) askForState(ctx context.Context, r *receipt.Roster, want *ledger.StateDigest) map[string]voucher {
 	ctx, cancel := context.WithTimeout(ctx, approveTimeout)
 	defer cancel()
 	type answer struct {
@@ -111,7 +111,7 @@ func (n *Node) askForState(ctx context.Context, r *receipt.Roster, want *ledger.
 	return by
 }
 
-func (n *Node) askOne(ctx context.Context, p *peer, r *receipt.Roster, want *ledger.StateDigest) (v voucher) {
+func (n *states) askOne(ctx context.Context, p *peer, r *receipt.Roster, want *ledger.StateDigest) (v voucher) {
 	res, err := p.nodes.GetStateDigest(ctx, connect.NewRequest(&apiv1.GetStateDigestRequest{Position: want.Position}))
 	if err != nil {
 		v.words = err.Error()
@@ -147,7 +147,7 @@ func (n *Node) askOne(ctx context.Context, p *peer, r *receipt.Roster, want *led
 }
 
 // tooFew says who would have to sign, or "" if enough of a roster's nodes did.
-func (n *Node) tooFew(r *receipt.Roster, by map[string]voucher, which string) string {
+func (n *states) tooFew(r *receipt.Roster, by map[string]voucher, which string) string {
 	signed, stateless, silent := 0, 0, 0
 	for _, node := range r.Nodes {
 		v, asked := by[node.Name]
@@ -176,7 +176,7 @@ func (n *Node) tooFew(r *receipt.Roster, by map[string]voucher, which string) st
 
 // founding reports whether the genesis entry names the node, by that key. It was never added to a
 // domain that had a state: what it had is lost if it has none.
-func (n *Node) founding(node receipt.Node) bool {
+func (n *states) founding(node receipt.Node) bool {
 	f, ok := n.genesis.Roster.Node(node.Name)
 	return ok && f.Key == node.Key
 }
@@ -185,7 +185,7 @@ func (n *Node) founding(node receipt.Node) bool {
 // signed, later than this node's own state was, and no other node has a confirmed one. A
 // recovery is signed for good, and who was trusted then may lie by now: a node that has
 // nothing of its own to tell old from new takes it only if every other node answered.
-func (n *Node) recoveredBy(by map[string]voucher, chain [][]byte, index uint64) bool {
+func (n *states) recoveredBy(by map[string]voucher, chain [][]byte, index uint64) bool {
 	found := false
 	for name, v := range by {
 		r := v.recovered
@@ -200,7 +200,7 @@ func (n *Node) recoveredBy(by map[string]voucher, chain [][]byte, index uint64) 
 }
 
 // openRecovery returns what members signed in a recovery's note; nil if too few did.
-func (n *Node) openRecovery(note []byte, r *receipt.Roster) *Recovery {
+func (n *states) openRecovery(note []byte, r *receipt.Roster) *Recovery {
 	text, by, err := key.Open(note, key.KindRecovery, r.Members...)
 	if err != nil || len(by) < r.Threshold {
 		return nil
@@ -213,7 +213,7 @@ func (n *Node) openRecovery(note []byte, r *receipt.Roster) *Recovery {
 }
 
 // GetStateDigest implements serve.Nodes.
-func (n *Node) GetStateDigest(_ context.Context, position uint64) (*apiv1.GetStateDigestResponse, error) {
+func (n *states) GetStateDigest(_ context.Context, position uint64) (*apiv1.GetStateDigestResponse, error) {
 	roster, _, _ := n.machine.roster()
 	out := &apiv1.GetStateDigestResponse{Settled: n.confirmed.check() == nil && len(roster.Nodes) > 0, Stateless: n.confirmed.isFresh() && len(roster.Nodes) == 0}
 	if len(roster.Nodes) == 0 {
@@ -253,7 +253,7 @@ func (c *confirmed) reached() uint64 {
 // takesFiles reports whether this node takes a state in as files, which nobody signs: only
 // in a domain whose entry version is below 4, as far as its genesis entry, this node's own
 // state and a receipt of other nodes tell.
-func (n *Node) takesFiles() bool {
+func (n *states) takesFiles() bool {
 	n.confirmed.mu.Lock()
 	version := n.confirmed.version
 	n.confirmed.mu.Unlock()

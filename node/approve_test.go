@@ -53,7 +53,8 @@ func TestVoucherSigns(t *testing.T) {
 	today, yesterday, other := nodeKey(t, 1), nodeKey(t, 2), nodeKey(t, 3)
 	roster := receipt.Roster{Nodes: []receipt.Node{{Name: "a", Key: today.Public()}, {Name: "b", Key: other.Public()}}}
 	want := ledger.StateDigest{Position: 7, Digest: keystead.Sum([]byte("state")), Bytes: 9, Chain: keystead.Sum([]byte("log"))}
-	n := &Node{cfg: Config{Domain: domain}, name: "c"}
+	n := &newNode(Config{Domain: domain}, Options{}).states
+	n.name = "c"
 	for name, tc := range map[string]struct {
 		answer func() (*apiv1.GetStateDigestResponse, error)
 		signed bool
@@ -151,7 +152,8 @@ func TestWhoVouches(t *testing.T) {
 
 func vouches(t *testing.T, name string, founders *receipt.Roster, fresh bool, r *receipt.Roster, by map[string]voucher, enough bool) {
 	t.Helper()
-	n := &Node{name: "c"}
+	n := &newNode(Config{}, Options{}).states
+	n.name = "c"
 	if founders != nil {
 		n.genesis.Roster = *founders
 	}
@@ -174,7 +176,8 @@ func TestRecoveryVouches(t *testing.T) {
 		t.Fatal(err)
 	}
 	roster := &receipt.Roster{Threshold: 1, Members: []key.MemberPublic{ada.Public()}}
-	n := &Node{cfg: Config{Domain: domain}, name: "c"}
+	n := &newNode(Config{Domain: domain}, Options{}).states
+	n.name = "c"
 	n.confirmed.had = 40
 	note := func(by key.Member, domain keystead.Digest, node string, last uint64) []byte {
 		signed, err := by.Sign(Recovery{Domain: domain, Node: node, Term: 3, Last: last}.Text())

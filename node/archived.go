@@ -28,9 +28,17 @@ const archiveContract = "archive"
 // evidence is archived.
 const secretTime = 5 * time.Second
 
+// archivist keeps what admissions were judged by, for those whom members let read it.
+type archivist struct {
+	*admission
+	keys     *agreement
+	archives *archives
+	readings chan struct{} // one place
+}
+
 // archiveEvidence archives what an admission was judged by, before this node endorses it:
 // so whatever takes effect is archived by a majority.
-func (n *Node) archiveEvidence(ctx context.Context, x evidenceCase, d admit.Decision) error {
+func (n *archivist) archiveEvidence(ctx context.Context, x evidenceCase, d admit.Decision) error {
 	var keep time.Duration
 	err := n.snapshot(func(v ledger.View) (err error) { keep, err = admit.ArchiveTime(v); return err })
 	if err != nil || keep == 0 {
@@ -65,7 +73,7 @@ func (n *Node) archiveEvidence(ctx context.Context, x evidenceCase, d admit.Deci
 }
 
 // withSecret does what takes an epoch's secret, once this node has one.
-func (n *Node) withSecret(ctx context.Context, do func(keyring.State) error) error {
+func (n *archivist) withSecret(ctx context.Context, do func(keyring.State) error) error {
 	ctx, cancel := context.WithTimeout(ctx, secretTime)
 	defer cancel()
 	var last error
@@ -88,7 +96,7 @@ func Build(version string) string { return version + " " + runtime.Version() }
 // keepTerms keeps the terms' text and every object that it names for good, once: the
 // objects of all admissions together. Terms that are no longer in force are
 // subject-changed.
-func (n *Node) keepTerms(ctx context.Context, role string, d keystead.Digest) error {
+func (n *archivist) keepTerms(ctx context.Context, role string, d keystead.Digest) error {
 	if known, ok := n.archives.terms.Load(role); ok && known == d {
 		return nil
 	}
@@ -122,7 +130,7 @@ func (n *Node) keepTerms(ctx context.Context, role string, d keystead.Digest) er
 }
 
 // keepObject returns an object, which is kept here for good from then on.
-func (n *Node) keepObject(ctx context.Context, d keystead.Digest, kind string) ([]byte, error) {
+func (n *archivist) keepObject(ctx context.Context, d keystead.Digest, kind string) ([]byte, error) {
 	b, err := n.public(ctx, d, mostOf(kind))
 	if err == nil {
 		err = n.objects.keep(d)
@@ -136,7 +144,7 @@ const maxReading = 64 << 10
 // ReadArchive implements serve.Archive: it gives the record of the admission at a leaf to
 // who asks with the signatures of members whom the domain names. The reading is on the
 // ledger before anything is answered, so none serves twice, and each is known.
-func (n *Node) ReadArchive(ctx context.Context, leaf uint64, signed []byte) ([]byte, error) {
+func (n *archivist) ReadArchive(ctx context.Context, leaf uint64, signed []byte) ([]byte, error) {
 	if len(signed) > maxReading {
 		return nil, &keystead.FormatError{Format: string(key.KindReading), Field: "whole", Problem: fmt.Sprintf("is %d bytes long, at most %d are accepted", len(signed), maxReading)}
 	}
@@ -182,13 +190,13 @@ func (n *Node) ReadArchive(ctx context.Context, leaf uint64, signed []byte) ([]b
 
 // mayRead returns the verdict of the admission at a leaf, if those who signed may read
 // what it was made of now.
-func (n *Node) mayRead(v ledger.View, leaf uint64, signed []byte) (verdict keystead.Digest, err error) {
+func (n *archivist) mayRead(v ledger.View, leaf uint64, signed []byte) (verdict keystead.Digest, err error) {
 	status, err := v.Status()
 	if err != nil {
 		return verdict, err
 	}
 	if leaf >= status.Size {
-		return verdict, leafFuture(leaf, status.Size)
+		return verdict, ledger.LeafFuture(leaf, status.Size)
 	}
 	entry, err := v.Entry(leaf)
 	if err != nil {
@@ -219,12 +227,8 @@ func (n *Node) mayRead(v ledger.View, leaf uint64, signed []byte) (verdict keyst
 	return a.Record.Verdict, nil
 }
 
-func leafFuture(leaf, size uint64) error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "ledger", Want: fmt.Sprintf("at most leaf %d, the next one", size), Got: fmt.Sprintf("leaf %d", leaf)})
-}
-
 // noteReading writes a reading to the ledger, unless it is there: then it served.
-func (n *Node) noteReading(ctx context.Context, signed []byte) error {
+func (n *archivist) noteReading(ctx context.Context, signed []byte) error {
 	at, err := noted(signed)
 	if err != nil {
 		return err
@@ -248,7 +252,7 @@ func readingServed(at string) error {
 }
 
 // archiveLoop destroys the records whose time is over.
-func (n *Node) archiveLoop() {
+func (n *archivist) archiveLoop() {
 	every := time.NewTicker(sweepEvery)
 	defer every.Stop()
 	for {
@@ -263,7 +267,7 @@ func (n *Node) archiveLoop() {
 	}
 }
 
-func (n *Node) sweepArchive() error {
+func (n *archivist) sweepArchive() error {
 	var clock uint64
 	var keep time.Duration
 	err := n.snapshot(func(v ledger.View) (err error) {

@@ -14,8 +14,8 @@ import (
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/replica"
-	"github.com/keystead/keystead/serve"
 )
 
 // attestedListener has who connects to the API show evidence: hosts and nodes by the
@@ -75,7 +75,7 @@ func (n *Node) dialAttested(ctx context.Context, to client.Contact, address stri
 
 // peerAt says who is at the other end of a connection of the API, as of now: a node
 // that has left the roster is none any more, however it came in.
-func (n *Node) peerAt(c net.Conn) (p serve.Peer) {
+func (n *Node) peerAt(c net.Conn) (p part.Caller) {
 	var state tls.ConnectionState
 	switch t := c.(type) {
 	case *attest.Conn:

@@ -24,6 +24,7 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/node"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -63,9 +64,10 @@ func runNode(config string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	opts := node.Options{Log: cfg.Log.Logger(os.Stderr), Judges: liar()}
+	opts := node.Options{Log: cfg.Log.Logger(os.Stderr)}
+	opts.LieOfVerdicts(liar())
 	if os.Getenv(leasedEnv) != "" {
-		opts.Lease = leased
+		opts.LieOfLeases(leased)
 	}
 	if socket := os.Getenv(tpmEnv); socket != "" {
 		tpm, err := collect.OpenTPM(socket)
@@ -93,15 +95,15 @@ func runNode(config string) error {
 const lieEnv = "KEYSTEAD_TEST_LIAR"
 
 // liar returns the judges of a node that lies, or none.
-func liar() map[string]node.Judge {
+func liar() []part.JudgedType {
 	if os.Getenv(lieEnv) == "" {
 		return nil
 	}
-	return map[string]node.Judge{admit.TypeLease: func(_ context.Context, h *node.Hearing, out *ledger.Verdict) error {
+	return []part.JudgedType{{Type: admit.TypeLease, Judge: func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 		r := admit.Record{Until: 1 << 60, Role: admit.RoleHost, EK: keystead.Sum([]byte("any"))}
 		out.Writes = []ledger.Write{{Key: admit.LeaseKey(h.Proposal.Subject), Value: r.Bytes()}}
 		return nil
-	}}
+	}}}
 }
 
 // cluster is a domain of real processes on this machine.

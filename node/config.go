@@ -31,8 +31,8 @@ type Config struct {
 	Objects  ObjectsConfig   `toml:"objects"`
 	Evidence EvidenceConfig  `toml:"evidence"`
 	Archive  ArchiveConfig   `toml:"archive"`
-	Webhook  WebhookConfig   `toml:"webhook"`
-	Log      conf.Log        `toml:"log"`
+	Systems
+	Log conf.Log `toml:"log"`
 }
 
 // PeerConfig is for the traffic between nodes.
@@ -182,7 +182,7 @@ func (c *Config) check() error {
 		return conf.Bad("dir must be set")
 	case c.Domain.IsZero():
 		return conf.Bad("domain must be set: the digest that keystead domain init printed")
-	case c.API.Plain && !loopback(c.API.Listen):
+	case c.API.Plain && !conf.Loopback(c.API.Listen):
 		return conf.Bad("api.plain is for a loopback address, and api.listen is %s", c.API.Listen)
 	case c.API.Plain && len(c.API.Clients) > 0:
 		return conf.Bad("api.clients needs TLS, which api.plain turns off")
@@ -213,11 +213,5 @@ func (c *Config) check() error {
 	case c.Objects.PendingMinutes < 1 || c.Objects.PendingMinutes > 10_000:
 		return conf.Bad("objects.pending-minutes must be 1 to 10000, and is %d", c.Objects.PendingMinutes)
 	}
-	return errors.Join(c.Evidence.check(), c.Webhook.check(), c.Log.Check())
-}
-
-func loopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	ip := net.ParseIP(host)
-	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+	return errors.Join(c.Evidence.check(), c.Systems.check(), c.Log.Check())
 }

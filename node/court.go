@@ -3,58 +3,26 @@ package node
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/key"
-	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
-
-// A Judge appraises a proposal: it fills in the verdict's content and writes, or
-// refuses. What it concludes follows from the view, the roster, the proposal and the
-// objects that the proposal names, so that all nodes of a build come to the same
-// verdict; it runs outside of Apply, and several at a time.
-type Judge func(ctx context.Context, h *Hearing, out *ledger.Verdict) error
-
-// A Hearing is what a judge is given.
-type Hearing struct {
-	Roster   *receipt.Roster
-	Domain   keystead.Digest
-	Proposal *ledger.Proposal
-
-	read    func(func(ledger.View) error) error
-	objects func(ctx context.Context, d keystead.Digest, most int64) ([]byte, error)
-}
-
-// Read calls read with the state of one moment, not before the proposal. It must not
-// wait for others in there.
-func (h *Hearing) Read(read func(ledger.View) error) error { return h.read(read) }
-
-// Object returns an object by its digest, from another node if it is not here.
-func (h *Hearing) Object(ctx context.Context, d keystead.Digest) ([]byte, error) {
-	return h.objects(ctx, d, MaxObject)
-}
-
-// ObjectOf is Object of one that is to be of a kind, and is no longer than those are.
-func (h *Hearing) ObjectOf(ctx context.Context, d keystead.Digest, kind string) ([]byte, error) {
-	return h.objects(ctx, d, mostOf(kind))
-}
 
 // court judges what is proposed: every node signs its own verdict, and whoever sees
 // that a majority signed the same joins the signatures into an effective entry.
 type court struct {
-	node   *Node
-	judges map[string]Judge
-	wake   chan struct{}
-	bench  chan struct{}           // a place for each judge at work
-	bad    func(receipt.Node) bool // whose signatures count no more
+	node  *library
+	types map[string]part.JudgedType
+	wake  chan struct{}
+	took  func(*ledger.Verdict)   // told of what took effect; may be nil
+	bench chan struct{}           // a place for each judge at work
+	bad   func(receipt.Node) bool // whose signatures count no more
 
 	mu    sync.Mutex
 	heard [][]byte
@@ -101,14 +69,12 @@ const (
 	maxJudges     = 64                     // at work at a time; most of them wait for the log or another node
 )
 
-func (c *court) init(n *Node, judges ...map[string]Judge) {
-	c.bad = n.provenBad
+func (c *court) init(n *library, took func(*ledger.Verdict), types []part.JudgedType) {
 	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
-	c.judges = statementJudges()
-	c.judges[admit.TypeLease] = n.judgeLease
-	for _, more := range judges {
-		maps.Copy(c.judges, more)
+	c.types = map[string]part.JudgedType{}
+	for _, t := range types {
+		c.types[t.Type] = t
 	}
 }
 
@@ -181,8 +147,8 @@ func (c *court) take(entry []byte) {
 			c.mu.Lock()
 			delete(c.open, e.Verdict.Proposal)
 			c.mu.Unlock()
-			if c.node != nil {
-				c.node.tookEffect(&e.Verdict)
+			if c.took != nil {
+				c.took(&e.Verdict)
 			}
 			select {
 			case <-x.done:
@@ -266,7 +232,7 @@ func (c *court) appraise(ctx context.Context, entry []byte) (*ledger.Verdict, er
 	if err != nil {
 		return nil, err
 	}
-	judge, err := c.judgeOf(&p)
+	judged, err := c.typeOf(&p)
 	if err != nil {
 		return nil, err
 	}
@@ -278,15 +244,17 @@ func (c *court) appraise(ctx context.Context, entry []byte) (*ledger.Verdict, er
 	read := func(read func(ledger.View) error) error {
 		return c.node.replica.Snapshot(func(s replicaView) error { return read(ledger.NewView(s)) })
 	}
-	h := &Hearing{Roster: &roster, Domain: c.node.cfg.Domain, Proposal: &p, read: read, objects: c.node.object}
-	return &v, judge(ctx, h, &v)
+	objects := func(ctx context.Context, d keystead.Digest, kind string) ([]byte, error) {
+		return c.node.object(ctx, d, mostOf(kind))
+	}
+	return &v, judged.Judge(ctx, &part.Hearing{Roster: &roster, Domain: c.node.cfg.Domain, Proposal: &p, Read: read, Object: objects}, &v)
 }
 
-func (c *court) judgeOf(p *ledger.Proposal) (Judge, error) {
-	if j := c.judges[p.Type]; j != nil {
-		return j, nil
+func (c *court) typeOf(p *ledger.Proposal) (part.JudgedType, error) {
+	if t, ok := c.types[p.Type]; ok {
+		return t, nil
 	}
-	return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "proposal", Want: "a type that this build judges", Got: p.Type})
+	return part.JudgedType{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "proposal", Want: "a type that this build judges", Got: p.Type})
 }
 
 // conclude proposes the effective entries that a majority's signatures allow, as
@@ -325,23 +293,23 @@ func (c *court) due(leads bool, r *receipt.Roster) (out []inquiry) {
 }
 
 // Submit implements serve.Domain.
-func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome, error) {
+func (n *Node) Submit(ctx context.Context, entry, contact []byte) (part.Outcome, error) {
 	kind, _, err := receipt.Split(entry)
 	if err != nil {
-		return serve.Outcome{}, err
+		return part.Outcome{}, err
 	}
 	if o, ok := n.enrolled(entry); ok {
 		return o, nil // sent again
 	}
 	if kind == receipt.KindRoster && len(contact) > 0 {
-		if err := n.introduce(ctx, entry, contact); err != nil {
-			return serve.Outcome{}, err
+		if err := n.membership.introduce(ctx, entry, contact); err != nil {
+			return part.Outcome{}, err
 		}
 	}
 	if kind == receipt.KindProposal {
 		roster := n.roster()
-		if err := n.court.mayPropose(entry, serve.PeerOf(ctx), &roster); err != nil {
-			return serve.Outcome{}, err
+		if err := n.court.mayPropose(entry, part.CallerOf(ctx), &roster); err != nil {
+			return part.Outcome{}, err
 		}
 		o, err := n.court.hearing(ctx, entry)
 		return n.effects.of(entry, o), err
@@ -351,38 +319,29 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (serve.Outcome
 		return o, nil // an earlier attempt took effect
 	}
 	if err != nil || !r.Recorded && !r.Repeated {
-		return serve.Outcome{Applied: err == nil}, err
+		return part.Outcome{Applied: err == nil}, err
 	}
 	return n.outcome(r)
-}
-
-// statements are the types of proposal that members sign, and the kind of note that they
-// sign for each.
-var statements = map[string]key.Kind{
-	admit.TypeSetting: key.KindSetting, admit.TypeObject: key.KindObject, admit.TypeTerms: key.KindTerms, admit.TypeEnrolment: key.KindEnrolment, admit.TypeDenial: key.KindDenial,
-	keyring.KeyspecType: key.KindKeyspec,
 }
 
 // mayPropose refuses, before the log has them, proposals that nobody would endorse: of the kinds
 // that nodes alone make, for to judge one costs every node a search for evidence, or work
 // with secrets; and of what too few members signed, for the ledger keeps so many proposals and
 // no more. What members sign anybody may hand in.
-func (c *court) mayPropose(entry []byte, from serve.Peer, r *receipt.Roster) error {
+func (c *court) mayPropose(entry []byte, from part.Caller, r *receipt.Roster) error {
 	p, err := ledger.ParseProposal(entry)
 	if err != nil || from.Node != "" {
 		return err
 	}
-	where := "proposal of type " + p.Type
-	switch p.Type {
-	case admit.TypeLease, keyring.EpochType, keyring.KeyType:
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: where, Want: "a connection of a node of the domain", Got: "another client"})
-	}
-	kind, signed := statements[p.Type]
-	if !signed {
-		_, err := c.judgeOf(&p)
+	judged, err := c.typeOf(&p)
+	if err != nil {
 		return err
 	}
-	_, by, err := key.Open(p.Content, kind, r.Members...)
+	where := "proposal of type " + p.Type
+	if judged.Statement == "" {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: where, Want: "a connection of a node of the domain", Got: "another client"})
+	}
+	_, by, err := key.Open(p.Content, judged.Statement, r.Members...)
 	if err == nil && len(by) < r.Threshold {
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonThresholdMissing, Where: where, Want: fmt.Sprintf("signatures of %d of %d members", r.Threshold, len(r.Members)), Got: fmt.Sprint(len(by))})
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // bench is a court of three nodes, of which this test plays all.
@@ -24,7 +24,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{keys: map[string]*key.Node{}}
-	b.court.init(nil)
+	b.court.init(nil, nil, nil)
 	b.court.bad = nobody
 	for i := range 3 {
 		k, err := key.NewNode(constant(i + 1))
@@ -161,8 +161,14 @@ func TestProposalsAreSigned(t *testing.T) {
 			roster.Members = append(roster.Members, m.Public())
 		}
 	}
-	c := court{judges: statementJudges()}
-	for kind, note := range statements {
+	var c court
+	types := append(statementJudges(), (*agreement)(nil).judges()...)
+	c.init(nil, nil, types)
+	for _, judged := range types {
+		kind, note := judged.Type, judged.Statement
+		if note == "" {
+			continue // nodes alone propose it
+		}
 		signed := func(by ...key.Member) []byte {
 			b := []byte(string(note) + "\ndomain none\nsubject x\nbase 0\nvalue 1\n")
 			for i, m := range by {
@@ -178,16 +184,16 @@ func TestProposalsAreSigned(t *testing.T) {
 		}
 		for what, tc := range map[string]struct {
 			content []byte
-			from    serve.Peer
+			from    part.Caller
 			want    keystead.Reason
 		}{
-			"by all":                {signed(members[0], members[1]), serve.Peer{}, ""},
-			"by too few":            {signed(members[0]), serve.Peer{}, keystead.ReasonThresholdMissing},
-			"by one, twice":         {signed(members[0], members[0]), serve.Peer{}, keystead.ReasonThresholdMissing},
-			"by one and a stranger": {signed(members[0], members[2]), serve.Peer{}, keystead.ReasonThresholdMissing},
-			"by a stranger":         {signed(members[2]), serve.Peer{}, keystead.ReasonNoteUnsigned},
-			"by a host's words":     {signed(members[2]), serve.Peer{EK: keystead.Sum([]byte("ek"))}, keystead.ReasonNoteUnsigned},
-			"a node hands it on":    {signed(members[2]), serve.Peer{Node: "n1"}, ""},
+			"by all":                {signed(members[0], members[1]), part.Caller{}, ""},
+			"by too few":            {signed(members[0]), part.Caller{}, keystead.ReasonThresholdMissing},
+			"by one, twice":         {signed(members[0], members[0]), part.Caller{}, keystead.ReasonThresholdMissing},
+			"by one and a stranger": {signed(members[0], members[2]), part.Caller{}, keystead.ReasonThresholdMissing},
+			"by a stranger":         {signed(members[2]), part.Caller{}, keystead.ReasonNoteUnsigned},
+			"by a host's words":     {signed(members[2]), part.Caller{EK: keystead.Sum([]byte("ek"))}, keystead.ReasonNoteUnsigned},
+			"a node hands it on":    {signed(members[2]), part.Caller{Node: "n1"}, ""},
 		} {
 			entry, err := (&ledger.Proposal{Type: kind, Subject: "x", Content: tc.content}).Entry()
 			if err != nil {
@@ -202,7 +208,7 @@ func TestProposalsAreSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.mayPropose(entry, serve.Peer{}, &roster); !errors.Is(err, keystead.ReasonPolicyUnusable) {
+	if err := c.mayPropose(entry, part.Caller{}, &roster); !errors.Is(err, keystead.ReasonPolicyUnusable) {
 		t.Errorf("of a type that nobody judges: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/serve"
 )
 
@@ -126,12 +127,12 @@ type crowd struct {
 	net.Listener
 	rate     *serve.Rate // of those that come, by address
 	arriving *pool
-	classes  [serve.Classes]*pool
+	classes  [part.Classes]*pool
 	limited  limitedFunc
 }
 
 // limitedFunc hears to whom a limit was applied, and which.
-type limitedFunc func(class serve.Class, from, what string, because error)
+type limitedFunc func(class part.Class, from, what string, because error)
 
 // newHall is for connections of whom nobody is told apart, so many in all.
 func newHall(l net.Listener, what string, most int, limited limitedFunc) *crowd {
@@ -142,13 +143,13 @@ func newHall(l net.Listener, what string, most int, limited limitedFunc) *crowd 
 func newCrowd(l net.Listener, strangers, each, others int, limited limitedFunc) *crowd {
 	c := &crowd{Listener: l, rate: serve.NewRate(arrivalsEach), limited: limited, arriving: newPool("connections whose handshakes go on", maxArriving, arrivingEach)}
 	c.arriving.oldest = true
-	c.classes = [serve.Classes]*pool{
-		serve.Stranger: newPool("connections of strangers", strangers, each),
-		serve.Client:   newPool("connections of clients", others, others),
-		serve.Host:     newPool("connections of hosts", others, hostEach),
-		serve.Node:     newPool("connections of nodes", maxNodes, nodeEach),
+	c.classes = [part.Classes]*pool{
+		part.ClassStranger: newPool("connections of strangers", strangers, each),
+		part.ClassClient:   newPool("connections of clients", others, others),
+		part.ClassHost:     newPool("connections of hosts", others, hostEach),
+		part.ClassNode:     newPool("connections of nodes", maxNodes, nodeEach),
 	}
-	c.classes[serve.Stranger].wide = strangersWide
+	c.classes[part.ClassStranger].wide = strangersWide
 	return c
 }
 
@@ -166,17 +167,17 @@ func (c *crowd) Accept() (net.Conn, error) {
 		if err == nil {
 			out, err = c.arriving.enter(g, g.addr)
 		}
-		c.push(out, serve.Stranger, c.arriving)
+		c.push(out, part.ClassStranger, c.arriving)
 		if err == nil {
 			return g, nil
 		}
 		_ = conn.Close() // the client tries again, or another node
-		c.limited(serve.Stranger, from, "connection", err)
+		c.limited(part.ClassStranger, from, "connection", err)
 	}
 }
 
 // push closes a connection that has lost its place.
-func (c *crowd) push(out *guest, class serve.Class, of *pool) {
+func (c *crowd) push(out *guest, class part.Class, of *pool) {
 	if out == nil {
 		return
 	}
@@ -185,7 +186,7 @@ func (c *crowd) push(out *guest, class serve.Class, of *pool) {
 }
 
 // settle gives a guest its place among those of its class. Without one it is closed.
-func (c *crowd) settle(g *guest, class serve.Class, who any) error {
+func (c *crowd) settle(g *guest, class part.Class, who any) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/serve"
 )
 
@@ -44,11 +45,11 @@ func crowdOf(t *testing.T, strangers, each int, from []string, said *[]error) (*
 		a.from <- f
 	}
 	close(a.from)
-	c := newCrowd(a, strangers, each, 4, func(_ serve.Class, _, _ string, because error) { *said = append(*said, because) })
+	c := newCrowd(a, strangers, each, 4, func(_ part.Class, _, _ string, because error) { *said = append(*said, because) })
 	var in []*guest
 	for x, err := c.Accept(); err == nil; x, err = c.Accept() {
 		g := x.(*guest)
-		if c.settle(g, serve.Stranger, g.addr) == nil {
+		if c.settle(g, part.ClassStranger, g.addr) == nil {
 			in = append(in, g)
 		}
 	}
@@ -121,7 +122,7 @@ func TestCrowdMakesRoom(t *testing.T) {
 	if len(in) != 512 || len(said) != 0 {
 		t.Fatalf("%d are in, %d turned away", len(in), len(said))
 	}
-	enter := func(remote string, class serve.Class, who any) error {
+	enter := func(remote string, class part.Class, who any) error {
 		t.Helper()
 		addr, err := net.ResolveTCPAddr("tcp", remote)
 		if err != nil {
@@ -136,7 +137,7 @@ func TestCrowdMakesRoom(t *testing.T) {
 		return c.settle(g, class, who)
 	}
 	stranger := func(remote string) error {
-		return enter(remote, serve.Stranger, serve.Source(remote))
+		return enter(remote, part.ClassStranger, serve.Source(remote))
 	}
 	for i := range 7 {
 		if err := stranger(fmt.Sprintf("192.0.2.1:%d", i+1)); err != nil {
@@ -146,18 +147,18 @@ func TestCrowdMakesRoom(t *testing.T) {
 	if err := stranger("10.0.0.1:99"); !errors.Is(err, keystead.ReasonOverloaded) {
 		t.Errorf("one more of who has as many as anybody: %v", err)
 	}
-	if p := c.classes[serve.Stranger]; p.in != 512 {
+	if p := c.classes[part.ClassStranger]; p.in != 512 {
 		t.Errorf("%d strangers are in", p.in)
 	}
 	for i := range 4 {
 		key := keystead.Sum([]byte{byte(i)})
-		for class, who := range map[serve.Class]any{serve.Host: key, serve.Client: key, serve.Node: "n1"} {
+		for class, who := range map[part.Class]any{part.ClassHost: key, part.ClassClient: key, part.ClassNode: "n1"} {
 			if err := enter("10.0.0.1:100", class, who); err != nil {
 				t.Errorf("of %v, number %d: %v", class, i+1, err)
 			}
 		}
 	}
-	if err := enter("192.0.2.9:1", serve.Host, keystead.Sum([]byte("another"))); !errors.Is(err, keystead.ReasonOverloaded) {
+	if err := enter("192.0.2.9:1", part.ClassHost, keystead.Sum([]byte("another"))); !errors.Is(err, keystead.ReasonOverloaded) {
 		t.Errorf("a host too many: %v", err)
 	}
 }
@@ -166,7 +167,7 @@ func TestCrowdMakesRoom(t *testing.T) {
 // nothing: whoever comes from another gets a place for his, whose oldest goes.
 func TestCrowdOfHandshakes(t *testing.T) {
 	var said []error
-	c := newCrowd(nil, 512, 16, 4, func(_ serve.Class, _, _ string, because error) { said = append(said, because) })
+	c := newCrowd(nil, 512, 16, 4, func(_ part.Class, _, _ string, because error) { said = append(said, because) })
 	come := func(remote string) (*guest, error) {
 		addr, err := net.ResolveTCPAddr("tcp", remote)
 		if err != nil {
@@ -176,7 +177,7 @@ func TestCrowdOfHandshakes(t *testing.T) {
 		far.Close()
 		g := &guest{Conn: arrival{near, addr}, addr: serve.Source(remote)}
 		out, err := c.arriving.enter(g, g.addr)
-		c.push(out, serve.Stranger, c.arriving)
+		c.push(out, part.ClassStranger, c.arriving)
 		return g, err
 	}
 	var first *guest

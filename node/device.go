@@ -62,7 +62,8 @@ func (n *Node) openTPM(ctx context.Context) error {
 		root = filepath.Join(n.cfg.Dir, root)
 	}
 	n.prover = collect.NewProver(n.tpm, collect.Machine{Root: root}, collect.AKECC, n.cfg.TPM.Note)
-	n.gate = newGatekeeper(n)
+	n.gate = newGatekeeper(n.admission)
+	n.peers.dialAttested = n.dialAttested
 	return nil
 }
 
@@ -71,7 +72,7 @@ const showTime = 15 * time.Second
 
 // evidenceConfig is what this node brings to attested connections.
 func (n *Node) evidenceConfig(by attest.Verifier) attest.Config {
-	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: n.shown.room(n.nameOf, n.leases.known)}
+	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: n.shown.room(n.nameOf, n.known.known)}
 }
 
 // shownRoom is for evidence that connections show.

@@ -6,14 +6,14 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // effect says which leaf the effective entry of a proposal became.
 type effect struct {
 	proposal keystead.Digest
-	outcome  serve.Outcome
+	outcome  part.Outcome
 	at       time.Time
 }
 
@@ -23,7 +23,7 @@ func (h *heard) effect(r *ledger.Result, entry []byte) {
 		return
 	}
 	if e, err := ledger.ParseEffective(entry); err == nil {
-		h.effects = append(h.effects, effect{proposal: e.Verdict.Proposal, outcome: serve.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}, at: time.Now()})
+		h.effects = append(h.effects, effect{proposal: e.Verdict.Proposal, outcome: part.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}, at: time.Now()})
 	}
 }
 
@@ -31,7 +31,7 @@ func (h *heard) effect(r *ledger.Result, entry []byte) {
 // its leaf is what a receipt is asked for.
 type effects struct {
 	mu    sync.Mutex
-	by    map[keystead.Digest]serve.Outcome
+	by    map[keystead.Digest]part.Outcome
 	order []effect // the oldest first
 }
 
@@ -39,7 +39,7 @@ func (x *effects) hear(news []effect) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.by == nil {
-		x.by = map[keystead.Digest]serve.Outcome{}
+		x.by = map[keystead.Digest]part.Outcome{}
 	}
 	for _, e := range news {
 		x.by[e.proposal] = e.outcome
@@ -53,7 +53,7 @@ func (x *effects) hear(news []effect) {
 
 // of completes the outcome of a proposal that took effect. The leaf is 0 if that
 // came to this node within a snapshot.
-func (x *effects) of(proposal []byte, o serve.Outcome) serve.Outcome {
+func (x *effects) of(proposal []byte, o part.Outcome) part.Outcome {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if known, ok := x.by[keystead.Sum(proposal)]; ok && o.Applied {
@@ -64,15 +64,15 @@ func (x *effects) of(proposal []byte, o serve.Outcome) serve.Outcome {
 
 // enrolled returns the outcome of a roster change that is in force, or was: handed
 // in again, because its first answer was lost, it is answered the same.
-func (n *Node) enrolled(entry []byte) (serve.Outcome, bool) {
+func (n *Node) enrolled(entry []byte) (part.Outcome, bool) {
 	change, err := receipt.ParseChange(entry)
 	if err != nil {
-		return serve.Outcome{}, false // some other entry
+		return part.Outcome{}, false // some other entry
 	}
 	if _, sequence, _ := n.machine.roster(); change.Sequence == 0 || change.Sequence > sequence {
-		return serve.Outcome{}, false
+		return part.Outcome{}, false
 	}
-	o := serve.Outcome{Applied: true, ID: receipt.LeafHash(entry)}
+	o := part.Outcome{Applied: true, ID: receipt.LeafHash(entry)}
 	same := false
 	err = n.view(func(v ledger.View) error {
 		known, leaf, err := v.Roster(change.Sequence)

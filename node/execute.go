@@ -10,9 +10,9 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
-	"github.com/keystead/keystead/serve"
 )
 
 // books implements serve.Ledger on a replica.
@@ -60,9 +60,9 @@ func parseResult(raw []byte) (ledger.Result, error) {
 
 // Execute implements serve.Ledger. What compares nothing needs no goroutine. A node whose gate
 // is closed acknowledges nothing: what it would be asked for may be in a log that others do not have.
-func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(serve.Outcome, error)) {
+func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(part.Outcome, error)) {
 	if err := b.gate(); err != nil {
-		done(serve.Outcome{}, err)
+		done(part.Outcome{}, err)
 		return
 	}
 	if slices.ContainsFunc(ops, func(o ledger.Op) bool { return o.Compare != nil }) {
@@ -75,7 +75,7 @@ func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []led
 		entry, err = tx.Entry()
 	}
 	if err != nil {
-		done(serve.Outcome{}, err)
+		done(part.Outcome{}, err)
 		return
 	}
 	b.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) {
@@ -85,11 +85,11 @@ func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []led
 		}
 		switch {
 		case err != nil:
-			done(serve.Outcome{}, err)
+			done(part.Outcome{}, err)
 		case r.Repeated:
 			go func() { done(b.outcome(r)) }() // it reads the store
 		default:
-			done(serve.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}, nil)
+			done(part.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}, nil)
 		}
 	}})
 }
@@ -97,7 +97,7 @@ func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []led
 // compare runs a transaction once, here, and has its write set replicated. If a
 // comparison does not hold, a probe first finds out whether that is because the
 // same request took effect before, and whether this node had lagged behind.
-func (b *books) compare(ctx context.Context, request ledger.RequestID, ops []ledger.Op) (serve.Outcome, error) {
+func (b *books) compare(ctx context.Context, request ledger.RequestID, ops []ledger.Op) (part.Outcome, error) {
 	probed := false
 	for range maxRuns {
 		var tx *ledger.Transaction
@@ -108,26 +108,26 @@ func (b *books) compare(ctx context.Context, request ledger.RequestID, ops []led
 		failed := errors.Is(err, keystead.ReasonConditionFailed)
 		switch {
 		case failed && probed:
-			return serve.Outcome{}, nil
+			return part.Outcome{}, nil
 		case failed:
 			tx, probed = probe(request, ops), true
 		case err != nil:
-			return serve.Outcome{}, err
+			return part.Outcome{}, err
 		}
 		entry, err := tx.Entry()
 		if err != nil {
-			return serve.Outcome{}, err
+			return part.Outcome{}, err
 		}
 		r, err := b.propose(ctx, entry)
 		if errors.Is(err, keystead.ReasonConditionFailed) {
 			continue
 		}
 		if err != nil {
-			return serve.Outcome{}, err
+			return part.Outcome{}, err
 		}
 		return b.outcome(r)
 	}
-	return serve.Outcome{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "transaction",
+	return part.Outcome{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonOverloaded, Where: "transaction",
 		Want: "keys that hold still while they are compared", Got: fmt.Sprintf("%d runs, each overtaken by another transaction", maxRuns)})
 }
 
@@ -138,8 +138,8 @@ func probe(request ledger.RequestID, ops []ledger.Op) *ledger.Transaction {
 	return &ledger.Transaction{Request: request, Contract: ledger.KV, Conditions: []ledger.Condition{{Key: key, Version: ^uint64(0)}}}
 }
 
-func (b *books) outcome(r ledger.Result) (serve.Outcome, error) {
-	o := serve.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}
+func (b *books) outcome(r ledger.Result) (part.Outcome, error) {
+	o := part.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}
 	if !r.Repeated {
 		return o, nil
 	}
@@ -248,7 +248,7 @@ func proveLeaves(ctx context.Context, p *ledger.Prover, leaves []uint64, chainOn
 		if chainOnce {
 			r.Chain = nil
 		}
-		if err := serve.Spend(ctx, size+r.Size()); err != nil {
+		if err := part.Spend(ctx, size+r.Size()); err != nil {
 			return nil, nil, err
 		}
 		receipts = append(receipts, r.Bytes())
@@ -312,7 +312,7 @@ func (b *books) Consistency(ctx context.Context, from []byte) ([]byte, error) {
 	for _, e := range c.Chain {
 		size += len(e) * 4 / 3
 	}
-	if err := serve.Spend(ctx, size); err != nil {
+	if err := part.Spend(ctx, size); err != nil {
 		return nil, err
 	}
 	return c.Bytes(), nil

@@ -3,9 +3,12 @@ package node
 import (
 	"context"
 
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/replica"
 )
 
@@ -25,3 +28,9 @@ func (o *Options) LieOfHead(f func(to string, s heads.Statement, sign *key.Node)
 
 // LieOfState has a node say of its state what it likes.
 func (o *Options) LieOfState(f func(*ledger.StateDigest)) { o.lies.state = f }
+
+// LieOfVerdicts has a node judge as it likes.
+func (o *Options) LieOfVerdicts(by []part.JudgedType) { o.judges = by }
+
+// LieOfLeases has a node release keys to whom a test takes for a host with a lease.
+func (o *Options) LieOfLeases(f func(host string) (keyring.Lease, evidence.Claims)) { o.leased = f }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/serve"
 )
@@ -64,24 +65,13 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 
 // serve starts answering clients and operators.
 func (n *Node) serve() error {
-	if err := n.snapshot(n.leases.read); err != nil {
+	if err := n.snapshot(n.known.read); err != nil {
 		return err
 	}
 	if n.cfg.API.OpenWrites {
 		n.log.Warn("anybody who reaches the API may write under kv/ (api.open-writes)", "api", n.cfg.API.Listen)
 	}
-	api := serve.New(serve.Services{Ledger: n, Domain: n, Objects: n, Hosts: n, Nodes: n, Keys: n, Archive: n, Watch: n}, serve.Options{
-		InFlight: n.cfg.API.MaxInFlight,
-		Rate:     n.cfg.API.MaxRate,
-		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
-		Evidence: n.cfg.Evidence.bounds(),
-		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
-		Observe:  n.metrics.observe,
-		Refused:  n.metrics.refused,
-		Ready:    n.ready,
-		MayWrite: n.mayWrite,
-		Limited:  n.limited.note,
-	})
+	api := serve.New(n.assembly.procedures(), *n.serving())
 	var shake *tls.Config
 	inner := n.fronts[1].listener
 	switch {
@@ -105,8 +95,24 @@ func (n *Node) serve() error {
 	return nil
 }
 
+// serving returns how the API answers.
+func (n *Node) serving() *serve.Options {
+	return &serve.Options{
+		InFlight: n.cfg.API.MaxInFlight,
+		Rate:     n.cfg.API.MaxRate,
+		Timeout:  time.Duration(n.cfg.API.TimeoutMS) * time.Millisecond,
+		Evidence: n.cfg.Evidence.bounds(),
+		Failed:   func(err error) { n.log.Error("request failed", "because", err) },
+		Observe:  func(procedure, code string, took time.Duration) { n.metrics.observe(procedure, code, took) },
+		Refused:  func(err error) { n.metrics.refused(err) },
+		Ready:    n.ready,
+		MayWrite: n.mayWrite,
+		Limited:  n.limited.note,
+	}
+}
+
 // mayWrite reports whether a client may write under kv/.
-func (n *Node) mayWrite(p serve.Peer) bool {
+func (n *Node) mayWrite(p part.Caller) bool {
 	return n.cfg.API.OpenWrites || p.Node != "" || slices.Contains(n.cfg.API.Writers, p.TLS) || slices.Contains(n.cfg.API.Clients, p.TLS)
 }
 

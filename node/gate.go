@@ -23,10 +23,10 @@ import (
 // and its evidence must pass the terms for nodes.
 type nodeGate struct {
 	*attest.Appraiser
-	node *Node
+	node *admission
 }
 
-func newNodeGate(n *Node) *nodeGate {
+func newNodeGate(n *admission) *nodeGate {
 	g := &nodeGate{node: n}
 	g.Appraiser = attest.NewAppraiser(g.terms)
 	return g
@@ -39,7 +39,7 @@ func (g *nodeGate) terms(ctx context.Context, _ keystead.Digest) (attest.Terms, 
 // termsFor returns the terms in force for a role, to be judged by as of now. Which sets
 // count is judged as of the domain clock, as far as this node knows it. Tee: of a host whose
 // TEE speaks alone.
-func (n *Node) termsFor(ctx context.Context, role, name string, tee bool) (attest.Terms, error) {
+func (n *admission) termsFor(ctx context.Context, role, name string, tee bool) (attest.Terms, error) {
 	rules, err := n.rules(ctx, role)
 	if err != nil {
 		return attest.Terms{}, err
@@ -74,7 +74,7 @@ func (g *nodeGate) Verify(ctx context.Context, c attest.Claim) (string, appraise
 // nodeWith returns the node of the roster that a TLS key is the name of; none if no
 // contact names the key. It refuses a node that is in the roster no more (not-member), or
 // proven bad (node-proven-bad).
-func (n *Node) nodeWith(pin keystead.Digest) (node receipt.Node, err error) {
+func (n *guard) nodeWith(pin keystead.Digest) (node receipt.Node, err error) {
 	c, ok := n.contactOf(pin)
 	if !ok && n.isUp() { // a node that was added a moment ago
 		if _, err := n.readContacts(); err != nil {
@@ -102,11 +102,11 @@ func (n *Node) nodeWith(pin keystead.Digest) (node receipt.Node, err error) {
 type gatekeeper struct {
 	nodes *nodeGate
 	hosts *attest.Appraiser
-	node  *Node
+	node  *admission
 	seen  sync.Map // names of the hosts that came, by hardware identity
 }
 
-func newGatekeeper(n *Node) *gatekeeper {
+func newGatekeeper(n *admission) *gatekeeper {
 	g := &gatekeeper{nodes: newNodeGate(n), node: n}
 	g.hosts = attest.NewAppraiser(g.terms)
 	return g
@@ -207,7 +207,7 @@ func (g *gatekeeper) Challenge(ctx context.Context, keys evidence.TPMKeys) (*app
 }
 
 // isNode reports whether an attestation key is that of a node of the roster.
-func (n *Node) isNode(keys evidence.TPMKeys) bool {
+func (n *admission) isNode(keys evidence.TPMKeys) bool {
 	ak := key.DigestAK(keys.AKPublic)
 	roster := n.roster()
 	for _, node := range roster.Nodes {

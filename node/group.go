@@ -14,6 +14,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -21,7 +22,7 @@ import (
 // founders returns raft's first voters, alike on every founder: by the contacts that
 // they were founded with. The file may have newer ones as well, of founders that
 // have started already.
-func (n *Node) founders() (out []replica.Member) {
+func (n *directory) founders() (out []replica.Member) {
 	by := map[receipt.Node]client.Contact{}
 	for _, signed := range n.file.Contacts {
 		if c, err := client.OpenContact(signed); err == nil {
@@ -41,12 +42,12 @@ func (n *Node) founders() (out []replica.Member) {
 }
 
 // foundingVersion returns the version up to which entries count from the start.
-func (n *Node) foundingVersion() uint8 {
+func (n *core) foundingVersion() uint8 {
 	return admit.ParseEntryVersion("", n.genesis.Setting(admit.EntryVersion))
 }
 
 // contactMembers returns whom this node knows contacts of, as members of the replica.
-func (n *Node) contactMembers() (out []replica.Member) {
+func (n *directory) contactMembers() (out []replica.Member) {
 	for _, c := range n.knownContacts() {
 		out = append(out, replica.Member{Key: c.TLS, Address: c.Peer, Voter: true})
 	}
@@ -55,7 +56,7 @@ func (n *Node) contactMembers() (out []replica.Member) {
 
 // otherMembers returns how many other members the replica has, by the roster that this node
 // knows to be the newest.
-func (n *Node) otherMembers() int {
+func (n *directory) otherMembers() int {
 	roster := n.roster()
 	return len(roster.Nodes) - 1
 }
@@ -100,8 +101,8 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		Sign: n.signAsked,
 		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, LogCut: n.logCut, Cache: cache,
 			Logf:    func(s string) { n.log.Warn("store", "says", s) },
-			Approve: n.approve, TakeFiles: n.takesFiles, Wanted: n.confirmed.want},
-		Digested: n.digested,
+			Approve: n.states.approve, TakeFiles: n.states.takesFiles, Wanted: n.confirmed.want},
+		Digested: n.states.digested,
 		Key:      n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers, Learned: n.contactMembers,
 		Others:     n.otherMembers,
 		Connect:    n.connectPeers,
@@ -116,7 +117,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeNew(started, nil); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := conf.WriteNew(started, nil); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil

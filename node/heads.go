@@ -34,7 +34,7 @@ type outlook struct {
 	replaced atomic.Bool // the state, since the book was last looked into
 }
 
-func (n *Node) openOutlook() error {
+func (n *guard) openOutlook() error {
 	o := &n.outlook
 	o.book, o.asking, o.shunned = heads.NewBook(n.name), map[string]bool{}, map[keystead.Digest]bool{}
 	proofs, err := loadProofs(n.cfg.Dir)
@@ -45,7 +45,7 @@ func (n *Node) openOutlook() error {
 }
 
 // ownLog is this node's log and tree, as heads compares by, while a view keeps the state.
-type ownLog struct{ node *Node }
+type ownLog struct{ node *core }
 
 // Log implements heads.Own.
 func (o ownLog) Log() heads.Log {
@@ -62,9 +62,9 @@ func (o ownLog) Head(size uint64) (receipt.TreeHead, bool, error) {
 }
 
 // headAt returns the tree at a size; false if it has not grown so far.
-func (n *Node) headAt(size uint64) (head receipt.TreeHead, ok bool, err error) {
+func (n *guard) headAt(size uint64) (head receipt.TreeHead, ok bool, err error) {
 	err = n.replica.View(func(replica.View) error { // so that no snapshot replaces the state meanwhile
-		head, ok, err = ownLog{n}.Head(size)
+		head, ok, err = ownLog{n.core}.Head(size)
 		return err
 	})
 	return head, ok, err
@@ -73,7 +73,7 @@ func (n *Node) headAt(size uint64) (head receipt.TreeHead, ok bool, err error) {
 // compareHeads looks into the book while no snapshot replaces the state. After one did, it
 // forgets what came of comparing with the state before: else this node would take it for
 // two stories of others that they agree with the one state and not with the other.
-func (n *Node) compareHeads(look func(b *heads.Book, own heads.Own) error) error {
+func (n *guard) compareHeads(look func(b *heads.Book, own heads.Own) error) error {
 	return n.replica.View(func(replica.View) error {
 		o := &n.outlook
 		o.mu.Lock()
@@ -81,17 +81,17 @@ func (n *Node) compareHeads(look func(b *heads.Book, own heads.Own) error) error
 		if o.replaced.Swap(false) {
 			o.book.Replaced()
 		}
-		return look(o.book, ownLog{n})
+		return look(o.book, ownLog{n.core})
 	})
 }
 
 // statement signs where this node stands now, with whatever key of its own the roster names.
-func (n *Node) statement() (heads.Statement, error) {
+func (n *guard) statement() (heads.Statement, error) {
 	k, err := n.namedKey()
 	if err != nil {
 		return heads.Statement{}, err
 	}
-	log := ownLog{n}.Log()
+	log := ownLog{n.core}.Log()
 	tree, ok, err := n.headAt(n.machine.size())
 	if err == nil && !ok {
 		err = notBegun()
@@ -104,7 +104,7 @@ func notBegun() error {
 }
 
 // Head implements serve.Domain.
-func (n *Node) Head(size uint64) ([]byte, error) {
+func (n *guard) Head(size uint64) ([]byte, error) {
 	if size == 0 {
 		s, err := n.statement()
 		return s.Bytes(), err
@@ -128,7 +128,7 @@ func (n *Node) Head(size uint64) ([]byte, error) {
 }
 
 // headsLoop shows the other nodes where this one stands, and learns where they do.
-func (n *Node) headsLoop() {
+func (n *guard) headsLoop() {
 	every := time.NewTicker(headsEvery)
 	defer every.Stop()
 	for {
@@ -166,7 +166,7 @@ func (o *outlook) end(node string) {
 }
 
 // ask exchanges heads with another node.
-func (n *Node) ask(p *peer) {
+func (n *guard) ask(p *peer) {
 	ctx, cancel := context.WithTimeout(n.running, headsTimeout)
 	defer cancel()
 	own, heard := n.shows(p.Name)
@@ -179,7 +179,7 @@ func (n *Node) ask(p *peer) {
 }
 
 // ExchangeHeads implements serve.Nodes.
-func (n *Node) ExchangeHeads(from string, r *apiv1.ExchangeHeadsRequest) (*apiv1.ExchangeHeadsResponse, error) {
+func (n *guard) ExchangeHeads(from string, r *apiv1.ExchangeHeadsRequest) (*apiv1.ExchangeHeadsResponse, error) {
 	n.hear(from, r.GetStatement(), r.GetHeard())
 	own, heard := n.shows(from)
 	return &apiv1.ExchangeHeadsResponse{Statement: own, Heard: heard}, nil
@@ -187,7 +187,7 @@ func (n *Node) ExchangeHeads(from string, r *apiv1.ExchangeHeadsRequest) (*apiv1
 
 // shows returns this node's statement, if it can sign one, and what it heard from others,
 // if some stand elsewhere.
-func (n *Node) shows(to string) (own []byte, heard [][]byte) {
+func (n *guard) shows(to string) (own []byte, heard [][]byte) {
 	if s, err := n.statement(); err == nil {
 		if lie := n.opts.lies.head; lie != nil {
 			k, _ := n.namedKey()
@@ -207,7 +207,7 @@ func (n *Node) shows(to string) (own []byte, heard [][]byte) {
 func now() int64 { return int64(bootMillis()) }
 
 // hear takes what a node says of itself, and what it heard from others.
-func (n *Node) hear(from string, own []byte, heard [][]byte) {
+func (n *guard) hear(from string, own []byte, heard [][]byte) {
 	n.take(from, own)
 	for _, h := range heard[:min(len(heard), serve.MaxHeard)] {
 		n.take(from, h)
@@ -216,7 +216,7 @@ func (n *Node) hear(from string, own []byte, heard [][]byte) {
 
 // take takes a statement that a node handed over. Only one that a node of the roster
 // signed counts, and as agreement only one that it handed over itself.
-func (n *Node) take(from string, raw []byte) {
+func (n *guard) take(from string, raw []byte) {
 	s, err := heads.Parse(raw)
 	if err != nil {
 		return // none, or of a later build
@@ -241,7 +241,7 @@ func (n *Node) take(from string, raw []byte) {
 }
 
 // look compares what was ahead of this node's log when it came.
-func (n *Node) look() {
+func (n *guard) look() {
 	var proofs []*heads.Proof
 	err := n.compareHeads(func(b *heads.Book, own heads.Own) (err error) {
 		proofs, err = b.Look(own)
@@ -257,7 +257,7 @@ func (n *Node) look() {
 }
 
 // convict keeps the proof against a node, and says so.
-func (n *Node) convict(p *heads.Proof) {
+func (n *guard) convict(p *heads.Proof) {
 	n.alarm("a node is proven bad: it signed what can not both be true; it counts no more, and members should evict it",
 		"reason", keystead.ReasonNodeProvenBad, "node", p.Node, "proof", p.String())
 	if err := saveProof(n.cfg.Dir, p); err != nil {
@@ -268,7 +268,7 @@ func (n *Node) convict(p *heads.Proof) {
 
 // shun has the replica take nothing more of nodes that are proven bad, so that they lead
 // nothing, and vote and acknowledge nothing.
-func (n *Node) shun() {
+func (n *guard) shun() {
 	roster := n.roster()
 	bad := map[keystead.Digest]bool{}
 	for _, node := range roster.Nodes {
@@ -286,7 +286,7 @@ func (n *Node) shun() {
 }
 
 // provenBad reports whether a node of the roster is proven bad by the key that it has there.
-func (n *Node) provenBad(node receipt.Node) bool {
+func (n *guard) provenBad(node receipt.Node) bool {
 	n.outlook.mu.Lock()
 	defer n.outlook.mu.Unlock()
 	return n.outlook.book.Liar(node)
@@ -303,7 +303,7 @@ func (o *outlook) proven() (out []string) {
 }
 
 // pinOf returns the TLS key of a node, zero if no contact of it is known.
-func (n *Node) pinOf(name string) keystead.Digest {
+func (n *directory) pinOf(name string) keystead.Digest {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.contacts[name].TLS
@@ -311,7 +311,7 @@ func (n *Node) pinOf(name string) keystead.Digest {
 
 // agreed refuses while no majority of the nodes stands where this one does (ledger-forked,
 // or no-quorum while too few say anything).
-func (n *Node) agreed() error {
+func (n *guard) agreed() error {
 	roster, _, _ := n.machine.roster()
 	if len(roster.Nodes) == 0 {
 		return notBegun()
@@ -324,7 +324,7 @@ func (n *Node) agreed() error {
 // sound is the gate that everything which grants or signs asks: a majority stands where
 // this node does, and came to the same state. What it lets pass while closed is statements of
 // heads, digests of states, ticks, and this node's own key.
-func (n *Node) sound() error {
+func (n *guard) sound() error {
 	if err := n.agreed(); err != nil {
 		return err
 	}
@@ -333,7 +333,7 @@ func (n *Node) sound() error {
 
 // signer returns the key by which this node signs: the one that the roster in force
 // names, while the gate is open.
-func (n *Node) signer() (*key.Node, error) {
+func (n *guard) signer() (*key.Node, error) {
 	k, err := n.namedKey()
 	if err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func TestReplacedState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := ownLog{n}.Log()
+	log := ownLog{n.core}.Log()
 	tree, ok, err := n.headAt(n.machine.size())
 	if err != nil || !ok {
 		t.Fatalf("no tree: %v", err)
@@ -41,7 +41,7 @@ func TestReplacedState(t *testing.T) {
 			t.Fatalf("one statement is proof: %v", p)
 		}
 		if replaced { // as the store does when it turns to another state
-			if err := n.replica.View(func(v replica.View) error { return n.opened(ledger.NewView(v)) }); err != nil {
+			if err := n.replica.View(func(v replica.View) error { return n.states.opened(ledger.NewView(v)) }); err != nil {
 				t.Fatal(err)
 			}
 		}

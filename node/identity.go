@@ -74,28 +74,13 @@ func NewIdentity(ctx context.Context, dir string, tpm *collect.TPM) (*Identity, 
 			return nil, err
 		}
 	}
-	if err := writeNew(filepath.Join(dir, name), secret); err != nil {
+	if err := conf.WriteNew(filepath.Join(dir, name), secret); err != nil {
 		return nil, err
 	}
-	if err := writeNew(filepath.Join(dir, tlsFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
+	if err := conf.WriteNew(filepath.Join(dir, tlsFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 		return nil, err
 	}
 	return LoadIdentity(ctx, dir, tpm)
-}
-
-// writeNew writes and syncs a file that must not exist, for the owner's eyes only.
-func writeNew(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(content); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }
 
 // LoadIdentity reads the keys in dir, and has the TPM open what is sealed. Files that

@@ -9,30 +9,32 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
 	"github.com/keystead/keystead/refval/rpm"
 )
 
 // statementJudges judge what members sign.
-func statementJudges() map[string]Judge {
-	plain := func(judge func(admit.State, admit.Case, []byte) (admit.Ruling, error)) Judge {
-		return func(_ context.Context, h *Hearing, out *ledger.Verdict) error {
-			return h.Read(func(v ledger.View) error { return adopt(out)(judge(v, h.statement(), h.Proposal.Content)) })
+func statementJudges() []part.JudgedType {
+	plain := func(judge func(admit.State, admit.Case, []byte) (admit.Ruling, error)) part.Judge {
+		return func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
+			return h.Read(func(v ledger.View) error { return adopt(out)(judge(v, statementOf(h), h.Proposal.Content)) })
 		}
 	}
-	return map[string]Judge{
-		admit.TypeSetting:   plain(admit.JudgeSetting),
-		admit.TypeEnrolment: plain(admit.JudgeEnrolment),
-		admit.TypeDenial:    plain(admit.JudgeDenial),
-		admit.TypeTerms:     judgeTerms,
-		admit.TypeObject:    judgeObject,
+	return []part.JudgedType{
+		{Type: admit.TypeSetting, Statement: key.KindSetting, Judge: plain(admit.JudgeSetting)},
+		{Type: admit.TypeEnrolment, Statement: key.KindEnrolment, Judge: plain(admit.JudgeEnrolment)},
+		{Type: admit.TypeDenial, Statement: key.KindDenial, Judge: plain(admit.JudgeDenial)},
+		{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: judgeTerms},
+		{Type: admit.TypeObject, Statement: key.KindObject, Judge: judgeObject},
 	}
 }
 
-// statement is the case of a proposal whose content is a statement.
-func (h *Hearing) statement() admit.Case {
+// statementOf is the case of a proposal whose content is a statement.
+func statementOf(h *part.Hearing) admit.Case {
 	return admit.Case{Domain: h.Domain, Subject: h.Proposal.Subject, Base: h.Proposal.Base, Roster: h.Roster}
 }
 
@@ -50,15 +52,15 @@ func adopt(out *ledger.Verdict) func(admit.Ruling, error) error {
 	}
 }
 
-// at gives objects to a room that asks for them by digest.
-func (h *Hearing) at(ctx context.Context) admit.Objects {
-	return func(d keystead.Digest) ([]byte, error) { return h.Object(ctx, d) }
+// objectsAt gives objects to a room that asks for them by digest.
+func objectsAt(ctx context.Context, h *part.Hearing) admit.Objects {
+	return func(d keystead.Digest) ([]byte, error) { return h.Object(ctx, d, "") }
 }
 
 // judgeTerms endorses terms whose objects are endorsed or founding, and here. Objects
 // come before the state is read: another node may have to hand them over.
-func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
-	t, err := admit.OpenTerms(h.Proposal.Content, h.statement())
+func judgeTerms(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+	t, err := admit.OpenTerms(h.Proposal.Content, statementOf(h))
 	if err != nil {
 		return err
 	}
@@ -76,7 +78,7 @@ func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 		return err
 	}
 	for _, d := range t.Collateral { // which terms join
-		if here[d], err = h.ObjectOf(ctx, d, admit.ObjectCollateral); err != nil && !errors.Is(err, keystead.ReasonObjectMissing) {
+		if here[d], err = h.Object(ctx, d, admit.ObjectCollateral); err != nil && !errors.Is(err, keystead.ReasonObjectMissing) {
 			return err
 		}
 	}
@@ -88,20 +90,20 @@ func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 		if err != nil {
 			return err
 		}
-		if here[d], err = h.ObjectOf(ctx, d, admit.ObjectCodeSet); err != nil { // terms: a note
+		if here[d], err = h.Object(ctx, d, admit.ObjectCodeSet); err != nil { // terms: a note
 			return err
 		}
 	}
 	var ruling admit.Ruling
 	err = h.Read(func(v ledger.View) (err error) {
-		ruling, err = admit.JudgeTerms(v, h.statement(), h.Proposal.Content, func(d keystead.Digest) ([]byte, error) { return here[d], nil })
+		ruling, err = admit.JudgeTerms(v, statementOf(h), h.Proposal.Content, func(d keystead.Digest) ([]byte, error) { return here[d], nil })
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	for _, o := range t.Objects() { // endorsed, but perhaps not here yet
-		if _, err := h.ObjectOf(ctx, o.Digest, o.Kind); err != nil {
+		if _, err := h.Object(ctx, o.Digest, o.Kind); err != nil {
 			return err
 		}
 	}
@@ -110,12 +112,12 @@ func judgeTerms(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 
 // judgeObject endorses an object that is here and is what its statement says. A
 // reference set it builds again.
-func judgeObject(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
-	o, err := admit.OpenObject(h.Proposal.Content, h.statement())
+func judgeObject(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+	o, err := admit.OpenObject(h.Proposal.Content, statementOf(h))
 	if err != nil {
 		return err
 	}
-	content, err := h.ObjectOf(ctx, o.Digest, o.Kind)
+	content, err := h.Object(ctx, o.Digest, o.Kind)
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func judgeObject(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 		}
 	}
 	return h.Read(func(v ledger.View) error {
-		return adopt(out)(admit.JudgeObject(v, h.statement(), h.Proposal.Content, content, rebuilt))
+		return adopt(out)(admit.JudgeObject(v, statementOf(h), h.Proposal.Content, content, rebuilt))
 	})
 }
 
@@ -136,12 +138,12 @@ func judgeObject(ctx context.Context, h *Hearing, out *ledger.Verdict) error {
 const recipeAhead = time.Minute
 
 // rebuild builds the reference set of a statement's recipe, which is not of the future.
-func rebuild(ctx context.Context, h *Hearing, o *admit.Object) (keystead.Digest, error) {
+func rebuild(ctx context.Context, h *part.Hearing, o *admit.Object) (keystead.Digest, error) {
 	if len(o.Recipe) != 1 || o.Recipe[0].Role != admit.IngredientRecipe {
 		return keystead.Digest{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonObjectMismatch, Where: "reference set " + o.Digest.String(),
 			Want: "one recipe", Got: fmt.Sprintf("%d ingredients that are none", len(o.Recipe))})
 	}
-	text, err := h.objects(ctx, o.Recipe[0].Digest, deb.MaxRecipe)
+	text, err := h.Object(ctx, o.Recipe[0].Digest, admit.IngredientRecipe)
 	if err != nil {
 		return keystead.Digest{}, err
 	}
@@ -156,7 +158,7 @@ func rebuild(ctx context.Context, h *Hearing, o *admit.Object) (keystead.Digest,
 	if now := time.UnixMilli(int64(clock)).Add(recipeAhead); at.After(now) {
 		return keystead.Digest{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonIndexFuture, Where: "recipe", Want: "a time of judgement by " + now.UTC().Format(time.RFC3339), Got: at.Format(time.RFC3339)})
 	}
-	set, err := build(h.at(ctx))
+	set, err := build(objectsAt(ctx, h))
 	if err != nil {
 		return keystead.Digest{}, err
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/keystead/keystead/internal/swtpm"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
-	"github.com/keystead/keystead/node"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -33,10 +32,8 @@ func (l testLease) At(uint64) error  { return nil }
 func (l testLease) Evidence() uint64 { return 0 }
 
 // leased gives every host a lease on evidence of a software TPM.
-func leased(host string) node.LeaseOf {
-	return func(ledger.View, uint64) (keyring.Lease, evidence.Claims, error) {
-		return testLease{host}, evidence.Claims{Assurance: evidence.AssuranceTest.String()}, nil
-	}
+func leased(host string) (keyring.Lease, evidence.Claims) {
+	return testLease{host}, evidence.Claims{Assurance: evidence.AssuranceTest.String()}
 }
 
 const anyHost = "keystead-policy/1\nname any\nminimum-assurance test\nrules none\n"

@@ -19,16 +19,17 @@ import (
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
+	"github.com/keystead/keystead/refval/deb"
 )
 
 // fetchTime is how long other nodes have to hand over an object that is to be judged.
 const fetchTime = 5 * time.Second
 
 // PutObject implements serve.Objects.
-func (n *Node) PutObject(_ context.Context, from netip.Addr, content io.Reader) (keystead.Digest, error) {
+func (n *library) PutObject(_ context.Context, from netip.Addr, content io.Reader) (keystead.Digest, error) {
 	if !from.IsValid() {
 		from = netip.IPv6Unspecified()
 	}
@@ -37,8 +38,8 @@ func (n *Node) PutObject(_ context.Context, from netip.Addr, content io.Reader) 
 
 // OpenObject implements serve.Objects. Evidence that is being judged, and verdicts on it,
 // go to other nodes only.
-func (n *Node) OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser, error) {
-	if serve.PeerOf(ctx).Node != "" {
+func (n *library) OpenObject(ctx context.Context, d keystead.Digest) (io.ReadCloser, error) {
+	if part.CallerOf(ctx).Node != "" {
 		b, ok := n.evidence.get(d)
 		if !ok {
 			b, ok = n.verdicts.get(d)
@@ -65,6 +66,8 @@ func mostOf(kind string) int64 {
 		return admit.MaxRoots
 	case admit.ObjectCollateral:
 		return evidence.MaxCollateral
+	case admit.IngredientRecipe:
+		return deb.MaxRecipe
 	case admit.ObjectCodeSet:
 		return key.MaxNote
 	}
@@ -73,17 +76,17 @@ func mostOf(kind string) int64 {
 
 // object returns an object that is here, or that another node hands over in time and
 // that is kept from then on; of that at most so many bytes are taken.
-func (n *Node) object(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
+func (n *library) object(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
 	return n.obtain(ctx, d, most, (*peer).object)
 }
 
 // public is object without evidence, for what evidence is judged by: the digest says
 // whether it is right, whoever hands it over.
-func (n *Node) public(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
+func (n *library) public(ctx context.Context, d keystead.Digest, most int64) ([]byte, error) {
 	return n.obtain(ctx, d, most, (*peer).publicObject)
 }
 
-func (n *Node) obtain(ctx context.Context, d keystead.Digest, most int64, ask asking) ([]byte, error) {
+func (n *library) obtain(ctx context.Context, d keystead.Digest, most int64, ask asking) ([]byte, error) {
 	b, err := n.objects.get(d)
 	if !errors.Is(err, keystead.ReasonObjectMissing) {
 		return b, err
@@ -99,7 +102,7 @@ func (n *Node) obtain(ctx context.Context, d keystead.Digest, most int64, ask as
 type asking func(p *peer, ctx context.Context, d keystead.Digest, most int64) ([]byte, error)
 
 // fetch asks all other nodes for bytes of that digest and takes the first that are.
-func (n *Node) fetch(ctx context.Context, d keystead.Digest, most int64, ask asking) ([]byte, error) {
+func (n *library) fetch(ctx context.Context, d keystead.Digest, most int64, ask asking) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	others := n.peers.others()
@@ -160,7 +163,7 @@ const libraryEvery = 10 * time.Second
 
 // libraryLoop keeps the objects that the ledger and the genesis entry name, fetches
 // those that are not here, and lets go of what nothing has named in time.
-func (n *Node) libraryLoop() {
+func (n *library) libraryLoop() {
 	every := time.NewTicker(libraryEvery)
 	defer every.Stop()
 	for {
@@ -182,7 +185,7 @@ func (n *Node) libraryLoop() {
 }
 
 // collectObjects fetches and keeps what is named.
-func (n *Node) collectObjects() error {
+func (n *library) collectObjects() error {
 	named, err := n.namedObjects()
 	if err != nil {
 		return err
@@ -203,7 +206,7 @@ func (n *Node) collectObjects() error {
 
 // namedObjects lists the objects that entries in effect name: founding terms and
 // what they name, and judged objects.
-func (n *Node) namedObjects() (out []admit.Named, err error) {
+func (n *library) namedObjects() (out []admit.Named, err error) {
 	for _, role := range []string{admit.RoleHost, admit.RoleNode} {
 		d, err := keystead.ParseDigest("sha256:" + n.genesis.Setting(admit.FoundingSetting(role)))
 		if err != nil {
@@ -238,6 +241,6 @@ func (n *Node) tookEffect(v *ledger.Verdict) {
 			n.log.Debug("object is not here yet", "because", err)
 		}
 	}
-	n.leases.heard(v)
+	n.known.heard(v)
 	n.consequences(v)
 }

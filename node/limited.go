@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead/internal/refusal"
-	"github.com/keystead/keystead/serve"
+	"github.com/keystead/keystead/part"
 )
 
 // toldEvery is how often the log names one limit, at most.
@@ -35,7 +35,7 @@ func (l *limited) init(n *Node) {
 }
 
 // note takes note of a limit that was applied.
-func (l *limited) note(class serve.Class, from, what string, because error) {
+func (l *limited) note(class part.Class, from, what string, because error) {
 	deny := refusal.Deny(because)
 	if deny == nil || len(deny.Findings) == 0 {
 		return

@@ -6,6 +6,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -15,9 +16,11 @@ type machine struct {
 	domain keystead.Digest
 	heard  func(heard)             // after each Apply, on its goroutine; must not block
 	opened func(ledger.View) error // with the state as it is opened; may be nil
+	sees   map[receipt.Kind]bool   // kinds of entries that parts are told of
 
-	mu sync.Mutex // guards m between Apply and those who ask it
-	m  *ledger.Machine
+	mu       sync.Mutex // guards what follows between Apply and those who ask it
+	m        *ledger.Machine
+	replaced bool // the state, since the last batch
 }
 
 // heard is what this node's own tasks want to know of applied entries.
@@ -33,6 +36,8 @@ type heard struct {
 	alarms    []ledger.Alarm
 	completed bool // a checkpoint
 	positions bool // one came, or a digest of one
+	replaced  bool // the state, since the batch before
+	applied   []part.Applied
 }
 
 // Open implements replica.StateMachine.
@@ -40,6 +45,7 @@ func (x *machine) Open(state replica.View, _ uint64) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var err error
+	x.replaced = x.m != nil
 	if x.m, err = ledger.Open(state, x.domain); err != nil {
 		return err
 	}
@@ -63,7 +69,8 @@ func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results []
 	}
 	x.mu.Lock()
 	a, err := x.m.Apply(entries, writer{w})
-	h := heard{size: x.m.Size(), clock: x.m.Clock(), alarms: a.Alarms, voted: a.Voted, completed: a.Checkpoint != nil}
+	h := heard{replaced: x.replaced, size: x.m.Size(), clock: x.m.Clock(), alarms: a.Alarms, voted: a.Voted, completed: a.Checkpoint != nil}
+	x.replaced = false
 	x.mu.Unlock()
 	if err != nil {
 		return results, err
@@ -77,6 +84,9 @@ func (x *machine) Apply(w *replica.Batch, commands []replica.Command, results []
 		if r.Err == nil {
 			h.note(r.Kind, commands[i].Data)
 			h.effect(r, commands[i].Data)
+			if x.sees[r.Kind] {
+				h.applied = append(h.applied, part.Applied{Kind: r.Kind, Leaf: r.Leaf, Entry: commands[i].Data})
+			}
 		}
 	}
 	x.heard(h)

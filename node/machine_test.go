@@ -138,7 +138,7 @@ func TestStrangersTick(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n.Tick(entry); !errors.Is(err, want) {
+		if err := n.pulse.Tick(entry); !errors.Is(err, want) {
 			t.Errorf("a stranger's tick as %s: want %s, got %v", name, want, err)
 		}
 	}
@@ -164,7 +164,8 @@ func TestSecretsStaySecret(t *testing.T) {
 // TestLateFounder has a founder take in the domain after the others have started, and
 // with that the contacts by which they are known since.
 func TestLateFounder(t *testing.T) {
-	n := &Node{file: &client.Domain{}}
+	n := newNode(Config{}, Options{})
+	n.file = &client.Domain{}
 	for _, name := range []string{"n1", "n2", "n1"} { // the last one is n1 as it is later, by another key
 		contact, err := Prepare(context.Background(), filepath.Join(t.TempDir(), name), Place{Name: name, Peer: address(t), API: address(t), Ops: address(t)})
 		if err != nil {

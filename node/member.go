@@ -19,8 +19,14 @@ type replicaView = replica.View
 // memberEvery is how often the leader compares the replica's members with the roster.
 const memberEvery = 500 * time.Millisecond
 
+// membership has the replica's members follow the roster.
+type membership struct {
+	*guard
+	changed <-chan struct{} // the roster has
+}
+
 // introduce publishes the contact of a node that a roster change adds.
-func (n *Node) introduce(ctx context.Context, entry, contact []byte) error {
+func (n *membership) introduce(ctx context.Context, entry, contact []byte) error {
 	c, err := client.OpenContact(contact)
 	if err != nil {
 		return err
@@ -44,7 +50,7 @@ func (n *Node) introduce(ctx context.Context, entry, contact []byte) error {
 }
 
 // chain returns the genesis entry and the roster entries after it.
-func (n *Node) chain() (chain [][]byte, err error) {
+func (n *core) chain() (chain [][]byte, err error) {
 	roster, sequence, _ := n.machine.roster()
 	if len(roster.Nodes) == 0 {
 		return nil, notBegun()
@@ -57,7 +63,7 @@ func (n *Node) chain() (chain [][]byte, err error) {
 }
 
 // Chain implements serve.Domain.
-func (n *Node) Chain(context.Context) (entries, contacts [][]byte, err error) {
+func (n *membership) Chain(context.Context) (entries, contacts [][]byte, err error) {
 	if entries, err = n.chain(); err != nil {
 		return nil, nil, err
 	}
@@ -74,7 +80,7 @@ const askAfter = 3 * time.Second
 
 // memberLoop lets the replica's members follow the roster, as leader, and stops the
 // node once it has left the roster that it was in.
-func (n *Node) memberLoop() {
+func (n *membership) memberLoop() {
 	every := time.NewTicker(memberEvery)
 	defer every.Stop()
 	var lastIn time.Time
@@ -120,7 +126,7 @@ func (n *Node) memberLoop() {
 }
 
 // meet reads contacts once the roster names a node that this one can not reach yet.
-func (n *Node) meet(roster *receipt.Roster) {
+func (n *directory) meet(roster *receipt.Roster) {
 	for _, node := range roster.Nodes {
 		if n.pinOf(node.Name).IsZero() {
 			if _, err := n.readContacts(); err != nil {
@@ -133,7 +139,7 @@ func (n *Node) meet(roster *receipt.Roster) {
 
 // askAround learns from another node what this one may have missed, and reports
 // whether a roster after that sequence is without this node.
-func (n *Node) askAround(sequence uint64) (newer uint64, out bool) {
+func (n *directory) askAround(sequence uint64) (newer uint64, out bool) {
 	signed, err := n.readContacts()
 	if err != nil {
 		return 0, false
@@ -148,18 +154,18 @@ func (n *Node) askAround(sequence uint64) (newer uint64, out bool) {
 
 // belongs reports whether a roster names this node: its machine, if it has one, for its
 // signing key may have to be brought in first.
-func (n *Node) belongs(r *receipt.Roster) bool {
+func (n *directory) belongs(r *receipt.Roster) bool {
 	node, in := r.Node(n.name)
 	return in && leads(&n.own, node)
 }
 
 // outOf says that a roster is without this node.
-func (n *Node) outOf(sequence uint64) error {
+func (n *directory) outOf(sequence uint64) error {
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})
 }
 
 // leave stops the replica of a node that is in the roster no more.
-func (n *Node) leave(sequence uint64) {
+func (n *directory) leave(sequence uint64) {
 	n.mu.Lock()
 	n.left = n.outOf(sequence)
 	n.mu.Unlock()
@@ -170,7 +176,7 @@ func (n *Node) leave(sequence uint64) {
 
 // followRoster removes the members whose node has left the roster and adds nodes
 // of the roster that are no members. A member that no contact names stays.
-func (n *Node) followRoster() error {
+func (n *membership) followRoster() error {
 	signed, err := n.readContacts()
 	if err != nil {
 		return err
@@ -217,7 +223,7 @@ func (n *Node) followRoster() error {
 }
 
 // hasLeft reports whether the node of a member has left the roster.
-func (n *Node) hasLeft(roster *receipt.Roster, m replica.Member) bool {
+func (n *directory) hasLeft(roster *receipt.Roster, m replica.Member) bool {
 	if m.Name != "" {
 		return !slices.ContainsFunc(roster.Nodes, func(node receipt.Node) bool { return memberName(node) == m.Name })
 	}

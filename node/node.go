@@ -21,14 +21,19 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/attest"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/ledger/heads"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
 )
@@ -37,13 +42,11 @@ import (
 type Options struct {
 	Log     *slog.Logger
 	Version string
-	Judges  map[string]Judge // by type of proposal, beside those that every node has
-	Sealer  Sealer           // for the epoch's secret; nil: the node's TPM, or without one a file of its directory
-	// Lease gives the lease of a host that asks for a key. Nil, as it should be where
-	// keys matter: that of the host which the request's connection shows.
-	Lease func(host string) LeaseOf
-
-	lies lies // of nodes that tests have lie; none elsewhere
+	Parts   []part.Part                                        // beside those that every node has
+	Sealer  Sealer                                             // for the epoch's secret; nil: the node's TPM, or without one a file of its directory
+	lies    lies                                               // of nodes that tests have lie; none elsewhere
+	judges  []part.JudgedType                                  // which such nodes judge by, in the place of their own
+	leased  func(host string) (keyring.Lease, evidence.Claims) // whom such nodes take for a host that asks for a key
 }
 
 // lies are the places at which a test has a node say what is not so.
@@ -53,8 +56,9 @@ type lies struct {
 	state     func(*ledger.StateDigest)                                          // what its state is
 }
 
-// Node is a running node.
-type Node struct {
+// core is which node this is, its log, and the keys by which it signs: what every task of a node
+// stands on.
+type core struct {
 	books
 	cfg     Config
 	opts    Options
@@ -65,54 +69,82 @@ type Node struct {
 	genesis receipt.Genesis
 	own     client.Contact // as the directory has it; the signing key may be another since
 	signers signers
+	tpm     *collect.TPM // nil where neither the node has one nor the domain asks for evidence
+	metrics *metrics
 
-	mu         sync.Mutex
-	contacts   map[string]client.Contact // newest known, by name
-	pace       pace
-	left       error  // that members removed this node
-	unsigned   string // why this node signs nothing
-	standing   standing
-	confirmed  confirmed
-	ticks      tickBox
-	court      court
-	effects    effects
-	keys       agreement
-	objects    *objects
-	evidence   box
-	archives   *archives
-	expiries   expiries
-	verdicts   verdicts
-	peers      *peers
-	rulebook   rulebook
-	renewer    *renewer
-	tpm        *collect.TPM // nil in a domain that asks for no evidence, as prover and gate
-	prover     attest.Prover
-	gate       *gatekeeper
-	turns      *turns // to judge what machines send
-	shown      shownRoom
-	outlook    outlook
-	authority  *authority
-	suspending suspending
-	replayed   replayed
-	past       pastTurn // of watchers
-	readings   chan struct{}
-	rekeys     rekeys
-	voter      voter
-	metrics    *metrics
-	changed    chan struct{} // the roster has
-	crowd      *crowd        // of the API
-	leases     lastLeases
-	limited    limited
-
-	stop    context.CancelFunc
+	stop    func()
 	running context.Context
 	tasks   sync.WaitGroup
+}
+
+// directory is who else there is: contacts, rosters, and the terms for nodes, as far as the
+// state or other nodes prove them.
+type directory struct {
+	*core
+	mu       sync.Mutex
+	contacts map[string]client.Contact // newest known, by name
+	pace     pace
+	left     error // that members removed this node
+	standing standing
+}
+
+// guard decides whether this node may sign and grant: whether others stand where it does, came
+// to the same state, and the clock goes on.
+type guard struct {
+	*directory
+	outlook   outlook
+	confirmed confirmed
+	peers     *peers
+}
+
+// library is what goes by its digest: objects, evidence that is being judged, verdicts, and
+// terms opened.
+type library struct {
+	*guard
+	objects  *objects
+	evidence box
+	verdicts verdicts
+	rulebook rulebook
+	replayed replayed
+}
+
+// admission judges evidence of hosts, and says how leases begin, go on and end.
+type admission struct {
+	*library
+	court      court
+	renewer    *renewer
+	gate       *gatekeeper // nil in a domain that asks for no evidence, as prover
+	prover     attest.Prover
+	turns      *turns // to judge what machines send
+	suspending suspending
+	archive    func(context.Context, evidenceCase, admit.Decision) error // before this node endorses it
+}
+
+// Node is a running node: the parts that it is made of, and the listeners before them.
+type Node struct {
+	*admission
+	states     states
+	pulse      pulse
+	membership membership
+	rekeying   rekeying
+	keys       agreement
+	svids      svids
+	releasing  releasing
+	archivist  archivist
+	assembly   *assembly
+
+	effects effects
+	shown   shownRoom
+	changed chan struct{} // the roster has
+	crowd   *crowd        // of the API
+	known   lastLeases
+	limited limited
 	fronts  []*front
 }
 
 // start is Start, as far as what it opens answers.
 func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
-	n := &Node{cfg: cfg, opts: opts, log: opts.Log, contacts: map[string]client.Contact{}, changed: make(chan struct{}, 1)}
+	n := newNode(cfg, opts)
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -124,8 +156,9 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
-	n.running, n.stop = context.WithCancel(context.Background())
-	n.peers = newPeers(n)
+	running, stop := context.WithCancelCause(context.Background())
+	n.running, n.stop = running, func() { stop(keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node"})) }
+	n.peers = newPeers(n.guard)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -143,32 +176,32 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
 		return nil, err
 	}
-	if n.archives, err = openArchives(vfs.Default, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
+	if n.archivist.archives, err = openArchives(vfs.Default, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
 		return nil, err
 	}
-	n.archives.pushed = func(host string, verdict keystead.Digest) {
+	n.archivist.archives.pushed = func(host string, verdict keystead.Digest) {
 		n.log.Warn("archived evidence destroyed before its time, to make room", "host", host, "verdict", verdict)
 	}
-	hook, err := openWebhook(n)
-	if err != nil {
-		return nil, err
-	}
-	n.renewer = newRenewer(n)
+	n.renewer = newRenewer(n.admission)
 	n.turns = newTurns(cfg.Evidence.Judgements, time.Duration(cfg.Evidence.TurnMS)*time.Millisecond)
-	n.past, n.readings = make(pastTurn, 1), make(chan struct{}, 1)
+	n.archivist.readings = make(chan struct{}, 1)
 	n.shown = newShownRoom(&cfg.Evidence)
-	n.court.init(n, n.keys.judges(), opts.Judges)
-	if n.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
+	if n.assembly, err = assemble(n, append([]part.Part{own{n}}, append(parts(&cfg.Systems), opts.Parts...)...)); err != nil {
 		return nil, err
 	}
-	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.opened}
+	n.court.bad = n.provenBad
+	n.court.init(n.library, n.tookEffect, append(n.assembly.judges(), opts.judges...))
+	if n.svids.authority, err = newAuthority(n.genesis.Name, n.name, time.Now()); err != nil {
+		return nil, err
+	}
+	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.states.opened, sees: n.assembly.sees}
 	n.metrics = newMetrics(n)
 	n.limited.init(n)
 	sealer := opts.Sealer
 	if sealer == nil && n.tpm != nil {
 		sealer = TPMSealer{TPM: n.tpm}
 	}
-	if err := n.keys.init(ctx, n, sealer); err != nil {
+	if err := n.keys.init(ctx, n.guard, n.pulse.ticks.arrived, sealer); err != nil {
 		return nil, err
 	}
 	if err := n.openFronts(); err != nil {
@@ -181,20 +214,37 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	close(n.standing.up)
+	if err := n.assembly.start(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.serve(); err != nil {
 		return nil, err
 	}
-	for _, task := range []func(){n.tickLoop, n.voteLoop, n.headsLoop, n.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeyLoop, n.renewer.loop, n.libraryLoop, n.archiveLoop, n.positionLoop} {
+	for _, task := range []func(){n.pulse.tickLoop, n.pulse.voteLoop, n.headsLoop, n.membership.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeying.rekeyLoop, n.renewer.loop,
+		n.libraryLoop, n.archivist.archiveLoop, n.states.positionLoop} {
 		n.background(task)
-	}
-	if hook != nil {
-		n.background(hook.loop)
 	}
 	return n, nil
 }
 
+// newNode lays a node out, with nothing opened.
+func newNode(cfg Config, opts Options) *Node {
+	c := &core{cfg: cfg, opts: opts, log: opts.Log}
+	g := &guard{directory: &directory{core: c, contacts: map[string]client.Contact{}}}
+	a := &admission{library: &library{guard: g}}
+	n := &Node{admission: a, changed: make(chan struct{}, 1)}
+	n.membership.changed = n.changed
+	n.states.guard, n.pulse.guard, n.membership.guard, n.rekeying.guard = g, g, g, g
+	n.svids.guard, n.svids.leases = g, leases{a}
+	n.releasing = releasing{g, &n.keys, leases{a}, opts.leased}
+	n.archivist.admission, n.archivist.keys = a, &n.keys
+	n.rekeying.settled = func() { n.court.endorseAgain(); n.background(n.announce) }
+	a.archive = n.archivist.archiveEvidence
+	return n
+}
+
 // background runs a task that Close waits for. It is called by Start and by tasks.
-func (n *Node) background(task func()) {
+func (n *core) background(task func()) {
 	n.tasks.Add(1)
 	go func() {
 		defer n.tasks.Done()
@@ -203,10 +253,10 @@ func (n *Node) background(task func()) {
 }
 
 // now is the time of day by this node's clock.
-func (n *Node) now() time.Time { return time.Now() }
+func (n *core) now() time.Time { return time.Now() }
 
 // loadDomain reads the domain file in the directory and checks it by the digest.
-func (n *Node) loadDomain() error {
+func (n *directory) loadDomain() error {
 	path := filepath.Join(n.cfg.Dir, domainFile)
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -252,7 +302,7 @@ func (n *Node) heard(h heard) {
 		n.pace.observe(h.clock, bootMillis())
 		n.mu.Unlock()
 	}
-	n.voter.hear(h)
+	n.pulse.voter.hear(h)
 	n.effects.hear(h.effects)
 	n.court.hear(h.judged)
 	if h.agreement {
@@ -271,6 +321,7 @@ func (n *Node) heard(h heard) {
 		n.log.Error("alarm", "number", a.Number, "reason", a.Finding.Reason, "where", a.Finding.Where, "want", a.Finding.Want, "got", a.Finding.Got)
 	}
 	n.metrics.heard(h)
+	n.assembly.applied(part.Batch{Entries: h.applied, Size: h.size, Clock: h.clock, Replaced: h.replaced})
 }
 
 // foundLoop hands in the genesis entry until it is applied, and has this node be found.
@@ -304,12 +355,12 @@ func (n *Node) announce() {
 		}
 		return n.publish(ctx, n.contactBy(k))
 	})
-	n.retry("authority", n.publishAuthority)
+	n.retry("authority", n.svids.publishAuthority)
 	n.retry("recovery", n.publishRecovery)
 }
 
 // retry does something until it succeeds or the node stops.
-func (n *Node) retry(what string, do func(context.Context) error) {
+func (n *core) retry(what string, do func(context.Context) error) {
 	for n.running.Err() == nil {
 		ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
 		err := do(ctx)
@@ -329,7 +380,7 @@ func (n *Node) retry(what string, do func(context.Context) error) {
 const contactContract = "contact"
 
 // publish writes a contact to the ledger if it is not there.
-func (n *Node) publish(ctx context.Context, signed []byte) error {
+func (n *core) publish(ctx context.Context, signed []byte) error {
 	c, err := client.OpenContact(signed)
 	if err != nil {
 		return err
@@ -338,7 +389,7 @@ func (n *Node) publish(ctx context.Context, signed []byte) error {
 }
 
 // transact writes records of a contract that nodes alone write.
-func (n *Node) transact(ctx context.Context, contract string, writes []ledger.Write, conditions ...ledger.Condition) error {
+func (n *core) transact(ctx context.Context, contract string, writes []ledger.Write, conditions ...ledger.Condition) error {
 	_, _, clock := n.machine.roster()
 	tx := ledger.Transaction{Request: ledger.RequestID{ID: [16]byte(client.NewRequestID()), Deadline: clock + ledger.Window/2},
 		Contract: contract, Conditions: conditions, Writes: writes}
@@ -354,7 +405,7 @@ func (n *Node) transact(ctx context.Context, contract string, writes []ledger.Wr
 // one that the node's key there signed; one by an older key of the same machine only
 // while no other is known. Contacts of nodes that left say which member of the replica
 // they were.
-func (n *Node) readContacts() (signed [][]byte, err error) {
+func (n *directory) readContacts() (signed [][]byte, err error) {
 	found := map[string]client.Contact{}
 	err = n.view(func(v ledger.View) error {
 		return v.Keys(contactContract+"/", func(key string, value ledger.Value) bool {
@@ -378,7 +429,7 @@ func (n *Node) readContacts() (signed [][]byte, err error) {
 	return signed, err
 }
 
-func (n *Node) knownContacts() []client.Contact {
+func (n *directory) knownContacts() []client.Contact {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	out := make([]client.Contact, 0, len(n.contacts))
@@ -391,7 +442,7 @@ func (n *Node) knownContacts() []client.Contact {
 
 // contactOf returns the contact of the node that shows a TLS key: of one in the roster,
 // if several say that it is theirs.
-func (n *Node) contactOf(pin keystead.Digest) (contact client.Contact, found bool) {
+func (n *directory) contactOf(pin keystead.Digest) (contact client.Contact, found bool) {
 	roster := n.roster()
 	for _, c := range n.knownContacts() {
 		if c.TLS != pin {
@@ -406,13 +457,13 @@ func (n *Node) contactOf(pin keystead.Digest) (contact client.Contact, found boo
 }
 
 // nameOf returns the name of the node that shows a TLS key, or "".
-func (n *Node) nameOf(pin keystead.Digest) string {
+func (n *directory) nameOf(pin keystead.Digest) string {
 	c, _ := n.contactOf(pin)
 	return c.Name
 }
 
 // Name returns the node's name.
-func (n *Node) Name() string { return n.name }
+func (n *core) Name() string { return n.name }
 
 // Done is closed when the node has stopped by itself or by Close.
 func (n *Node) Done() <-chan struct{} { return n.replica.Done() }
@@ -436,6 +487,9 @@ func (n *Node) Close() error {
 	n.stop()
 	errs := []error{n.closeFronts()}
 	n.tasks.Wait()
+	if n.assembly != nil {
+		errs = append(errs, n.assembly.close())
+	}
 	n.peers.close()
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())
@@ -451,7 +505,7 @@ const transferPatience = 500 * time.Millisecond
 
 // handOver asks another voter to lead, and waits until this node does not, asking the
 // next one when that takes too long.
-func (n *Node) handOver() {
+func (n *core) handOver() {
 	s := n.replica.Status()
 	if s.Members == nil {
 		return
@@ -478,7 +532,7 @@ func (n *Node) Status() *apiv1.StatusResponse {
 	out := &apiv1.StatusResponse{Node: n.name, Version: n.opts.Version, Fresh: n.fresh() == nil}
 	if _, err := n.signer(); n.replica != nil && err != nil {
 		n.mu.Lock()
-		out.Unsigned = cmp.Or(n.unsigned, err.Error())
+		out.Unsigned = cmp.Or(n.rekeying.unsigned, err.Error())
 		n.mu.Unlock()
 	}
 	out.ProvenBad = n.outlook.proven()

@@ -11,7 +11,7 @@ import (
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/internal/refusal"
-	"github.com/keystead/keystead/serve"
+	"github.com/keystead/keystead/part"
 )
 
 // opinionLate is how long a proposal has for its effect before the other nodes are asked
@@ -66,8 +66,7 @@ func (c *court) opinions(ctx context.Context, id keystead.Digest) <-chan opinion
 }
 
 // GetRuling implements serve.Nodes: it waits until this node has come to something.
-func (n *Node) GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error) {
-	c := &n.court
+func (c *court) GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error) {
 	c.mu.Lock()
 	full := c.cases[proposal] == nil && len(c.cases) >= maxCases
 	c.mu.Unlock()
@@ -100,11 +99,11 @@ func wireRefusal(err error) *apiv1.Refusal {
 
 // hearing proposes and waits until the proposal has taken effect. It ends early with
 // this node's own refusal, or with those of so many others that no majority is left.
-func (c *court) hearing(ctx context.Context, entry []byte) (serve.Outcome, error) {
+func (c *court) hearing(ctx context.Context, entry []byte) (part.Outcome, error) {
 	n, id := c.node, keystead.Sum(entry)
 	x := c.of(id)
 	if _, err := n.propose(ctx, entry); err != nil {
-		return serve.Outcome{}, err
+		return part.Outcome{}, err
 	}
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
@@ -113,23 +112,23 @@ func (c *court) hearing(ctx context.Context, entry []byte) (serve.Outcome, error
 	for against := 0; ; {
 		select {
 		case <-x.done:
-			return serve.Outcome{Applied: true}, nil
+			return part.Outcome{Applied: true}, nil
 		case <-x.refused:
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return serve.Outcome{}, x.refusal
+			return part.Outcome{}, x.refusal
 		case o := <-opinions:
 			held = append(held, o.findings()...)
 			roster, _, _ := n.machine.roster()
 			if against++; against > len(roster.Nodes)-roster.Majority() {
-				return serve.Outcome{}, keystead.Deny(held...)
+				return part.Outcome{}, keystead.Deny(held...)
 			}
 		case <-ctx.Done():
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			late := keystead.Finding{Reason: keystead.ReasonTimeout, Where: "proposal " + id.String(),
 				Want: "matching endorsements of a majority", Got: fmt.Sprintf("%d endorsements", len(x.endorsements))}
-			return serve.Outcome{}, keystead.Deny(append([]keystead.Finding{late}, held...)...)
+			return part.Outcome{}, keystead.Deny(append([]keystead.Finding{late}, held...)...)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/serve"
 )
 
@@ -19,15 +20,15 @@ const handshakeTime = 5 * time.Second
 type parting struct {
 	inner net.Listener
 	crowd *crowd
-	shake *tls.Config                                // nil: what comes is attested, or in the clear
-	who   func(net.Conn) (class serve.Class, of any) // of a finished handshake
+	shake *tls.Config                               // nil: what comes is attested, or in the clear
+	who   func(net.Conn) (class part.Class, of any) // of a finished handshake
 	ready [2]chan net.Conn
 	ended chan struct{}
 	once  sync.Once
 	tasks sync.WaitGroup
 }
 
-func newParting(inner net.Listener, c *crowd, shake *tls.Config, who func(net.Conn) (serve.Class, any)) *parting {
+func newParting(inner net.Listener, c *crowd, shake *tls.Config, who func(net.Conn) (part.Class, any)) *parting {
 	p := &parting{inner: inner, crowd: c, shake: shake, who: who, ready: [2]chan net.Conn{make(chan net.Conn), make(chan net.Conn)}, ended: make(chan struct{})}
 	p.tasks.Go(p.run)
 	return p
@@ -87,7 +88,7 @@ func (p *parting) take(conn net.Conn) {
 		return
 	}
 	at := 1
-	if class == serve.Stranger {
+	if class == part.ClassStranger {
 		at = 0
 	}
 	select {
@@ -141,10 +142,10 @@ func (h half) Close() error {
 }
 
 // whoConnects says what a connection's other end is known as, and by what.
-func (n *Node) whoConnects(c net.Conn) (serve.Class, any) {
+func (n *Node) whoConnects(c net.Conn) (part.Class, any) {
 	p := n.peerAt(c)
 	switch class := p.Class(); {
-	case class == serve.Stranger:
+	case class == part.ClassStranger:
 		return class, serve.Source(c.RemoteAddr().String())
 	case p.Node != "":
 		return class, p.Node
@@ -156,16 +157,16 @@ func (n *Node) whoConnects(c net.Conn) (serve.Class, any) {
 }
 
 // keyClass is as what a TLS key alone is known.
-func (n *Node) keyClass(pin keystead.Digest) serve.Class {
+func (n *Node) keyClass(pin keystead.Digest) part.Class {
 	switch {
 	case pin.IsZero():
-		return serve.Stranger
+		return part.ClassStranger
 	case n.nameOf(pin) != "":
-		return serve.Node
+		return part.ClassNode
 	case n.listed(pin):
-		return serve.Client
-	case n.leases.known(pin):
-		return serve.Host
+		return part.ClassClient
+	case n.known.known(pin):
+		return part.ClassHost
 	}
-	return serve.Stranger
+	return part.ClassStranger
 }

@@ -18,9 +18,10 @@ import (
 
 // peers are the other nodes' APIs, as this node reaches them.
 type peers struct {
-	node *Node
-	mu   sync.Mutex
-	open map[client.Contact]*peer
+	node         *guard
+	dialAttested func(ctx context.Context, to client.Contact, address string) (net.Conn, error) // nil where connections carry no evidence
+	mu           sync.Mutex
+	open         map[client.Contact]*peer
 }
 
 type peer struct {
@@ -34,7 +35,7 @@ type peer struct {
 	ticking   *sync.Mutex // held while a tick is on its way
 }
 
-func newPeers(n *Node) *peers { return &peers{node: n, open: map[client.Contact]*peer{}} }
+func newPeers(n *guard) *peers { return &peers{node: n, open: map[client.Contact]*peer{}} }
 
 func (p *peers) close() {
 	p.mu.Lock()
@@ -53,7 +54,7 @@ func (p *peers) at(to client.Contact) *peer {
 	case x == nil:
 		x = p.dial(to)
 		x.ticking = new(sync.Mutex)
-	case p.node.gate != nil && time.Since(x.since) > p.node.cfg.TPM.every(): // a new connection, with new evidence
+	case p.dialAttested != nil && time.Since(x.since) > p.node.cfg.TPM.every(): // a new connection, with new evidence
 		old := x
 		x = p.dial(to)
 		x.ticking = old.ticking
@@ -105,9 +106,9 @@ func (p *peers) dial(to client.Contact) *peer {
 	most := connect.WithReadMaxBytes(maxPeerAnswer)
 	t, base := client.PinnedTransport(to, &p.node.self.TLS), to.API
 	x := &peer{Contact: to, since: time.Now(), public: apiv1connect.NewHostServiceClient(&http.Client{Transport: t}, base, most)}
-	if p.node.gate != nil {
+	if p.dialAttested != nil {
 		dial := func(ctx context.Context) (net.Conn, error) {
-			return p.node.dialAttested(ctx, to, strings.TrimPrefix(to.API, "https://"))
+			return p.dialAttested(ctx, to, strings.TrimPrefix(to.API, "https://"))
 		}
 		t, base = client.AttestedTransport(dial, p.node.cfg.TPM.every()), "http://"+to.Name+".node.invalid" // who is there, evidence tells
 	}

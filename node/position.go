@@ -72,8 +72,13 @@ func (c *confirmed) check() error {
 	return nil
 }
 
+// states is what nodes make of their states: positions, digests, and whom they take a state from.
+type states struct {
+	*guard
+}
+
 // digested takes what this node came to at a position.
-func (n *Node) digested(h replica.StateHeader) {
+func (n *states) digested(h replica.StateHeader) {
 	c := &n.confirmed
 	c.mu.Lock()
 	c.own[h.Index] = h
@@ -91,7 +96,7 @@ func (c *confirmed) want() {
 
 // positionLoop asks for positions when they are wanted, hands in what this node came to,
 // and goes by what the others did.
-func (n *Node) positionLoop() {
+func (n *states) positionLoop() {
 	every := time.NewTicker(positionEvery)
 	defer every.Stop()
 	for {
@@ -106,7 +111,7 @@ func (n *Node) positionLoop() {
 	}
 }
 
-func (n *Node) positionOnce() {
+func (n *states) positionOnce() {
 	now := n.machine.positions()
 	c := &n.confirmed
 	c.mu.Lock()
@@ -143,14 +148,14 @@ const offerEvery = 2 * time.Second
 // alone reports whether no majority of the roster's nodes has a state to come to a digest
 // of: the domain grows from few nodes, or goes on from one disk. What this node then sends to
 // members who join is its own word.
-func (n *Node) alone(now *positionsNow) bool {
+func (n *states) alone(now *positionsNow) bool {
 	s := n.replica.Status()
 	return s.Leader != 0 && s.Leader == s.ID && s.Members != nil && len(s.Members.Voters()) < now.majority
 }
 
 // compare settles this node, or finds out that its state is not what a majority has. It
 // holds confirmed.mu.
-func (n *Node) compare(now *positionsNow) {
+func (n *states) compare(now *positionsNow) {
 	c := &n.confirmed
 	own, ok := c.own[now.Stable]
 	if !ok || now.agreed == nil || now.Stable <= c.opened {
@@ -196,7 +201,7 @@ func (c *confirmed) unsent(p *ledger.Positions, name string) (out []replica.Stat
 
 // asks reports whether a position is wanted: at the start of a node, by a member that
 // lags, or because there is much log since the last. It holds confirmed.mu.
-func (n *Node) asks(now *positionsNow) bool {
+func (n *states) asks(now *positionsNow) bool {
 	c := &n.confirmed
 	s := n.replica.Status()
 	leads := s.Leader != 0 && s.Leader == s.ID
@@ -218,7 +223,7 @@ func (n *Node) asks(now *positionsNow) bool {
 	return leads && now.logged >= now.Much()
 }
 
-func (n *Node) askForPosition() {
+func (n *states) askForPosition() {
 	c := &n.confirmed
 	ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
 	defer cancel()
@@ -233,7 +238,7 @@ func (n *Node) askForPosition() {
 }
 
 // handIn signs what this node came to at a position, and puts it into the log.
-func (n *Node) handIn(h replica.StateHeader) {
+func (n *states) handIn(h replica.StateHeader) {
 	n.proposeOwn(func() ([]byte, error) {
 		s, err := n.signState(h)
 		return s.Entry(), err
@@ -245,7 +250,7 @@ func (n *Node) handIn(h replica.StateHeader) {
 
 // signState signs with whatever key of its own the roster names: this is what a node signs
 // before its state is confirmed.
-func (n *Node) signState(h replica.StateHeader) (ledger.StateDigest, error) {
+func (n *states) signState(h replica.StateHeader) (ledger.StateDigest, error) {
 	k, err := n.namedKey()
 	if err == nil {
 		err = n.agreed()
@@ -262,7 +267,7 @@ func (n *Node) signState(h replica.StateHeader) (ledger.StateDigest, error) {
 
 // ownState returns what this node can vouch for at a position: what it came to itself, or
 // what a majority signed in a state that was confirmed.
-func (n *Node) ownState(position uint64) (h ledger.StateDigest, ok bool) {
+func (n *states) ownState(position uint64) (h ledger.StateDigest, ok bool) {
 	now := n.machine.positions()
 	c := &n.confirmed
 	c.mu.Lock()

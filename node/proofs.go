@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger/heads"
 )
@@ -35,7 +36,7 @@ func saveProof(dir string, p *heads.Proof) error {
 	if err != nil {
 		return err
 	}
-	err = writeNew(filepath.Join(dir, proofsDir, fmt.Sprintf("%s-%x.json", p.Node, p.Key[:8])), append(b, '\n'))
+	err = conf.WriteNew(filepath.Join(dir, proofsDir, fmt.Sprintf("%s-%x.json", p.Node, p.Key[:8])), append(b, '\n'))
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}

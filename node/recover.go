@@ -14,7 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
@@ -102,7 +102,7 @@ func Recover(cfg Config, signed []byte) (r Recovery, err error) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return writeNew(path, signed)
+		return conf.WriteNew(path, signed)
 	})
 	return r, err
 }
@@ -137,7 +137,7 @@ func (r Recovery) String() string {
 
 // recoverWith opens the store of a node that does not run, and asks.
 func recoverWith(cfg Config, authorise func(Recovery, *receipt.Roster) error) error {
-	n := &Node{cfg: cfg, contacts: map[string]client.Contact{}}
+	n := newNode(cfg, Options{})
 	var err error
 	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return err
@@ -178,7 +178,7 @@ func recoverWith(cfg Config, authorise func(Recovery, *receipt.Roster) error) er
 const recoveryContract = "recovery"
 
 // publishRecovery writes the recovery that this node began from to the ledger.
-func (n *Node) publishRecovery(ctx context.Context) error {
+func (n *core) publishRecovery(ctx context.Context) error {
 	path := filepath.Join(n.cfg.Dir, recoveryFile)
 	signed, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -204,7 +204,7 @@ func (n *Node) publishRecovery(ctx context.Context) error {
 
 // ownRecovery returns the last note by which members had the ledger go on from this node's
 // disk; nil if there is none.
-func (n *Node) ownRecovery() (note []byte, err error) {
+func (n *core) ownRecovery() (note []byte, err error) {
 	last := uint64(0)
 	take := func(signed []byte) {
 		text, _, err := key.Peek(signed)
@@ -225,7 +225,7 @@ func (n *Node) ownRecovery() (note []byte, err error) {
 }
 
 // record writes a value of a contract of the nodes' own, unless it is there.
-func (n *Node) record(ctx context.Context, contract, key string, value []byte) error {
+func (n *core) record(ctx context.Context, contract, key string, value []byte) error {
 	same := false
 	if err := n.view(func(v ledger.View) error {
 		now, err := v.Get(key)

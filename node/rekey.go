@@ -15,14 +15,22 @@ import (
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
+
+// rekeying brings in the key that this node made when it started, and certifies others'.
+type rekeying struct {
+	*guard
+	rekeys   rekeys
+	unsigned string // why this node signs nothing
+	settled  func() // called once the key is in force
+}
 
 // CertifyNode implements serve.Nodes: it signs a rekey that follows the roster of now,
 // for the one node that asks, over a connection on which that node's evidence passed.
 // In the change the node's TPM certified the new key.
-func (n *Node) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error) {
+func (n *rekeying) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error) {
 	chain, roster, err := n.chainNow()
 	if err != nil {
 		return nil, err
@@ -31,7 +39,7 @@ func (n *Node) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*a
 	if err != nil {
 		return nil, err
 	}
-	from := serve.PeerOf(ctx)
+	from := part.CallerOf(ctx)
 	for i, node := range change.Roster.Nodes {
 		if node.Key != roster.Nodes[i].Key && node.Name != from.Node {
 			return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "rekey of node " + node.Name,
@@ -108,7 +116,7 @@ func connectionOf(name string) string {
 
 // chainNow returns the genesis entry and the roster entries after it, with the roster
 // that they lead to.
-func (n *Node) chainNow() ([][]byte, receipt.Roster, error) {
+func (n *rekeying) chainNow() ([][]byte, receipt.Roster, error) {
 	for {
 		chain, err := n.chain()
 		if err != nil {
@@ -128,7 +136,7 @@ const (
 
 // rekeyLoop brings in this start's key: it has the other nodes certify it, and once the
 // roster names it does what follows from that.
-func (n *Node) rekeyLoop() {
+func (n *rekeying) rekeyLoop() {
 	if n.signers.boot == nil {
 		return
 	}
@@ -166,7 +174,7 @@ func (n *Node) rekeyLoop() {
 }
 
 // say keeps why this node signs nothing, for its status; "" if it does.
-func (n *Node) say(why string) {
+func (n *rekeying) say(why string) {
 	n.mu.Lock()
 	n.unsigned = why
 	n.mu.Unlock()
@@ -174,14 +182,13 @@ func (n *Node) say(why string) {
 
 // settle does what follows once this start's key is in force: the kept one is removed,
 // contact and authority are signed anew, and so is what was judged.
-func (n *Node) settle() error {
+func (n *rekeying) settle() error {
 	if err := n.forget(); err != nil {
 		n.log.Error("the key of before is still there", "because", err)
 		return err
 	}
 	n.log.Info("signing key in force", "key", n.signers.boot.Public())
-	n.court.endorseAgain()
-	n.background(n.announce)
+	n.settled()
 	return nil
 }
 
@@ -190,7 +197,7 @@ const rekeyTime = 20 * time.Second
 
 // rekey makes the change that names this start's key, collects a majority's signatures
 // and has it applied.
-func (n *Node) rekey() error {
+func (n *rekeying) rekey() error {
 	ctx, cancel := context.WithTimeout(n.running, rekeyTime)
 	defer cancel()
 	chain, roster, err := n.chainNow()
@@ -214,7 +221,7 @@ func (n *Node) rekey() error {
 }
 
 // rekeyText has the TPM certify this start's key for the place after a chain.
-func (n *Node) rekeyText(ctx context.Context, chain [][]byte, roster receipt.Roster) ([]byte, error) {
+func (n *rekeying) rekeyText(ctx context.Context, chain [][]byte, roster receipt.Roster) ([]byte, error) {
 	public, after := n.signers.boot.Public(), keystead.Sum(chain[len(chain)-1])
 	cert, err := n.tpm.Certify(ctx, receipt.KeyBinding(n.cfg.Domain, after, n.name, public), collect.AKECC, nil)
 	if err != nil {
@@ -232,7 +239,7 @@ func (n *Node) rekeyText(ctx context.Context, chain [][]byte, roster receipt.Ros
 }
 
 // certified has the nodes of a roster sign a rekey, until a majority did.
-func (n *Node) certified(ctx context.Context, text []byte, roster *receipt.Roster) ([]byte, error) {
+func (n *rekeying) certified(ctx context.Context, text []byte, roster *receipt.Roster) ([]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	note, have := append(slices.Clone(text), '\n'), 0

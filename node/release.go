@@ -2,88 +2,71 @@ package node
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
-// LeaseOf returns the lease of the host that asks and the claims of the verdict on it, as
-// of a state and its domain clock in Unix milliseconds.
-type LeaseOf func(v ledger.View, clock uint64) (keyring.Lease, evidence.Claims, error)
-
-// leaseOf finds the lease of a host that speaks over a connection, and the claims of the
-// verdict on its newest evidence: that of its admission, or of its last renewal.
-func (n *Node) leaseOf(from serve.Peer, host string) LeaseOf {
-	return func(v ledger.View, _ uint64) (keyring.Lease, evidence.Claims, error) {
-		var verdict struct {
-			Claims evidence.Claims `json:"claims"`
-		}
-		if err := speaksFor(v, from, host); err != nil {
-			return nil, verdict.Claims, err
-		}
-		lease, err := admit.Current(v, host)
-		if err != nil {
-			return nil, verdict.Claims, err
-		}
-		if lease.Renewed() != 0 {
-			b, here := n.verdicts.get(lease.Verdict())
-			if !here {
-				return lease, verdict.Claims, verdictMissing(host, lease.Verdict())
-			}
-			err := json.Unmarshal(b, &verdict)
-			return lease, verdict.Claims, err
-		}
-		x, err := v.Judged(admit.VerdictKey(host))
-		if err == nil && x.Version != lease.Version() {
-			err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseUnknown, Where: "verdict on " + host, Want: fmt.Sprintf("version %d, of the lease", lease.Version()), Got: fmt.Sprint(x.Version)})
-		}
-		if err == nil {
-			err = json.Unmarshal(x.Data, &verdict)
-		}
-		return lease, verdict.Claims, err
-	}
+// releasing hands out agreed keys, to whom their leases and the keys' specifications allow it.
+type releasing struct {
+	*guard
+	keys   *agreement
+	leases part.Leases
+	test   func(host string) (keyring.Lease, evidence.Claims) // of nodes that tests run; nil elsewhere
 }
 
-// ReleaseKey gives a version of an agreed key, 0 for the newest, to whom its lease and the
-// key's specification allow it. Lease looks up the lease of who asks. Nothing is granted
-// without a majority's word that the state is the one of now (ReadIndex), nor while the
-// clock is stale.
-func (n *Node) ReleaseKey(ctx context.Context, key string, version uint64, app keyring.Application, lease LeaseOf) (keyring.Grant, error) {
-	if err := n.mayGrant(ctx); err != nil {
-		return keyring.Grant{}, err
-	}
-	if at := n.keys.standing(); !in(&at.Roster, n.name) {
-		return keyring.Grant{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "release", Want: "a node of the roster", Got: n.name})
-	}
-	if _, err := n.signer(); err != nil {
-		return keyring.Grant{}, err
-	}
+// Release implements serve.Keys. Nothing is granted without a majority's word that the state is
+// the one of now (ReadIndex), nor while the clock is stale.
+func (n *releasing) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
+	a := r.GetApplication()
+	ask := keyring.Ask{Key: r.GetKey(), Version: r.GetVersion(), Application: keyring.Application{Level: a.GetLevel(), Path: a.GetPath(), Digest: a.GetDigest(), UID: int64(a.GetUid())}}
 	var grant keyring.Grant
-	err := n.snapshot(func(v ledger.View) error {
-		clock, err := v.Clock()
-		if err != nil {
-			return err
+	release := func(v ledger.View, clock uint64) (err error) {
+		if at := n.keys.standing(); !in(&at.Roster, n.name) {
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "release", Want: "a node of the roster", Got: n.name})
 		}
-		ask := keyring.Ask{Key: key, Version: version, Application: app}
-		if ask.Lease, ask.Claims, err = lease(v, clock); err != nil {
+		if _, err := n.signer(); err != nil {
 			return err
 		}
 		grant, err = n.keys.keyring.Release(onLedger{v}, &ask, clock)
 		return err
+	}
+	var err error
+	if n.test != nil {
+		ask.Lease, ask.Claims = n.test(r.GetHost())
+		err = n.releaseTest(ctx, release)
+	} else {
+		err = n.leases.Evidence(ctx, part.CallerOf(ctx), r.GetHost(), func(v ledger.View, g *part.Granted) error {
+			ask.Lease, ask.Claims = g.Lease, g.Claims
+			return release(v, g.Clock)
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &apiv1.ReleaseResponse{Secret: grant.Secret().Encode(), Version: grant.Version(), HoldMs: uint64(grant.Hold().Milliseconds())}, nil
+}
+
+// releaseTest releases for a lease of a test's making.
+func (n *releasing) releaseTest(ctx context.Context, release func(ledger.View, uint64) error) error {
+	if err := n.mayGrant(ctx); err != nil {
+		return err
+	}
+	return n.snapshot(func(v ledger.View) error {
+		clock, err := v.Clock()
+		if err != nil {
+			return err
+		}
+		return release(v, clock)
 	})
-	return grant, err
 }
 
 // in reports whether the roster names the node.
@@ -92,40 +75,11 @@ func in(r *receipt.Roster, name string) bool {
 	return ok
 }
 
-// maxRecalls is how often a release starts over because the host was renewed meanwhile.
-const maxRecalls = 2
-
-// Release implements serve.Keys.
-func (n *Node) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
-	from := serve.PeerOf(ctx)
-	lease, recall := n.leaseOf(from, r.GetHost()), func() error { return n.recall(ctx, from, r.GetHost()) }
-	if n.opts.Lease != nil {
-		lease, recall = n.opts.Lease(r.GetHost()), func() error { return nil }
-	}
-	a := r.GetApplication()
-	app := keyring.Application{Level: a.GetLevel(), Path: a.GetPath(), Digest: a.GetDigest(), UID: int64(a.GetUid())}
-	var g keyring.Grant
-	for try := 0; ; try++ {
-		err := recall()
-		if err == nil {
-			g, err = n.ReleaseKey(ctx, r.GetKey(), r.GetVersion(), app, lease)
-		}
-		if errors.Is(err, keystead.ReasonObjectMissing) && try < maxRecalls {
-			continue // renewed in between, or a moment ago
-		}
-		if err != nil {
-			return nil, err
-		}
-		break
-	}
-	return &apiv1.ReleaseResponse{Secret: g.Secret().Encode(), Version: g.Version(), HoldMs: uint64(g.Hold().Milliseconds())}, nil
-}
-
 // maxVersions is how many versions of a key a list shows, the newest.
 const maxVersions = 64
 
 // ListKeys implements serve.Keys: what is known of agreed keys, never their content.
-func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResponse, error) {
+func (n *releasing) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResponse, error) {
 	out := &apiv1.ListKeysResponse{}
 	err := n.View(ctx, true, func(v ledger.View) error {
 		st := onLedger{v}
@@ -138,7 +92,7 @@ func (n *Node) ListKeys(ctx context.Context, prefix string) (*apiv1.ListKeysResp
 		err = v.JudgedKeys(keyring.KeyspecType+"/"+prefix, "", func(key string, value ledger.Value) bool {
 			var k *apiv1.Key
 			if k, failed = listKey(st, strings.TrimPrefix(key, keyring.KeyspecType+"/"), value); failed == nil {
-				failed = serve.Spend(ctx, proto.Size(k))
+				failed = part.Spend(ctx, proto.Size(k))
 			}
 			if failed == nil {
 				out.Keys = append(out.Keys, k)

@@ -20,7 +20,7 @@ import (
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
-	"github.com/keystead/keystead/serve"
+	"github.com/keystead/keystead/part"
 )
 
 // Bounds of batches of renewals.
@@ -34,7 +34,7 @@ const (
 // renewer gathers the renewals that this node judged, has another node judge them, and
 // puts them on the ledger.
 type renewer struct {
-	node  *Node
+	node  *admission
 	wake  chan struct{}
 	under chan struct{} // a place for each batch under way
 
@@ -60,12 +60,12 @@ func (x *renewal) refused(node string, r *apiv1.Refusal) {
 	}
 }
 
-func newRenewer(n *Node) *renewer {
+func newRenewer(n *admission) *renewer {
 	return &renewer{node: n, wake: make(chan struct{}, 1), under: make(chan struct{}, maxBatchWork)}
 }
 
 // Renew implements serve.Hosts.
-func (n *Node) Renew(ctx context.Context, from serve.Peer, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
+func (n *admission) Renew(ctx context.Context, from part.Caller, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
 	if err := n.fresh(); err != nil {
 		return nil, err
 	}
@@ -330,12 +330,12 @@ func became(s admit.State, x *renewal) (refused, err error) {
 }
 
 // showing waits until the state shows what was applied by a log index.
-func (n *Node) showing(ctx context.Context, index uint64) error {
+func (n *admission) showing(ctx context.Context, index uint64) error {
 	return n.reach(ctx, func(h heights) bool { return h.applied >= index })
 }
 
 // Witness implements serve.Nodes.
-func (n *Node) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.WitnessResponse, error) {
+func (n *admission) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.WitnessResponse, error) {
 	if err := n.fresh(); err != nil {
 		return nil, err
 	}
@@ -381,7 +381,7 @@ func (n *Node) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.Wit
 }
 
 // witness judges one renewal, and wants the other node's conclusion.
-func (n *Node) witness(ctx context.Context, v ledger.View, s admit.State, r *apiv1.Renewal) (ledger.RenewalItem, error) {
+func (n *admission) witness(ctx context.Context, v ledger.View, s admit.State, r *apiv1.Renewal) (ledger.RenewalItem, error) {
 	bundle, err := evidence.Parse(r.GetBundle())
 	if err != nil {
 		return ledger.RenewalItem{}, err

@@ -133,7 +133,7 @@ func (a *agreement) fail(st onLedger, r *run, who []string, why error, leads boo
 }
 
 // alarm says what people must look at.
-func (n *Node) alarm(what string, about ...any) {
+func (n *core) alarm(what string, about ...any) {
 	n.metrics.alarms.Inc()
 	n.log.Error("alarm: "+what, about...)
 }
@@ -166,7 +166,7 @@ func (a *agreement) open(st onLedger, at *keyring.Standing, keys []string, out *
 	now := time.Now()
 	var live []string
 	for _, n := range at.Nodes {
-		if n.Name == a.node.name || now.Sub(a.begun) < silentAfter || now.Sub(a.node.ticks.arrived(n.Name)) < silentAfter {
+		if n.Name == a.node.name || now.Sub(a.begun) < silentAfter || now.Sub(a.arrived(n.Name)) < silentAfter {
 			live = append(live, n.Name)
 		}
 	}

@@ -40,7 +40,7 @@ func (b *rulebook) opened(role string) *admit.Rules {
 
 // rules returns the terms in force for a role, opened. Objects of theirs that are not
 // here other nodes hand over.
-func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
+func (n *library) rules(ctx context.Context, role string) (*admit.Rules, error) {
 	f, err := n.inForce(role)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (n *Node) rules(ctx context.Context, role string) (*admit.Rules, error) {
 
 // termsObjects returns objects of terms, each no longer than those of its kind are. The text
 // is nil where it is an object itself, the first that is asked for.
-func (n *Node) termsObjects(ctx context.Context, text []byte) admit.Objects {
+func (n *library) termsObjects(ctx context.Context, text []byte) admit.Objects {
 	most := map[keystead.Digest]int64{}
 	learn := func(text []byte) {
 		t, err := admit.ParseTerms(text)
@@ -102,7 +102,7 @@ func (n *Node) termsObjects(ctx context.Context, text []byte) admit.Objects {
 // founded is a state that knows the genesis entry even before the ledger has begun.
 type founded struct {
 	ledger.View
-	node *Node
+	node *core
 }
 
 // Founding returns a setting of the genesis entry, or "".

@@ -77,7 +77,7 @@ func (v *vault) keep(ctx context.Context, secret []byte) error {
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeNew(next, secret); err != nil {
+	if err := conf.WriteNew(next, secret); err != nil {
 		return err
 	}
 	if err := os.Rename(next, v.path()); err != nil {

@@ -73,10 +73,10 @@ func Prepare(ctx context.Context, dir string, p Place) (contact []byte, err erro
 	if _, err := client.OpenContact(signed); err != nil {
 		return nil, err
 	}
-	if err := writeNew(filepath.Join(dir, contactFile), signed); err != nil {
+	if err := conf.WriteNew(filepath.Join(dir, contactFile), signed); err != nil {
 		return nil, err
 	}
-	return signed, writeNew(filepath.Join(dir, ConfigFile), p.config())
+	return signed, conf.WriteNew(filepath.Join(dir, ConfigFile), p.config())
 }
 
 // config is the place's configuration, which lacks only the domain.
@@ -145,7 +145,7 @@ func Enter(dir string, file *client.Domain, domain keystead.Digest) error {
 		}
 		return fmt.Errorf("%s: it has a domain already, or: %w", config, err)
 	}
-	if err := writeNew(filepath.Join(dir, domainFile), file.Encode()); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := conf.WriteNew(filepath.Join(dir, domainFile), file.Encode()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err := os.WriteFile(config+".new", append([]byte(line), text...), 0o600); err != nil {

@@ -24,7 +24,7 @@ type signers struct {
 // no evidence that could bring in another, and where disks are trusted. Elsewhere it
 // draws a new one, for which the kept one, if there is one still, stands in until the
 // roster names the new.
-func (n *Node) openSigners(ctx context.Context) (err error) {
+func (n *core) openSigners(ctx context.Context) (err error) {
 	if n.signers.kept, err = loadSigner(ctx, n.cfg.Dir, n.tpm); err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (n *Node) openSigners(ctx context.Context) (err error) {
 
 // namedKey returns the key of this node that the roster in force names. Until it names one
 // that is here, the node signs nothing (key-pending).
-func (n *Node) namedKey() (*key.Node, error) {
+func (n *core) namedKey() (*key.Node, error) {
 	roster, sequence, _ := n.machine.roster()
 	me, _ := roster.Node(n.name)
 	for _, k := range []*key.Node{n.signers.boot, n.signers.kept} {
@@ -57,7 +57,7 @@ func (n *Node) namedKey() (*key.Node, error) {
 }
 
 // forget removes the kept key, once another has taken its place.
-func (n *Node) forget() error {
+func (n *core) forget() error {
 	if n.signers.kept == nil {
 		return nil
 	}
@@ -79,7 +79,7 @@ func syncDir(dir string) error {
 }
 
 // contactBy returns this node's contact, signed.
-func (n *Node) contactBy(k *key.Node) []byte {
+func (n *core) contactBy(k *key.Node) []byte {
 	c := n.own
 	c.Key = k.Public()
 	return c.Sign(k)
@@ -87,7 +87,7 @@ func (n *Node) contactBy(k *key.Node) []byte {
 
 // leaveContact puts the contact of this start's key into the directory: members who
 // have to bring the key in find it there.
-func (n *Node) leaveContact() error {
+func (n *core) leaveContact() error {
 	if n.signers.boot == nil {
 		return nil
 	}

@@ -26,12 +26,12 @@ type standing struct {
 
 // opened takes note of the terms for nodes whenever the state is opened. That there are
 // none is told to who asks for them.
-func (n *Node) opened(v ledger.View) error {
+func (n *states) opened(v ledger.View) error {
 	if err := n.confirmed.reopened(v); err != nil {
 		return err
 	}
 	n.outlook.replaced.Store(true)
-	f, err := admit.TermsOf(founded{v, n}, admit.RoleNode)
+	f, err := admit.TermsOf(founded{v, n.core}, admit.RoleNode)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if f.Version >= n.standing.terms.Version {
@@ -40,7 +40,7 @@ func (n *Node) opened(v ledger.View) error {
 	return nil
 }
 
-func (n *Node) isUp() bool {
+func (n *directory) isUp() bool {
 	select {
 	case <-n.standing.up:
 		return true
@@ -49,7 +49,7 @@ func (n *Node) isUp() bool {
 	}
 }
 
-func (n *Node) caughtUp() bool {
+func (n *directory) caughtUp() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.pace.caughtUp
@@ -58,7 +58,7 @@ func (n *Node) caughtUp() bool {
 // inForce returns the terms in force for a role: for nodes, those that others proved
 // to be newer than this node's state has them. Before the replica runs, nodes alone are
 // judged.
-func (n *Node) inForce(role string) (f admit.InForce, err error) {
+func (n *directory) inForce(role string) (f admit.InForce, err error) {
 	n.mu.Lock()
 	learned, missing := n.standing.terms, n.standing.missing
 	n.mu.Unlock()
@@ -66,7 +66,7 @@ func (n *Node) inForce(role string) (f admit.InForce, err error) {
 		return learned, missing
 	}
 	err = n.view(func(v ledger.View) error {
-		f, err = admit.TermsOf(founded{v, n}, role)
+		f, err = admit.TermsOf(founded{v, n.core}, role)
 		return err
 	})
 	if role == admit.RoleNode && learned.Version > f.Version {
@@ -78,7 +78,7 @@ func (n *Node) inForce(role string) (f admit.InForce, err error) {
 // roster returns the roster by which others are known: the one in force as far as this
 // node has applied the log, one that other nodes proved to be newer, or the founding
 // one while there is none.
-func (n *Node) roster() receipt.Roster {
+func (n *directory) roster() receipt.Roster {
 	r, number, _ := n.machine.roster()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -96,7 +96,7 @@ func (n *Node) roster() receipt.Roster {
 // caught up. So this node knows whom it may join, and by what it is to judge them, though its own state
 // is old. That what it is told is the newest is the word of who answers; it never goes
 // back. A node that members removed gets no place: stop is called with that.
-func (n *Node) learn(stop context.CancelCauseFunc) {
+func (n *directory) learn(stop context.CancelCauseFunc) {
 	for n.running.Err() == nil && !n.caughtUp() {
 		err := n.learnOnce(n.file.Contacts)
 		pause := 500 * time.Millisecond
@@ -121,7 +121,7 @@ func (n *Node) learn(stop context.CancelCauseFunc) {
 
 // removed refuses to go on once the newest known roster is without this node, and one
 // before it was not. A node that members have yet to add waits for it.
-func (n *Node) removed() error {
+func (n *directory) removed() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	at := &n.standing
@@ -131,7 +131,7 @@ func (n *Node) removed() error {
 	return n.outOf(at.number)
 }
 
-func (n *Node) learnOnce(contacts [][]byte) error {
+func (n *directory) learnOnce(contacts [][]byte) error {
 	ctx, cancel := context.WithTimeout(n.running, 10*time.Second)
 	defer cancel()
 	cl, err := n.others(contacts)
@@ -153,7 +153,7 @@ func (n *Node) learnOnce(contacts [][]byte) error {
 		n.standing.newer, n.standing.number, n.standing.before = v.Roster, v.Sequence, v.Before
 	}
 	n.mu.Unlock()
-	if err := n.learnVersion(ctx, cl); err != nil || n.gate == nil {
+	if err := n.learnVersion(ctx, cl); err != nil || !n.genesis.AsksEvidence() {
 		return err
 	}
 	return n.learnTerms(ctx, cl)
@@ -161,7 +161,7 @@ func (n *Node) learnOnce(contacts [][]byte) error {
 
 // learnVersion takes the setting entry-version, by which this node knows what it may take
 // in as its state.
-func (n *Node) learnVersion(ctx context.Context, cl *client.Client) error {
+func (n *directory) learnVersion(ctx context.Context, cl *client.Client) error {
 	value, err := n.proven(ctx, cl, admit.TypeSetting+"/"+admit.EntryVersion, 0)
 	if err != nil || value.Version == 0 {
 		return err
@@ -174,7 +174,7 @@ func (n *Node) learnVersion(ctx context.Context, cl *client.Client) error {
 
 // proven returns what a judged key holds by the word of another node and a receipt, if
 // that is newer than a version; else a zero Value.
-func (n *Node) proven(ctx context.Context, cl *client.Client, key string, known uint64) (admit.Value, error) {
+func (n *directory) proven(ctx context.Context, cl *client.Client, key string, known uint64) (admit.Value, error) {
 	s, err := cl.State(ctx, []string{key}, nil)
 	if err != nil {
 		return admit.Value{}, err
@@ -200,7 +200,7 @@ func (n *Node) proven(ctx context.Context, cl *client.Client, key string, known 
 }
 
 // knownRoster returns the newest roster that others proved, and its sequence.
-func (n *Node) knownRoster() (receipt.Roster, uint64) {
+func (n *directory) knownRoster() (receipt.Roster, uint64) {
 	r, number, _ := n.machine.roster()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -211,7 +211,7 @@ func (n *Node) knownRoster() (receipt.Roster, uint64) {
 }
 
 // learnTerms takes the terms for nodes, if they are newer than those known.
-func (n *Node) learnTerms(ctx context.Context, cl *client.Client) error {
+func (n *directory) learnTerms(ctx context.Context, cl *client.Client) error {
 	n.mu.Lock()
 	known := n.standing.terms.Version
 	n.mu.Unlock()
@@ -226,7 +226,7 @@ func (n *Node) learnTerms(ctx context.Context, cl *client.Client) error {
 }
 
 // others returns a client of the other nodes, without evidence: for what proves itself.
-func (n *Node) others(contacts [][]byte) (*client.Client, error) {
+func (n *directory) others(contacts [][]byte) (*client.Client, error) {
 	file := &client.Domain{Genesis: n.file.Genesis}
 	for _, s := range contacts {
 		if c, err := client.OpenContact(s); err == nil && c.Name != n.name {

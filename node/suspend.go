@@ -36,7 +36,7 @@ func (s *suspending) end(host string) {
 }
 
 // turnedBad suspends the lease of a host against which a decision speaks.
-func (n *Node) turnedBad(host string, d admit.Decision, because error) {
+func (n *admission) turnedBad(host string, d admit.Decision, because error) {
 	if !d.Against() {
 		return
 	}
@@ -51,7 +51,7 @@ func (n *Node) turnedBad(host string, d admit.Decision, because error) {
 // suspend ends a host's lease on this node's word, if it has one that is not over. It
 // does not wait for it to take effect. Should the host be admitted anew meanwhile, on
 // evidence from before this moment, that lease is ended too.
-func (n *Node) suspend(host string, because error, verdict keystead.Digest) {
+func (n *admission) suspend(host string, because error, verdict keystead.Digest) {
 	version, now, err := n.suspendable(host, ^uint64(0))
 	if err != nil {
 		n.log.Error("lease not looked up", "host", host, "because", err)
@@ -91,7 +91,7 @@ const suspendAgain = 100 * time.Millisecond
 
 // suspendable returns the version of a host's lease that is neither over nor suspended,
 // and was given on no evidence from after a time; 0 for none. Clock is the domain clock.
-func (n *Node) suspendable(host string, by uint64) (version, clock uint64, err error) {
+func (n *admission) suspendable(host string, by uint64) (version, clock uint64, err error) {
 	err = n.snapshot(func(v ledger.View) error {
 		st, err := admit.Look(v, host)
 		clock = st.Clock
@@ -104,7 +104,7 @@ func (n *Node) suspendable(host string, by uint64) (version, clock uint64, err e
 }
 
 // retry1 proposes an entry until the log took it or refused it, or the node stops.
-func (n *Node) retry1(entry func() ([]byte, error)) {
+func (n *core) retry1(entry func() ([]byte, error)) {
 	for n.running.Err() == nil && !n.proposeOwn(entry) {
 		select {
 		case <-n.running.Done():
@@ -116,7 +116,7 @@ func (n *Node) retry1(entry func() ([]byte, error)) {
 // consequences suspends the leases that an effective entry ends: of a host whose
 // enrolment was revoked or changed, of machines on the deny list. The leader does so at
 // once, another node if the leader is late.
-func (n *Node) consequences(v *ledger.Verdict) {
+func (n *admission) consequences(v *ledger.Verdict) {
 	if v.Type != admit.TypeEnrolment && v.Type != admit.TypeDenial {
 		return
 	}
@@ -136,7 +136,7 @@ func (n *Node) consequences(v *ledger.Verdict) {
 }
 
 // endLeases suspends what leases a judged subject ends, as soon as the state shows it.
-func (n *Node) endLeases(kind, subject string) error {
+func (n *admission) endLeases(kind, subject string) error {
 	var ended []admit.Standing
 	err := n.snapshot(func(v ledger.View) error {
 		if kind == admit.TypeEnrolment {

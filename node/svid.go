@@ -17,8 +17,8 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
-	"github.com/keystead/keystead/serve"
 )
 
 // authority signs X.509-SVIDs. Its key is new at each start; its certificate stands on
@@ -82,8 +82,15 @@ func (a *authority) issue(domain string, l admit.Lease, now time.Time) ([]byte, 
 	return der, id.String(), err
 }
 
+// svids issues X.509-SVIDs to hosts.
+type svids struct {
+	*guard
+	leases    part.Leases
+	authority *authority
+}
+
 // publishAuthority writes this node's authority to the ledger.
-func (n *Node) publishAuthority(ctx context.Context) error {
+func (n *svids) publishAuthority(ctx context.Context) error {
 	k, err := n.signer()
 	if err != nil {
 		return err
@@ -93,7 +100,7 @@ func (n *Node) publishAuthority(ctx context.Context) error {
 
 // trustBundle returns the authorities of all nodes in the roster, in the order of
 // their names. An authority that its node did not sign is passed over.
-func (n *Node) trustBundle(v ledger.View, roster *receipt.Roster) (out [][]byte, err error) {
+func (n *svids) trustBundle(v ledger.View, roster *receipt.Roster) (out [][]byte, err error) {
 	for _, node := range roster.Nodes {
 		value, err := v.Get(client.AuthorityKey(node.Name))
 		if err != nil {
@@ -107,26 +114,24 @@ func (n *Node) trustBundle(v ledger.View, roster *receipt.Roster) (out [][]byte,
 }
 
 // IssueSVID implements serve.Hosts.
-func (n *Node) IssueSVID(ctx context.Context, from serve.Peer, host string) (*apiv1.IssueSVIDResponse, error) {
-	lease, err := n.grant(ctx, from, host)
-	if err != nil {
-		return nil, err
-	}
+func (n *svids) IssueSVID(ctx context.Context, from part.Caller, host string) (*apiv1.IssueSVIDResponse, error) {
 	out := &apiv1.IssueSVIDResponse{}
-	roster, _, _ := n.machine.roster()
-	err = n.snapshot(func(v ledger.View) (err error) {
-		out.Bundle, err = n.trustBundle(v, &roster)
+	err := n.leases.Lease(ctx, from, host, func(v ledger.View, g *part.Granted) (err error) {
+		roster, _, _ := n.machine.roster()
+		if out.Bundle, err = n.trustBundle(v, &roster); err != nil {
+			return err
+		}
+		if own := n.authority.cert.Raw; !containsDER(out.Bundle, own) {
+			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "authority of node " + n.name, Want: "its certificate on the ledger", Got: "not yet"})
+		}
+		leaf, id, err := n.authority.issue(n.genesis.Name, g.Lease, time.UnixMilli(int64(g.Lease.Clock())))
+		out.Certificates, out.SpiffeId = [][]byte{leaf}, id
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if own := n.authority.cert.Raw; !containsDER(out.Bundle, own) {
-		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "authority of node " + n.name, Want: "its certificate on the ledger", Got: "not yet"})
-	}
-	leaf, id, err := n.authority.issue(n.genesis.Name, lease, time.UnixMilli(int64(lease.Clock())))
-	out.Certificates, out.SpiffeId = [][]byte{leaf}, id
-	return out, err
+	return out, nil
 }
 
 func containsDER(list [][]byte, der []byte) bool {

@@ -72,9 +72,16 @@ func (b *tickBox) take(r *receipt.Roster, domain keystead.Digest, bad func(recei
 	return out
 }
 
+// pulse is what a node signs again and again: ticks, and heads of the tree.
+type pulse struct {
+	*guard
+	ticks tickBox
+	voter voter
+}
+
 // Tick implements serve.Domain: it takes another node's tick if its signature is
 // that of a node of the roster.
-func (n *Node) Tick(entry []byte) error {
+func (n *pulse) Tick(entry []byte) error {
 	ticks, err := ledger.ParseTicks(entry)
 	if err != nil {
 		return err
@@ -95,7 +102,7 @@ func (n *Node) Tick(entry []byte) error {
 }
 
 // tickLoop signs this node's ticks, and as leader proposes everyone's.
-func (n *Node) tickLoop() {
+func (n *pulse) tickLoop() {
 	every := time.NewTicker(tickEvery)
 	defer every.Stop()
 	for {
@@ -108,7 +115,7 @@ func (n *Node) tickLoop() {
 	}
 }
 
-func (n *Node) tickOnce() {
+func (n *pulse) tickOnce() {
 	roster, _, _ := n.machine.roster()
 	if len(roster.Nodes) == 0 {
 		return // not founded yet
@@ -141,7 +148,7 @@ func (n *Node) tickOnce() {
 
 // proposeOwn proposes an entry of this node's own making, and logs a refusal. It
 // reports false if the entry may not have reached the log.
-func (n *Node) proposeOwn(entry func() ([]byte, error)) bool {
+func (n *core) proposeOwn(entry func() ([]byte, error)) bool {
 	ctx, cancel := context.WithTimeout(n.running, 5*time.Second)
 	defer cancel()
 	e, err := entry()
@@ -165,7 +172,7 @@ func bootMillis() uint64 {
 
 // startWatch has the domain clock compared with the node's own, from the next tick on,
 // once this node has caught up with the log.
-func (n *Node) startWatch() {
+func (n *guard) startWatch() {
 	n.mu.Lock()
 	started := n.pace.caughtUp
 	n.mu.Unlock()
@@ -184,7 +191,7 @@ func (n *Node) startWatch() {
 
 // fresh refuses while this node may not grant anything: it is not sound, or its clock is
 // stale (clock-stale).
-func (n *Node) fresh() error {
+func (n *guard) fresh() error {
 	if err := n.sound(); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
-	"github.com/keystead/keystead/serve"
+	"github.com/keystead/keystead/part"
 )
 
 // verdicts are those on the newest evidence of hosts, of which the ledger has the digests
@@ -71,7 +71,7 @@ func (x *verdicts) sweep(since time.Time) {
 }
 
 // forgetVerdicts lets go of those that no lease rests on any more.
-func (n *Node) forgetVerdicts() error {
+func (n *library) forgetVerdicts() error {
 	return n.snapshot(func(v ledger.View) error {
 		last, err := admit.LeaseDuration(v)
 		n.verdicts.sweep(n.now().Add(-last - ledger.Window*time.Millisecond))
@@ -82,7 +82,7 @@ func (n *Node) forgetVerdicts() error {
 // recall has the verdict on a host's newest evidence at hand, for that host, from another
 // node if this one did not judge it. It is the one of admission, which is on the ledger, until the
 // first renewal.
-func (n *Node) recall(ctx context.Context, from serve.Peer, host string) error {
+func (n *admission) recall(ctx context.Context, from part.Caller, host string) error {
 	var newest keystead.Digest
 	err := n.snapshot(func(v ledger.View) error {
 		if err := speaksFor(v, from, host); err != nil {

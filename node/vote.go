@@ -82,7 +82,7 @@ func (v *voter) done(size uint64) {
 }
 
 // voteLoop signs checkpoints.
-func (n *Node) voteLoop() {
+func (n *pulse) voteLoop() {
 	wake := n.voter.channel()
 	last := time.Now()
 	for {
@@ -114,7 +114,7 @@ func (n *Node) voteLoop() {
 // vote signs the tree at a size, if this node has a key for it: a tree from before the
 // roster of now is signed by the keys of then, and soon followed by a larger one. It
 // reports false if the signature did not reach the log and is to be sent again.
-func (n *Node) vote(size uint64) bool {
+func (n *pulse) vote(size uint64) bool {
 	head, ok, err := n.headAt(size)
 	if err == nil && !ok {
 		return false // a snapshot put an earlier state here, which has to grow again

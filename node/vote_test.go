@@ -11,15 +11,15 @@ func TestLostVoteIsSentAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.tasks.Wait() // the loop that votes may be at it still
-	n.voter.mu.Lock()
-	n.voter.signed = 0
-	n.voter.mu.Unlock()
-	if n.vote(1) {
+	n.pulse.voter.mu.Lock()
+	n.pulse.voter.signed = 0
+	n.pulse.voter.mu.Unlock()
+	if n.pulse.vote(1) {
 		t.Error("a signature that did not reach the log was taken for sent")
 	}
-	n.voter.mu.Lock()
-	defer n.voter.mu.Unlock()
-	if n.voter.signed != 0 {
-		t.Errorf("signed is %d", n.voter.signed)
+	n.pulse.voter.mu.Lock()
+	defer n.pulse.voter.mu.Unlock()
+	if n.pulse.voter.signed != 0 {
+		t.Errorf("signed is %d", n.pulse.voter.signed)
 	}
 }

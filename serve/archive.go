@@ -4,9 +4,9 @@ import (
 	"context"
 	"slices"
 
-	"connectrpc.com/connect"
-
 	apiv1 "github.com/keystead/keystead/api/v1"
+	api "github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
 // Archive gives archived evidence to who may read it.
@@ -17,20 +17,31 @@ type Archive interface {
 }
 
 // ReadArchive implements the API's HostService.
-func (s *server) ReadArchive(ctx context.Context, r *connect.Request[apiv1.ReadArchiveRequest], stream *connect.ServerStream[apiv1.ReadArchiveResponse]) error {
-	if s.archive == nil {
-		return unimplemented()
-	}
+func (s *archiveAPI) ReadArchive(ctx context.Context, r *apiv1.ReadArchiveRequest, send func(*apiv1.ReadArchiveResponse) error) error {
 	bounded, cancel := context.WithTimeout(ctx, s.opts.Timeout)
-	record, err := s.archive.ReadArchive(bounded, r.Msg.GetLeaf(), r.Msg.GetReading())
+	record, err := s.archive.ReadArchive(bounded, r.GetLeaf(), r.GetReading())
 	cancel()
 	if err != nil {
 		return err
 	}
 	for part := range slices.Chunk(record, chunk) {
-		if err := stream.Send(&apiv1.ReadArchiveResponse{Chunk: part}); err != nil {
+		if err := send(&apiv1.ReadArchiveResponse{Chunk: part}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// archiveAPI answers what the API's HostService says of archived evidence.
+type archiveAPI struct {
+	archive Archive
+	opts    *Options
+}
+
+// ArchiveProcedures are those of the archive.
+func ArchiveProcedures(by Archive, opts *Options) []part.Procedure {
+	s := &archiveAPI{by, opts}
+	return []part.Procedure{
+		part.Stream(api.HostServiceReadArchiveProcedure, part.Limits{In: usual, Values: 8, Out: 1 << 40, Rate: 10, Flight: 2, Shown: true}, s.ReadArchive),
+	}
 }

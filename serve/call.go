@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/part"
 )
 
 // call is a request that was let in, with what is taken for it: memory of its class, until
@@ -14,7 +15,7 @@ import (
 type call struct {
 	*inside
 	row   *row
-	class Class
+	class part.Class
 	who   any // who pays: an address, a key, a node's name
 
 	mu       sync.Mutex
@@ -83,14 +84,8 @@ func hold(ctx context.Context) (release func()) {
 	})
 }
 
-// Spend is called before so many bytes are added to the answer of a call. Refusals:
-// too-large, where the answer would be longer than the procedure's may be; overloaded, where
-// its class has no memory for it now.
-func Spend(ctx context.Context, n int) error {
-	c := callOf(ctx)
-	if c == nil {
-		return nil // of this node itself
-	}
+// spend takes memory for so many bytes of the answer, as [part.Spend] has it.
+func (c *call) spend(n int) error {
 	c.mu.Lock()
 	c.built += int64(n)
 	built := c.built
@@ -133,5 +128,5 @@ func (c *call) refuse(err error) error {
 
 // with returns the request as that of the call.
 func (c *call) with(r *http.Request) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	return r.WithContext(part.WithBudget(context.WithValue(r.Context(), callKey{}, c), c.spend))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/part"
 )
 
 // frame is what a message has beside the bundle, in bytes.
@@ -23,10 +24,9 @@ const frame = 64 << 10
 // door stands in front of the library that reads and unpacks requests, and holds each to
 // its row of the table before that.
 type door struct {
-	next     http.Handler
 	opts     *Options
 	rows     map[string]*row
-	classes  [Classes]*inside
+	classes  [part.Classes]*inside
 	machines *Room // for evidence, by machine
 	nodes    *Room // for that which nodes hand on, each by its own bound alone
 	says     *connect.ErrorWriter
@@ -41,16 +41,16 @@ type inside struct {
 	waiting places
 }
 
-func newDoor(next http.Handler, opts *Options) *door {
-	d := &door{next: next, opts: opts, rows: rows(opts), machines: NewRoom(opts.Evidence.Pending), nodes: NewRoom(1 << 50), says: connect.NewErrorWriter()}
+func newDoor(procedures []part.Procedure, common []connect.HandlerOption, opts *Options) *door {
+	d := &door{opts: opts, rows: rows(procedures, common, opts), machines: NewRoom(opts.Evidence.Pending), nodes: NewRoom(1 << 50), says: connect.NewErrorWriter()}
 	for c, s := range shares {
 		most := int64(opts.InFlight)
 		if s.calls > 0 {
 			most = min(most, int64(s.calls))
 		}
-		d.classes[c] = &inside{room: NewRoom(s.memory), most: most, waiting: places{what: "calls of " + Class(c).String() + " that wait", most: s.waiters, of: s.of}}
+		d.classes[c] = &inside{room: NewRoom(s.memory), most: most, waiting: places{what: "calls of " + part.Class(c).String() + " that wait", most: s.waiters, of: s.of}}
 	}
-	d.classes[Stranger].pace = newPace(strangerPace, strangersPace)
+	d.classes[part.ClassStranger].pace = newPace(strangerPace, strangersPace)
 	return d
 }
 
@@ -62,7 +62,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	from := PeerOf(r.Context())
+	from := part.CallerOf(r.Context())
 	leave, err := d.enter(w, r, row, from)
 	if err != nil {
 		d.refuse(w, r, from, began, err)
@@ -72,7 +72,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // enter lets a call in, or says why not. What it returns is to be called when it ends.
-func (d *door) enter(w http.ResponseWriter, r *http.Request, row *row, from Peer) (leave func(), err error) {
+func (d *door) enter(w http.ResponseWriter, r *http.Request, row *row, from part.Caller) (leave func(), err error) {
 	if name := packed(r); name != "" {
 		return nil, notPacked(name)
 	}
@@ -80,13 +80,13 @@ func (d *door) enter(w http.ResponseWriter, r *http.Request, row *row, from Peer
 		return nil, err
 	}
 	class := from.Class()
-	if class == Stranger {
+	if class == part.ClassStranger {
 		if err := row.rate.Take(r.RemoteAddr); err != nil {
 			return nil, err
 		}
 	}
 	in := d.classes[class]
-	c := &call{row: row, class: class, who: from.pays(r.RemoteAddr), inside: in}
+	c := &call{row: row, class: class, who: pays(from, r.RemoteAddr), inside: in}
 	places, err := d.places(c, in)
 	if err != nil {
 		return nil, err
@@ -105,31 +105,19 @@ func (d *door) enter(w http.ResponseWriter, r *http.Request, row *row, from Peer
 		defer places()
 		defer leaveEvidence()
 		defer c.end()
-		d.next.ServeHTTP(w, c.with(r))
+		c.row.handler.ServeHTTP(w, c.with(r))
 	}, nil
 }
 
 // allows refuses who may not call a procedure at all.
-func (r *row) allows(from Peer) error {
+func (r *row) allows(from part.Caller) error {
 	switch {
-	case r.From == Stranger || from.Node != "", r.From == Host && !from.EK.IsZero():
+	case r.From == part.ClassStranger || from.Node != "", r.From == part.ClassHost && !from.EK.IsZero():
 		return nil
 	case strings.HasPrefix(r.procedure, "/"+apiv1connect.NodeServiceName+"/"):
 		return keystead.Deny(notNode())
 	}
 	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "connection", Want: "an attested connection of a host or a node", Got: "one without evidence"})
-}
-
-// uncounted are calls that are not among those under way: Execute and Pipeline count
-// transactions themselves, a question about a node's state is answered as long as it
-// is there, and what keeps a domain going is not held up by clients.
-var uncounted = map[string]bool{
-	apiv1connect.LedgerServiceExecuteProcedure:  true,
-	apiv1connect.LedgerServicePipelineProcedure: true,
-	apiv1connect.DomainServiceTickProcedure:     true,
-	apiv1connect.DomainServiceStatusProcedure:   true,
-
-	apiv1connect.NodeServiceExchangeHeadsProcedure: true,
 }
 
 // places takes those that a call has while it is under way.
@@ -145,7 +133,7 @@ func (d *door) places(c *call, in *inside) (leave func(), err error) {
 			all()
 		}
 	}()
-	if !uncounted[c.row.procedure] {
+	if !c.row.Uncounted {
 		if !in.enter(1) {
 			return nil, overloaded()
 		}
@@ -158,7 +146,7 @@ func (d *door) places(c *call, in *inside) (leave func(), err error) {
 		}
 		left = append(left, out)
 	}
-	if c.row.flight != nil && c.class == Stranger {
+	if c.row.flight != nil && c.class == part.ClassStranger {
 		out, err := c.row.flight.enter(c.who)
 		if err != nil {
 			return nil, err
@@ -184,7 +172,7 @@ func overloaded() error {
 }
 
 // read reads a call's one message, or prepares to read many.
-func (d *door) read(w http.ResponseWriter, r *http.Request, c *call, from Peer) (leave func(), err error) {
+func (d *door) read(w http.ResponseWriter, r *http.Request, c *call, from part.Caller) (leave func(), err error) {
 	leave = func() {}
 	late := func(after time.Duration) (end func()) {
 		body := http.NewResponseController(w)
@@ -229,7 +217,7 @@ func (d *door) read(w http.ResponseWriter, r *http.Request, c *call, from Peer) 
 
 // evidence makes room for a message with bundles as it is announced, before any of it is
 // read.
-func (d *door) evidence(r *http.Request, from Peer) (limit int64, leave func(), err error) {
+func (d *door) evidence(r *http.Request, from part.Caller) (limit int64, leave func(), err error) {
 	whole := d.opts.Evidence.Bundle
 	if from.Node != "" {
 		whole = maxEvidence
@@ -265,8 +253,8 @@ func untimely(err error) error {
 const refusedFor = 500 * time.Millisecond
 
 // refuse answers a call that is not let in.
-func (d *door) refuse(w http.ResponseWriter, r *http.Request, from Peer, began time.Time, err error) {
-	if from.Class() == Stranger && errors.Is(err, keystead.ReasonOverloaded) && !Own(Source(r.RemoteAddr)) {
+func (d *door) refuse(w http.ResponseWriter, r *http.Request, from part.Caller, began time.Time, err error) {
+	if from.Class() == part.ClassStranger && errors.Is(err, keystead.ReasonOverloaded) && !Own(Source(r.RemoteAddr)) {
 		select {
 		case <-time.After(refusedFor):
 		case <-r.Context().Done():

@@ -13,43 +13,60 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
-// TestEveryProcedureHasLimits finds procedures of the API that have no row, rows of none,
-// and rows that bound nothing.
-func TestEveryProcedureHasLimits(t *testing.T) {
-	all := map[string]bool{}
-	for _, f := range []protoreflect.FileDescriptor{apiv1.File_v1_ledger_proto, apiv1.File_v1_host_proto} {
-		for i := range f.Services().Len() {
-			for j := range f.Services().Get(i).Methods().Len() {
-				all["/"+string(f.Services().Get(i).FullName())+"/"+string(f.Services().Get(i).Methods().Get(j).Name())] = true
-			}
+// all returns the procedures of this room.
+func all(opts *Options) (out []part.Procedure) {
+	for _, of := range [][]part.Procedure{LedgerProcedures(nil, opts), DomainProcedures(nil), HostProcedures(nil), KeyProcedures(nil), ObjectProcedures(nil), ArchiveProcedures(nil, opts), NodeProcedures(nil)} {
+		out = append(out, of...)
+	}
+	return out
+}
+
+// answeredBy returns them with another handler.
+func answeredBy(next http.Handler, opts *Options) (out []part.Procedure) {
+	for _, p := range all(opts) {
+		p.Handler = func(...connect.HandlerOption) http.Handler { return next }
+		out = append(out, p)
+	}
+	return out
+}
+
+// TestCheckedLimits: limits that bound nothing, or too little, are found.
+func TestCheckedLimits(t *testing.T) {
+	good := part.Limits{In: 1, Values: 1, Out: 1}
+	for name, c := range map[string]struct {
+		change func(*part.Limits)
+		want   string
+	}{
+		"as they should be":        {func(*part.Limits) {}, ""},
+		"no bound on parts":        {func(l *part.Limits) { l.Values = 0 }, "bounds too little"},
+		"no bound on answers":      {func(l *part.Limits) { l.Out = 0 }, "bounds too little"},
+		"evidence of strangers":    {func(l *part.Limits) { l.In = 0 }, "bounds too little"},
+		"evidence of hosts":        {func(l *part.Limits) { l.In, l.From = 0, part.ClassHost }, ""},
+		"a message too large":      {func(l *part.Limits) { l.In = 2<<20 + 1 }, "one message"},
+		"an answer too large":      {func(l *part.Limits) { l.Out = 8<<20 + 1 }, "one answer"},
+		"a large one, by members":  {func(l *part.Limits) { l.Out, l.Shown = 8<<20+1, true }, ""},
+		"a large one, among nodes": {func(l *part.Limits) { l.Out, l.From = 8<<20+1, part.ClassNode }, ""},
+	} {
+		l := good
+		c.change(&l)
+		err := Check(&part.Procedure{Path: "/a/b", Limits: l})
+		if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
-	rows := rows(&Options{Timeout: time.Second, Rate: 1000})
-	for p := range all {
-		r := rows[p]
-		switch {
-		case r == nil:
-			t.Errorf("%s has no limits", p)
-		case r.Values == 0 || r.Out == 0 || r.Time == 0 || r.In == 0 && r.From == Stranger:
-			t.Errorf("%s: %+v bounds too little", p, r.Limits)
-		case r.From == Stranger && r.In*perRead > shares[Stranger].memory/4:
-			t.Errorf("%s: one message takes %d bytes, which no stranger gets", p, r.In*perRead)
-		case r.From == Stranger && p != apiv1connect.HostServiceReadArchiveProcedure && r.Out*perAnswered > shares[Stranger].memory/4:
-			t.Errorf("%s: one answer takes %d bytes, which no stranger gets", p, r.Out*perAnswered)
-		}
-	}
-	for p := range Limited {
-		if !all[p] {
-			t.Errorf("%s has limits and is no procedure", p)
+	for _, p := range all(&Options{}) {
+		if err := Check(&p); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -70,7 +87,7 @@ func message(t *testing.T, m proto.Message, json bool) []byte {
 // TestValuesAreCounted: a message may have as many parts as the procedure has use for, in
 // either encoding, and not one more.
 func TestValuesAreCounted(t *testing.T) {
-	rows := rows(&Options{Timeout: time.Second})
+	rows := rows(all(&Options{Timeout: time.Second}), nil, &Options{Timeout: time.Second})
 	operations := func(n int) proto.Message {
 		tx := &apiv1.Transaction{Contract: "kv", RequestId: make([]byte, 16), DeadlineMs: 1}
 		for range n {
@@ -127,7 +144,7 @@ func TestValuesAreCounted(t *testing.T) {
 func FuzzValues(f *testing.F) {
 	f.Add([]byte{0x0a, 0x02, 0x1a, 0x00})
 	f.Add(bytes.Repeat([]byte{0x0a, 0x02, 0x1a, 0x00}, 3000))
-	row := rows(&Options{Timeout: time.Second})[apiv1connect.LedgerServiceExecuteProcedure]
+	row := rows(all(&Options{Timeout: time.Second}), nil, &Options{Timeout: time.Second})[apiv1connect.LedgerServiceExecuteProcedure]
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var m apiv1.ExecuteRequest
 		if row.count(b, false) == nil && proto.Unmarshal(b, &m) == nil && len(m.GetTransaction().GetOperations()) > row.Values {
@@ -136,8 +153,13 @@ func FuzzValues(f *testing.F) {
 	})
 }
 
+// doorOf is a door before one handler.
+func doorOf(next http.Handler, opts *Options) *door {
+	return newDoor(answeredBy(next, opts), nil, opts)
+}
+
 // asked is a request as it reaches the door, and what became of it.
-func asked(d *door, from Peer, remote, procedure, kind string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+func asked(d *door, from part.Caller, remote, procedure, kind string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, procedure, body)
 	r.RemoteAddr = remote
 	r.Header.Set("Content-Type", kind)
@@ -145,7 +167,7 @@ func asked(d *door, from Peer, remote, procedure, kind string, body io.Reader, h
 		r.Header.Set(headers[i], headers[i+1])
 	}
 	w := httptest.NewRecorder()
-	d.ServeHTTP(w, r.WithContext(WithPeer(context.Background(), func() Peer { return from })))
+	d.ServeHTTP(w, r.WithContext(part.WithCaller(context.Background(), func() part.Caller { return from })))
 	return w
 }
 
@@ -158,7 +180,7 @@ func enveloped(flags byte, size uint32, content []byte) io.Reader {
 // have: no handler sees it, and no memory stays taken.
 func TestNothingIsTakenFirst(t *testing.T) {
 	reached := 0
-	d := newDoor(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	d := doorOf(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.Copy(io.Discard, r.Body)
 		if err == nil {
 			reached++
@@ -182,7 +204,7 @@ func TestNothingIsTakenFirst(t *testing.T) {
 		"an endless envelope":              {tail, "application/connect+json", enveloped(0, 1<<31, nil), nil, "too-large"},
 		"half an envelope":                 {tail, "application/connect+proto", enveloped(0, 100, []byte("x")), nil, "timeout"},
 	} {
-		w := asked(d, Peer{}, address, c.procedure, c.kind, c.body, c.headers...)
+		w := asked(d, part.Caller{}, address, c.procedure, c.kind, c.body, c.headers...)
 		if told := w.Body.String() + fmt.Sprint(w.Result().Header, w.Result().Trailer); !strings.Contains(told, c.want) {
 			t.Errorf("%s: %d %.200q, want %s", name, w.Code, told, c.want)
 		}
@@ -191,19 +213,19 @@ func TestNothingIsTakenFirst(t *testing.T) {
 		t.Errorf("%d were handed on", reached)
 	}
 	for name, body := range map[string]io.Reader{"packed": enveloped(1, 1, []byte("x")), "large": enveloped(0, transaction+1, nil), "of many parts": enveloped(0, 100_000, bytes.Repeat([]byte{0x0a, 0x00}, 50_000))} {
-		if asked(d, Peer{}, address, pipeline, "application/connect+proto", body); reached != 0 {
+		if asked(d, part.Caller{}, address, pipeline, "application/connect+proto", body); reached != 0 {
 			t.Errorf("a message of a stream, %s, was handed on", name)
 		}
 	}
-	if w := asked(d, Peer{}, address, execute, "application/proto", bytes.NewReader(nil)); w.Code != 200 || reached != 1 {
+	if w := asked(d, part.Caller{}, address, execute, "application/proto", bytes.NewReader(nil)); w.Code != 200 || reached != 1 {
 		t.Errorf("what is as it should be: %d %s", w.Code, w.Body)
 	}
-	if w := asked(d, Peer{}, address, "/keystead.v1.LedgerService/Other", "application/proto", io.LimitReader(ones{}, 1<<20)); w.Code != 404 {
+	if w := asked(d, part.Caller{}, address, "/keystead.v1.LedgerService/Other", "application/proto", io.LimitReader(ones{}, 1<<20)); w.Code != 404 {
 		t.Errorf("a procedure that is none: %d", w.Code)
 	}
 	for c, in := range d.classes {
 		if in.room.taken != 0 || len(in.room.of) != 0 || in.calls.Load() != 0 || in.waiting.taken != 0 {
-			t.Errorf("of %v, %d bytes are taken, %d calls, %d waiting", Class(c), in.room.taken, in.calls.Load(), in.waiting.taken)
+			t.Errorf("of %v, %d bytes are taken, %d calls, %d waiting", part.Class(c), in.room.taken, in.calls.Load(), in.waiting.taken)
 		}
 	}
 }
@@ -221,14 +243,14 @@ func (ones) Read(b []byte) (int, error) {
 // get: a stranger from another address, a host and a node are served, and what the
 // bodies take is bounded.
 func TestStrangersLeaveMemory(t *testing.T) {
-	d := newDoor(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}), &Options{InFlight: 16384, Timeout: time.Minute, Evidence: DefaultEvidence})
+	d := doorOf(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}), &Options{InFlight: 16384, Timeout: time.Minute, Evidence: DefaultEvidence})
 	hold, end := io.Pipe()
 	defer end.Close()
 	refused := make(chan struct{}, 64*128)
 	for i := range 64 {
 		for range 64 {
 			go func() { // 60 KiB of a body come, and then nothing
-				w := asked(d, Peer{}, fmt.Sprintf("10.0.0.%d:1", i), apiv1connect.LedgerServiceExecuteProcedure, "application/proto", io.MultiReader(io.LimitReader(ones{}, 60<<10), hold))
+				w := asked(d, part.Caller{}, fmt.Sprintf("10.0.0.%d:1", i), apiv1connect.LedgerServiceExecuteProcedure, "application/proto", io.MultiReader(io.LimitReader(ones{}, 60<<10), hold))
 				if strings.Contains(w.Body.String(), "overloaded") {
 					refused <- struct{}{}
 				}
@@ -238,14 +260,14 @@ func TestStrangersLeaveMemory(t *testing.T) {
 	for range 64 * 48 { // most of them
 		<-refused
 	}
-	room := d.classes[Stranger].room
+	room := d.classes[part.ClassStranger].room
 	room.mu.Lock()
 	taken := room.taken
 	room.mu.Unlock()
-	if taken > shares[Stranger].memory || taken < shares[Stranger].memory/8 {
-		t.Errorf("%d bytes are taken of %d", taken, shares[Stranger].memory)
+	if taken > shares[part.ClassStranger].memory || taken < shares[part.ClassStranger].memory/8 {
+		t.Errorf("%d bytes are taken of %d", taken, shares[part.ClassStranger].memory)
 	}
-	for name, from := range map[string]Peer{"another stranger": {}, "a host": {EK: keystead.Sum([]byte("host"))}, "a host by its last lease": {TLS: keystead.Sum([]byte("key")), Key: Host}, "a node": {Node: "n1"}} {
+	for name, from := range map[string]part.Caller{"another stranger": {}, "a host": {EK: keystead.Sum([]byte("host"))}, "a host by its last lease": {TLS: keystead.Sum([]byte("key")), Key: part.ClassHost}, "a node": {Node: "n1"}} {
 		if w := asked(d, from, "192.0.2.1:1", apiv1connect.LedgerServiceExecuteProcedure, "application/proto", io.LimitReader(zeroes{}, 8<<10)); w.Code != 200 {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
@@ -265,9 +287,9 @@ func (zeroes) Read(b []byte) (int, error) {
 func TestAnswersAreBudgeted(t *testing.T) {
 	var got []error
 	spend := func(n, times int) {
-		d := newDoor(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		d := doorOf(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			for range times {
-				if err := Spend(r.Context(), n); err != nil {
+				if err := part.Spend(r.Context(), n); err != nil {
 					got = append(got, err)
 					return
 				}
@@ -278,8 +300,8 @@ func TestAnswersAreBudgeted(t *testing.T) {
 				t.Errorf("%d bytes are taken when all was sent", c.room.taken)
 			}
 		}), &Options{InFlight: 100, Timeout: time.Minute, Evidence: DefaultEvidence})
-		asked(d, Peer{}, "192.0.2.1:1", apiv1connect.LedgerServiceReadProcedure, "application/proto", bytes.NewReader(nil))
-		if d.classes[Stranger].room.taken != 0 {
+		asked(d, part.Caller{}, "192.0.2.1:1", apiv1connect.LedgerServiceReadProcedure, "application/proto", bytes.NewReader(nil))
+		if d.classes[part.ClassStranger].room.taken != 0 {
 			t.Error("memory stays taken")
 		}
 	}
@@ -289,11 +311,11 @@ func TestAnswersAreBudgeted(t *testing.T) {
 	if got[0] != nil || !errors.Is(got[1], keystead.ReasonTooLarge) || !errors.Is(got[2], keystead.ReasonTooLarge) {
 		t.Errorf("%v", got)
 	}
-	room := NewRoom(shares[Stranger].memory)
+	room := NewRoom(shares[part.ClassStranger].memory)
 	n := 0
 	for i := range 64 { // as many addresses ask for the largest answers
-		c := &call{row: &row{Limits: Limits{Out: answers}}, inside: &inside{room: room}, who: i}
-		if Spend(context.WithValue(context.Background(), callKey{}, c), answers) == nil {
+		c := &call{row: &row{Limits: part.Limits{Out: answers}}, inside: &inside{room: room}, who: i}
+		if c.spend(answers) == nil {
 			n++
 		}
 	}

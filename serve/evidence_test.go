@@ -13,22 +13,23 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
 // gateRequest sends a request to the gate that announces a body of a size, and whose body
 // comes when it may.
-func gateRequest(gate http.Handler, from Peer, size int64, body io.Reader) *httptest.ResponseRecorder {
+func gateRequest(gate http.Handler, from part.Caller, size int64, body io.Reader) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodPost, apiv1connect.HostServiceAdmitProcedure, body)
 	r.Header.Set("Content-Type", "application/json")
 	r.ContentLength = size
 	w := httptest.NewRecorder()
-	gate.ServeHTTP(w, r.WithContext(WithPeer(context.Background(), func() Peer { return from })))
+	gate.ServeHTTP(w, r.WithContext(part.WithCaller(context.Background(), func() part.Caller { return from })))
 	return w
 }
 
 // evidenceDoor is one behind which all is answered.
 func evidenceDoor(bounds Evidence) *door {
-	return newDoor(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), &Options{InFlight: 1000, Timeout: time.Minute, Evidence: bounds})
+	return doorOf(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), &Options{InFlight: 1000, Timeout: time.Minute, Evidence: bounds})
 }
 
 // awaitTaken waits until so much room is taken.
@@ -54,9 +55,9 @@ func TestStrangersSendNoEvidence(t *testing.T) {
 	door := evidenceDoor(DefaultEvidence)
 	never, end := io.Pipe()
 	defer end.Close()
-	host := Peer{EK: keystead.Sum([]byte("a host"))}
+	host := part.Caller{EK: keystead.Sum([]byte("a host"))}
 
-	for name, p := range map[string]Peer{"a stranger": {TLS: keystead.Sum([]byte("a key"))}, "who has the key of a host": {TLS: keystead.Sum([]byte("a key")), Key: Host}} {
+	for name, p := range map[string]part.Caller{"a stranger": {TLS: keystead.Sum([]byte("a key"))}, "who has the key of a host": {TLS: keystead.Sum([]byte("a key")), Key: part.ClassHost}} {
 		if w := gateRequest(door, p, maxEvidence, never); w.Code == http.StatusOK || !strings.Contains(w.Body.String(), string(keystead.ReasonEvidenceMissing)) {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
@@ -69,7 +70,7 @@ func TestStrangersSendNoEvidence(t *testing.T) {
 	if w := gateRequest(door, host, maxEvidence, never); w.Code == http.StatusOK || !strings.Contains(w.Body.String(), string(keystead.ReasonOverloaded)) {
 		t.Errorf("one host's fifth request: %d %s", w.Code, w.Body)
 	}
-	other := Peer{EK: keystead.Sum([]byte("another"))}
+	other := part.Caller{EK: keystead.Sum([]byte("another"))}
 	if w := gateRequest(door, other, maxEvidence, strings.NewReader("")); w.Code != http.StatusOK {
 		t.Errorf("another host's request: %d %s", w.Code, w.Body)
 	}
@@ -79,13 +80,13 @@ func TestStrangersSendNoEvidence(t *testing.T) {
 // ways that there are, by all who may send any: none is read.
 func TestPackedIsRefused(t *testing.T) {
 	for _, header := range []string{"Content-Encoding", "Connect-Content-Encoding", "Grpc-Encoding"} {
-		for name, from := range map[string]Peer{"a host": {EK: keystead.Sum([]byte("a host"))}, "a node": {Node: "n2"}} {
+		for name, from := range map[string]part.Caller{"a host": {EK: keystead.Sum([]byte("a host"))}, "a node": {Node: "n2"}} {
 			r := httptest.NewRequest(http.MethodPost, apiv1connect.HostServiceRenewProcedure, iotest.ErrReader(errors.New("it is read")))
 			r.Header.Set("Content-Type", "application/json")
 			r.Header.Set(header, "gzip")
 			r.ContentLength = 20_000
 			w := httptest.NewRecorder()
-			evidenceDoor(DefaultEvidence).ServeHTTP(w, r.WithContext(WithPeer(context.Background(), func() Peer { return from })))
+			evidenceDoor(DefaultEvidence).ServeHTTP(w, r.WithContext(part.WithCaller(context.Background(), func() part.Caller { return from })))
 			if w.Code == http.StatusOK || !strings.Contains(w.Body.String(), "compressed") {
 				t.Errorf("%s, from %s: %d %s", header, name, w.Code, w.Body)
 			}
@@ -122,10 +123,10 @@ func TestManyLeaveRoom(t *testing.T) {
 func TestLargeEvidenceIsRefused(t *testing.T) {
 	bounds := Evidence{Bundle: 1 << 20, Machine: 4 << 20, Pending: 64 << 20, Node: 64 << 20}
 	gate := evidenceDoor(bounds)
-	if w := gateRequest(gate, Peer{EK: keystead.Sum([]byte("a host"))}, 2<<20, strings.NewReader("")); !strings.Contains(w.Body.String(), string(keystead.ReasonTooLarge)) {
+	if w := gateRequest(gate, part.Caller{EK: keystead.Sum([]byte("a host"))}, 2<<20, strings.NewReader("")); !strings.Contains(w.Body.String(), string(keystead.ReasonTooLarge)) {
 		t.Errorf("a machine's: %d %s", w.Code, w.Body)
 	}
-	if w := gateRequest(gate, Peer{Node: "n2"}, 2<<20, strings.NewReader("")); w.Code != http.StatusOK {
+	if w := gateRequest(gate, part.Caller{Node: "n2"}, 2<<20, strings.NewReader("")); w.Code != http.StatusOK {
 		t.Errorf("a node's: %d %s", w.Code, w.Body)
 	}
 }

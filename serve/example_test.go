@@ -14,6 +14,7 @@ func ExampleNew() {
 		serve.Ledger
 		serve.Domain
 	}
-	api := serve.New(serve.Services{Ledger: node, Domain: node}, serve.Options{InFlight: 1024, Timeout: 10 * time.Second})
+	opts := serve.Options{InFlight: 1024, Timeout: 10 * time.Second}
+	api := serve.New(append(serve.LedgerProcedures(node, &opts), serve.DomainProcedures(node)...), opts)
 	log.Fatal(http.ListenAndServe("127.0.0.1:7200", api))
 }

@@ -14,32 +14,25 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/api/v1/apiv1connect"
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/part"
 )
 
 // maxAsked bounds a question about health or about the API itself, in bytes.
 const maxAsked = 4 << 10
 
-// services are those of the API, as health and reflection name them.
-var services = []string{apiv1connect.LedgerServiceName, apiv1connect.DomainServiceName, apiv1connect.HostServiceName, apiv1connect.NodeServiceName}
-
-// described is the table of limits of what tools ask: a health check, which is one
-// question, and reflection, a stream of questions.
-var described = map[string]Limits{
-	"/" + grpchealth.HealthV1ServiceName + "/Check":        {In: maxAsked, Values: 8, Out: small, Rate: 100, Flight: 16},
-	"/" + grpcreflect.ReflectV1ServiceName + reflects:      {In: maxAsked, Values: 16, Out: answers, Time: 10 * time.Second, Rate: 10, Flight: 8},
-	"/" + grpcreflect.ReflectV1AlphaServiceName + reflects: {In: maxAsked, Values: 16, Out: answers, Time: 10 * time.Second, Rate: 10, Flight: 8},
-}
-
 const reflects = "/ServerReflectionInfo"
 
 // health answers grpc.health.v1.Health: whether the node serves, as Options.Ready says.
-type health struct{ ready func() error }
+type health struct {
+	ready    func() error
+	services []string
+}
 
 // Check implements grpchealth.Checker. What is asked for by another name than a service's
 // is not found.
 func (h health) Check(_ context.Context, r *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
-	if r.Service != "" && !slices.Contains(services, r.Service) {
+	if r.Service != "" && !slices.Contains(h.services, r.Service) {
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("%.80q is no service of this node", r.Service))
 	}
 	if h.ready != nil && h.ready() != nil {
@@ -48,13 +41,36 @@ func (h health) Check(_ context.Context, r *grpchealth.CheckRequest) (*grpchealt
 	return &grpchealth.CheckResponse{Status: grpchealth.StatusServing}, nil
 }
 
-// describe has the node tell what tools ask every gRPC server: whether it serves, and what
-// its API is.
-func describe(mux *http.ServeMux, ready func() error, with []connect.HandlerOption) {
-	mux.Handle(grpchealth.NewHandler(health{ready}, with...))
+// described are the procedures by which tools ask every gRPC server whether it serves, which
+// is one question, and what its API is, a stream of questions.
+func described(procedures []part.Procedure, ready func() error) []part.Procedure {
+	var services []string
+	for i := range procedures {
+		services = append(services, procedures[i].Service())
+	}
+	slices.Sort(services)
+	services = slices.Compact(services)
 	reflector := grpcreflect.NewStaticReflector(append(slices.Clone(services), grpchealth.HealthV1ServiceName)...)
-	mux.Handle(grpcreflect.NewHandlerV1(reflector, with...))
-	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, with...)) // which most tools still ask for
+	asked := part.Limits{In: maxAsked, Values: 16, Out: answers, Time: 10 * time.Second, Rate: 10, Flight: 8}
+	of := func(path string, limits part.Limits, handler func(...connect.HandlerOption) (string, http.Handler)) part.Procedure {
+		return part.Procedure{Path: path, Limits: limits, Sends: limits.Time > 0,
+			Input:   (&apiv1.ShowRequest{}).ProtoReflect().Descriptor(), // theirs is none of the API's: of what it has, each field counts
+			Handler: func(common ...connect.HandlerOption) http.Handler { _, h := handler(common...); return h }}
+	}
+	return []part.Procedure{
+		of("/"+grpchealth.HealthV1ServiceName+"/Check", part.Limits{In: maxAsked, Values: 8, Out: small, Rate: 100, Flight: 16},
+			func(o ...connect.HandlerOption) (string, http.Handler) {
+				return grpchealth.NewHandler(health{ready, services}, o...)
+			}),
+		of("/"+grpcreflect.ReflectV1ServiceName+reflects, asked,
+			func(o ...connect.HandlerOption) (string, http.Handler) {
+				return grpcreflect.NewHandlerV1(reflector, o...)
+			}),
+		of("/"+grpcreflect.ReflectV1AlphaServiceName+reflects, asked, // which most tools still ask for
+			func(o ...connect.HandlerOption) (string, http.Handler) {
+				return grpcreflect.NewHandlerV1Alpha(reflector, o...)
+			}),
+	}
 }
 
 // strictJSON reads and writes messages as protobuf's JSON, and refuses fields that the API

@@ -3,10 +3,9 @@ package serve
 import (
 	"context"
 
-	"connectrpc.com/connect"
-
 	apiv1 "github.com/keystead/keystead/api/v1"
-	"github.com/keystead/keystead/ledger"
+	api "github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
 // Bounds of requests about hosts.
@@ -21,103 +20,57 @@ type Hosts interface {
 	// Nonce returns the newest ledger nonce.
 	Nonce(ctx context.Context) (*apiv1.NonceResponse, error)
 	// Admit has the nodes judge evidence, and answers once it took effect.
-	Admit(ctx context.Context, from Peer, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error)
+	Admit(ctx context.Context, from part.Caller, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error)
 	// Renew has two nodes judge evidence, and answers once that is on the ledger.
-	Renew(ctx context.Context, from Peer, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error)
+	Renew(ctx context.Context, from part.Caller, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error)
 	// IssueSVID signs an X.509-SVID.
-	IssueSVID(ctx context.Context, from Peer, host string) (*apiv1.IssueSVIDResponse, error)
+	IssueSVID(ctx context.Context, from part.Caller, host string) (*apiv1.IssueSVIDResponse, error)
 	// Hosts returns up to limit enrolments whose names start with the prefix and come
 	// after a name, and whether there are more.
 	Hosts(ctx context.Context, prefix, after string, limit int) (hosts []*apiv1.Host, more bool, err error)
 }
 
 // Nonce implements the API's HostService.
-func (s *server) Nonce(ctx context.Context, _ *connect.Request[apiv1.NonceRequest]) (*connect.Response[apiv1.NonceResponse], error) {
-	if s.hosts == nil {
-		return nil, unimplemented()
-	}
-	return answer(s.hosts.Nonce(ctx))
-}
-
-// answer makes the answer of a handler.
-func answer[T any](m *T, err error) (*connect.Response[T], error) {
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(m), nil
+func (s *hostsAPI) Nonce(ctx context.Context, _ *apiv1.NonceRequest) (*apiv1.NonceResponse, error) {
+	return s.hosts.Nonce(ctx)
 }
 
 // Admit implements the API's HostService.
-func (s *server) Admit(ctx context.Context, r *connect.Request[apiv1.AdmitRequest]) (*connect.Response[apiv1.AdmitResponse], error) {
-	if s.hosts == nil {
-		return nil, unimplemented()
-	}
-	return answer(s.hosts.Admit(ctx, PeerOf(ctx), r.Msg))
+func (s *hostsAPI) Admit(ctx context.Context, r *apiv1.AdmitRequest) (*apiv1.AdmitResponse, error) {
+	return s.hosts.Admit(ctx, part.CallerOf(ctx), r)
 }
 
 // Renew implements the API's HostService.
-func (s *server) Renew(ctx context.Context, r *connect.Request[apiv1.RenewRequest]) (*connect.Response[apiv1.RenewResponse], error) {
-	if s.hosts == nil {
-		return nil, unimplemented()
-	}
-	return answer(s.hosts.Renew(ctx, PeerOf(ctx), r.Msg))
+func (s *hostsAPI) Renew(ctx context.Context, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error) {
+	return s.hosts.Renew(ctx, part.CallerOf(ctx), r)
 }
 
 // IssueSVID implements the API's HostService.
-func (s *server) IssueSVID(ctx context.Context, r *connect.Request[apiv1.IssueSVIDRequest]) (*connect.Response[apiv1.IssueSVIDResponse], error) {
-	if s.hosts == nil {
-		return nil, unimplemented()
-	}
-	return answer(s.hosts.IssueSVID(ctx, PeerOf(ctx), r.Msg.GetHost()))
+func (s *hostsAPI) IssueSVID(ctx context.Context, r *apiv1.IssueSVIDRequest) (*apiv1.IssueSVIDResponse, error) {
+	return s.hosts.IssueSVID(ctx, part.CallerOf(ctx), r.GetHost())
 }
 
 // ListHosts implements the API's HostService.
-func (s *server) ListHosts(ctx context.Context, r *connect.Request[apiv1.ListHostsRequest]) (*connect.Response[apiv1.ListHostsResponse], error) {
-	if s.hosts == nil {
-		return nil, unimplemented()
-	}
-	limit := int(r.Msg.GetLimit())
+func (s *hostsAPI) ListHosts(ctx context.Context, r *apiv1.ListHostsRequest) (*apiv1.ListHostsResponse, error) {
+	limit := int(r.GetLimit())
 	if limit == 0 || limit > maxHosts {
 		limit = maxHosts
 	}
-	hosts, more, err := s.hosts.Hosts(ctx, r.Msg.GetPrefix(), r.Msg.GetAfter(), limit)
-	return answer(&apiv1.ListHostsResponse{Hosts: hosts, More: more}, err)
+	hosts, more, err := s.hosts.Hosts(ctx, r.GetPrefix(), r.GetAfter(), limit)
+	return &apiv1.ListHostsResponse{Hosts: hosts, More: more}, err
 }
 
-// GetState implements the API's HostService.
-func (s *server) GetState(ctx context.Context, r *connect.Request[apiv1.GetStateRequest]) (*connect.Response[apiv1.GetStateResponse], error) {
-	if n := len(r.Msg.GetKeys()) + len(r.Msg.GetSubjects()); n == 0 || n > maxStateKeys {
-		return nil, malformed("keys and subjects", "are %d, not 1 to %d", n, maxStateKeys)
+// hostsAPI answers what the API's HostService says of hosts.
+type hostsAPI struct{ hosts Hosts }
+
+// HostProcedures are those by which hosts are admitted, and served.
+func HostProcedures(by Hosts) []part.Procedure {
+	s := &hostsAPI{by}
+	return []part.Procedure{
+		part.Unary(api.HostServiceNonceProcedure, part.Limits{In: small, Values: 8, Out: small}, s.Nonce),
+		part.Unary(api.HostServiceAdmitProcedure, part.Limits{From: part.ClassHost, Values: 8, Out: usual}, s.Admit),
+		part.Unary(api.HostServiceRenewProcedure, part.Limits{From: part.ClassHost, Values: 8, Out: usual}, s.Renew),
+		part.Unary(api.HostServiceIssueSVIDProcedure, part.Limits{In: small, Values: 8, Out: usual}, s.IssueSVID),
+		part.Unary(api.HostServiceListHostsProcedure, part.Limits{In: small, Values: 8, Out: answers, Rate: 100, Flight: 16}, s.ListHosts),
 	}
-	out := &apiv1.GetStateResponse{}
-	err := s.ledger.View(ctx, true, func(v ledger.View) error {
-		status, err := v.Status()
-		if err != nil {
-			return err
-		}
-		out.ClockMs = status.Clock
-		for _, k := range r.Msg.GetKeys() {
-			x, err := v.Judged(k)
-			if err == nil {
-				err = Spend(ctx, len(k)+len(x.Data))
-			}
-			if err != nil {
-				return err
-			}
-			out.Values = append(out.Values, &apiv1.Value{Key: k, Value: x.Data, Version: x.Version})
-		}
-		for _, name := range r.Msg.GetSubjects() {
-			kind, subject, ok := cutSubject(name)
-			if !ok {
-				return malformed("subjects", "%.80q is not TYPE/SUBJECT", name)
-			}
-			version, err := v.Subject(kind, subject)
-			if err != nil {
-				return err
-			}
-			out.Versions = append(out.Versions, version)
-		}
-		return nil
-	})
-	return answer(out, err)
 }

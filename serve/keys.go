@@ -3,9 +3,9 @@ package serve
 import (
 	"context"
 
-	"connectrpc.com/connect"
-
 	apiv1 "github.com/keystead/keystead/api/v1"
+	api "github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
 // Keys releases agreed keys and lists them.
@@ -19,25 +19,31 @@ type Keys interface {
 }
 
 // ListKeys implements the API's HostService.
-func (s *server) ListKeys(ctx context.Context, r *connect.Request[apiv1.ListKeysRequest]) (*connect.Response[apiv1.ListKeysResponse], error) {
-	if s.keys == nil {
-		return s.UnimplementedHostServiceHandler.ListKeys(ctx, r)
-	}
-	out, err := s.keys.ListKeys(ctx, r.Msg.GetPrefix())
+func (s *keysAPI) ListKeys(ctx context.Context, r *apiv1.ListKeysRequest) (*apiv1.ListKeysResponse, error) {
+	out, err := s.keys.ListKeys(ctx, r.GetPrefix())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(out), nil
+	return out, nil
 }
 
 // Release implements the API's HostService.
-func (s *server) Release(ctx context.Context, r *connect.Request[apiv1.ReleaseRequest]) (*connect.Response[apiv1.ReleaseResponse], error) {
-	if s.keys == nil {
-		return s.UnimplementedHostServiceHandler.Release(ctx, r)
-	}
-	out, err := s.keys.Release(ctx, r.Msg)
+func (s *keysAPI) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
+	out, err := s.keys.Release(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(out), nil
+	return out, nil
+}
+
+// keysAPI answers what the API's HostService says of keys.
+type keysAPI struct{ keys Keys }
+
+// KeyProcedures are those of agreed keys.
+func KeyProcedures(by Keys) []part.Procedure {
+	s := &keysAPI{by}
+	return []part.Procedure{
+		part.Unary(api.HostServiceReleaseProcedure, part.Limits{In: usual, Values: 16, Out: usual}, s.Release),
+		part.Unary(api.HostServiceListKeysProcedure, part.Limits{In: small, Values: 8, Out: answers, Rate: 100, Flight: 16}, s.ListKeys),
+	}
 }

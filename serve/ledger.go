@@ -13,10 +13,13 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	api "github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 )
 
@@ -72,7 +75,7 @@ func parse(tx *apiv1.Transaction) (ledger.RequestID, []ledger.Op, error) {
 const patience = ledger.Window / 2
 
 // complete gives a transaction the request id and deadline that it came without.
-func (s *server) complete(ctx context.Context, tx *apiv1.Transaction) error {
+func (s *booksAPI) complete(ctx context.Context, tx *apiv1.Transaction) error {
 	if tx == nil {
 		return malformed("transaction", "is missing")
 	}
@@ -91,7 +94,7 @@ func (s *server) complete(ctx context.Context, tx *apiv1.Transaction) error {
 }
 
 // run executes one transaction and calls done, once, which must not block.
-func (s *server) run(ctx context.Context, tx *apiv1.Transaction, done func(*apiv1.Outcome, error)) {
+func (s *booksAPI) run(ctx context.Context, tx *apiv1.Transaction, done func(*apiv1.Outcome, error)) {
 	err := s.mayWrite(ctx)
 	if err == nil {
 		err = s.complete(ctx, tx)
@@ -105,7 +108,7 @@ func (s *server) run(ctx context.Context, tx *apiv1.Transaction, done func(*apiv
 		done(nil, err)
 		return
 	}
-	s.ledger.Execute(ctx, request, ops, func(o Outcome, err error) {
+	s.ledger.Execute(ctx, request, ops, func(o part.Outcome, err error) {
 		if err != nil {
 			done(nil, err)
 			return
@@ -119,7 +122,7 @@ func (s *server) run(ctx context.Context, tx *apiv1.Transaction, done func(*apiv
 }
 
 // Execute implements the API's LedgerService.
-func (s *server) Execute(ctx context.Context, r *connect.Request[apiv1.ExecuteRequest]) (*connect.Response[apiv1.ExecuteResponse], error) {
+func (s *booksAPI) Execute(ctx context.Context, r *apiv1.ExecuteRequest) (*apiv1.ExecuteResponse, error) {
 	in := callOf(ctx)
 	if !in.enter(1) {
 		return nil, overloaded()
@@ -130,14 +133,14 @@ func (s *server) Execute(ctx context.Context, r *connect.Request[apiv1.ExecuteRe
 		err error
 	}
 	ended := make(chan answer, 1)
-	s.run(ctx, r.Msg.GetTransaction(), func(o *apiv1.Outcome, err error) {
+	s.run(ctx, r.GetTransaction(), func(o *apiv1.Outcome, err error) {
 		in.leave(1)
 		release()
 		ended <- answer{o, err}
 	})
 	select {
 	case a := <-ended:
-		return connect.NewResponse(&apiv1.ExecuteResponse{Outcome: a.out}), a.err
+		return &apiv1.ExecuteResponse{Outcome: a.out}, a.err
 	case <-ctx.Done():
 		return nil, ctx.Err() // it may still take effect
 	}
@@ -145,7 +148,7 @@ func (s *server) Execute(ctx context.Context, r *connect.Request[apiv1.ExecuteRe
 
 // Pipeline implements the API's LedgerService. Transactions run beside each other; a
 // goroutine sends what has ended since it last sent, as one message.
-func (s *server) Pipeline(ctx context.Context, stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.PipelineResponse]) error {
+func (s *booksAPI) Pipeline(ctx context.Context, stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.PipelineResponse]) error {
 	out := &outcomes{wake: make(chan struct{}, 1)}
 	sent := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -164,7 +167,7 @@ func (s *server) Pipeline(ctx context.Context, stream *connect.BidiStream[apiv1.
 }
 
 // receive starts the transactions of each message until the client ends.
-func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.PipelineResponse], out *outcomes) error {
+func (s *booksAPI) receive(ctx context.Context, stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.PipelineResponse], out *outcomes) error {
 	from, in := stream.Peer().Addr, callOf(ctx)
 	for {
 		m, err := stream.Receive()
@@ -184,7 +187,7 @@ func (s *server) receive(ctx context.Context, stream *connect.BidiStream[apiv1.P
 		left.left.Store(int64(len(txs)) + 1)
 		for _, tx := range txs {
 			var err error
-			if in.class == Stranger {
+			if in.class == part.ClassStranger {
 				err = in.row.rate.Take(from)
 			}
 			if err == nil && !in.enter(1) {
@@ -282,22 +285,22 @@ func (o *outcomes) send(stream *connect.BidiStream[apiv1.PipelineRequest, apiv1.
 }
 
 // Read implements the API's LedgerService.
-func (s *server) Read(ctx context.Context, r *connect.Request[apiv1.ReadRequest]) (*connect.Response[apiv1.ReadResponse], error) {
-	if n := len(r.Msg.GetKeys()); n == 0 || n > maxKeys {
+func (s *booksAPI) Read(ctx context.Context, r *apiv1.ReadRequest) (*apiv1.ReadResponse, error) {
+	if n := len(r.GetKeys()); n == 0 || n > maxKeys {
 		return nil, malformed("keys", "are %d, not 1 to %d", n, maxKeys)
 	}
 	out := &apiv1.ReadResponse{}
-	stale := r.Msg.GetConsistency() == apiv1.Consistency_CONSISTENCY_STALE
+	stale := r.GetConsistency() == apiv1.Consistency_CONSISTENCY_STALE
 	err := s.ledger.View(ctx, !stale, func(v ledger.View) error {
 		status, err := v.Status()
 		if err != nil {
 			return err
 		}
 		out.Index = status.Applied
-		for _, k := range r.Msg.GetKeys() {
+		for _, k := range r.GetKeys() {
 			x, err := v.Get(k)
 			if err == nil {
-				err = Spend(ctx, len(k)+len(x.Data))
+				err = part.Spend(ctx, len(k)+len(x.Data))
 			}
 			if err != nil {
 				return err
@@ -309,12 +312,12 @@ func (s *server) Read(ctx context.Context, r *connect.Request[apiv1.ReadRequest]
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(out), nil
+	return out, nil
 }
 
 // Tail implements the API's LedgerService.
-func (s *server) Tail(ctx context.Context, r *connect.Request[apiv1.TailRequest], stream *connect.ServerStream[apiv1.TailResponse]) error {
-	from, to := r.Msg.GetFrom(), r.Msg.GetTo()
+func (s *booksAPI) Tail(ctx context.Context, r *apiv1.TailRequest, send func(*apiv1.TailResponse) error) error {
+	from, to := r.GetFrom(), r.GetTo()
 	for to == 0 || from < to {
 		msg := &apiv1.TailResponse{}
 		err := s.ledger.View(ctx, false, func(v ledger.View) error {
@@ -334,7 +337,7 @@ func (s *server) Tail(ctx context.Context, r *connect.Request[apiv1.TailRequest]
 				if size > 0 && size+len(e) > maxTailBytes {
 					break
 				}
-				if err := Spend(ctx, len(e)); err != nil {
+				if err := part.Spend(ctx, len(e)); err != nil {
 					return err
 				}
 				size += len(e)
@@ -351,7 +354,7 @@ func (s *server) Tail(ctx context.Context, r *connect.Request[apiv1.TailRequest]
 			}
 			continue
 		}
-		if err := stream.Send(msg); err != nil {
+		if err := send(msg); err != nil {
 			return err
 		}
 		sent(ctx)
@@ -360,7 +363,7 @@ func (s *server) Tail(ctx context.Context, r *connect.Request[apiv1.TailRequest]
 }
 
 // GetCheckpoint implements the API's LedgerService.
-func (s *server) GetCheckpoint(ctx context.Context, _ *connect.Request[apiv1.GetCheckpointRequest]) (*connect.Response[apiv1.GetCheckpointResponse], error) {
+func (s *booksAPI) GetCheckpoint(ctx context.Context, _ *apiv1.GetCheckpointRequest) (*apiv1.GetCheckpointResponse, error) {
 	out := &apiv1.GetCheckpointResponse{}
 	err := s.ledger.View(ctx, false, func(v ledger.View) (err error) {
 		out.Note, err = v.Checkpoint()
@@ -372,37 +375,58 @@ func (s *server) GetCheckpoint(ctx context.Context, _ *connect.Request[apiv1.Get
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(out), nil
+	return out, nil
 }
 
 // GetReceipts implements the API's LedgerService.
-func (s *server) GetReceipts(ctx context.Context, r *connect.Request[apiv1.GetReceiptsRequest]) (*connect.Response[apiv1.GetReceiptsResponse], error) {
-	if n := len(r.Msg.GetLeaves()); n == 0 || n > maxReceipts {
+func (s *booksAPI) GetReceipts(ctx context.Context, r *apiv1.GetReceiptsRequest) (*apiv1.GetReceiptsResponse, error) {
+	if n := len(r.GetLeaves()); n == 0 || n > maxReceipts {
 		return nil, malformed("leaves", "are %d, not 1 to %d", n, maxReceipts)
 	}
-	for i, leaf := range r.Msg.GetLeaves() {
-		if slices.Contains(r.Msg.GetLeaves()[:i], leaf) { // of 256 at most
+	for i, leaf := range r.GetLeaves() {
+		if slices.Contains(r.GetLeaves()[:i], leaf) { // of 256 at most
 			return nil, malformed("leaves", "name leaf %d twice", leaf)
 		}
 	}
-	wait := time.Duration(r.Msg.GetWaitMs()) * time.Millisecond
+	wait := time.Duration(r.GetWaitMs()) * time.Millisecond
 	if wait == 0 {
 		wait = time.Second
 	}
 	ctx, cancel := context.WithTimeout(ctx, min(wait, maxWait))
 	defer cancel()
-	receipts, chain, err := s.ledger.Receipts(ctx, r.Msg.GetLeaves(), r.Msg.GetChainOnce())
+	receipts, chain, err := s.ledger.Receipts(ctx, r.GetLeaves(), r.GetChainOnce())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apiv1.GetReceiptsResponse{Receipts: receipts, Chain: chain}), nil
+	return &apiv1.GetReceiptsResponse{Receipts: receipts, Chain: chain}, nil
 }
 
 // GetConsistency implements the API's LedgerService.
-func (s *server) GetConsistency(ctx context.Context, r *connect.Request[apiv1.GetConsistencyRequest]) (*connect.Response[apiv1.GetConsistencyResponse], error) {
-	text, err := s.ledger.Consistency(ctx, r.Msg.GetFrom())
+func (s *booksAPI) GetConsistency(ctx context.Context, r *apiv1.GetConsistencyRequest) (*apiv1.GetConsistencyResponse, error) {
+	text, err := s.ledger.Consistency(ctx, r.GetFrom())
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apiv1.GetConsistencyResponse{Proof: text}), nil
+	return &apiv1.GetConsistencyResponse{Proof: text}, nil
+}
+
+// booksAPI answers the API's LedgerService.
+type booksAPI struct {
+	ledger Ledger
+	opts   *Options
+}
+
+// LedgerProcedures are those of the API's LedgerService.
+func LedgerProcedures(by Ledger, opts *Options) []part.Procedure {
+	s := &booksAPI{by, opts}
+	return []part.Procedure{
+		part.Unary(api.LedgerServiceExecuteProcedure, part.Limits{In: transaction, Values: 8 * maxOperations, Out: small, Uncounted: true}, s.Execute),
+		part.Both(api.LedgerServicePipelineProcedure, part.Limits{In: transaction, Values: 16 * maxBatch, Out: 1 << 20, Flight: 256, Uncounted: true}, s.Pipeline),
+		part.Unary(api.LedgerServiceReadProcedure, part.Limits{In: transaction, Values: 2 * maxKeys, Out: answers, Flight: 128}, s.Read),
+		part.Stream(api.LedgerServiceTailProcedure, part.Limits{In: small, Values: 8, Out: maxTailBytes + small, Waits: true}, s.Tail),
+		part.Unary(api.LedgerServiceGetCheckpointProcedure, part.Limits{In: small, Values: 8, Out: usual}, s.GetCheckpoint),
+		part.Unary(api.LedgerServiceGetReceiptsProcedure, part.Limits{In: small, Values: 2 * maxReceipts, Out: answers, Rate: 100, Flight: 16}, s.GetReceipts),
+		part.Unary(api.LedgerServiceGetConsistencyProcedure, part.Limits{In: usual, Values: 8, Out: answers, Rate: 100, Flight: 16}, s.GetConsistency),
+		part.Unary(api.HostServiceGetStateProcedure, part.Limits{In: usual, Values: 2 * maxStateKeys, Out: answers, Flight: 64}, s.GetState),
+	}
 }

@@ -1,42 +1,16 @@
 package serve
 
 import (
+	"fmt"
+	"net/http"
 	"path"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	apiv1 "github.com/keystead/keystead/api/v1"
-	api "github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
-
-// A Class is what a caller is known as before a byte of HTTP is read.
-type Class int
-
-// Classes, each with connections, memory and places of its own: what one of them takes is
-// not missing to another.
-const (
-	Stranger Class = iota // shows no key that this node knows
-	Client                // shows a key of api.clients
-	Host                  // is a machine that members enrolled: by its evidence, or by the TLS key of its last lease
-	Node                  // is a node of the domain
-	Classes  = iota
-)
-
-// String returns the class's name, in the plural.
-func (c Class) String() string { return [Classes]string{"strangers", "clients", "hosts", "nodes"}[c] }
-
-// Limits are what calls of one procedure take of a node at most.
-type Limits struct {
-	From   Class         // the least that may call
-	In     int64         // bytes of a message that is sent; 0: evidence, as Evidence says
-	Values int           // fields and items of such a message, those of its parts included
-	Out    int64         // bytes of an answer, or of one message of a stream
-	Time   time.Duration // for the call; 0: Options.Timeout. a stream of answers has it for the question, one of questions for each of them, where nothing else is declared
-	Waits  bool          // for what is not there yet: has a place among those who wait
-	Rate   int           // calls a second from one stranger's address; 0: Options.Rate
-	Flight int           // of strangers' calls at a time; 0: as many as get in
-}
 
 // Sizes of messages, in bytes.
 const (
@@ -48,43 +22,6 @@ const (
 	objectTime  = 5 * time.Minute // for a client to hand in an object
 )
 
-// Limited is the table of limits: each procedure that a node answers has a row, and what has
-// none is not answered. Nothing of a call is unpacked or kept before it is held to its row.
-var Limited = map[string]Limits{
-	api.LedgerServiceExecuteProcedure:        {In: transaction, Values: 8 * maxOperations, Out: small},
-	api.LedgerServicePipelineProcedure:       {In: transaction, Values: 16 * maxBatch, Out: 1 << 20, Flight: 256},
-	api.LedgerServiceReadProcedure:           {In: transaction, Values: 2 * maxKeys, Out: answers, Flight: 128},
-	api.LedgerServiceTailProcedure:           {In: small, Values: 8, Out: maxTailBytes + small, Waits: true},
-	api.LedgerServiceGetCheckpointProcedure:  {In: small, Values: 8, Out: usual},
-	api.LedgerServiceGetReceiptsProcedure:    {In: small, Values: 2 * maxReceipts, Out: answers, Rate: 100, Flight: 16},
-	api.LedgerServiceGetConsistencyProcedure: {In: usual, Values: 8, Out: answers, Rate: 100, Flight: 16},
-
-	api.DomainServiceShowProcedure:    {In: small, Values: 8, Out: answers, Rate: 100, Flight: 16},
-	api.DomainServiceSubmitProcedure:  {In: transaction, Values: 8, Out: small, Waits: true, Rate: 100},
-	api.DomainServiceTickProcedure:    {In: small, Values: 8, Out: small},
-	api.DomainServiceStatusProcedure:  {In: small, Values: 8, Out: usual},
-	api.DomainServiceGetHeadProcedure: {In: small, Values: 8, Out: small, Rate: 100, Flight: 16},
-
-	api.HostServiceNonceProcedure:       {In: small, Values: 8, Out: small},
-	api.HostServiceAdmitProcedure:       {From: Host, Values: 8, Out: usual},
-	api.HostServiceRenewProcedure:       {From: Host, Values: 8, Out: usual},
-	api.HostServiceIssueSVIDProcedure:   {In: small, Values: 8, Out: usual},
-	api.HostServiceReleaseProcedure:     {In: usual, Values: 16, Out: usual},
-	api.HostServiceListHostsProcedure:   {In: small, Values: 8, Out: answers, Rate: 100, Flight: 16},
-	api.HostServiceListKeysProcedure:    {In: small, Values: 8, Out: answers, Rate: 100, Flight: 16},
-	api.HostServiceGetStateProcedure:    {In: usual, Values: 2 * maxStateKeys, Out: answers, Flight: 64},
-	api.HostServicePutObjectProcedure:   {In: maxChunk + small, Values: 8, Out: small, Time: objectTime, Rate: 50, Flight: 16},
-	api.HostServiceGetObjectProcedure:   {In: small, Values: 8, Out: chunk + small, Flight: 64},
-	api.HostServiceReadArchiveProcedure: {In: usual, Values: 8, Out: 1 << 40, Rate: 10, Flight: 2}, // who asks shows members' signatures, each once
-	api.HostServiceWatchHostsProcedure:  {In: small, Values: 8, Out: 1 << 20, Waits: true},
-
-	api.NodeServiceWitnessProcedure:        {From: Node, Values: 16 * maxBatch, Out: 4 << 20},
-	api.NodeServiceCertifyNodeProcedure:    {From: Host, In: 2 * usual, Values: 8, Out: usual},
-	api.NodeServiceGetRulingProcedure:      {From: Node, In: small, Values: 8, Out: usual},
-	api.NodeServiceGetStateDigestProcedure: {From: Node, In: small, Values: 8, Out: usual},
-	api.NodeServiceExchangeHeadsProcedure:  {From: Node, In: 512 * MaxHeard, Values: 2 * MaxHeard, Out: 512 * MaxHeard},
-}
-
 // What a class has altogether.
 type share struct {
 	memory  int64 // bytes, of which each byte that is read takes eight and each that is answered two
@@ -94,11 +31,11 @@ type share struct {
 }
 
 // shares bound what all callers of a class have at a time.
-var shares = [Classes]share{
-	Stranger: {64 << 20, 4096, 64, 16},
-	Client:   {128 << 20, 0, 1024, 1024},
-	Host:     {128 << 20, 0, 1024, 16},
-	Node:     {128 << 20, 0, 1024, 64},
+var shares = [part.Classes]share{
+	part.ClassStranger: {64 << 20, 4096, 64, 16},
+	part.ClassClient:   {128 << 20, 0, 1024, 1024},
+	part.ClassHost:     {128 << 20, 0, 1024, 16},
+	part.ClassNode:     {128 << 20, 0, 1024, 64},
 }
 
 // How fast strangers' messages are read, in bytes a second: of one address, and of all.
@@ -116,7 +53,8 @@ const (
 
 // row is a procedure with its limits.
 type row struct {
-	Limits
+	part.Limits
+	handler   http.Handler
 	procedure string
 	message   protoreflect.MessageDescriptor // that is sent
 	sends     bool                           // a stream
@@ -125,36 +63,24 @@ type row struct {
 	flight    *places // of strangers; nil if they are not counted
 }
 
-// rows makes the table of a node. A procedure of the API without limits is a defect, which
-// a test finds.
-func rows(opts *Options) map[string]*row {
-	out := map[string]*row{}
-	common := NewRate(opts.Rate)
-	for _, f := range []protoreflect.FileDescriptor{apiv1.File_v1_ledger_proto, apiv1.File_v1_host_proto} {
-		for i := range f.Services().Len() {
-			s := f.Services().Get(i)
-			for j := range s.Methods().Len() {
-				m := s.Methods().Get(j)
-				r := &row{procedure: "/" + string(s.FullName()) + "/" + string(m.Name()), message: m.Input(), sends: m.IsStreamingClient(), rate: common}
-				limits, ok := Limited[r.procedure]
-				if !ok {
-					continue
-				}
-				r.hold(limits, opts)
-				out[r.procedure] = r
-			}
+// rows makes the table of limits: each procedure that is answered has a row, and what has none
+// is not answered. Nothing of a call is unpacked or kept before it is held to its row.
+func rows(procedures []part.Procedure, common []connect.HandlerOption, opts *Options) map[string]*row {
+	out, rate := map[string]*row{}, NewRate(opts.Rate)
+	for i := range procedures {
+		p := &procedures[i]
+		if out[p.Path] != nil {
+			continue
 		}
-	}
-	for p, asked := range described { // which has no message of the API's: of what it has, each field counts
-		r := &row{procedure: p, message: (&apiv1.ShowRequest{}).ProtoReflect().Descriptor(), sends: asked.Time > 0, rate: common}
-		r.hold(asked, opts)
-		out[p] = r
+		r := &row{procedure: p.Path, message: p.Input, sends: p.Sends, rate: rate, handler: p.Handler(common...)}
+		r.hold(p.Limits, opts)
+		out[p.Path] = r
 	}
 	return out
 }
 
 // hold has the row take limits.
-func (r *row) hold(limits Limits, opts *Options) {
+func (r *row) hold(limits part.Limits, opts *Options) {
 	r.Limits = limits
 	if r.Time == 0 {
 		r.Time, r.endless = opts.Timeout, r.sends
@@ -165,4 +91,20 @@ func (r *row) hold(limits Limits, opts *Options) {
 	if r.Flight > 0 {
 		r.flight = &places{what: "calls of " + path.Base(r.procedure), most: r.Flight, of: max(1, r.Flight/4)}
 	}
+}
+
+// Check reports what is wrong with the limits of a procedure: that they bound nothing, or more
+// than a stranger ever gets.
+func Check(p *part.Procedure) error {
+	l := &p.Limits
+	strangers := shares[part.ClassStranger].memory / 4
+	switch {
+	case l.Values <= 0 || l.Out <= 0 || l.In < 0 || l.In == 0 && l.From == part.ClassStranger:
+		return fmt.Errorf("%s: %+v bounds too little", p.Path, *l)
+	case l.From == part.ClassStranger && l.In*perRead > strangers:
+		return fmt.Errorf("%s: one message takes %d bytes, which no stranger gets", p.Path, l.In*perRead)
+	case l.From == part.ClassStranger && !l.Shown && l.Out*perAnswered > strangers:
+		return fmt.Errorf("%s: one answer takes %d bytes, which no stranger gets", p.Path, l.Out*perAnswered)
+	}
+	return nil
 }

@@ -2,12 +2,11 @@ package serve
 
 import (
 	"context"
-	"strings"
-
-	"connectrpc.com/connect"
 
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	api "github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
 // Nodes is what nodes ask of each other.
@@ -26,61 +25,55 @@ type Nodes interface {
 }
 
 // Witness implements the API's NodeService.
-func (s *server) Witness(ctx context.Context, r *connect.Request[apiv1.WitnessRequest]) (*connect.Response[apiv1.WitnessResponse], error) {
-	if err := s.fromNode(ctx); err != nil {
+func (s *nodesAPI) Witness(ctx context.Context, r *apiv1.WitnessRequest) (*apiv1.WitnessResponse, error) {
+	if err := fromNode(ctx); err != nil {
 		return nil, err
 	}
-	return answer(s.nodes.Witness(ctx, r.Msg))
+	return s.nodes.Witness(ctx, r)
 }
 
 // CertifyNode implements the API's NodeService.
-func (s *server) CertifyNode(ctx context.Context, r *connect.Request[apiv1.CertifyNodeRequest]) (*connect.Response[apiv1.CertifyNodeResponse], error) {
-	if s.nodes == nil {
-		return nil, unimplemented()
-	}
-	return answer(s.nodes.CertifyNode(ctx, r.Msg)) // who has a new key is known by no name yet; the evidence is what counts
+func (s *nodesAPI) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error) {
+	return s.nodes.CertifyNode(ctx, r) // who has a new key is known by no name yet; the evidence is what counts
 }
 
 // MaxHeard is how many statements of others a node hands on at once.
 const MaxHeard = 512
 
 // ExchangeHeads implements the API's NodeService.
-func (s *server) ExchangeHeads(ctx context.Context, r *connect.Request[apiv1.ExchangeHeadsRequest]) (*connect.Response[apiv1.ExchangeHeadsResponse], error) {
-	if err := s.fromNode(ctx); err != nil {
+func (s *nodesAPI) ExchangeHeads(ctx context.Context, r *apiv1.ExchangeHeadsRequest) (*apiv1.ExchangeHeadsResponse, error) {
+	if err := fromNode(ctx); err != nil {
 		return nil, err
 	}
-	if n := len(r.Msg.GetHeard()); n > MaxHeard {
+	if n := len(r.GetHeard()); n > MaxHeard {
 		return nil, malformed("heard", "are %d statements, at most %d are taken", n, MaxHeard)
 	}
-	return answer(s.nodes.ExchangeHeads(PeerOf(ctx).Node, r.Msg))
+	return s.nodes.ExchangeHeads(part.CallerOf(ctx).Node, r)
 }
 
 // GetStateDigest implements the API's NodeService.
-func (s *server) GetStateDigest(ctx context.Context, r *connect.Request[apiv1.GetStateDigestRequest]) (*connect.Response[apiv1.GetStateDigestResponse], error) {
-	if err := s.fromNode(ctx); err != nil {
+func (s *nodesAPI) GetStateDigest(ctx context.Context, r *apiv1.GetStateDigestRequest) (*apiv1.GetStateDigestResponse, error) {
+	if err := fromNode(ctx); err != nil {
 		return nil, err
 	}
-	return answer(s.nodes.GetStateDigest(ctx, r.Msg.GetPosition()))
+	return s.nodes.GetStateDigest(ctx, r.GetPosition())
 }
 
 // GetRuling implements the API's NodeService.
-func (s *server) GetRuling(ctx context.Context, r *connect.Request[apiv1.GetRulingRequest]) (*connect.Response[apiv1.GetRulingResponse], error) {
-	if err := s.fromNode(ctx); err != nil {
+func (s *nodesAPI) GetRuling(ctx context.Context, r *apiv1.GetRulingRequest) (*apiv1.GetRulingResponse, error) {
+	if err := fromNode(ctx); err != nil {
 		return nil, err
 	}
 	var id keystead.Digest
-	if len(r.Msg.GetProposal()) != len(id) {
-		return nil, malformed("proposal", "is %d bytes, not %d", len(r.Msg.GetProposal()), len(id))
+	if len(r.GetProposal()) != len(id) {
+		return nil, malformed("proposal", "is %d bytes, not %d", len(r.GetProposal()), len(id))
 	}
-	return answer(s.nodes.GetRuling(ctx, keystead.Digest(r.Msg.GetProposal())))
+	return s.nodes.GetRuling(ctx, keystead.Digest(r.GetProposal()))
 }
 
 // fromNode refuses requests of others than the domain's nodes.
-func (s *server) fromNode(ctx context.Context) error {
-	if s.nodes == nil {
-		return unimplemented()
-	}
-	if p := PeerOf(ctx); p.Node == "" {
+func fromNode(ctx context.Context) error {
+	if p := part.CallerOf(ctx); p.Node == "" {
 		return keystead.Deny(notNode())
 	}
 	return nil
@@ -90,7 +83,17 @@ func notNode() keystead.Finding {
 	return keystead.Finding{Reason: keystead.ReasonNotMember, Where: "connection", Want: "a node of the domain", Got: "another client"}
 }
 
-func cutSubject(s string) (kind, subject string, ok bool) {
-	kind, subject, ok = strings.Cut(s, "/")
-	return kind, subject, ok && kind != "" && subject != ""
+// nodesAPI answers the API's NodeService.
+type nodesAPI struct{ nodes Nodes }
+
+// NodeProcedures are those of the API's NodeService, which nodes ask of each other.
+func NodeProcedures(by Nodes) []part.Procedure {
+	s := &nodesAPI{by}
+	return []part.Procedure{
+		part.Unary(api.NodeServiceWitnessProcedure, part.Limits{From: part.ClassNode, Values: 16 * maxBatch, Out: 4 << 20}, s.Witness),
+		part.Unary(api.NodeServiceCertifyNodeProcedure, part.Limits{From: part.ClassHost, In: 2 * usual, Values: 8, Out: usual}, s.CertifyNode),
+		part.Unary(api.NodeServiceGetRulingProcedure, part.Limits{From: part.ClassNode, In: small, Values: 8, Out: usual}, s.GetRuling),
+		part.Unary(api.NodeServiceGetStateDigestProcedure, part.Limits{From: part.ClassNode, In: small, Values: 8, Out: usual}, s.GetStateDigest),
+		part.Unary(api.NodeServiceExchangeHeadsProcedure, part.Limits{From: part.ClassNode, In: 512 * MaxHeard, Values: 2 * MaxHeard, Out: 512 * MaxHeard, Uncounted: true}, s.ExchangeHeads),
+	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	api "github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
 // maxChunk bounds one message of an object's content, in bytes.
@@ -25,10 +27,7 @@ type Objects interface {
 }
 
 // PutObject implements the API's HostService.
-func (s *server) PutObject(ctx context.Context, stream *connect.ClientStream[apiv1.PutObjectRequest]) (*connect.Response[apiv1.PutObjectResponse], error) {
-	if s.objects == nil {
-		return nil, unimplemented()
-	}
+func (s *objectsAPI) PutObject(ctx context.Context, stream *connect.ClientStream[apiv1.PutObjectRequest]) (*connect.Response[apiv1.PutObjectResponse], error) {
 	d, err := s.objects.PutObject(ctx, Source(stream.Peer().Addr), &chunks{stream: stream})
 	if err != nil {
 		return nil, err
@@ -60,11 +59,8 @@ func (c *chunks) Read(b []byte) (int, error) {
 }
 
 // GetObject implements the API's HostService.
-func (s *server) GetObject(ctx context.Context, r *connect.Request[apiv1.GetObjectRequest], stream *connect.ServerStream[apiv1.GetObjectResponse]) (err error) {
-	if s.objects == nil {
-		return unimplemented()
-	}
-	d, err := keystead.ParseDigest(r.Msg.GetDigest())
+func (s *objectsAPI) GetObject(ctx context.Context, r *apiv1.GetObjectRequest, send func(*apiv1.GetObjectResponse) error) (err error) {
+	d, err := keystead.ParseDigest(r.GetDigest())
 	if err != nil {
 		return malformed("digest", "%v", err)
 	}
@@ -73,14 +69,14 @@ func (s *server) GetObject(ctx context.Context, r *connect.Request[apiv1.GetObje
 		return err
 	}
 	defer func() { err = errors.Join(err, content.Close()) }()
-	if err := Spend(ctx, chunk); err != nil {
+	if err := part.Spend(ctx, chunk); err != nil {
 		return err
 	}
 	buf := make([]byte, chunk)
 	for {
 		n, err := io.ReadFull(content, buf)
 		if n > 0 {
-			if err := stream.Send(&apiv1.GetObjectResponse{Chunk: buf[:n]}); err != nil {
+			if err := send(&apiv1.GetObjectResponse{Chunk: buf[:n]}); err != nil {
 				return err
 			}
 		}
@@ -93,6 +89,14 @@ func (s *server) GetObject(ctx context.Context, r *connect.Request[apiv1.GetObje
 	}
 }
 
-func unimplemented() error {
-	return connect.NewError(connect.CodeUnimplemented, errors.New("this node does not answer that"))
+// objectsAPI answers what the API's HostService says of objects.
+type objectsAPI struct{ objects Objects }
+
+// ObjectProcedures are those of objects.
+func ObjectProcedures(by Objects) []part.Procedure {
+	s := &objectsAPI{by}
+	return []part.Procedure{
+		part.Upload(api.HostServicePutObjectProcedure, part.Limits{In: maxChunk + small, Values: 8, Out: small, Time: objectTime, Rate: 50, Flight: 16}, s.PutObject),
+		part.Stream(api.HostServiceGetObjectProcedure, part.Limits{In: small, Values: 8, Out: chunk + small, Flight: 64}, s.GetObject),
+	}
 }

@@ -1,5 +1,5 @@
 // Package serve answers the API of a node: Connect, gRPC and plain HTTP with JSON
-// on one port. It turns requests into calls of a [Ledger] and a [Domain], bounds
+// on one port. It answers the procedures that a node's parts declare, bounds
 // what a request may hold, how many are under way and how long they take, and
 // sends refusals with their findings.
 //
@@ -9,13 +9,14 @@ package serve
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/api/v1/apiv1connect"
+
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 )
 
 // Bounds of requests.
@@ -29,18 +30,11 @@ const (
 	maxWait       = 10 * time.Second
 )
 
-// An Outcome is what became of a transaction.
-type Outcome struct {
-	Applied bool // false if a comparison did not hold
-	Leaf    uint64
-	ID      keystead.Digest
-}
-
 // A Ledger is what the handlers write to and read from.
 type Ledger interface {
 	// Execute runs operations of the key-value contract as one transaction, and calls
 	// done, once, with what became of it; done must not block.
-	Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(Outcome, error))
+	Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(part.Outcome, error))
 	// View calls read with the state of one moment: of now, if linearizable, else
 	// of any time before.
 	View(ctx context.Context, linearizable bool, read func(ledger.View) error) error
@@ -64,66 +58,28 @@ type Options struct {
 	Observe func(procedure, code string, took time.Duration)
 	Refused func(error) // told of every error that is answered; may be nil
 	// MayWrite says who may execute transactions; nil: anybody.
-	MayWrite func(Peer) bool
+	MayWrite func(part.Caller) bool
 	Ready    func() error // why the node does not serve now, for health checks; nil: it does
 	// Limited is told of every call that a limit kept out; may be nil.
-	Limited func(class Class, from, procedure string, because error)
+	Limited func(class part.Class, from, procedure string, because error)
 }
 
-// Services are who answers. Of those that are nil, nothing is answered; Ledger and
-// Domain are required.
-type Services struct {
-	Ledger  Ledger
-	Domain  Domain
-	Objects Objects
-	Hosts   Hosts
-	Nodes   Nodes
-	Keys    Keys
-	Archive Archive
-	Watch   Watch
-}
-
-// server holds what the handlers share.
-type server struct {
-	apiv1connect.UnimplementedHostServiceHandler // what has no method below is not answered
-	opts                                         Options
-	ledger                                       Ledger
-	domain                                       Domain
-	objects                                      Objects
-	hosts                                        Hosts
-	nodes                                        Nodes
-	keys                                         Keys
-	archive                                      Archive
-	watch                                        Watch
-	rows                                         map[string]*row
-}
-
-// New returns the handler of a node's API.
-func New(by Services, opts Options) http.Handler {
+// New returns the handler of procedures, which a node's parts declare. Of two with one path,
+// the first counts: the node refuses parts that declare what another one has.
+func New(procedures []part.Procedure, opts Options) http.Handler {
 	if opts.Evidence == (Evidence{}) {
 		opts.Evidence = DefaultEvidence
 	}
-	s := &server{opts: opts, ledger: by.Ledger, domain: by.Domain, objects: by.Objects, hosts: by.Hosts, nodes: by.Nodes, keys: by.Keys, archive: by.Archive, watch: by.Watch}
-	with := func(most int) []connect.HandlerOption {
-		return []connect.HandlerOption{connect.WithReadMaxBytes(most), connect.WithCompression("gzip", nil, nil), connect.WithInterceptors(interceptor{s}),
-			connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"})}
-	}
-	mux := http.NewServeMux()
-	mux.Handle(apiv1connect.NewLedgerServiceHandler(s, with(transaction)...))
-	mux.Handle(apiv1connect.NewDomainServiceHandler(s, with(transaction)...))
-	mux.Handle(apiv1connect.NewHostServiceHandler(s, with(max(transaction, int(opts.Evidence.Bundle)+frame))...))
-	mux.Handle(apiv1connect.NewNodeServiceHandler(s, with(maxEvidence+frame)...))
-	describe(mux, opts.Ready, with(maxAsked))
-	d := newDoor(mux, &s.opts)
-	s.rows = d.rows
-	return steady(maxStall, d)
+	common := []connect.HandlerOption{connect.WithReadMaxBytes(max(transaction, int(opts.Evidence.Bundle), maxEvidence) + frame), connect.WithCompression("gzip", nil, nil),
+		connect.WithInterceptors(interceptor{&opts}), connect.WithCodec(strictJSON{"json"}), connect.WithCodec(strictJSON{"json; charset=utf-8"})}
+	return steady(maxStall, newDoor(append(slices.Clip(procedures), described(procedures, opts.Ready)...), common, &opts))
 }
 
 // maxStall is how long a client may take none of an answer.
 const maxStall = 30 * time.Second
 
 // interceptor gives every call its deadline and every error its wire form.
-type interceptor struct{ *server }
+type interceptor struct{ opts *Options }
 
 // WrapUnary implements connect.Interceptor.
 func (i interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {

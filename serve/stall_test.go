@@ -13,6 +13,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/part"
 )
 
 // TestClientThatDoesNotRead asks for an answer without end and takes none of it,
@@ -92,7 +93,7 @@ func TestSlowAnswersGoOn(t *testing.T) {
 func TestBodyThatDoesNotCome(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		ended := make(chan error, 1)
-		d := newDoor(http.NotFoundHandler(), &Options{InFlight: 10, Timeout: 100 * time.Millisecond, Limited: func(_ Class, _, _ string, because error) { ended <- because }})
+		d := doorOf(http.NotFoundHandler(), &Options{InFlight: 10, Timeout: 100 * time.Millisecond, Limited: func(_ part.Class, _, _ string, because error) { ended <- because }})
 		s := httptest.NewUnstartedServer(d)
 		s.EnableHTTP2 = h2
 		s.StartTLS()

@@ -4,11 +4,12 @@ import (
 	"context"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/part"
 )
 
 // mayWrite refuses transactions of who is none of those that Options.MayWrite lets write.
-func (s *server) mayWrite(ctx context.Context) error {
-	from := PeerOf(ctx)
+func (s *booksAPI) mayWrite(ctx context.Context) error {
+	from := part.CallerOf(ctx)
 	if s.opts.MayWrite == nil || s.opts.MayWrite(from) {
 		return nil
 	}

@@ -16,11 +16,12 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/agent"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/internal/cli"
 )
 
 // agent: a host's side of a domain.
 func (a *app) agent() *cobra.Command {
-	return a.noun("agent", "A host's side of a domain: evidence, lease, keys for its applications",
+	return a.Noun("agent", "A host's side of a domain: evidence, lease, keys for its applications",
 		`An agent runs on a host. It shows evidence to the domain's nodes on a timer, holds the
 lease that they give, keeps an X.509-SVID in files, and gives applications of the machine
 the keys that their release policies allow. docs/guide/host.md goes through it.`,
@@ -62,7 +63,7 @@ func (e *enrolment) print(w io.Writer) {
 }
 
 func (a *app) agentInit() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var p agent.Place
 	c := &cobra.Command{
 		Use:   "init DIR --host NAME --domain FILE",
@@ -72,29 +73,29 @@ comments are the manual, and prints the hardware identity of the machine's TPM (
 that of its TEE) with the command by which a member enrols it. Check the domain's digest
 against one that you were told: with a wrong one the host joins another domain.`,
 		Example: `  keystead agent init /etc/keystead-agent --host web-1 --domain domain.json --digest sha256:...`,
-		Args:    arguments("DIR"),
+		Args:    cli.Arguments("DIR"),
 	}
-	c.Flags().StringVar(&f.domain, "domain", os.Getenv("KEYSTEAD_DOMAIN"), "the domain's `FILE` (default $KEYSTEAD_DOMAIN)")
+	c.Flags().StringVar(&f.Domain, "domain", os.Getenv("KEYSTEAD_DOMAIN"), "the domain's `FILE` (default $KEYSTEAD_DOMAIN)")
 	c.Flags().Lookup("domain").DefValue = "" // help is the same everywhere
-	c.Flags().StringVar(&f.digest, "digest", "", "the domain's `DIGEST`, if the file is not to be trusted for it")
+	c.Flags().StringVar(&f.Digest, "digest", "", "the domain's `DIGEST`, if the file is not to be trusted for it")
 	c.Flags().StringVar(&p.Host, "host", "", "the host's `NAME` in the domain: a-z, 0-9, dot, dash")
 	c.Flags().StringVar(&p.TPM.Path, "tpm", "", "`PATH` of the TPM: a device, or the socket of a software TPM (default: the machine's own)")
 	c.Flags().BoolVar(&p.TEE, "tee", false, "evidence is of the machine's TEE alone: SEV-SNP, TDX or Nitro")
 	c.MarkFlagsMutuallyExclusive("tee", "tpm")
 	c.Flags().StringVar(&p.TPM.Root, "root", "", "`DIR` below which logs and package list are read (default /)")
 	c.Flags().StringVar(&p.Socket, "socket", "", "`PATH` of the socket for applications (default /run/keystead/agent.sock)")
-	c.Flags().StringVar(&p.SVID, "svid", "", "`DIR` for the SVID's files (default /run/keystead/svid)")
-	must(c.MarkFlagRequired("host"))
+	c.Flags().StringVar(&p.SVID.Dir, "svid", "", "`DIR` for the SVID's files (default /run/keystead/svid)")
+	cli.Must(c.MarkFlagRequired("host"))
 	c.RunE = func(c *cobra.Command, args []string) (err error) {
-		if p.Domain, p.Digest, err = f.file(); err != nil {
+		if p.Domain, p.Digest, err = f.File(); err != nil {
 			return err
 		}
-		for _, path := range []*string{&p.TPM.Path, &p.TPM.Root, &p.Socket, &p.SVID} {
+		for _, path := range []*string{&p.TPM.Path, &p.TPM.Root, &p.Socket, &p.SVID.Dir} {
 			if *path == "" {
 				continue
 			}
 			if *path, err = filepath.Abs(*path); err != nil { // in the file, relative paths are beside it
-				return misuse(err, "")
+				return cli.Misuse(err, "")
 			}
 		}
 		var e enrolment
@@ -111,7 +112,7 @@ against one that you were told: with a wrong one the host joins another domain.`
 		if err := agent.Prepare(args[0], p); errors.As(err, new(*keystead.DenyError)) {
 			return err
 		} else if err != nil {
-			return misuse(err, "")
+			return cli.Misuse(err, "")
 		}
 		if p.TEE {
 			if e, err = newGuest(c.Context(), p.Host, args[0], root); err != nil {
@@ -123,7 +124,7 @@ against one that you were told: with a wrong one the host joins another domain.`
 			Domain    keystead.Digest `json:"domain"`
 			enrolment
 		}{args[0], p.Digest, e}
-		return a.answer(answer, func(w io.Writer) {
+		return a.Answer(answer, func(w io.Writer) {
 			fmt.Fprintf(w, "domain:    %s\n", p.Digest)
 			e.print(w)
 			fmt.Fprintf(w, "run:       keystead agent run --config %s\n", filepath.Join(args[0], agent.ConfigFile))
@@ -149,7 +150,7 @@ not reach, and goes on by itself. At its end it removes the SVID and forgets all
 	c.Flags().BoolVar(&example, "example-config", false, "print a configuration with every field explained")
 	c.RunE = func(*cobra.Command, []string) error {
 		if example {
-			return a.answer(map[string]string{"config": agent.ExampleConfig}, func(w io.Writer) { io.WriteString(w, agent.ExampleConfig) })
+			return a.Answer(map[string]string{"config": agent.ExampleConfig}, func(w io.Writer) { io.WriteString(w, agent.ExampleConfig) })
 		}
 		cfg, err := readAgentConfig(config)
 		if err != nil {
@@ -162,11 +163,11 @@ not reach, and goes on by itself. At its end it removes the SVID and forgets all
 
 func readAgentConfig(path string) (agent.Config, error) {
 	if path == "" {
-		return agent.Config{}, misuse(fmt.Errorf("--config is required"), "keystead agent init makes one")
+		return agent.Config{}, cli.Misuse(fmt.Errorf("--config is required"), "keystead agent init makes one")
 	}
 	cfg, err := agent.ReadConfig(path)
 	if err != nil {
-		return cfg, misuse(err, "keystead agent run --example-config explains every field")
+		return cfg, cli.Misuse(err, "keystead agent run --example-config explains every field")
 	}
 	return cfg, nil
 }
@@ -217,7 +218,7 @@ command by which a member enrols it.`,
 		if err != nil {
 			return err
 		}
-		return a.answer(e, e.print)
+		return a.Answer(e, e.print)
 	}
 	return c
 }

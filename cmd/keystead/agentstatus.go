@@ -17,6 +17,7 @@ import (
 	"github.com/keystead/keystead/agent"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/refusal"
 )
 
@@ -57,7 +58,7 @@ problem otherwise.`,
 	c.Flags().StringVar(&wait, "wait", "", "wait until the host is in that `PHASE`")
 	c.RunE = func(*cobra.Command, []string) error {
 		if wait != "" && !slices.Contains(agent.Phases(), agent.Phase(wait)) {
-			return misuse(fmt.Errorf("--wait %.80q is no phase", wait), fmt.Sprintf("the phases are %v", agent.Phases()))
+			return cli.Misuse(fmt.Errorf("--wait %.80q is no phase", wait), fmt.Sprintf("the phases are %v", agent.Phases()))
 		}
 		to, ctx, done := f.open()
 		defer done()
@@ -65,7 +66,7 @@ problem otherwise.`,
 		if err != nil {
 			return err
 		}
-		err = a.answerMessage(s, func(w io.Writer) { printAgent(w, s) })
+		err = a.AnswerMessage(s, func(w io.Writer) { printAgent(w, s) })
 		if err == nil && wait == "" {
 			err = leaseless(s)
 		}
@@ -96,7 +97,7 @@ the refusal that says why. When the agent ends, so does the command, as unavaila
 		}
 		to, ctx, done := f.open()
 		defer done()
-		ctx, stop := interruptible(ctx)
+		ctx, stop := cli.Interruptible(ctx)
 		defer stop()
 		var lost error
 		err := to.Watch(ctx, func(r *apiv1.WatchLeaseResponse) bool {
@@ -120,12 +121,12 @@ func leaseless(s *apiv1.AgentStatusResponse) error {
 		return nil
 	}
 	why := cmp.Or[error](asError(s.GetProblem()), keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseUnknown, Where: "host " + s.GetHost(), Want: "an admitted host", Got: "one that is " + s.GetPhase()}))
-	f := &failure{err: fmt.Errorf("%s: %w", s.GetPhase(), why)}
+	f := &cli.Failure{Err: fmt.Errorf("%s: %w", s.GetPhase(), why)}
 	switch agent.Phase(s.GetPhase()) {
 	case agent.Starting, agent.Unavailable:
-		f.stage, f.hint = keystead.StageUnavailable, "keystead agent status --wait admitted waits for it"
+		f.Stage, f.Hint = keystead.StageUnavailable, "keystead agent status --wait admitted waits for it"
 	case agent.Unenrolled:
-		f.hint = "a member runs: " + s.GetEnrolment()
+		f.Hint = "a member runs: " + s.GetEnrolment()
 	}
 	return f
 }
@@ -139,17 +140,17 @@ func asError(r *apiv1.Refusal) error {
 }
 
 func (a *app) tellLease(r *apiv1.WatchLeaseResponse) {
-	if a.json {
-		_ = a.line(document(r)) // a reader that went away ends the command by a signal
+	if a.JSON {
+		_ = a.Line(cli.Document(r)) // a reader that went away ends the command by a signal
 		return
 	}
 	switch {
 	case r.GetLeaseVersion() != 0:
-		fmt.Fprintf(a.stdout, "%s: lease %d, %v left unless it is renewed\n", r.GetPhase(), r.GetLeaseVersion(), time.Duration(r.GetLeftMs())*time.Millisecond)
+		fmt.Fprintf(a.Stdout, "%s: lease %d, %v left unless it is renewed\n", r.GetPhase(), r.GetLeaseVersion(), time.Duration(r.GetLeftMs())*time.Millisecond)
 	case r.GetBecause() != nil:
-		fmt.Fprintf(a.stdout, "%s: %s\n", r.GetPhase(), said(r.GetBecause()))
+		fmt.Fprintf(a.Stdout, "%s: %s\n", r.GetPhase(), said(r.GetBecause()))
 	default:
-		fmt.Fprintln(a.stdout, r.GetPhase())
+		fmt.Fprintln(a.Stdout, r.GetPhase())
 	}
 }
 
@@ -207,7 +208,7 @@ func said(r *apiv1.Refusal) string {
 	}
 	var all []string
 	for _, f := range deny.Findings {
-		all = append(all, printable(f.String()))
+		all = append(all, cli.Printable(f.String()))
 	}
 	return strings.Join(all, "; ")
 }

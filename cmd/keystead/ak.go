@@ -14,11 +14,12 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/cli"
 )
 
 // ak: which TPM an attestation key lives in.
 func (a *app) ak() *cobra.Command {
-	return a.noun("ak", "Bind a host's attestation key to its TPM, once",
+	return a.Noun("ak", "Bind a host's attestation key to its TPM, once",
 		`A quote is worth as much as is known of its key. Credential activation (TPM 2.0 Part 1, 24)
 shows that the key lives in the TPM that a vendor certified: the verifier encrypts a secret to the
 TPM's endorsement key, which opens it only beside that attestation key. Files go back and forth:
@@ -71,27 +72,27 @@ func (k akKeys) evidence() evidence.TPMKeys {
 
 // readExchange reads one of the exchange's files, strictly.
 func readExchange(name, want string, into any, format *string) error {
-	text, err := readFile(name, 1<<20)
+	text, err := cli.ReadFile(name, 1<<20)
 	if err != nil {
 		return err
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return misuse(fmt.Errorf("%s: %w", name, err), "want a file of format "+want)
+		return cli.Misuse(fmt.Errorf("%s: %w", name, err), "want a file of format "+want)
 	}
 	if *format != want {
-		return misuse(fmt.Errorf("%s: format is %.40q, want %s", name, *format, want), "keystead ak --help shows which file goes where")
+		return cli.Misuse(fmt.Errorf("%s: format is %.40q, want %s", name, *format, want), "keystead ak --help shows which file goes where")
 	}
 	return nil
 }
 
 // document answers with a JSON document, with and without --json.
 func (a *app) document(v any) error {
-	return a.answer(v, func(w io.Writer) {
+	return a.Answer(v, func(w io.Writer) {
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		must(e.Encode(v))
+		cli.Must(e.Encode(v))
 	})
 }
 
@@ -161,13 +162,13 @@ func (a *app) akChallenge() *cobra.Command {
 key is fit for its purpose, then encrypts a fresh secret so that only that TPM, holding that
 attestation key, can open it. The secret is kept in a new file; the challenge goes to the host.`,
 		Example: `  keystead ak challenge --ek-root vendors.pem --secret host.secret host.keys > host.challenge`,
-		Args:    arguments("KEYS"),
+		Args:    cli.Arguments("KEYS"),
 	}
 	c.Flags().StringArrayVar(&roots, "ek-root", nil, "PEM `FILE` of TPM vendors' roots; may be repeated")
 	c.Flags().StringArrayVar(&testRoots, "test-ek-root", nil, "PEM `FILE` of roots of software TPMs; may be repeated")
 	c.Flags().StringArrayVar(&intermediates, "ek-intermediate", nil, "PEM `FILE` of intermediates; may be repeated")
 	c.Flags().StringVar(&secretFile, "secret", "", "new `FILE` for the secret")
-	must(c.MarkFlagRequired("secret"))
+	cli.Must(c.MarkFlagRequired("secret"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		var keys akKeys
 		if err := readExchange(args[0], formatKeys, &keys, &keys.Format); err != nil {
@@ -185,7 +186,7 @@ attestation key, can open it. The secret is kept in a new file; the challenge go
 		if err != nil {
 			return err
 		}
-		if err := createFile(secretFile, append(kept, '\n'), 0o600); err != nil {
+		if err := cli.CreateFile(secretFile, append(kept, '\n'), 0o600); err != nil {
 			return err
 		}
 		return a.document(akChallenge{formatChallenge, made.Credential.Blob, made.Credential.Secret})
@@ -199,7 +200,7 @@ func (a *app) akActivate() *cobra.Command {
 		Short:   "On the host: have the TPM open the challenge",
 		Long:    `Asks the TPM to activate the credential for its attestation key, and prints the answer.`,
 		Example: `  keystead ak activate host.challenge > host.answer`,
-		Args:    arguments("CHALLENGE"),
+		Args:    cli.Arguments("CHALLENGE"),
 	}, func(c *cobra.Command, tpm *collect.TPM, kind collect.AKType, args []string) error {
 		var challenge akChallenge
 		if err := readExchange(args[0], formatChallenge, &challenge, &challenge.Format); err != nil {
@@ -221,10 +222,10 @@ func (a *app) akAccept() *cobra.Command {
 		Long: `Compares the host's answer with the secret and prints the accepted key, the file that
 keystead evidence verify takes with --ak.`,
 		Example: `  keystead ak accept --secret host.secret host.answer > host.ak`,
-		Args:    arguments("ANSWER"),
+		Args:    cli.Arguments("ANSWER"),
 	}
 	c.Flags().StringVar(&secretFile, "secret", "", "`FILE` that ak challenge kept")
-	must(c.MarkFlagRequired("secret"))
+	cli.Must(c.MarkFlagRequired("secret"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		var secret akSecret
 		if err := readExchange(secretFile, formatSecret, &secret, &secret.Format); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/archive"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/node"
 	"github.com/keystead/keystead/receipt"
 )
@@ -24,13 +25,13 @@ const readingTime = 20 * time.Hour
 
 // reading are the flags of commands that read archived evidence.
 type reading struct {
-	clientFlags
+	cli.ClientFlags
 	members       []string
 	file, because string
 }
 
 func (f *reading) add(c *cobra.Command) {
-	f.clientFlags.add(c)
+	f.ClientFlags.Add(c)
 	c.Flags().StringArrayVar(&f.members, "member", nil, "`FILE` with the private key of a member who may read; may be repeated")
 	c.Flags().StringVar(&f.file, "reading", "", "`FILE` with a reading that members signed (keystead evidence request)")
 	c.Flags().StringVar(&f.because, "because", "", "why, in one `LINE`: it is kept on the ledger")
@@ -42,7 +43,7 @@ func admission(ctx context.Context, cl *client.Client, arg string) (leaf uint64,
 	if leaf, err = strconv.ParseUint(arg, 10, 64); err != nil {
 		id, perr := keystead.ParseDigest(arg)
 		if perr != nil {
-			return 0, nil, p, misuse(fmt.Errorf("%.80q is neither a transaction id nor a leaf", arg), "keystead host watch prints both; a lease's version is its leaf plus one")
+			return 0, nil, p, cli.Misuse(fmt.Errorf("%.80q is neither a transaction id nor a leaf", arg), "keystead host watch prints both; a lease's version is its leaf plus one")
 		}
 		if leaf, err = cl.FindLeaf(ctx, id); err != nil {
 			return 0, nil, p, err
@@ -59,22 +60,22 @@ func admission(ctx context.Context, cl *client.Client, arg string) (leaf uint64,
 func (f *reading) signed(ctx context.Context, cl *client.Client, id keystead.Digest) ([]byte, error) {
 	switch {
 	case f.file != "":
-		return readFile(f.file, 64<<10)
+		return cli.ReadFile(f.file, 64<<10)
 	case len(f.members) == 0:
-		return nil, misuse(errors.New("--member or --reading is required"), "archived evidence is for members whom the setting "+admit.ArchiveReaders+" names")
+		return nil, cli.Misuse(errors.New("--member or --reading is required"), "archived evidence is for members whom the setting "+admit.ArchiveReaders+" names")
 	case f.because == "":
-		return nil, misuse(errors.New("--because is required"), "say in a line what it is read for")
+		return nil, cli.Misuse(errors.New("--because is required"), "say in a line what it is read for")
 	}
 	text, err := cl.Reading(ctx, id, uint64(5*time.Minute/time.Millisecond), f.because)
 	if err != nil {
 		return nil, err
 	}
-	return signWith(text, f.members)
+	return cli.SignWith(text, f.members)
 }
 
 // fetch gathers all that a replay of an admission needs.
 func (f *reading) fetch(arg string) (out archive.File, domain keystead.Digest, err error) {
-	cl, ctx, done, err := f.open()
+	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return out, domain, err
 	}
@@ -125,18 +126,18 @@ and each reading is on the ledger for good, with its reason.
 FILE is personal: it says, in clear, what ran on the machine and whose hardware it is. It
 is written for its owner alone, and never over a file that exists.`,
 		Example: `  keystead evidence export 12 --to w.archive --domain d.json --member ada.key --because audit-7`,
-		Args:    arguments("TXID"),
+		Args:    cli.Arguments("TXID"),
 	}
 	f.add(c)
 	c.Flags().StringVar(&to, "to", "", "new `FILE` for it")
-	must(c.MarkFlagRequired("to"))
+	cli.Must(c.MarkFlagRequired("to"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		file, domain, err := f.fetch(args[0])
 		if err != nil {
 			return err
 		}
 		raw := file.Bytes()
-		if err := createFile(to, raw, 0o600); err != nil {
+		if err := cli.CreateFile(to, raw, 0o600); err != nil {
 			return err
 		}
 		answer := struct {
@@ -145,7 +146,7 @@ is written for its owner alone, and never over a file that exists.`,
 			Domain  keystead.Digest `json:"domain"`
 			Objects int             `json:"objects"`
 		}{to, len(raw), domain, len(file.Objects)}
-		return a.answer(answer, func(w io.Writer) {
+		return a.Answer(answer, func(w io.Writer) {
 			fmt.Fprintf(w, "%s: %d bytes, personal; keystead evidence replay --archive %s --digest %s\n", to, answer.Bytes, to, domain)
 		})
 	}
@@ -153,7 +154,7 @@ is written for its owner alone, and never over a file that exists.`,
 }
 
 func (a *app) evidenceRequest() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var members []string
 	var because, out string
 	c := &cobra.Command{
@@ -165,16 +166,16 @@ replay with --reading. It is good for 20 hours, and once.`,
 		Example: `  keystead evidence request 12 --because audit-7 --out r --domain d.json --member ada.key
   keystead member sign --key ben.key r
   keystead evidence export 12 --to web-1.archive --domain d.json --reading r`,
-		Args: arguments("TXID"),
+		Args: cli.Arguments("TXID"),
 	}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringArrayVar(&members, "member", nil, "`FILE` with a member's private key; may be repeated")
 	c.Flags().StringVar(&because, "because", "", "why, in one `LINE`: it is kept on the ledger")
 	c.Flags().StringVar(&out, "out", "", "new `FILE` for the request")
-	must(c.MarkFlagRequired("because"))
-	must(c.MarkFlagRequired("out"))
+	cli.Must(c.MarkFlagRequired("because"))
+	cli.Must(c.MarkFlagRequired("out"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -185,16 +186,16 @@ replay with --reading. It is good for 20 hours, and once.`,
 		}
 		text, err := cl.Reading(ctx, p.ID, uint64(readingTime.Milliseconds()), because)
 		if err != nil {
-			return misuse(err, "")
+			return cli.Misuse(err, "")
 		}
-		note, err := signWith(text, members)
+		note, err := cli.SignWith(text, members)
 		if err != nil {
 			return err
 		}
-		if err := createFile(out, note, 0o644); err != nil {
+		if err := cli.CreateFile(out, note, 0o644); err != nil {
 			return err
 		}
-		return a.answer(map[string]any{"file": out, "transaction_id": p.ID, "signed": len(members)}, func(w io.Writer) {
+		return a.Answer(map[string]any{"file": out, "transaction_id": p.ID, "signed": len(members)}, func(w io.Writer) {
 			fmt.Fprintf(w, "%s: a reading of transaction %s, signed by %d\n", out, p.ID, len(members))
 		})
 	}
@@ -243,8 +244,8 @@ may come to another verdict, which proves nothing, and says so (build-differs).`
 			Build   string          `json:"build"`
 			proven
 		}{true, r.Host, r.Verdict, r.Time.UnixMilli(), r.Build, provenOf(r.Proven)}
-		return a.answer(answer, func(w io.Writer) {
-			fmt.Fprintf(w, "same:    verdict %s on host %s, as of %s\nbuild:   %s\n", r.Verdict, printable(r.Host), r.Time.Format(time.RFC3339Nano), printable(r.Build))
+		return a.Answer(answer, func(w io.Writer) {
+			fmt.Fprintf(w, "same:    verdict %s on host %s, as of %s\nbuild:   %s\n", r.Verdict, cli.Printable(r.Host), r.Time.Format(time.RFC3339Nano), cli.Printable(r.Build))
 			answer.print(w)
 		})
 	}
@@ -255,11 +256,11 @@ may come to another verdict, which proves nothing, and says so (build-differs).`
 func (f *reading) inputs(from string, args []string) (archive.File, keystead.Digest, error) {
 	if from == "" {
 		if len(args) == 0 {
-			return archive.File{}, keystead.Digest{}, misuse(errors.New("TXID or --archive is required"), "")
+			return archive.File{}, keystead.Digest{}, cli.Misuse(errors.New("TXID or --archive is required"), "")
 		}
 		return f.fetch(args[0])
 	}
-	raw, err := readFile(from, archive.MaxFile)
+	raw, err := cli.ReadFile(from, archive.MaxFile)
 	if err != nil {
 		return archive.File{}, keystead.Digest{}, err
 	}
@@ -267,16 +268,16 @@ func (f *reading) inputs(from string, args []string) (archive.File, keystead.Dig
 	if err != nil {
 		return file, keystead.Digest{}, fmt.Errorf("%s: %w", from, err)
 	}
-	if f.clientFlags.digest == "" && f.domain == "" {
-		return file, keystead.Digest{}, misuse(errors.New("--digest is required"), "the digest of the domain's genesis entry: keystead domain init printed it")
+	if f.ClientFlags.Digest == "" && f.Domain == "" {
+		return file, keystead.Digest{}, cli.Misuse(errors.New("--digest is required"), "the digest of the domain's genesis entry: keystead domain init printed it")
 	}
-	if f.domain == "" {
-		digest, err := keystead.ParseDigest(f.clientFlags.digest)
+	if f.Domain == "" {
+		digest, err := keystead.ParseDigest(f.ClientFlags.Digest)
 		if err != nil {
-			return file, digest, misuse(err, "keystead domain init printed it")
+			return file, digest, cli.Misuse(err, "keystead domain init printed it")
 		}
 		return file, digest, nil
 	}
-	_, digest, err := f.clientFlags.file()
+	_, digest, err := f.ClientFlags.File()
 	return file, digest, err
 }

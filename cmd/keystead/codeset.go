@@ -12,6 +12,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/internal/authenticode"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/refval"
 )
 
@@ -20,7 +21,7 @@ const maxProgram = 4 << 30
 
 // codeset: files and ways to boot that no distribution signs.
 func (a *app) codeset() *cobra.Command {
-	return a.noun("codeset", "Write and sign code sets: own programs, and how a machine may boot",
+	return a.Noun("codeset", "Write and sign code sets: own programs, and how a machine may boot",
 		`A code set is the second source of reference values beside packages: digests of programs that
 are in no distribution, and boot entries of kernel, initrd and command line that belong together.
 A member signs it, and answers for what it says. docs/spec/codeset.md describes it.`,
@@ -85,7 +86,7 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
 	f.StringArrayVar(&imaKeys, "ima-key", nil, "whose IMA signatures name files: `NAME:FILE`; may be repeated")
 	f.StringArrayVar(&firmware, "firmware", nil, "launch measurement of firmware: `NAME=DIGEST`; may be repeated")
 	f.StringArrayVar(&images, "image", nil, "launch measurement of all that starts: `NAME=DIGEST`; may be repeated")
-	must(c.MarkFlagRequired("name"))
+	cli.Must(c.MarkFlagRequired("name"))
 	c.MarkFlagsMutuallyExclusive("kernel", "kernel-package")
 	c.MarkFlagsMutuallyExclusive("initrd", "initrd-package")
 	c.RunE = func(*cobra.Command, []string) error {
@@ -105,13 +106,13 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
 			}
 			long := code
 			if code.Digest, long.Digest384, err = authenticode.Digests(content); err != nil {
-				return misuse(fmt.Errorf("%s: %w", path, err), "loaders are EFI programs")
+				return cli.Misuse(fmt.Errorf("%s: %w", path, err), "loaders are EFI programs")
 			}
 			codes = append(codes, code, long)
 		}
 		var boots []refval.Boot
 		if (boot == "") != kernel.isZero() {
-			return misuse(errors.New("a boot entry is a name and a kernel"), "--boot NAME with --kernel FILE or --kernel-package PACKAGE")
+			return cli.Misuse(errors.New("a boot entry is a name and a kernel"), "--boot NAME with --kernel FILE or --kernel-package PACKAGE")
 		}
 		if boot != "" {
 			b, err := bootOf(boot, kernel, initrd, cmdline, guarantees)
@@ -125,17 +126,17 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
 			return err
 		}
 		if len(codes)+len(boots)+len(packages)+len(vendors)+len(imaKeys)+len(launches) == 0 {
-			return misuse(errors.New("the code set would be empty"), "--file, --loader, --boot, --vendor, --firmware and --image say what goes into it")
+			return cli.Misuse(errors.New("the code set would be empty"), "--file, --loader, --boot, --vendor, --firmware and --image say what goes into it")
 		}
 		set, err := refval.NewCodeSet(name, codes, boots, packages...)
 		if err != nil {
-			return misuse(err, "docs/spec/codeset.md describes the format")
+			return cli.Misuse(err, "docs/spec/codeset.md describes the format")
 		}
 		if set, err = trusting(set, vendors, imaKeys); err != nil {
 			return err
 		}
 		if set, err = set.WithLaunches(launches...); err != nil {
-			return misuse(err, "docs/spec/codeset.md describes the format")
+			return cli.Misuse(err, "docs/spec/codeset.md describes the format")
 		}
 		return a.answerCodeSet(set, []byte(set.Text()))
 	}
@@ -145,7 +146,7 @@ the files that it signed (evmctl); it is a public key or an X.509 certificate, P
 // codeOf reads PATH[=INSTALLED]; its digests are the caller's to compute.
 func codeOf(spec, version string) (code refval.Code, content []byte, err error) {
 	path, installed, moved := strings.Cut(spec, "=")
-	if content, err = readFile(path, maxProgram); err != nil {
+	if content, err = cli.ReadFile(path, maxProgram); err != nil {
 		return code, nil, err
 	}
 	if !moved {
@@ -154,7 +155,7 @@ func codeOf(spec, version string) (code refval.Code, content []byte, err error) 
 		}
 	}
 	if version == "" {
-		return code, nil, misuse(errors.New("files need a version"), "--file-version gives it")
+		return code, nil, cli.Misuse(errors.New("files need a version"), "--file-version gives it")
 	}
 	return refval.Code{Path: installed, Version: version}, content, nil
 }
@@ -165,7 +166,7 @@ func launchesOf(firmware, images, guarantees []string) (out []refval.Launch, err
 		name, digest, _ := strings.Cut(spec, "=")
 		l := refval.Launch{Name: name, Image: i >= len(firmware)}
 		if l.Digest, err = keystead.ParseMeasured(digest); err != nil {
-			return nil, misuse(fmt.Errorf("%.80q: %w", spec, err), "NAME=DIGEST, where the digest is tee.launch of keystead evidence verify")
+			return nil, cli.Misuse(fmt.Errorf("%.80q: %w", spec, err), "NAME=DIGEST, where the digest is tee.launch of keystead evidence verify")
 		}
 		if l.Image {
 			l.Guarantees = guaranteesOf(guarantees)
@@ -190,16 +191,16 @@ func (p bootPart) isZero() bool { return p == bootPart{} }
 func bootOf(name string, kernel, initrd bootPart, cmdline string, guarantees []string) (refval.Boot, error) {
 	b := refval.Boot{Name: name, CommandLine: cmdline, KernelPackage: kernel.pkg, InitrdPackage: initrd.pkg}
 	if kernel.file != "" {
-		image, err := readFile(kernel.file, maxProgram)
+		image, err := cli.ReadFile(kernel.file, maxProgram)
 		if err != nil {
 			return b, err
 		}
 		if b.Kernel, b.Kernel384, err = authenticode.Digests(image); err != nil {
-			return b, misuse(fmt.Errorf("%s: %w", kernel.file, err), "the kernel is an EFI program, such as /boot/vmlinuz")
+			return b, cli.Misuse(fmt.Errorf("%s: %w", kernel.file, err), "the kernel is an EFI program, such as /boot/vmlinuz")
 		}
 	}
 	if initrd.file != "" {
-		content, err := readFile(initrd.file, maxProgram)
+		content, err := cli.ReadFile(initrd.file, maxProgram)
 		if err != nil {
 			return b, err
 		}
@@ -215,7 +216,7 @@ func (a *app) answerCodeSet(set *refval.CodeSet, text []byte) error {
 		Digest keystead.Digest `json:"digest"`
 		Text   string          `json:"text"`
 	}{set.Name(), set.Digest(), string(text)}
-	return a.answer(answer, func(w io.Writer) { w.Write(text) })
+	return a.Answer(answer, func(w io.Writer) { w.Write(text) })
 }
 
 func (a *app) codesetSign() *cobra.Command {
@@ -226,26 +227,26 @@ func (a *app) codesetSign() *cobra.Command {
 		Long: `Parses the code set, signs its text, and prints the signed note. Signatures that it carries
 already are kept; they are not verified here.`,
 		Example: `  keystead codeset sign --key ops.key fleet.txt > fleet.signed`,
-		Args:    arguments("CODESET"),
+		Args:    cli.Arguments("CODESET"),
 	}
 	c.Flags().StringVar(&keyFile, "key", "", "`FILE` with the member's private key")
-	must(c.MarkFlagRequired("key"))
+	cli.Must(c.MarkFlagRequired("key"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		m, err := readMember(keyFile)
+		m, err := cli.ReadMember(keyFile)
 		if err != nil {
 			return err
 		}
-		text, err := readFile(args[0], refval.MaxCodeSet)
+		text, err := cli.ReadFile(args[0], refval.MaxCodeSet)
 		if err != nil {
 			return err
 		}
 		var set *refval.CodeSet
-		signed, err := signChecked(m, text, func(bare []byte) (err error) {
+		signed, err := cli.SignChecked(m, text, func(bare []byte) (err error) {
 			set, err = refval.ParseCodeSet(string(bare))
 			return err
 		})
 		if err != nil {
-			return misuse(fmt.Errorf("%s: %w", args[0], err), "keystead codeset build writes code sets")
+			return cli.Misuse(fmt.Errorf("%s: %w", args[0], err), "keystead codeset build writes code sets")
 		}
 		return a.answerCodeSet(set, signed)
 	}

@@ -14,12 +14,13 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/fetch"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/endorse"
 )
 
 // collateral: what vendors of trusted execution environments say of their machines.
 func (a *app) collateral() *cobra.Command {
-	return a.noun("collateral", "Fetch and show what TEE vendors say of their machines",
+	return a.Noun("collateral", "Fetch and show what TEE vendors say of their machines",
 		`Evidence of SEV-SNP, TDX and SGX is judged offline, by certificates, revocation lists and
 firmware levels that AMD and Intel publish and sign. A collateral bundle holds them as of one day;
 its digest stands in each verdict. Whoever served it is not trusted: what counts is the vendors'
@@ -60,8 +61,8 @@ it needs no trust.`,
 	f.StringVar(&services.Intel, "intel-service", "", "`URL` in place of "+fetch.IntelService)
 	f.StringVar(&services.IntelRoot, "intel-root-service", "", "`URL` in place of "+fetch.IntelRoot)
 	f.StringVar(&services.AWS, "aws-service", "", "`URL` in place of "+fetch.AWSService)
-	must(c.MarkFlagRequired("for"))
-	must(c.MarkFlagRequired("out"))
+	cli.Must(c.MarkFlagRequired("for"))
+	cli.Must(c.MarkFlagRequired("out"))
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		var wanted []fetch.Wanted
 		for _, name := range bundles {
@@ -71,22 +72,22 @@ it needs no trust.`,
 			}
 			wanted = append(wanted, w...)
 		}
-		ctx, stop := interruptible(c.Context())
+		ctx, stop := cli.Interruptible(c.Context())
 		defer stop()
-		file, err := openOutput(out)
+		file, err := cli.OpenOutput(out)
 		if err != nil {
 			return err
 		}
-		defer file.discard()
+		defer file.Discard()
 		got, err := fetchCollateral(ctx, wanted)
 		if err != nil {
-			return unavailable(err, "the vendor's service may be down, or name a mirror")
+			return cli.Unavailable(err, "the vendor's service may be down, or name a mirror")
 		}
-		if err := file.commit(got.Bytes(), 0o644); err != nil {
+		if err := file.Commit(got.Bytes(), 0o644); err != nil {
 			return err
 		}
 		answer := fetchedCollateral{got.Digest(), out, got.Pieces()}
-		return a.answer(answer, func(w io.Writer) {
+		return a.Answer(answer, func(w io.Writer) {
 			fmt.Fprintf(w, "collateral: %v\nfile:       %s, %d pieces, %d bytes\n", answer.Digest, out, len(answer.Pieces), len(got.Bytes()))
 		})
 	}
@@ -98,7 +99,7 @@ func fetchCollateral(ctx context.Context, wanted []fetch.Wanted) (*evidence.Coll
 }
 
 func wantedFor(name, product string, services fetch.Services) ([]fetch.Wanted, error) {
-	raw, err := readFile(name, evidence.MaxBundle)
+	raw, err := cli.ReadFile(name, evidence.MaxBundle)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func wantedFor(name, product string, services fetch.Services) ([]fetch.Wanted, e
 	}
 	w, err := fetch.WantedFor(b.Parts().TEE, product, services)
 	if err != nil {
-		return nil, misuse(fmt.Errorf("%s: %w", name, err), "keystead evidence show says what a bundle holds")
+		return nil, cli.Misuse(fmt.Errorf("%s: %w", name, err), "keystead evidence show says what a bundle holds")
 	}
 	return w, nil
 }
@@ -116,16 +117,16 @@ func wantedFor(name, product string, services fetch.Services) ([]fetch.Wanted, e
 // shownPiece is one piece in the answer of collateral show.
 type shownPiece struct {
 	evidence.Piece
-	From   milli  `json:"from_ms,omitzero"`
-	Till   milli  `json:"till_ms,omitzero"`
-	Text   string `json:"text"`
-	Pinned bool   `json:"pinned"` // it leads by its own word to a root that is pinned
-	Good   bool   `json:"good"`   // its dates hold
+	From   cli.Milli `json:"from_ms,omitzero"`
+	Till   cli.Milli `json:"till_ms,omitzero"`
+	Text   string    `json:"text"`
+	Pinned bool      `json:"pinned"` // it leads by its own word to a root that is pinned
+	Good   bool      `json:"good"`   // its dates hold
 }
 
 type shownCollateral struct {
 	Digest keystead.Digest `json:"digest"`
-	Dated  milli           `json:"dated_ms"`
+	Dated  cli.Milli       `json:"dated_ms"`
 	Pieces []shownPiece    `json:"pieces"`
 }
 
@@ -137,7 +138,7 @@ func (a *app) collateralShow() *cobra.Command {
 		Long: `Lists the pieces with the dates between which each is good. Signatures are not checked here:
 that is part of each judgement. With --at it says which are good at that time.`,
 		Example: `  keystead collateral show host.collateral`,
-		Args:    arguments("FILE"),
+		Args:    cli.Arguments("FILE"),
 	}
 	c.Flags().StringVar(&at, "at", "", "good as of this `TIME` (RFC 3339; default now)")
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -145,14 +146,14 @@ that is part of each judgement. With --at it says which are good at that time.`,
 		if at != "" {
 			var err error
 			if now, err = time.Parse(time.RFC3339, at); err != nil {
-				return misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
+				return cli.Misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
 			}
 		}
 		col, err := readCollateral(args[0])
 		if err != nil {
 			return err
 		}
-		answer := shownCollateral{Digest: col.Digest(), Dated: milli{col.Dated()}, Pieces: []shownPiece{}}
+		answer := shownCollateral{Digest: col.Digest(), Dated: cli.Milli{Time: col.Dated()}, Pieces: []shownPiece{}}
 		roots := evidence.ShippedRoots().Hardware
 		for _, p := range col.Pieces() {
 			s := shownPiece{Piece: p}
@@ -160,12 +161,12 @@ that is part of each judgement. With --at it says which are good at that time.`,
 			if err != nil {
 				s.Text = "does not parse: " + err.Error()
 			} else {
-				s.From, s.Till, s.Text = milli{d.From.UTC()}, milli{d.Till.UTC()}, d.Text
+				s.From, s.Till, s.Text = cli.Milli{Time: d.From.UTC()}, cli.Milli{Time: d.Till.UTC()}, d.Text
 				s.Pinned, s.Good = slices.Contains(roots, d.Root), !now.Before(d.From) && !now.After(d.Till)
 			}
 			answer.Pieces = append(answer.Pieces, s)
 		}
-		return a.answer(answer, func(w io.Writer) { printCollateral(w, answer) })
+		return a.Answer(answer, func(w io.Writer) { printCollateral(w, answer) })
 	}
 	return c
 }
@@ -178,7 +179,7 @@ func printCollateral(w io.Writer, c shownCollateral) {
 		if !p.Good {
 			good = "not good"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s to %s\t%s\t%s\n", p.Kind, printable(shortened(p.Name)), p.From.Format(time.DateOnly), p.Till.Format(time.DateOnly), good, printable(p.Text))
+		fmt.Fprintf(tw, "%s\t%s\t%s to %s\t%s\t%s\n", p.Kind, cli.Printable(shortened(p.Name)), p.From.Format(time.DateOnly), p.Till.Format(time.DateOnly), good, cli.Printable(p.Text))
 	}
 	tw.Flush()
 }
@@ -192,13 +193,13 @@ func shortened(name string) string {
 }
 
 func readCollateral(name string) (*evidence.Collateral, error) {
-	raw, err := readFile(name, evidence.MaxCollateral)
+	raw, err := cli.ReadFile(name, evidence.MaxCollateral)
 	if err != nil {
 		return nil, err
 	}
 	c, err := evidence.ParseCollateral(raw)
 	if err != nil {
-		return nil, misuse(fmt.Errorf("%s: %w", name, err), "keystead collateral fetch writes such a file")
+		return nil, cli.Misuse(fmt.Errorf("%s: %w", name, err), "keystead collateral fetch writes such a file")
 	}
 	return c, nil
 }
@@ -213,7 +214,7 @@ func vendorRoots(hardware, test []string) (evidence.VendorRoots, error) {
 		for _, s := range list.from {
 			d, err := keystead.ParseDigest(s)
 			if err != nil || d.IsZero() {
-				return r, misuse(errors.Join(fmt.Errorf("root %.80q", s), err), "give the SHA-256 of the root certificate's DER, as sha256:HEX")
+				return r, cli.Misuse(errors.Join(fmt.Errorf("root %.80q", s), err), "give the SHA-256 of the root certificate's DER, as sha256:HEX")
 			}
 			*list.to = append(*list.to, d)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/demo"
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/internal/recording"
@@ -42,7 +43,7 @@ recording of your own, such as make testbed-record makes.`,
 	c.Flags().StringVar(&recorded, "recording", "", "play a recording in `DIR` in place of the one in this program")
 	c.MarkFlagsMutuallyExclusive("host", "recording")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		ctx, stop := interruptible(c.Context())
+		ctx, stop := cli.Interruptible(c.Context())
 		defer stop()
 		if host != "" {
 			return aboutDemo(a.stage(ctx, host, c.InOrStdin()))
@@ -53,19 +54,19 @@ recording of your own, such as make testbed-record makes.`,
 		}
 		rec, err := recording.Load(source)
 		if err != nil {
-			return misuse(err, "make testbed-record writes a recording")
+			return cli.Misuse(err, "make testbed-record writes a recording")
 		}
-		narration := a.stdout
-		if a.json {
-			narration = a.stderr
+		narration := a.Stdout
+		if a.JSON {
+			narration = a.Stderr
 		}
 		program, err := os.Executable()
 		if err != nil {
 			return err
 		}
-		outcomes, err := demo.Run(ctx, escaping{narration}, rec, program)
-		if err == nil && a.json {
-			return a.answer(outcomes, nil)
+		outcomes, err := demo.Run(ctx, cli.Escaping(narration), rec, program)
+		if err == nil && a.JSON {
+			return a.Answer(outcomes, nil)
 		}
 		return aboutDemo(err)
 	}
@@ -76,9 +77,9 @@ recording of your own, such as make testbed-record makes.`,
 func aboutDemo(err error) error {
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return unavailable(err, "apt-get install --no-install-recommends swtpm swtpm-tools")
+		return cli.Unavailable(err, "apt-get install --no-install-recommends swtpm swtpm-tools")
 	case errors.Is(err, fs.ErrExist):
-		return misuse(err, "--host names a directory that does not exist yet")
+		return cli.Misuse(err, "--host names a directory that does not exist yet")
 	}
 	return err
 }
@@ -90,7 +91,7 @@ func (a *app) stage(ctx context.Context, dir string, input io.Reader) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	say := func(format string, args ...any) { fmt.Fprintf(escaping{a.stdout}, format+"\n", args...) }
+	say := func(format string, args ...any) { fmt.Fprintf(cli.Escaping(a.Stdout), format+"\n", args...) }
 	first := m.Phase()
 	say("A host replays a recorded boot. Attest it from another terminal:\n")
 	say("  keystead evidence collect --tpm %[1]s/%[2]s --root %[1]s/%[3]s --nonce $NONCE --out host.bundle\n", dir, practice.TPM, practice.Root)
@@ -141,7 +142,7 @@ Needs swtpm; ctrl-C ends and removes all of it.`,
 		Args:    cobra.NoArgs,
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		ctx, stop := interruptible(c.Context())
+		ctx, stop := cli.Interruptible(c.Context())
 		defer stop()
 		rec, err := recording.Load(recording.Committed())
 		if err != nil {
@@ -151,7 +152,7 @@ Needs swtpm; ctrl-C ends and removes all of it.`,
 		if err != nil {
 			return err
 		}
-		return aboutDemo(demo.Up(ctx, escaping{a.stdout}, rec, program, linesOf(c.InOrStdin())))
+		return aboutDemo(demo.Up(ctx, cli.Escaping(a.Stdout), rec, program, linesOf(c.InOrStdin())))
 	}
 	return c
 }

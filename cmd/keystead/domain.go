@@ -15,6 +15,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/internal/practice"
 	"github.com/keystead/keystead/key"
@@ -24,7 +25,7 @@ import (
 
 // domain: members, nodes and hosts around one ledger.
 func (a *app) domain() *cobra.Command {
-	return a.noun("domain", "Domains: members and nodes around one ledger",
+	return a.Noun("domain", "Domains: members and nodes around one ledger",
 		`A domain is members, who govern, and nodes, who keep one ledger. Its identity is the
 digest of its genesis entry. The domain file holds that entry and where the nodes are;
 it may be handed on in the open, and everything in it follows from the digest.`,
@@ -99,7 +100,7 @@ node's directory.`,
 	o.nodesBy.addAs(c, "node-", "of nodes alone: ")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if !slices.Contains([]string{"", "required", receipt.EvidenceNone}, o.evidence) {
-			return misuse(fmt.Errorf("--evidence %s is neither required nor none", o.evidence), "")
+			return cli.Misuse(fmt.Errorf("--evidence %s is neither required nor none", o.evidence), "")
 		}
 		o.practise()
 		if err := o.found(); err != nil {
@@ -110,21 +111,21 @@ node's directory.`,
 				return a.initLocal(args[0], o)
 			}
 			if o.evidence == "required" {
-				return misuse(fmt.Errorf("the nodes of --local have no TPM"), "leave --evidence out, or make each node with keystead node init --tpm")
+				return cli.Misuse(fmt.Errorf("the nodes of --local have no TPM"), "leave --evidence out, or make each node with keystead node init --tpm")
 			}
 			o.evidence = receipt.EvidenceNone
 			return a.initLocal(args[0], o)
 		}
 		if o.out == "" {
-			return misuse(fmt.Errorf("--out is required"), "or --local N --dir DIR for a domain on this machine")
+			return cli.Misuse(fmt.Errorf("--out is required"), "or --local N --dir DIR for a domain on this machine")
 		}
-		members, err := signerKeys(o.members)
+		members, err := cli.SignerKeys(o.members)
 		if err != nil {
 			return err
 		}
 		var contacts [][]byte
 		for _, name := range o.contacts {
-			b, err := readFile(name, 4096)
+			b, err := cli.ReadFile(name, 4096)
 			if err != nil {
 				return err
 			}
@@ -137,10 +138,10 @@ node's directory.`,
 		if err := writeObjects(objectsBeside(o.out), o.objects); err != nil {
 			return err
 		}
-		if err := createFile(o.out, file.Encode(), 0o644); err != nil {
+		if err := cli.CreateFile(o.out, file.Encode(), 0o644); err != nil {
 			return err
 		}
-		return a.answer(map[string]string{"file": o.out}, func(w io.Writer) {
+		return a.Answer(map[string]string{"file": o.out}, func(w io.Writer) {
 			fmt.Fprintf(w, "%s: to be signed by %d of %d members\n", o.out, o.threshold, len(members))
 		})
 	}
@@ -180,7 +181,7 @@ func (o *domainInit) found() error {
 		t := terms(of.role, parts)
 		text, err := t.Text()
 		if err != nil {
-			return misuse(err, "")
+			return cli.Misuse(err, "")
 		}
 		o.keep(text)
 		o.settings = append(o.settings, admit.FoundingTerms(of.role, text))
@@ -209,16 +210,16 @@ func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domai
 	for _, signed := range contacts {
 		c, err := client.OpenContact(signed)
 		if err != nil {
-			return nil, misuse(err, "")
+			return nil, cli.Misuse(err, "")
 		}
 		if c.AK.None() && g.AsksEvidence() {
-			return nil, misuse(fmt.Errorf("the contact of node %s names no TPM", c.Name), "keystead node init --tpm makes one that does; --evidence none founds a domain that asks for none")
+			return nil, cli.Misuse(fmt.Errorf("the contact of node %s names no TPM", c.Name), "keystead node init --tpm makes one that does; --evidence none founds a domain that asks for none")
 		}
 		g.Roster.Nodes = append(g.Roster.Nodes, c.Node())
 	}
 	text, err := g.Text()
 	if err != nil {
-		return nil, misuse(err, "")
+		return nil, cli.Misuse(err, "")
 	}
 	return &client.Domain{Genesis: text, Contacts: contacts}, nil
 }
@@ -226,13 +227,13 @@ func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domai
 // initLocal makes a whole domain on this machine, or leaves its directory as it was.
 func (a *app) initLocal(name string, o domainInit) (err error) {
 	if o.dir == "" || o.local > 9 {
-		return misuse(fmt.Errorf("--local wants --dir DIR, and at most 9 nodes"), "")
+		return cli.Misuse(fmt.Errorf("--local wants --dir DIR, and at most 9 nodes"), "")
 	}
 	if o.machines != "" && len(o.tpms) > 0 {
-		return misuse(fmt.Errorf("--machines and --tpm both say where the nodes' TPMs are"), "")
+		return cli.Misuse(fmt.Errorf("--machines and --tpm both say where the nodes' TPMs are"), "")
 	}
 	if len(o.tpms) > 0 && (len(o.tpms) != o.local || len(o.settings) == 0) {
-		return misuse(fmt.Errorf("--tpm stands once for each node, together with founding terms"), "--policy and --roots say by what nodes judge each other")
+		return cli.Misuse(fmt.Errorf("--tpm stands once for each node, together with founding terms"), "--policy and --roots say by what nodes judge each other")
 	}
 	undo := conf.Making(o.dir)
 	defer func() {
@@ -241,13 +242,13 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 		}
 	}()
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
-		return misuse(err, "")
+		return cli.Misuse(err, "")
 	}
 	m, err := key.NewMember(rand.Reader, name+".member")
 	if err != nil {
-		return misuse(err, "")
+		return cli.Misuse(err, "")
 	}
-	if err := createFile(filepath.Join(o.dir, "member.key"), m.Encode(), 0o600); err != nil {
+	if err := cli.CreateFile(filepath.Join(o.dir, "member.key"), m.Encode(), 0o600); err != nil {
 		return err
 	}
 	var contacts [][]byte
@@ -277,7 +278,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 		return err
 	}
 	out := filepath.Join(o.dir, "domain.json")
-	if err := createFile(out, file.Encode(), 0o644); err != nil {
+	if err := cli.CreateFile(out, file.Encode(), 0o644); err != nil {
 		return err
 	}
 	if err := writeObjects(objectsBeside(out), o.objects); err != nil {
@@ -298,7 +299,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 		File   string          `json:"file"`
 		Nodes  []string        `json:"nodes"`
 	}{digest, out, dirs}
-	return a.answer(answer, func(w io.Writer) {
+	return a.Answer(answer, func(w io.Writer) {
 		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n", digest, out)
 		for _, d := range dirs {
 			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, node.ConfigFile))
@@ -307,7 +308,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 }
 
 func (a *app) domainJoin() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:   "join DIR --domain FILE [--digest DIGEST]",
 		Short: "Tell a node's directory which domain it belongs to",
@@ -318,26 +319,26 @@ the domain answers. Founding objects beside the domain file, in objects/, are ta
 		Example: `  keystead domain join n4 --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		file, digest, err := f.file()
+		file, digest, err := f.File()
 		if err != nil {
 			return err
 		}
-		if cl, ctx, done, err := f.open(); err == nil {
+		if cl, ctx, done, err := f.Open(); err == nil {
 			if v, err := cl.Show(ctx); err == nil {
 				file = merged(file, v.File)
 			}
 			done()
 		}
-		objects, err := readObjects(objectsBeside(f.domain))
+		objects, err := readObjects(objectsBeside(f.Domain))
 		if err != nil {
 			return err
 		}
 		if err := enter(args[0], file, digest, objects); err != nil {
 			return err
 		}
-		return a.answer(map[string]any{"domain": digest, "directory": args[0]}, func(w io.Writer) {
+		return a.Answer(map[string]any{"domain": digest, "directory": args[0]}, func(w io.Writer) {
 			fmt.Fprintf(w, "%s belongs to %s\nrun: keystead node run --config %s\n", args[0], digest, filepath.Join(args[0], node.ConfigFile))
 		})
 	}
@@ -363,7 +364,7 @@ func merged(file, newer *client.Domain) *client.Domain {
 }
 
 func (a *app) domainShow() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:   "show --domain FILE",
 		Short: "Show members and nodes, verified from the genesis digest",
@@ -372,9 +373,9 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 		Example: `  keystead domain show --domain demo/domain.json`,
 		Args:    cobra.NoArgs,
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(*cobra.Command, []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -403,7 +404,7 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 			contact := v.Contacts[n.Name]
 			answer.Nodes = append(answer.Nodes, shownNode{n.Name, n.Key.String(), n.AK.String(), contact.API, contact.Peer})
 		}
-		return a.answer(answer, func(w io.Writer) {
+		return a.Answer(answer, func(w io.Writer) {
 			fmt.Fprintf(w, "domain:   %s\ndigest:   %s\nsettings: %s\nroster:   %d\nmembers:  %d of %d sign\n", v.Genesis.Name, v.Domain,
 				strings.Join(v.Genesis.Settings, " "), v.Sequence, v.Roster.Threshold, len(v.Roster.Members))
 			for _, m := range v.Roster.Members {

@@ -18,11 +18,12 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/cli"
 )
 
 // evidence: what a machine shows, and what a verifier makes of it.
 func (a *app) evidence() *cobra.Command {
-	return a.noun("evidence", "Collect, show and verify evidence of what a machine runs",
+	return a.Noun("evidence", "Collect, show and verify evidence of what a machine runs",
 		`A bundle holds a TPM's quote over a fresh nonce, the firmware's and the kernel's logs and
 the package list. The verifier gives the nonce, the host collects, the verifier judges;
 the two need no connection. docs/guide/attest.md walks through it.`,
@@ -50,7 +51,7 @@ func (a *app) evidenceNonce() *cobra.Command {
 			nonce := make([]byte, 32)
 			rand.Read(nonce)
 			text := hex.EncodeToString(nonce)
-			return a.answer(map[string]string{"nonce": text}, func(w io.Writer) { fmt.Fprintln(w, text) })
+			return a.Answer(map[string]string{"nonce": text}, func(w io.Writer) { fmt.Fprintln(w, text) })
 		},
 	}
 }
@@ -59,7 +60,7 @@ func (a *app) evidenceNonce() *cobra.Command {
 func parseNonce(s string) ([]byte, error) {
 	nonce, err := hex.DecodeString(strings.TrimSpace(s))
 	if err != nil || len(nonce) < 8 || len(nonce) > 64 {
-		return nil, misuse(fmt.Errorf("--nonce is %.40q, want 8 to 64 bytes in hex", s), "keystead evidence nonce makes one")
+		return nil, cli.Misuse(fmt.Errorf("--nonce is %.40q, want 8 to 64 bytes in hex", s), "keystead evidence nonce makes one")
 	}
 	return nonce, nil
 }
@@ -106,30 +107,30 @@ root may read the logs.`,
 			return err
 		}
 		if out == "" || out == "-" && term.IsTerminal(int(os.Stdout.Fd())) {
-			return misuse(errors.New("a bundle is not for a terminal"), "--out names the file to write")
+			return cli.Misuse(errors.New("a bundle is not for a terminal"), "--out names the file to write")
 		}
-		ctx, stop := interruptible(c.Context())
+		ctx, stop := cli.Interruptible(c.Context())
 		defer stop()
-		var file *output
+		var file *cli.Output
 		if out != "-" {
-			if file, err = openOutput(out); err != nil {
+			if file, err = cli.OpenOutput(out); err != nil {
 				return err
 			}
-			defer file.discard()
+			defer file.Discard()
 		}
 		b, sights, err := collectBundle(ctx, tpm, collect.Machine{Root: root}, nonce)
 		if err != nil {
 			return err
 		}
 		if out == "-" {
-			_, err := a.stdout.Write(b.Bytes())
+			_, err := a.Stdout.Write(b.Bytes())
 			return err
 		}
-		if err := file.commit(b.Bytes(), 0o600); err != nil {
+		if err := file.Commit(b.Bytes(), 0o600); err != nil {
 			return err
 		}
 		answer := collected{b.Digest(), len(b.Bytes()), out, sights}
-		return a.answer(answer, func(w io.Writer) {
+		return a.Answer(answer, func(w io.Writer) {
 			fmt.Fprintf(w, "bundle: %s\nfile:   %s, %d bytes\n", answer.Bundle, out, answer.Bytes)
 			if explain {
 				printSights(w, sights)
@@ -154,7 +155,7 @@ func collectBundle(ctx context.Context, flags tpmFlags, m collect.Machine, nonce
 	}
 	tee, found, err := m.TEE(p.Binding, ak)
 	if err != nil && noTPM != nil { // beside a TPM's, evidence of a TEE may be missing; the sights say so
-		return evidence.Bundle{}, found, misuse(err, "keystead evidence collect --explain says what was found")
+		return evidence.Bundle{}, found, cli.Misuse(err, "keystead evidence collect --explain says what was found")
 	}
 	if p.TEE = tee; tee == nil && noTPM != nil {
 		return evidence.Bundle{}, found, aboutMachine(noTPM)
@@ -164,7 +165,7 @@ func collectBundle(ctx context.Context, flags tpmFlags, m collect.Machine, nonce
 		p.EventLog, p.IMALog = nil, nil // no quote leads to them
 	}
 	if err != nil {
-		return evidence.Bundle{}, sights, misuse(err, "keystead evidence collect --explain says what was found")
+		return evidence.Bundle{}, sights, cli.Misuse(err, "keystead evidence collect --explain says what was found")
 	}
 	b, err := evidence.New(p)
 	return b, sights, err
@@ -173,7 +174,7 @@ func collectBundle(ctx context.Context, flags tpmFlags, m collect.Machine, nonce
 // aboutMachine gives trouble with this machine its own hint.
 func aboutMachine(err error) error {
 	if e := (*collect.Error)(nil); errors.As(err, &e) {
-		return unavailable(err, e.Hint)
+		return cli.Unavailable(err, e.Hint)
 	}
 	return err
 }
@@ -184,11 +185,11 @@ func (a *app) explainCollection(ctx context.Context, tpmPath string, m collect.M
 	var p evidence.Parts
 	more, err := m.Read(&p)
 	sights = append(sights, more...)
-	if err := a.answer(sights, func(w io.Writer) { printSights(w, sights) }); err != nil {
+	if err := a.Answer(sights, func(w io.Writer) { printSights(w, sights) }); err != nil {
 		return err
 	}
 	if err != nil {
-		return misuse(err, "run as root")
+		return cli.Misuse(err, "run as root")
 	}
 	return nil
 }
@@ -232,10 +233,10 @@ func printSights(w io.Writer, sights []collect.Sight) {
 		if !s.Found {
 			mark = "missing"
 		}
-		fmt.Fprintf(w, "%-8s %-14s  %s\n", mark, s.What, printable(s.Detail))
+		fmt.Fprintf(w, "%-8s %-14s  %s\n", mark, s.What, cli.Printable(s.Detail))
 		for _, more := range []string{s.Where, s.Hint} {
 			if more != "" && more != s.Detail {
-				fmt.Fprintf(w, "%-8s %-14s  %s\n", "", "", printable(more))
+				fmt.Fprintf(w, "%-8s %-14s  %s\n", "", "", cli.Printable(more))
 			}
 		}
 	}

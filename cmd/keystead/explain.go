@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/policy"
 )
 
@@ -22,7 +23,7 @@ or logs fail is refused, as evidence verify would. Otherwise the exit status is 
 rules are not met.`,
 		Example: `  keystead policy explain --nonce $NONCE --ak host.ak --refs host.refs \
       --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
-		Args: arguments("BUNDLE"),
+		Args: cli.Arguments("BUNDLE"),
 	}
 	v.flags(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -35,10 +36,10 @@ rules are not met.`,
 			return fmt.Errorf("%s: %w", args[0], verdict.Err())
 		}
 		e := explained(in.Policy.Eval(verdict.Claims()))
-		return a.answer(e, func(w io.Writer) {
+		return a.Answer(e, func(w io.Writer) {
 			e.print(w)
 			for _, d := range in.Ended {
-				fmt.Fprintln(w, printable(d.String()))
+				fmt.Fprintln(w, cli.Printable(d.String()))
 			}
 			printVerdict(w, verdict)
 		})
@@ -75,10 +76,10 @@ func (e explanations) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "rule %s: %s\n  require %s\n", r.Name, outcome, r.Expr)
 		for _, v := range r.Claims {
-			fmt.Fprintf(w, "    %s\n", printable(v.String()))
+			fmt.Fprintf(w, "    %s\n", cli.Printable(v.String()))
 		}
 		if r.Error != "" {
-			fmt.Fprintf(w, "  no value: %s\n", printable(r.Error))
+			fmt.Fprintf(w, "  no value: %s\n", cli.Printable(r.Error))
 		}
 		if !r.Met {
 			fmt.Fprintf(w, "  otherwise %s\n", r.Advice)

@@ -15,19 +15,20 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/refusal"
 )
 
 // host: the machines that members let in.
 func (a *app) host() *cobra.Command {
-	return a.noun("host", "Hosts: who may be admitted, who is, and who never",
+	return a.Noun("host", "Hosts: who may be admitted, who is, and who never",
 		`A host is a machine that members enrolled by its hardware identity: the digest of its TPM's
 endorsement key. The domain's nodes admit it when its evidence passes, and give it a lease
 as long as it does.`,
 		`  keystead host enrol web-1 --tpm /dev/tpmrm0 --domain d.json --member m.key
   keystead host list --domain d.json
   keystead host revoke web-1 --domain d.json --member m.key`,
-		a.hostEnrol(), a.hostList(), a.hostShow(), a.hostRevoke(), a.hostDeny(), a.hostAllow(), a.hostWatch(),
+		a.hostEnrol(), a.hostList(), a.hostShow(), a.hostRevoke(), a.hostDeny(), a.hostAllow(),
 	)
 }
 
@@ -46,23 +47,23 @@ func (h *hardware) identity() (keystead.Digest, error) {
 	case h.ek != "":
 		d, err := keystead.ParseDigest(h.ek)
 		if err != nil {
-			return d, misuse(fmt.Errorf("--ek: %w", err), "keystead evidence verify prints it as key.ek; --tpm asks a TPM")
+			return d, cli.Misuse(fmt.Errorf("--ek: %w", err), "keystead evidence verify prints it as key.ek; --tpm asks a TPM")
 		}
 		return d, nil
 	case h.certificate != "":
-		raw, err := readFile(h.certificate, 64<<10)
+		raw, err := cli.ReadFile(h.certificate, 64<<10)
 		if err != nil {
 			return keystead.Digest{}, err
 		}
 		certs, err := tpm2.ParseCertificates(raw)
 		if err != nil || len(certs) == 0 {
-			return keystead.Digest{}, misuse(fmt.Errorf("%s holds no certificate that parses: %v", h.certificate, err), "")
+			return keystead.Digest{}, cli.Misuse(fmt.Errorf("%s holds no certificate that parses: %v", h.certificate, err), "")
 		}
 		return keystead.Sum(certs[0].RawSubjectPublicKeyInfo), nil
 	case h.tpm != "":
 		return endorsementKey(h.tpm)
 	}
-	return keystead.Digest{}, misuse(errors.New("--ek, --ek-cert or --tpm is required"), "a host is enrolled by its hardware")
+	return keystead.Digest{}, cli.Misuse(errors.New("--ek, --ek-cert or --tpm is required"), "a host is enrolled by its hardware")
 }
 
 // endorsementKey names the endorsement key of the TPM at path.
@@ -83,7 +84,7 @@ func endorsementKey(path string) (keystead.Digest, error) {
 }
 
 func (a *app) hostEnrol() *cobra.Command {
-	var f statementFlags
+	var f cli.StatementFlags
 	var h hardware
 	var g guest
 	var role string
@@ -93,12 +94,12 @@ func (a *app) hostEnrol() *cobra.Command {
 		Long: `Enrols a machine under a name, by its hardware identity. That a TPM is genuine and runs what
 it should lets no machine in by itself. A machine whose TEE speaks alone is named by kind,
 machine and key (--tee, --machine, --key), as keystead agent enrolment prints them there. A
-name that is enrolled again is from then on the new machine.` + statementHelp,
+name that is enrolled again is from then on the new machine.` + cli.StatementHelp,
 		Example: `  keystead host enrol web-1 --domain d.json --member m.key \
       --ek sha256:48a2684e0e27f568b87e9960a5c6de233e1006b0f0ca0585b24d9de7ee337404`,
-		Args: arguments("NAME"),
+		Args: cli.Arguments("NAME"),
 	}
-	f.add(c)
+	f.Add(c)
 	h.add(c)
 	g.add(c)
 	c.Flags().StringVar(&role, "role", admit.RoleHost, "by which terms it is judged: host or node")
@@ -112,7 +113,7 @@ name that is enrolled again is from then on the new machine.` + statementHelp,
 		if err != nil {
 			return err
 		}
-		return a.decide(&f, admit.TypeEnrolment, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
+		return a.Decide(&f, admit.TypeEnrolment, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
 			e.Domain, e.Base = domain, base
 			return e.Text()
 		})
@@ -121,21 +122,21 @@ name that is enrolled again is from then on the new machine.` + statementHelp,
 }
 
 func (a *app) hostRevoke() *cobra.Command {
-	var f statementFlags
+	var f cli.StatementFlags
 	c := &cobra.Command{
 		Use:     "revoke NAME --domain FILE --member FILE",
 		Short:   "End a host's enrolment, and its lease with it",
-		Long:    `Ends the enrolment: every node refuses the host from then on.` + statementHelp,
+		Long:    `Ends the enrolment: every node refuses the host from then on.` + cli.StatementHelp,
 		Example: `  keystead host revoke web-1 --domain d.json --member m.key`,
-		Args:    arguments("NAME"),
+		Args:    cli.Arguments("NAME"),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		h, err := a.oneHost(&f.clientFlags, args[0])
+		h, err := a.oneHost(&f.ClientFlags, args[0])
 		if err != nil {
 			return err
 		}
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -144,7 +145,7 @@ func (a *app) hostRevoke() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.decide(&f, admit.TypeEnrolment, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
+		return a.Decide(&f, admit.TypeEnrolment, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
 			e.Domain, e.Base, e.Revoked = domain, base, true
 			return e.Text()
 		})
@@ -153,8 +154,8 @@ func (a *app) hostRevoke() *cobra.Command {
 }
 
 // oneHost fetches the enrolment of that name.
-func (a *app) oneHost(f *clientFlags, name string) (found *apiv1.Host, err error) {
-	cl, ctx, done, err := f.open()
+func (a *app) oneHost(f *cli.ClientFlags, name string) (found *apiv1.Host, err error) {
+	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return nil, err
 	}
@@ -167,13 +168,13 @@ func (a *app) oneHost(f *clientFlags, name string) (found *apiv1.Host, err error
 	})
 	if err == nil && found == nil {
 		deny := keystead.Deny(keystead.Finding{Reason: keystead.ReasonHostUnenrolled, Where: "host " + name, Want: "an enrolled host", Got: "no enrolment"})
-		err = notFound(deny, "keystead host list lists them")
+		err = cli.NotFound(deny, "keystead host list lists them")
 	}
 	return found, err
 }
 
 func (a *app) hostList() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:     "list [PREFIX] --domain FILE",
 		Short:   "List enrolled hosts and their leases",
@@ -181,9 +182,9 @@ func (a *app) hostList() *cobra.Command {
 		Example: `  keystead host list web- --domain d.json`,
 		Args:    cobra.MaximumNArgs(1),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -193,7 +194,7 @@ func (a *app) hostList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.answerMessage(out, func(w io.Writer) {
+		return a.AnswerMessage(out, func(w io.Writer) {
 			for _, h := range out.GetHosts() {
 				fmt.Fprintf(w, "%-24s %-5s %s\n", h.GetName(), h.GetRole(), standing(h))
 			}
@@ -217,13 +218,11 @@ func standing(h *apiv1.Host) string {
 		}
 		return strings.Join(reasons, " ")
 	}
-	return fmt.Sprintf("%s, until %s", l.GetAssurance(), stamp(l.GetUntilMs()))
+	return fmt.Sprintf("%s, until %s", l.GetAssurance(), cli.Stamp(l.GetUntilMs()))
 }
 
-func stamp(ms uint64) string { return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339) }
-
 func (a *app) hostShow() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:   "show NAME --domain FILE",
 		Short: "Show a host's enrolment and lease",
@@ -231,24 +230,24 @@ func (a *app) hostShow() *cobra.Command {
 is enrolled, how strong its evidence was, until when the lease lasts, and why it is
 suspended if it is.`,
 		Example: `  keystead host show web-1 --domain d.json`,
-		Args:    arguments("NAME"),
+		Args:    cli.Arguments("NAME"),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		h, err := a.oneHost(&f, args[0])
 		if err != nil {
 			return err
 		}
-		return a.answerMessage(h, func(w io.Writer) {
+		return a.AnswerMessage(h, func(w io.Writer) {
 			fmt.Fprintf(w, "host:       %s (%s)\nhardware:   %s\nstanding:   %s\n", h.GetName(), h.GetRole(), h.GetEk(), standing(h))
 			l := h.GetLease()
 			if l == nil {
 				return
 			}
-			fmt.Fprintf(w, "lease:      %d, issued %s, until %s\nevidence:   of %s, verdict %s\n", l.GetVersion(), stamp(l.GetIssuedMs()), stamp(l.GetUntilMs()), stamp(l.GetRenewedMs()), l.GetVerdict())
+			fmt.Fprintf(w, "lease:      %d, issued %s, until %s\nevidence:   of %s, verdict %s\n", l.GetVersion(), cli.Stamp(l.GetIssuedMs()), cli.Stamp(l.GetUntilMs()), cli.Stamp(l.GetRenewedMs()), l.GetVerdict())
 			if deny := refusal.Parse(l.GetSuspended()); deny != nil {
 				for _, f := range deny.Findings {
-					fmt.Fprintf(w, "because:    %s\n", printable(f.String()))
+					fmt.Fprintf(w, "because:    %s\n", cli.Printable(f.String()))
 				}
 			}
 		})
@@ -293,26 +292,26 @@ func (a *app) hostAllow() *cobra.Command {
 }
 
 func (a *app) denial(verb, short, long string, lifted bool) *cobra.Command {
-	var f statementFlags
+	var f cli.StatementFlags
 	var d denied
 	var because string
 	c := &cobra.Command{
 		Use:     verb + " --firmware VERSION --because TEXT --domain FILE --member FILE",
 		Short:   short,
-		Long:    long + statementHelp,
+		Long:    long + cli.StatementHelp,
 		Example: `  keystead host ` + verb + ` --firmware 7.2.1 --because CVE-2026-1234 --domain d.json --member m.key`,
 		Args:    cobra.NoArgs,
 	}
-	f.add(c)
+	f.Add(c)
 	d.add(c)
 	c.Flags().StringVar(&because, "because", "", "why, in one `LINE`")
-	must(c.MarkFlagRequired("because"))
+	cli.Must(c.MarkFlagRequired("because"))
 	c.RunE = func(*cobra.Command, []string) error {
 		subject, err := d.subject()
 		if err != nil {
 			return err
 		}
-		return a.decide(&f, admit.TypeDenial, subject, func(domain keystead.Digest, base uint64) ([]byte, error) {
+		return a.Decide(&f, admit.TypeDenial, subject, func(domain keystead.Digest, base uint64) ([]byte, error) {
 			return (&admit.Denial{Domain: domain, Subject: subject, Base: base, Lifted: lifted, Because: because}).Text()
 		})
 	}

@@ -12,6 +12,7 @@ import (
 
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/policy"
@@ -19,7 +20,7 @@ import (
 
 // key: secrets that a domain's nodes agree on.
 func (a *app) key() *cobra.Command {
-	return a.noun("key", "Keys that a domain's nodes agree on",
+	return a.Noun("key", "Keys that a domain's nodes agree on",
 		`A key of a domain is 32 bytes that all its nodes contributed to, so that nobody alone
 chose them. Members specify it: its name, its release policy, how many versions there are
 to be. Nodes make the versions, keep them wrapped on the ledger, and release one to a
@@ -34,7 +35,7 @@ host whose lease and evidence the policy accepts. docs/spec/keys.md describes al
 
 // specFlags say how a specification is signed.
 type specFlags struct {
-	clientFlags
+	cli.ClientFlags
 	members []string
 	out     string
 }
@@ -47,9 +48,9 @@ func (f *specFlags) add(c *cobra.Command) {
 
 // wait adds the client's flags, with the time that a round may take when a node is down.
 func (f *specFlags) wait(c *cobra.Command) {
-	f.clientFlags.add(c)
-	f.timeout = time.Minute
-	c.Flags().Lookup("timeout").DefValue = f.timeout.String()
+	f.ClientFlags.Add(c)
+	f.Timeout = time.Minute
+	c.Flags().Lookup("timeout").DefValue = f.Timeout.String()
 }
 
 func (a *app) keyCreate() *cobra.Command {
@@ -66,14 +67,14 @@ handed in, and the command waits until the nodes have agreed on the first versio
 submit. Of a key that there is, it changes the policy and what stands beside it.`,
 		Example: `  keystead key create storage --policy release.txt --member ops.key --domain demo/domain.json
   keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt`,
-		Args: arguments("NAME"),
+		Args: cli.Arguments("NAME"),
 	}
 	f.add(c)
 	c.Flags().StringVar(&policyFile, "policy", "", "`FILE` with the release policy")
 	c.Flags().StringVar(&level, "level", keyring.LevelNone, "least `LEVEL` of an application: none, peer, measured or launched")
 	c.Flags().DurationVar(&hold, "hold", 0, "how long a holder may go on when the domain can not be reached (default: not beyond its lease)")
 	c.Flags().DurationVar(&evidence, "evidence", 0, "how old the host's evidence may be (default: as old as its lease)")
-	must(c.MarkFlagRequired("policy"))
+	cli.Must(c.MarkFlagRequired("policy"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		text, err := releasePolicy(policyFile)
 		if err != nil {
@@ -90,17 +91,17 @@ submit. Of a key that there is, it changes the policy and what stands beside it.
 
 // releasePolicy reads a policy and checks it against what release policies speak of.
 func releasePolicy(file string) ([]byte, error) {
-	text, err := readFile(file, maxSigned)
+	text, err := cli.ReadFile(file, maxSigned)
 	if err != nil {
 		return nil, err
 	}
 	if key.IsNote(text) {
 		if text, _, err = key.Peek(text); err != nil {
-			return nil, misuse(fmt.Errorf("%s: %w", file, err), "")
+			return nil, cli.Misuse(fmt.Errorf("%s: %w", file, err), "")
 		}
 	}
 	if _, err := policy.Compile(text, keyring.Vocabulary()); err != nil {
-		return nil, misuse(fmt.Errorf("%s: %w", file, err), "")
+		return nil, cli.Misuse(fmt.Errorf("%s: %w", file, err), "")
 	}
 	return text, nil
 }
@@ -113,13 +114,13 @@ func (a *app) keyRotate() *cobra.Command {
 		Long: `Specifies one version more than there is. Older versions stay, for what was encrypted
 under them. Nodes rotate by themselves when one of them was removed that could read.`,
 		Example: `  keystead key rotate storage --member ops.key --domain demo/domain.json`,
-		Args:    arguments("NAME"),
+		Args:    cli.Arguments("NAME"),
 	}
 	f.add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		return a.specify(&f, args[0], func(s *keyring.Spec, k *apiv1.Key) error {
 			if k == nil {
-				return notFound(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
+				return cli.NotFound(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
 			}
 			old, err := keyring.ParseSpec([]byte(k.GetSpecification()))
 			if err != nil {
@@ -139,12 +140,12 @@ under them. Nodes rotate by themselves when one of them was removed that could r
 // specify makes a specification upon the one of now, and signs it, or writes it.
 func (a *app) specify(f *specFlags, name string, fill func(*keyring.Spec, *apiv1.Key) error) error {
 	if !keyring.ValidName(name) {
-		return misuse(fmt.Errorf("%q is not a key's name: 1 to %d of a-z, 0-9, dot and dash", name, keyring.MaxName), "")
+		return cli.Misuse(fmt.Errorf("%q is not a key's name: 1 to %d of a-z, 0-9, dot and dash", name, keyring.MaxName), "")
 	}
 	if (f.out == "") == (len(f.members) == 0) {
-		return misuse(errors.New("a specification is signed with --member or written with --out, one of them"), "")
+		return cli.Misuse(errors.New("a specification is signed with --member or written with --out, one of them"), "")
 	}
-	cl, ctx, done, err := f.open()
+	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return err
 	}
@@ -159,15 +160,15 @@ func (a *app) specify(f *specFlags, name string, fill func(*keyring.Spec, *apiv1
 	}
 	text, err := s.Text()
 	if err != nil {
-		return misuse(err, "")
+		return cli.Misuse(err, "")
 	}
 	if f.out != "" {
-		if err := createFile(f.out, text, 0o644); err != nil {
+		if err := cli.CreateFile(f.out, text, 0o644); err != nil {
 			return err
 		}
-		return a.answer(map[string]string{"file": f.out, "text": string(text)}, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
+		return a.Answer(map[string]string{"file": f.out, "text": string(text)}, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
 	}
-	signed, err := signWith(text, f.members)
+	signed, err := cli.SignWith(text, f.members)
 	if err != nil {
 		return err
 	}
@@ -183,7 +184,7 @@ func (a *app) handIn(ctx context.Context, cl *client.Client, s *keyring.Spec, si
 	if err != nil {
 		return err
 	}
-	return a.answerMessage(k, func(w io.Writer) { printKey(w, k) })
+	return a.AnswerMessage(k, func(w io.Writer) { printKey(w, k) })
 }
 
 func (a *app) keySubmit() *cobra.Command {
@@ -195,23 +196,23 @@ func (a *app) keySubmit() *cobra.Command {
 members as the domain's threshold have signed it (keystead member sign), and waits for
 the version that it wants.`,
 		Example: `  keystead key submit storage.txt --domain demo/domain.json`,
-		Args:    arguments("FILE"),
+		Args:    cli.Arguments("FILE"),
 	}
 	f.wait(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		signed, err := readFile(args[0], maxSigned)
+		signed, err := cli.ReadFile(args[0], maxSigned)
 		if err != nil {
 			return err
 		}
 		text, _, err := key.Peek(signed)
 		if err != nil {
-			return misuse(fmt.Errorf("%s: %w", args[0], err), "keystead member sign signs it")
+			return cli.Misuse(fmt.Errorf("%s: %w", args[0], err), "keystead member sign signs it")
 		}
 		s, err := keyring.ParseSpec(text)
 		if err != nil {
-			return misuse(fmt.Errorf("%s: %w", args[0], err), "")
+			return cli.Misuse(fmt.Errorf("%s: %w", args[0], err), "")
 		}
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -222,7 +223,7 @@ the version that it wants.`,
 }
 
 func (a *app) keyList() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:   "list [PREFIX] --domain FILE",
 		Short: "List keys, without their content",
@@ -231,9 +232,9 @@ of now.`,
 		Example: `  keystead key list --domain demo/domain.json`,
 		Args:    cobra.MaximumNArgs(1),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -242,7 +243,7 @@ of now.`,
 		if err != nil {
 			return err
 		}
-		return a.answerMessage(list, func(w io.Writer) {
+		return a.AnswerMessage(list, func(w io.Writer) {
 			fmt.Fprintf(w, "epoch %d of nodes %v\n", list.GetEpoch(), list.GetEpochNodes())
 			for _, k := range list.GetKeys() {
 				fmt.Fprintf(w, "%s: version %d of %d wanted\n", k.GetName(), k.GetVersion(), k.GetWanted())
@@ -253,18 +254,18 @@ of now.`,
 }
 
 func (a *app) keyShow() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:   "show NAME --domain FILE",
 		Short: "Show a key's versions and whom it is released to",
 		Long: `Shows a key's specification and versions. A version's leaf is what to ask a receipt for
 (keystead receipt get).`,
 		Example: `  keystead key show storage --domain demo/domain.json`,
-		Args:    arguments("NAME"),
+		Args:    cli.Arguments("NAME"),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -274,9 +275,9 @@ func (a *app) keyShow() *cobra.Command {
 			return err
 		}
 		if k == nil {
-			return notFound(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
+			return cli.NotFound(fmt.Errorf("no key is named %q", args[0]), "keystead key list lists them")
 		}
-		return a.answerMessage(k, func(w io.Writer) {
+		return a.AnswerMessage(k, func(w io.Writer) {
 			printKey(w, k)
 			fmt.Fprintf(w, "\n%s", k.GetSpecification())
 		})

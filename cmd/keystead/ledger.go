@@ -15,13 +15,14 @@ import (
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
 
 // ledger: what a domain agreed on.
 func (a *app) ledger() *cobra.Command {
-	return a.noun("ledger", "Write to a domain's ledger, read it, audit it",
+	return a.Noun("ledger", "Write to a domain's ledger, read it, audit it",
 		`The ledger is what a domain's nodes agreed on: entries in one order, in a Merkle tree
 whose root a majority signs. Keys of the key-value contract start with kv/.`,
 		`  keystead ledger put kv/colour blue --domain demo/domain.json
@@ -32,7 +33,7 @@ whose root a majority signs. Keys of the key-value contract start with kv/.`,
 }
 
 func (a *app) ledgerGet() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var stale bool
 	c := &cobra.Command{
 		Use:   "get KEY... --domain FILE",
@@ -43,10 +44,10 @@ is 8 where a key has no value.`,
 		Example: `  keystead ledger get kv/colour --domain demo/domain.json`,
 		Args:    cobra.MinimumNArgs(1),
 	}
-	f.add(c)
+	f.Add(c)
 	c.Flags().BoolVar(&stale, "stale", false, "take what one node has, without asking the others")
 	c.RunE = func(_ *cobra.Command, keys []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -56,18 +57,18 @@ is 8 where a key has no value.`,
 			return err
 		}
 		var missing error
-		var found []members
+		var found []cli.Members
 		for _, v := range r.GetValues() {
 			if v.GetVersion() == 0 {
-				missing = errors.Join(missing, notFound(fmt.Errorf("%s has no value", v.GetKey()), ""))
+				missing = errors.Join(missing, cli.NotFound(fmt.Errorf("%s has no value", v.GetKey()), ""))
 				continue
 			}
-			found = append(found, append(members{{"key", v.GetKey()}, {"version", v.GetVersion()}}, content(v.GetValue())...))
+			found = append(found, append(cli.Members{{Name: "key", Value: v.GetKey()}, {Name: "version", Value: v.GetVersion()}}, cli.Content(v.GetValue())...))
 		}
 		if missing != nil && len(found) == 0 {
 			return missing
 		}
-		return errors.Join(a.answer(members{{"index", r.GetIndex()}, {"values", found}}, func(w io.Writer) {
+		return errors.Join(a.Answer(cli.Members{{Name: "index", Value: r.GetIndex()}, {Name: "values", Value: found}}, func(w io.Writer) {
 			if len(keys) == 1 {
 				w.Write(r.GetValues()[0].GetValue())
 				fmt.Fprintln(w)
@@ -86,13 +87,13 @@ is 8 where a key has no value.`,
 // text shows a value on one line.
 func text(b []byte) string {
 	if utf8.Valid(b) {
-		return printable(string(b))
+		return cli.Printable(string(b))
 	}
 	return "base64:" + base64.StdEncoding.EncodeToString(b)
 }
 
 func (a *app) ledgerPut() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var ifValue string
 	var ifAbsent bool
 	var requestID string
@@ -106,8 +107,8 @@ all retries; over several calls with --request-id and the request that the first
   keystead ledger put kv/colour green --if-value blue --domain demo/domain.json`,
 		Args: cobra.ExactArgs(2),
 	}
-	f.add(c)
-	f.mayWrite(c)
+	f.Add(c)
+	f.MayWrite(c)
 	c.Flags().StringVar(&ifValue, "if-value", "", "only if the key has this `VALUE`")
 	c.Flags().BoolVar(&ifAbsent, "if-absent", false, "only if the key has no value")
 	c.Flags().StringVar(&requestID, "request-id", "", "`REQUEST` that was sent before, of the answer or hint, or 32 hex digits of a new one")
@@ -115,7 +116,7 @@ all retries; over several calls with --request-id and the request that the first
 	c.RunE = func(c *cobra.Command, args []string) error {
 		op := &apiv1.Operation{Key: args[0], Value: []byte(args[1])}
 		if args[1] == "-" {
-			b, err := readFile("-", ledger.MaxValue)
+			b, err := cli.ReadFile("-", ledger.MaxValue)
 			if err != nil {
 				return err
 			}
@@ -133,7 +134,7 @@ all retries; over several calls with --request-id and the request that the first
 }
 
 func (a *app) ledgerDelete() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:     "delete KEY --domain FILE",
 		Short:   "Delete a key",
@@ -141,8 +142,8 @@ func (a *app) ledgerDelete() *cobra.Command {
 		Example: `  keystead ledger delete kv/colour --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
-	f.add(c)
-	f.mayWrite(c)
+	f.Add(c)
+	f.MayWrite(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		return a.execute(&f, "", &apiv1.Operation{Key: args[0], Delete: true})
 	}
@@ -157,26 +158,26 @@ func again(tx *apiv1.Transaction, request string) (err error) {
 		tx.DeadlineMs, err = strconv.ParseUint(deadline, 10, 64)
 	}
 	if err != nil {
-		return misuse(fmt.Errorf("--request-id: %w", err), "an answer's request, as --json gives it, or 32 hex digits")
+		return cli.Misuse(fmt.Errorf("--request-id: %w", err), "an answer's request, as --json gives it, or 32 hex digits")
 	}
 	return nil
 }
 
 // execute runs one operation and answers with its outcome.
-func (a *app) execute(f *clientFlags, requestID string, op *apiv1.Operation) error {
+func (a *app) execute(f *cli.ClientFlags, requestID string, op *apiv1.Operation) error {
 	tx := &apiv1.Transaction{Contract: client.KV, Operations: []*apiv1.Operation{op}}
 	if err := again(tx, requestID); err != nil {
 		return err
 	}
-	cl, ctx, done, err := f.open()
+	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return err
 	}
 	defer done()
 	o, err := cl.Execute(ctx, tx)
 	request := fmt.Sprintf("%x@%d", tx.GetRequestId(), tx.GetDeadlineMs())
-	if err != nil && stage(err) == keystead.StageUnavailable && tx.GetDeadlineMs() != 0 {
-		return hinted(err, "it may have happened or not; the same once more, and never twice, with --request-id "+request)
+	if err != nil && cli.Stage(err) == keystead.StageUnavailable && tx.GetDeadlineMs() != 0 {
+		return cli.Hinted(err, "it may have happened or not; the same once more, and never twice, with --request-id "+request)
 	}
 	if err != nil {
 		return err
@@ -189,11 +190,11 @@ func (a *app) execute(f *clientFlags, requestID string, op *apiv1.Operation) err
 		TransactionID keystead.Digest `json:"transaction_id"`
 		Request       string          `json:"request"` // for --request-id
 	}{o.GetLeaf(), keystead.Digest(o.GetTransactionId()), request}
-	return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "leaf %d, transaction %s\n", answer.Leaf, answer.TransactionID) })
+	return a.Answer(answer, func(w io.Writer) { fmt.Fprintf(w, "leaf %d, transaction %s\n", answer.Leaf, answer.TransactionID) })
 }
 
 func (a *app) ledgerTail() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var from, to uint64
 	var follow bool
 	c := &cobra.Command{
@@ -205,12 +206,12 @@ All that was acknowledged before is there. With --follow it goes on as more comm
 		Example: `  keystead ledger tail --domain demo/domain.json --from 0 --follow`,
 		Args:    cobra.NoArgs,
 	}
-	f.add(c)
+	f.Add(c)
 	c.Flags().Uint64Var(&from, "from", 0, "first `LEAF`")
 	c.Flags().Uint64Var(&to, "to", 0, "end before that `LEAF` (default: where the tree ends now)")
 	c.Flags().BoolVar(&follow, "follow", false, "go on until interrupted")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -222,16 +223,16 @@ All that was acknowledged before is there. With --follow it goes on as more comm
 				return err
 			}
 		}
-		a.answered = true
+		a.Lines()
 		return cl.Tail(ctx, from, to, func(e *apiv1.Entry) bool { return a.printEntry(e) == nil })
 	}
 	return c
 }
 
 func (a *app) printEntry(e *apiv1.Entry) error {
-	if a.json {
-		return a.line(append(members{{"leaf", e.GetLeaf()}, {"kind", e.GetKind()}, {"transaction_id", receipt.LeafHash(e.GetEntry())}}, decoded(e.GetEntry())...))
+	if a.JSON {
+		return a.Line(append(cli.Members{{Name: "leaf", Value: e.GetLeaf()}, {Name: "kind", Value: e.GetKind()}, {Name: "transaction_id", Value: receipt.LeafHash(e.GetEntry())}}, decoded(e.GetEntry())...))
 	}
-	_, err := fmt.Fprintf(a.stdout, "%d %s %s%s\n", e.GetLeaf(), e.GetKind(), receipt.LeafHash(e.GetEntry()), inWords(e.GetEntry()))
+	_, err := fmt.Fprintf(a.Stdout, "%d %s %s%s\n", e.GetLeaf(), e.GetKind(), receipt.LeafHash(e.GetEntry()), inWords(e.GetEntry()))
 	return err
 }

@@ -5,6 +5,16 @@
 // 5 policy, 6 unavailable, 7 internal, 8 not found; 130 is interrupted.
 package main
 
-import "os"
+import (
+	"os"
+
+	"github.com/keystead/keystead/internal/cli"
+	"github.com/keystead/keystead/watch/watchcmd"
+)
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// systems are the commands of systems' parts, one function each.
+func systems() []func(*cli.App) []cli.Placed {
+	return []func(*cli.App) []cli.Placed{watchcmd.Commands}
+}

@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/key"
 )
 
 // member: keys of the organisations that answer for policies and code sets.
 func (a *app) member() *cobra.Command {
-	return a.noun("member", "Keys of members, who sign policies and code sets",
+	return a.Noun("member", "Keys of members, who sign policies and code sets",
 		`A member is an organisation that answers for policies and code sets. Its key is an
 Ed25519 key that signs notes in the C2SP signed-note format.`,
 		`  keystead member create example.org/ops --out ops.key`,
@@ -34,20 +35,20 @@ the public key, one line of text, which is printed too. Neither is written over 
 that exists. NAME stands beside every signature; only the key counts.`,
 		Example: `  keystead member create example.org/ops --out ops.key
   keystead policy sign --key ops.key strict.txt > strict.signed`,
-		Args: arguments("NAME"),
+		Args: cli.Arguments("NAME"),
 	}
 	c.Flags().StringVar(&out, "out", "", "file for the private key")
-	must(c.MarkFlagRequired("out"))
+	cli.Must(c.MarkFlagRequired("out"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		m, err := key.NewMember(rand.Reader, args[0])
 		if err != nil {
-			return misuse(err, "")
+			return cli.Misuse(err, "")
 		}
 		public := m.Public().String()
-		if err := createFile(out, m.Encode(), 0o600); err != nil {
+		if err := cli.CreateFile(out, m.Encode(), 0o600); err != nil {
 			return err
 		}
-		if err := createFile(out+".pub", []byte(public+"\n"), 0o644); err != nil {
+		if err := cli.CreateFile(out+".pub", []byte(public+"\n"), 0o644); err != nil {
 			return errors.Join(err, os.Remove(out))
 		}
 		answer := struct {
@@ -56,7 +57,7 @@ that exists. NAME stands beside every signature; only the key counts.`,
 			PrivateFile string `json:"private_file"`
 			PublicFile  string `json:"public_file"`
 		}{m.Public().Name(), public, out, out + ".pub"}
-		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, public) })
+		return a.Answer(answer, func(w io.Writer) { fmt.Fprintln(w, public) })
 	}
 	return c
 }
@@ -73,69 +74,38 @@ added to FILE in place, beside those that are there. What is signed is printed: 
 		Args:    cobra.ExactArgs(1),
 	}
 	c.Flags().StringVar(&keyFile, "key", "", "`FILE` with the member's private key")
-	must(c.MarkFlagRequired("key"))
+	cli.Must(c.MarkFlagRequired("key"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		m, err := readMember(keyFile)
+		m, err := cli.ReadMember(keyFile)
 		if err != nil {
 			return err
 		}
-		raw, err := readFile(args[0], 1<<20)
+		raw, err := cli.ReadFile(args[0], 1<<20)
 		if err != nil {
 			return err
 		}
 		text, signed := raw, []byte(nil)
 		if d, derr := client.ParseDomain(raw); derr == nil {
 			text = d.Genesis
-			if d.Genesis, err = signNote(m, d.Genesis); err == nil {
+			if d.Genesis, err = cli.SignNote(m, d.Genesis); err == nil {
 				signed = d.Encode()
 			}
 		} else {
-			signed, err = signNote(m, raw)
+			signed, err = cli.SignNote(m, raw)
 		}
 		if err != nil {
-			return misuse(fmt.Errorf("%s: %w", args[0], err), "")
+			return cli.Misuse(fmt.Errorf("%s: %w", args[0], err), "")
 		}
-		out, err := openOutput(args[0])
+		out, err := cli.OpenOutput(args[0])
 		if err != nil {
 			return err
 		}
-		defer out.discard()
-		if err := out.commit(signed, 0o644); err != nil {
+		defer out.Discard()
+		if err := out.Commit(signed, 0o644); err != nil {
 			return err
 		}
 		answer := map[string]string{"file": args[0], "signed_by": m.Public().ID(), "text": string(text)}
-		return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
+		return a.Answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", text) })
 	}
 	return c
-}
-
-// signNote adds a member's signature to a text or note.
-func signNote(m key.Member, text []byte) ([]byte, error) {
-	if key.IsNote(text) {
-		return m.Cosign(text)
-	}
-	return m.Sign(text)
-}
-
-// signChecked signs a text, or adds to a note's signatures, if check accepts the bare
-// text. Signatures that stand there already are kept and not verified.
-func signChecked(m key.Member, text []byte, check func(bare []byte) error) ([]byte, error) {
-	bare, err := text, error(nil)
-	if key.IsNote(text) {
-		bare, _, err = key.Peek(text)
-	}
-	if err == nil {
-		err = check(bare)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return signNote(m, text)
-}
-
-// must is for what only a defect of a command's own declaration can fail.
-func must(err error) {
-	if err != nil {
-		panic(err)
-	}
 }

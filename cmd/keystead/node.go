@@ -13,16 +13,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/node"
-	"github.com/keystead/keystead/receipt"
 )
 
 // node: the machines that keep a domain's ledger.
 func (a *app) node() *cobra.Command {
-	return a.noun("node", "Nodes, which keep a domain's ledger",
+	return a.Noun("node", "Nodes, which keep a domain's ledger",
 		`A node is a machine that replicates the ledger of a domain and signs its checkpoints.`,
 		`  keystead node init n4 --name n4 --peer 10.0.0.4:7100 --api 10.0.0.4:7200
   keystead node add n4/contact --domain demo/domain.json --key demo/member.key
@@ -59,13 +58,13 @@ node's first signing key is sealed to the TPM and the boot registers.`,
 	c.Flags().StringVar(&p.Root, "root", "", "`DIR` below which the node's logs and package list are read (default /)")
 	c.Flags().StringVar(&p.Note, "note", "", "what the node's evidence says of itself, for people")
 	for _, f := range []string{"name", "peer", "api"} {
-		must(c.MarkFlagRequired(f))
+		cli.Must(c.MarkFlagRequired(f))
 	}
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		for _, w := range writers {
 			d, err := keystead.ParseDigest(w)
 			if err != nil {
-				return misuse(fmt.Errorf("--writer: %w", err), "keystead ledger key prints it")
+				return cli.Misuse(fmt.Errorf("--writer: %w", err), "keystead ledger key prints it")
 			}
 			p.Writers = append(p.Writers, d)
 		}
@@ -77,7 +76,7 @@ node's first signing key is sealed to the TPM and the boot registers.`,
 			Directory string `json:"directory"`
 			Contact   string `json:"contact"`
 		}{args[0], string(contact)}
-		return a.answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", contact) })
+		return a.Answer(answer, func(w io.Writer) { fmt.Fprintf(w, "%s", contact) })
 	}
 	return c
 }
@@ -96,7 +95,7 @@ func aboutPlace(err error) error {
 	if e := (*collect.Error)(nil); err == nil || errors.As(err, &e) {
 		return aboutMachine(err)
 	}
-	return misuse(err, "")
+	return cli.Misuse(err, "")
 }
 
 func (a *app) nodeRun() *cobra.Command {
@@ -117,14 +116,14 @@ manual.`,
 	c.Flags().BoolVar(&example, "example-config", false, "print a configuration with every field explained")
 	c.RunE = func(*cobra.Command, []string) error {
 		if example {
-			return a.answer(map[string]string{"config": node.ExampleConfig}, func(w io.Writer) { io.WriteString(w, node.ExampleConfig) })
+			return a.Answer(map[string]string{"config": node.ExampleConfig}, func(w io.Writer) { io.WriteString(w, node.ExampleConfig) })
 		}
 		if config == "" {
-			return misuse(fmt.Errorf("--config is required"), "keystead node run --example-config prints one")
+			return cli.Misuse(fmt.Errorf("--config is required"), "keystead node run --example-config prints one")
 		}
 		cfg, err := node.ReadConfig(config)
 		if err != nil {
-			return misuse(err, "keystead node run --example-config explains every field")
+			return cli.Misuse(err, "keystead node run --example-config explains every field")
 		}
 		return runNode(cfg)
 	}
@@ -157,7 +156,7 @@ func runNode(cfg node.Config) error {
 			err = cerr
 		}
 		if errors.Is(err, keystead.ReasonNotMember) {
-			err = hinted(err, removedHint)
+			err = cli.Hinted(err, removedHint)
 		}
 		return mayPass(err)
 	}
@@ -171,15 +170,15 @@ func aboutStart(err error) error {
 	var config *conf.Error
 	switch {
 	case errors.As(err, &config):
-		return misuse(err, "keystead node run --example-config explains every field")
+		return cli.Misuse(err, "keystead node run --example-config explains every field")
 	case errors.Is(err, keystead.ReasonSealedStateChanged):
-		return hinted(err, "the machine booted otherwise than when the key was sealed; boot as before, or make the node anew (keystead node init) and have members replace it")
+		return cli.Hinted(err, "the machine booted otherwise than when the key was sealed; boot as before, or make the node anew (keystead node init) and have members replace it")
 	case errors.Is(err, keystead.ReasonSealedElsewhere), errors.Is(err, keystead.ReasonKeyForeign):
-		return hinted(err, "a node's directory belongs to the TPM that it was made with; make a node anew with keystead node init")
+		return cli.Hinted(err, "a node's directory belongs to the TPM that it was made with; make a node anew with keystead node init")
 	case errors.Is(err, keystead.ReasonNotMember):
-		return hinted(err, removedHint)
+		return cli.Hinted(err, removedHint)
 	case errors.Is(err, keystead.ReasonSealedDamaged):
-		return hinted(err, "the sealed key is lost; make the node anew (keystead node init) and have members replace it")
+		return cli.Hinted(err, "the sealed key is lost; make the node anew (keystead node init) and have members replace it")
 	}
 	return mayPass(aboutMachine(err))
 }
@@ -197,83 +196,14 @@ func mayPass(err error) error {
 		{syscall.EDQUOT, "make room where the node's directory is: what it holds is whole"},
 	} {
 		if errors.Is(err, x.errno) {
-			return unavailable(err, x.hint)
+			return cli.Unavailable(err, x.hint)
 		}
 	}
 	return err
 }
 
-// clientFlags are those of every command that talks to a domain.
-type clientFlags struct {
-	domain, digest, only string
-	writer               string // of those that write: a key to show
-	timeout              time.Duration
-}
-
-func (f *clientFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.domain, "domain", os.Getenv("KEYSTEAD_DOMAIN"), "the domain's `FILE` (default $KEYSTEAD_DOMAIN)")
-	c.Flags().StringVar(&f.digest, "digest", "", "the domain's `DIGEST`, if the file is not to be trusted for it")
-	c.Flags().StringVar(&f.only, "node", "", "ask the node of that `NAME` only")
-	c.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "how long to try")
-}
-
-// mayWrite adds the flag of commands that write.
-func (f *clientFlags) mayWrite(c *cobra.Command) {
-	c.Flags().StringVar(&f.writer, "writer", os.Getenv("KEYSTEAD_WRITER"), "`FILE` with the key to show to nodes, of keystead ledger key (default $KEYSTEAD_WRITER)")
-	c.Flags().Lookup("writer").DefValue = "" // help is the same everywhere
-}
-
-// file reads the domain file and returns the digest to hold the domain to.
-func (f *clientFlags) file() (*client.Domain, keystead.Digest, error) {
-	if f.domain == "" {
-		return nil, keystead.Digest{}, misuse(fmt.Errorf("--domain is required"), "keystead domain init makes the file")
-	}
-	raw, err := readFile(f.domain, 1<<20)
-	if err != nil {
-		return nil, keystead.Digest{}, err
-	}
-	d, err := client.ParseDomain(raw)
-	if err != nil {
-		return nil, keystead.Digest{}, misuse(fmt.Errorf("%s: %w", f.domain, err), "")
-	}
-	if f.digest != "" {
-		digest, err := keystead.ParseDigest(f.digest)
-		if err != nil {
-			return nil, digest, misuse(err, "")
-		}
-		return d, digest, nil
-	}
-	entry, err := receipt.NoteEntry(d.Genesis)
-	if err != nil {
-		return nil, keystead.Digest{}, misuse(fmt.Errorf("%s: %w", f.domain, err), "keystead member sign signs the genesis entry")
-	}
-	return d, keystead.Sum(entry), nil
-}
-
-// open returns a client of the domain and a context that ends with the timeout.
-func (f *clientFlags) open() (*client.Client, context.Context, func(), error) {
-	file, digest, err := f.file()
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	opts := client.Options{Only: f.only}
-	if f.writer != "" {
-		own, err := readWriter(f.writer)
-		if err != nil {
-			return nil, nil, nil, err
-		}
-		opts.Certificate = &own
-	}
-	c, err := client.Open(file, digest, opts)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), f.timeout)
-	return c, ctx, func() { cancel(); c.Close() }, nil
-}
-
 func (a *app) nodeStatus() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:     "status --domain FILE",
 		Short:   "Show what a node knows of itself and its peers",
@@ -281,9 +211,9 @@ func (a *app) nodeStatus() *cobra.Command {
 		Example: `  keystead node status --domain demo/domain.json --node n2`,
 		Args:    cobra.NoArgs,
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(*cobra.Command, []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -292,7 +222,7 @@ func (a *app) nodeStatus() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.answerMessage(s, func(w io.Writer) {
+		return a.AnswerMessage(s, func(w io.Writer) {
 			fmt.Fprintf(w, "node:       %s (%s), term %d, led by %s\ntree:       %d leaves, %d under a checkpoint\nclock:      %s, fresh: %v\n",
 				s.GetNode(), s.GetRole(), s.GetTerm(), orNobody(s.GetLeader()), s.GetTreeSize(), s.GetCheckpointSize(),
 				time.UnixMilli(int64(s.GetDomainClockMs())).UTC().Format(time.RFC3339), s.GetFresh())

@@ -11,6 +11,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
 )
@@ -19,7 +20,7 @@ const maxSigned = policy.MaxText + 32<<10 // bytes of a policy with its signatur
 
 // policy: what evidence has to establish.
 func (a *app) policy() *cobra.Command {
-	return a.noun("policy", "Write, check and sign policies",
+	return a.Noun("policy", "Write, check and sign policies",
 		`A policy says what evidence has to establish before a machine is trusted: a text of
 directives and of rules in CEL, signed by members. docs/spec/policy.md describes it.`,
 		`  keystead policy show strict > strict.txt
@@ -44,7 +45,7 @@ func (a *app) policyCheck() *cobra.Command {
 policy must carry a signature by one of the keys; without, signatures are only listed.`,
 		Example: `  keystead policy check strict.txt
   keystead policy check --signer ops.key.pub strict.signed`,
-		Args: arguments("FILE"),
+		Args: cli.Arguments("FILE"),
 	}
 	c.Flags().StringArrayVar(&signers, "signer", nil, "accepted `KEY`: a public key or a file with one; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -53,7 +54,7 @@ policy must carry a signature by one of the keys; without, signatures are only l
 			return err
 		}
 		d := described(p, by, len(signers) > 0)
-		return a.answer(d, d.print)
+		return a.Answer(d, d.print)
 	}
 	return c
 }
@@ -62,7 +63,7 @@ policy must carry a signature by one of the keys; without, signatures are only l
 // accepted ones, whose signatures are verified; without, all that stand there. One that
 // comes with the program and is given by its name is accepted by who gives it, unsigned.
 func openPolicy(file string, signers []string) (p *policy.Policy, by []string, err error) {
-	accepted, err := signerKeys(signers)
+	accepted, err := cli.SignerKeys(signers)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -95,11 +96,11 @@ func openPolicy(file string, signers []string) (p *policy.Policy, by []string, e
 func policyText(arg string) (text []byte, shipped bool, err error) {
 	text, shipped = policy.Shipped(arg)
 	if !shipped {
-		text, err = readFile(arg, maxSigned)
+		text, err = cli.ReadFile(arg, maxSigned)
 		return text, false, err
 	}
 	if info, err := os.Stat(arg); err == nil && info.Mode().IsRegular() {
-		return nil, false, misuse(fmt.Errorf("%s is a policy that comes with the program, and a file", arg), "write ./"+arg+" for the file, or give the policy from elsewhere")
+		return nil, false, cli.Misuse(fmt.Errorf("%s is a policy that comes with the program, and a file", arg), "write ./"+arg+" for the file, or give the policy from elsewhere")
 	}
 	return text, true, nil
 }
@@ -109,9 +110,9 @@ func aboutPolicy(file string, err error) error {
 	err = fmt.Errorf("%s: %w", file, err)
 	switch format := (*keystead.FormatError)(nil); {
 	case errors.As(err, &format):
-		return misuse(err, "docs/spec/policy.md describes the format; keystead policy show strict prints an example")
+		return cli.Misuse(err, "docs/spec/policy.md describes the format; keystead policy show strict prints an example")
 	case errors.Is(err, keystead.ReasonNoteUnsigned):
-		return hinted(err, "keystead policy sign signs it; --signer names the keys to accept")
+		return cli.Hinted(err, "keystead policy sign signs it; --signer names the keys to accept")
 	}
 	return err
 }
@@ -148,7 +149,7 @@ func (d description) print(w io.Writer) {
 		}
 	}
 	fmt.Fprintf(w, "policy:            %s\ndigest:            %s\nminimum assurance: %s\nsoftware:          %s\nboot:              %s\nsigned by:         %s\nrules:             %d\n",
-		d.Name, d.Digest, d.MinimumAssurance, d.Software, d.Boot, printable(signed), len(d.Rules))
+		d.Name, d.Digest, d.MinimumAssurance, d.Software, d.Boot, cli.Printable(signed), len(d.Rules))
 	for _, r := range d.Rules {
 		fmt.Fprintf(w, "  %s: %s\n", r.Name, r.Expr)
 	}
@@ -162,21 +163,21 @@ func (a *app) policySign() *cobra.Command {
 		Long: `Compiles the policy, signs its text, and prints the signed note. Signatures that the
 policy carries already are kept; they are not verified here.`,
 		Example: `  keystead policy sign --key ops.key strict.txt > strict.signed`,
-		Args:    arguments("POLICY"),
+		Args:    cli.Arguments("POLICY"),
 	}
 	c.Flags().StringVar(&keyFile, "key", "", "`FILE` with the member's private key")
-	must(c.MarkFlagRequired("key"))
+	cli.Must(c.MarkFlagRequired("key"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		m, err := readMember(keyFile)
+		m, err := cli.ReadMember(keyFile)
 		if err != nil {
 			return err
 		}
-		text, err := readFile(args[0], maxSigned)
+		text, err := cli.ReadFile(args[0], maxSigned)
 		if err != nil {
 			return err
 		}
 		var p *policy.Policy
-		signed, err := signChecked(m, text, func(bare []byte) (err error) {
+		signed, err := cli.SignChecked(m, text, func(bare []byte) (err error) {
 			p, err = policy.Compile(bare, appraise.Vocabulary())
 			return err
 		})
@@ -188,7 +189,7 @@ policy carries already are kept; they are not verified here.`,
 			Signer string          `json:"signer"`
 			Note   string          `json:"note"`
 		}{p.Digest(), m.Public().ID(), string(signed)}
-		return a.answer(answer, func(w io.Writer) { w.Write(signed) })
+		return a.Answer(answer, func(w io.Writer) { w.Write(signed) })
 	}
 	return c
 }
@@ -200,18 +201,18 @@ func (a *app) policyShow() *cobra.Command {
 		Long: `Prints the text of a policy that comes with the program, unsigned: to accept it is the
 act of whoever signs it. There are ` + strings.Join(policy.ShippedNames(), ", ") + `.`,
 		Example: `  keystead policy show strict > strict.txt`,
-		Args:    arguments("NAME"),
+		Args:    cli.Arguments("NAME"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			text, ok := policy.Shipped(args[0])
 			if !ok {
-				return notFound(fmt.Errorf("no policy %q comes with the program", args[0]), "there are "+strings.Join(policy.ShippedNames(), ", "))
+				return cli.NotFound(fmt.Errorf("no policy %q comes with the program", args[0]), "there are "+strings.Join(policy.ShippedNames(), ", "))
 			}
 			answer := struct {
 				Name   string          `json:"name"`
 				Digest keystead.Digest `json:"digest"`
 				Text   string          `json:"text"`
 			}{args[0], keystead.Sum(text), string(text)}
-			return a.answer(answer, func(w io.Writer) { w.Write(text) })
+			return a.Answer(answer, func(w io.Writer) { w.Write(text) })
 		},
 	}
 }

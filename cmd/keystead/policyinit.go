@@ -9,6 +9,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/policy"
 )
 
@@ -25,14 +26,14 @@ verifier would have: what they do not name, the draft can not demand. What the n
 break, such as a firmware's version, is left to comments.`,
 		Example: `  keystead policy init --name web --nonce $NONCE --ak golden.ak --ek-root vendors.pem \
       --refs golden.refs --codeset boot.signed --signer ops.key.pub golden.bundle > web.txt`,
-		Args: arguments("BUNDLE"),
+		Args: cli.Arguments("BUNDLE"),
 	}
 	v.evidence(c)
 	c.Flags().StringVar(&name, "name", "", "`NAME` of the policy")
-	must(c.MarkFlagRequired("name"))
+	cli.Must(c.MarkFlagRequired("name"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if _, err := policy.Compile([]byte("keystead-policy/1\nname "+name+"\nrules none\n"), appraise.Vocabulary()); err != nil {
-			return misuse(fmt.Errorf("--name: %w", err), "")
+			return cli.Misuse(fmt.Errorf("--name: %w", err), "")
 		}
 		in, err := v.input(args[0])
 		if err != nil {
@@ -47,7 +48,7 @@ break, such as a firmware's version, is left to comments.`,
 			Digest keystead.Digest `json:"digest"`
 			Text   string          `json:"text"`
 		}{p.Name(), p.Digest(), string(p.Text())}
-		return a.answer(answer, func(w io.Writer) { io.WriteString(w, answer.Text) })
+		return a.Answer(answer, func(w io.Writer) { io.WriteString(w, answer.Text) })
 	}
 	return c
 }
@@ -62,7 +63,7 @@ or looser. A rule whose expression differs may be either. Signatures are not ver
 exit status is 0 where the new policy is at least as strict, and 5 where a change is looser, or
 may be.`,
 		Example: `  keystead policy diff web.txt web-new.txt`,
-		Args:    arguments("OLD", "NEW"),
+		Args:    cli.Arguments("OLD", "NEW"),
 	}
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		var p [2]*policy.Policy
@@ -73,7 +74,7 @@ may be.`,
 			}
 		}
 		changes := append([]policy.Change{}, policy.Diff(p[0], p[1])...)
-		if err := a.answer(changes, func(w io.Writer) { printChanges(w, changes) }); err != nil {
+		if err := a.Answer(changes, func(w io.Writer) { printChanges(w, changes) }); err != nil {
 			return err
 		}
 		return loosening(changes)
@@ -92,7 +93,7 @@ func loosening(changes []policy.Change) error {
 	if where == nil {
 		return nil
 	}
-	return &failure{err: fmt.Errorf("the new policy is looser, or may be: %s", strings.Join(where, ", ")), stage: keystead.StagePolicy, hint: "keystead domain terms set puts a policy in force"}
+	return &cli.Failure{Err: fmt.Errorf("the new policy is looser, or may be: %s", strings.Join(where, ", ")), Stage: keystead.StagePolicy, Hint: "keystead domain terms set puts a policy in force"}
 }
 
 func printChanges(w io.Writer, changes []policy.Change) {

@@ -12,13 +12,14 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
 
 // receipt: offline proofs of what a ledger holds.
 func (a *app) receipt() *cobra.Command {
-	return a.noun("receipt", "Receipts: offline proofs of what a ledger holds",
+	return a.Noun("receipt", "Receipts: offline proofs of what a ledger holds",
 		`A receipt proves one entry of a domain's ledger to anyone who knows the genesis digest:
 the entry, its path to a root that a majority of nodes signed, and the chain of rosters
 that says whose signatures count. docs/spec/receipt.md describes it.`,
@@ -29,7 +30,7 @@ that says whose signatures count. docs/spec/receipt.md describes it.`,
 }
 
 func (a *app) receiptGet() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:   "get LEAF --domain FILE",
 		Short: "Fetch the receipt of a leaf, and verify it",
@@ -38,13 +39,13 @@ from the genesis digest, and prints it.`,
 		Example: `  keystead receipt get 7 --domain demo/domain.json > put.receipt`,
 		Args:    cobra.ExactArgs(1),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		leaf, err := strconv.ParseUint(args[0], 10, 64)
 		if err != nil {
-			return misuse(err, "keystead ledger put prints the leaf")
+			return cli.Misuse(err, "keystead ledger put prints the leaf")
 		}
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -60,7 +61,7 @@ from the genesis digest, and prints it.`,
 			proven
 			Receipt string `json:"receipt"`
 		}{provenOf(p), string(text)}
-		return a.answer(answer, func(w io.Writer) { w.Write(text) })
+		return a.Answer(answer, func(w io.Writer) { w.Write(text) })
 	}
 	return c
 }
@@ -77,7 +78,7 @@ func withinTree(ctx context.Context, cl *client.Client, leaf uint64) error {
 	if err != nil || leaf < size {
 		return nil // who asks for it is told
 	}
-	return notFound(keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "ledger", Want: fmt.Sprintf("a leaf below %d", size), Got: fmt.Sprintf("leaf %d", leaf)}),
+	return cli.NotFound(keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeafFuture, Where: "ledger", Want: fmt.Sprintf("a leaf below %d", size), Got: fmt.Sprintf("leaf %d", leaf)}),
 		"keystead ledger tail lists the leaves")
 }
 
@@ -112,7 +113,7 @@ func provenOf(p receipt.Proven) proven {
 func (p proven) print(w io.Writer) {
 	fmt.Fprintf(w, "proven: leaf %d of domain %s\nkind:   %s, transaction %s\n", p.Leaf, p.Domain, p.Kind, p.TransactionID)
 	for _, x := range p.Writes {
-		fmt.Fprintf(w, "wrote:  %s\n", printable(x))
+		fmt.Fprintf(w, "wrote:  %s\n", cli.Printable(x))
 	}
 	fmt.Fprintf(w, "tree:   %d leaves, root %s, signed by a majority of roster %d\n", p.TreeSize, p.Root, p.Roster)
 	if p.TrustDisks {
@@ -137,13 +138,13 @@ refuses receipts that end in an older roster, whose nodes may have lost their ke
 	}
 	c.Flags().StringVar(&digest, "digest", "", "the domain's `DIGEST`")
 	c.Flags().Uint64Var(&least, "roster", 0, "lowest `SEQUENCE` of a roster to accept")
-	must(c.MarkFlagRequired("digest"))
+	cli.Must(c.MarkFlagRequired("digest"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		domain, err := keystead.ParseDigest(digest)
 		if err != nil {
-			return misuse(err, "keystead domain init printed it")
+			return cli.Misuse(err, "keystead domain init printed it")
 		}
-		raw, err := readFile(args[0], receipt.MaxReceipt)
+		raw, err := cli.ReadFile(args[0], receipt.MaxReceipt)
 		if err != nil {
 			return err
 		}
@@ -154,13 +155,13 @@ refuses receipts that end in an older roster, whose nodes may have lost their ke
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		answer := provenOf(p)
-		return a.answer(answer, answer.print)
+		return a.Answer(answer, answer.print)
 	}
 	return c
 }
 
 func (a *app) ledgerVerify() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var since string
 	c := &cobra.Command{
 		Use:   "verify --domain FILE",
@@ -175,10 +176,10 @@ verified is printed, to be kept for the next time.`,
   keystead ledger verify --domain demo/domain.json --since checkpoint.txt`,
 		Args: cobra.NoArgs,
 	}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringVar(&since, "since", "", "`FILE` with an older checkpoint")
 	c.RunE = func(*cobra.Command, []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -186,7 +187,7 @@ verified is printed, to be kept for the next time.`,
 		var old []byte
 		if since != "" {
 			if old, err = os.ReadFile(since); err != nil {
-				return misuse(err, "")
+				return cli.Misuse(err, "")
 			}
 		}
 		audit, err := cl.Audit(ctx, old)
@@ -196,13 +197,13 @@ verified is printed, to be kept for the next time.`,
 		stands, err := cl.Stands(ctx, audit.Head)
 		for _, s := range stands {
 			if s.Err != nil {
-				fmt.Fprintf(a.stderr, "keystead: node %s was not compared: %s\n", s.Node, printable(s.Err.Error()))
+				fmt.Fprintf(a.Stderr, "keystead: node %s was not compared: %s\n", s.Node, cli.Printable(s.Err.Error()))
 			}
 		}
 		if err != nil {
 			return err
 		}
-		return a.answer(audited(audit, stands), func(w io.Writer) { w.Write(audit.Checkpoint) })
+		return a.Answer(audited(audit, stands), func(w io.Writer) { w.Write(audit.Checkpoint) })
 	}
 	return c
 }

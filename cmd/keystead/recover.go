@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/node"
 )
 
@@ -32,20 +33,20 @@ remove the file shutdown in its directory. The text goes onto the ledger.`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	c.Flags().StringVar(&config, "config", "", "configuration `FILE` of the node")
-	must(c.MarkFlagRequired("config"))
+	cli.Must(c.MarkFlagRequired("config"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		cfg, err := node.ReadConfig(config)
 		if err != nil {
-			return misuse(err, "keystead node run --example-config explains every field")
+			return cli.Misuse(err, "keystead node run --example-config explains every field")
 		}
 		if len(args) == 0 {
 			r, err := node.PlanRecovery(cfg)
 			if err != nil {
 				return stopFirst(err)
 			}
-			return a.answer(recoveryAnswer(r), func(w io.Writer) { w.Write(r.Text()) })
+			return a.Answer(recoveryAnswer(r), func(w io.Writer) { w.Write(r.Text()) })
 		}
-		signed, err := readFile(args[0], 64<<10)
+		signed, err := cli.ReadFile(args[0], 64<<10)
 		if err != nil {
 			return err
 		}
@@ -53,7 +54,7 @@ remove the file shutdown in its directory. The text goes onto the ledger.`,
 		if err != nil {
 			return stopFirst(err)
 		}
-		return a.answer(recoveryAnswer(r), func(w io.Writer) {
+		return a.Answer(recoveryAnswer(r), func(w io.Writer) {
 			fmt.Fprintf(w, "the ledger goes on from %s\nrun: keystead node run --config %s, then the other nodes\n", r, config)
 		})
 	}
@@ -63,7 +64,7 @@ remove the file shutdown in its directory. The text goes onto the ledger.`,
 // stopFirst says what to do when another process has the store.
 func stopFirst(err error) error {
 	if errors.Is(err, syscall.EAGAIN) {
-		return misuse(err, "stop the node first")
+		return cli.Misuse(err, "stop the node first")
 	}
 	return err
 }

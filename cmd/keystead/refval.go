@@ -17,13 +17,14 @@ import (
 	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/fetch"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
 )
 
 // refval: what files a machine's packages are made of.
 func (a *app) refval() *cobra.Command {
-	return a.noun("refval", "Build and show reference sets: the digests of packages' files",
+	return a.Noun("refval", "Build and show reference sets: the digests of packages' files",
 		`A reference set names every file of a list of packages by its digest. It is built from the
 repositories' signed indexes and the packages themselves; the host's own list counts as names and
 versions only.`,
@@ -71,7 +72,7 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 	f.BoolVar(&executable, "executable", false, "take only what can be executed or mapped")
 	f.BoolVar(&efi, "efi", false, "take EFI programs and initrds, as registers of SHA-256 and SHA-384 have them; no files")
 	f.BoolVar(&complete, "complete", false, "refuse to leave out packages")
-	must(c.MarkFlagRequired("out"))
+	cli.Must(c.MarkFlagRequired("out"))
 	c.MarkFlagsMutuallyExclusive("bundle", "status")
 	c.MarkFlagsMutuallyExclusive("executable", "efi")
 	c.MarkFlagsRequiredTogether("recipe", "parts")
@@ -94,7 +95,7 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 		}
 		if list.Format != evidence.FormatDpkgStatus {
 			if efi || keyring != "" || recipe != "" {
-				return misuse(errors.New("--efi, --keyring and --recipe are of Debian's packages"), "--codeset names who may sign others")
+				return cli.Misuse(errors.New("--efi, --keyring and --recipe are of Debian's packages"), "--codeset names who may sign others")
 			}
 			return a.writeOther(c.Context(), out, func(ctx context.Context) (*refval.Set, error) {
 				return a.buildOther(ctx, list, o.Vendors, cmp.Or(o.Selection, refval.SelectAll), repositories, complete)
@@ -104,37 +105,37 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 			return err
 		}
 		if len(o.Packages) == 0 {
-			return misuse(errors.New("the package list names no installed package"), "a dpkg status file is wanted, such as /var/lib/dpkg/status")
+			return cli.Misuse(errors.New("the package list names no installed package"), "a dpkg status file is wanted, such as /var/lib/dpkg/status")
 		}
 		if keyring != "" {
-			if o.Keyring, err = readFile(keyring, 16<<20); err != nil {
+			if o.Keyring, err = cli.ReadFile(keyring, 16<<20); err != nil {
 				return err
 			}
 		}
 		if recipe != "" {
 			o.Keep = func(piece []byte) error { return writeObjects(parts, [][]byte{piece}) }
 		}
-		ctx, stop := interruptible(c.Context())
+		ctx, stop := cli.Interruptible(c.Context())
 		defer stop()
-		file, err := openOutput(out)
+		file, err := cli.OpenOutput(out)
 		if err != nil {
 			return err
 		}
-		defer file.discard()
+		defer file.Discard()
 		result, err := a.buildSet(ctx, o, complete)
 		if err != nil {
 			return err
 		}
 		if recipe != "" {
-			if err := createFile(recipe, result.Recipe.Text(), 0o644); err != nil {
+			if err := cli.CreateFile(recipe, result.Recipe.Text(), 0o644); err != nil {
 				return err
 			}
 		}
-		if err := file.commit(result.Set.Bytes(), 0o644); err != nil {
+		if err := file.Commit(result.Set.Bytes(), 0o644); err != nil {
 			return err
 		}
 		d := describeSet(result.Set)
-		return a.answer(d, func(w io.Writer) { d.print(w, false) })
+		return a.Answer(d, func(w io.Writer) { d.print(w, false) })
 	}
 	return c
 }
@@ -142,13 +143,13 @@ An Alpine host's set is built from --repository. Of both, a code set has to name
 // buildSet builds with progress, tells what was skipped, and refuses a set that
 // proves nothing.
 func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fetch.Result, error) {
-	var p *progress
+	var p *cli.Progress
 	var stage string
 	o.Progress = func(step fetch.Progress) {
 		if step.Stage != stage {
 			p.Close()
 			stage = step.Stage
-			p = a.progress(map[string]string{"indexes": "Verifying indexes", "packages": "Proving packages"}[stage])
+			p = a.Progress(map[string]string{"indexes": "Verifying indexes", "packages": "Proving packages"}[stage])
 		}
 		p.Set(int64(step.Done), int64(step.Total))
 	}
@@ -156,9 +157,9 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 	p.Close()
 	switch path := (*fs.PathError)(nil); {
 	case errors.Is(err, context.Canceled):
-		return nil, hinted(err, "nothing was written; what was proved is in the cache, and the next build goes on from there")
+		return nil, cli.Hinted(err, "nothing was written; what was proved is in the cache, and the next build goes on from there")
 	case errors.As(err, &path):
-		return nil, misuse(err, "--cache names a directory to write, --root the place of apt's files")
+		return nil, cli.Misuse(err, "--cache names a directory to write, --root the place of apt's files")
 	case err != nil:
 		return nil, err
 	}
@@ -169,18 +170,18 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 	h := result.Set.Header()
 	if len(h.Repositories) > 0 {
 		for _, err := range skipped {
-			fmt.Fprintf(a.stderr, "keystead: skipped %s\n", printable(err.Error()))
+			fmt.Fprintf(a.Stderr, "keystead: skipped %s\n", cli.Printable(err.Error()))
 		}
 	}
 	switch deny := (*keystead.DenyError)(nil); {
 	case len(h.Repositories) == 0 && skipped == nil:
-		return nil, misuse(errors.New("apt has no sources below "+o.Root), "--root names the place of apt's files")
+		return nil, cli.Misuse(errors.New("apt has no sources below "+o.Root), "--root names the place of apt's files")
 	case len(h.Repositories) == 0 && errors.As(errors.Join(skipped...), &deny):
-		return nil, hinted(deny, "no repository's index could be verified; apt-get update fetches new ones, --fresh passes apt's over")
+		return nil, cli.Hinted(deny, "no repository's index could be verified; apt-get update fetches new ones, --fresh passes apt's over")
 	case len(h.Repositories) == 0:
-		return nil, unavailable(fmt.Errorf("no repository could be reached: %w", skipped[0]), "check the network and apt's sources; --offline uses what apt and the cache have")
+		return nil, cli.Unavailable(fmt.Errorf("no repository could be reached: %w", skipped[0]), "check the network and apt's sources; --offline uses what apt and the cache have")
 	case !o.Offline && unreached(result) != nil:
-		return nil, unavailable(fmt.Errorf("%d of %d packages are not proved: %w", len(h.Missing), len(o.Packages), unreached(result)),
+		return nil, cli.Unavailable(fmt.Errorf("%d of %d packages are not proved: %w", len(h.Missing), len(o.Packages), unreached(result)),
 			"nothing was written; what was proved is in the cache, and the next build goes on from there. --offline makes a set of what is here")
 	case len(h.Missing) > 0 && (complete || len(h.Packages) == 0):
 		var findings []keystead.Finding
@@ -191,7 +192,7 @@ func (a *app) buildSet(ctx context.Context, o fetch.Options, complete bool) (*fe
 		if len(h.Packages) > 0 {
 			hint += "; without --complete these packages are left out"
 		}
-		return nil, hinted(keystead.Deny(findings...), hint)
+		return nil, cli.Hinted(keystead.Deny(findings...), hint)
 	}
 	return result, nil
 }
@@ -212,22 +213,22 @@ func unreached(r *fetch.Result) error {
 
 // writeOther writes the set that build makes.
 func (a *app) writeOther(ctx context.Context, out string, build func(ctx context.Context) (*refval.Set, error)) error {
-	ctx, stop := interruptible(ctx)
+	ctx, stop := cli.Interruptible(ctx)
 	defer stop()
-	file, err := openOutput(out)
+	file, err := cli.OpenOutput(out)
 	if err != nil {
 		return err
 	}
-	defer file.discard()
+	defer file.Discard()
 	set, err := build(ctx)
 	if err != nil {
 		return err
 	}
-	if err := file.commit(set.Bytes(), 0o644); err != nil {
+	if err := file.Commit(set.Bytes(), 0o644); err != nil {
 		return err
 	}
 	d := describeSet(set)
-	return a.answer(d, func(w io.Writer) { d.print(w, false) })
+	return a.Answer(d, func(w io.Writer) { d.print(w, false) })
 }
 
 // packageList reads a package list from where the flags say: a dpkg status, a bundle's
@@ -235,16 +236,16 @@ func (a *app) writeOther(ctx context.Context, out string, build func(ctx context
 func packageList(bundle, status, root string) (*evidence.PackageList, error) {
 	switch {
 	case status != "":
-		data, err := readFile(status, evidence.MaxPackages)
+		data, err := cli.ReadFile(status, evidence.MaxPackages)
 		return &evidence.PackageList{Format: evidence.FormatDpkgStatus, Data: data}, err
 	case bundle == "":
 		list, sights, err := collect.Machine{Root: root}.Packages()
 		if err == nil && list == nil {
-			err = misuse(fmt.Errorf("no package list: %s %s", sights[0].Where, sights[0].Detail), "--root names the place of a machine's files")
+			err = cli.Misuse(fmt.Errorf("no package list: %s %s", sights[0].Where, sights[0].Detail), "--root names the place of a machine's files")
 		}
 		return list, err
 	}
-	raw, err := readFile(bundle, evidence.MaxBundle)
+	raw, err := cli.ReadFile(bundle, evidence.MaxBundle)
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +255,7 @@ func packageList(bundle, status, root string) (*evidence.PackageList, error) {
 	}
 	list := b.Parts().Packages
 	if list == nil {
-		return nil, misuse(errors.New(bundle+" holds no package list"), "keystead evidence collect --explain on the host says why")
+		return nil, cli.Misuse(errors.New(bundle+" holds no package list"), "keystead evidence collect --explain on the host says why")
 	}
 	return list, nil
 }
@@ -273,17 +274,17 @@ type shownRepository struct {
 	Suite      string          `json:"suite"`
 	Codename   string          `json:"codename"`
 	Release    keystead.Digest `json:"release"`
-	Date       milli           `json:"date_ms"`
-	ValidUntil milli           `json:"valid_until_ms,omitzero"` // zero: no end stated
+	Date       cli.Milli       `json:"date_ms"`
+	ValidUntil cli.Milli       `json:"valid_until_ms,omitzero"` // zero: no end stated
 	Signers    []string        `json:"signers"`
 }
 
 func describeSet(s *refval.Set) setDescription {
 	d := setDescription{s.Digest(), s.Len(), s.Header(), []shownRepository{}}
 	for _, r := range d.Header.Repositories {
-		x := shownRepository{r.Origin, r.Suite, r.Codename, r.Release, milli{time.Unix(r.Date, 0)}, milli{}, r.Signers}
+		x := shownRepository{r.Origin, r.Suite, r.Codename, r.Release, cli.Milli{Time: time.Unix(r.Date, 0)}, cli.Milli{}, r.Signers}
 		if r.ValidUntil != 0 {
-			x.ValidUntil = milli{time.Unix(r.ValidUntil, 0)}
+			x.ValidUntil = cli.Milli{Time: time.Unix(r.ValidUntil, 0)}
 		}
 		d.Repositories = append(d.Repositories, x)
 	}
@@ -307,7 +308,7 @@ func (d setDescription) print(w io.Writer, all bool) {
 			fmt.Fprintf(w, "missing:  and %d more; refval show --packages lists all\n", len(d.Missing)-i)
 			break
 		}
-		fmt.Fprintf(w, "missing:  %s=%s:%s: %s\n", printable(m.Name), printable(m.Version), printable(m.Architecture), printable(m.Problem))
+		fmt.Fprintf(w, "missing:  %s=%s:%s: %s\n", cli.Printable(m.Name), cli.Printable(m.Version), cli.Printable(m.Architecture), cli.Printable(m.Problem))
 	}
 }
 
@@ -321,7 +322,7 @@ func (a *app) refvalShow() *cobra.Command {
 wants what there. Reference sets carry no signature: keep them where you built them.`,
 		Example: `  keystead refval show host.refs
   keystead refval show --path /usr/bin/bash host.refs`,
-		Args: arguments("SET"),
+		Args: cli.Arguments("SET"),
 	}
 	c.Flags().BoolVar(&packages, "packages", false, "list the packages, and all that are missing")
 	c.Flags().StringVar(&path, "path", "", "who owns this `PATH`")
@@ -335,7 +336,7 @@ wants what there. Reference sets carry no signature: keep them where you built t
 			return a.showRefs(s, path, digest)
 		}
 		d := describeSet(s)
-		return a.answer(d, func(w io.Writer) {
+		return a.Answer(d, func(w io.Writer) {
 			d.print(w, packages)
 			if packages {
 				tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -358,21 +359,21 @@ func (a *app) showRefs(s *refval.Set, path, digest string) error {
 	if digest != "" {
 		d, err := keystead.ParseDigest(digest)
 		if err != nil {
-			return misuse(err, "")
+			return cli.Misuse(err, "")
 		}
 		for source := range s.Sources(d) {
 			refs = append(refs, refval.Ref{Digest: d, Source: source})
 		}
 	}
 	if len(refs) == 0 {
-		return notFound(errors.New("no package of this set has that path or digest"), "")
+		return cli.NotFound(errors.New("no package of this set has that path or digest"), "")
 	}
-	answer := make([]members, len(refs))
+	answer := make([]cli.Members, len(refs))
 	for i, r := range refs {
-		answer[i] = members{{"digest", r.Digest}, {"path", r.Source.Path}, {"package", r.Source.Package}, {"version", r.Source.Version},
-			{"architecture", r.Source.Architecture}, {"origin", r.Source.Origin}, {"strength", r.Source.Strength}}
+		answer[i] = cli.Members{{Name: "digest", Value: r.Digest}, {Name: "path", Value: r.Source.Path}, {Name: "package", Value: r.Source.Package}, {Name: "version", Value: r.Source.Version},
+			{Name: "architecture", Value: r.Source.Architecture}, {Name: "origin", Value: r.Source.Origin}, {Name: "strength", Value: r.Source.Strength}}
 	}
-	return a.answer(answer, func(w io.Writer) {
+	return a.Answer(answer, func(w io.Writer) {
 		for _, r := range refs {
 			fmt.Fprintf(w, "%s %s %s=%s:%s (%s)\n", r.Digest, r.Source.Path, r.Source.Package, r.Source.Version, r.Source.Architecture, r.Source.Strength)
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead/internal/cli"
 )
 
 func (a *app) keyRelease() *cobra.Command {
@@ -23,7 +25,7 @@ as that user gets the key: applications ask by themselves (package client, or
 docs/spec/application.md).`,
 		Example: `  keystead key release storage --out storage.key
   keystead key release storage --version 2 --format raw`,
-		Args: arguments("NAME"),
+		Args: cli.Arguments("NAME"),
 	}
 	f.add(c)
 	c.Flags().Uint64Var(&version, "version", 0, "`VERSION` of the key (default: the newest)")
@@ -31,7 +33,7 @@ docs/spec/application.md).`,
 	c.Flags().StringVar(&format, "format", "hex", "hex or raw")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if format != "hex" && format != "raw" {
-			return misuse(fmt.Errorf("--format %s is neither hex nor raw", format), "")
+			return cli.Misuse(fmt.Errorf("--format %s is neither hex nor raw", format), "")
 		}
 		to, ctx, done := f.open()
 		defer done()
@@ -52,15 +54,15 @@ docs/spec/application.md).`,
 			File    string `json:"file,omitempty"`
 		}{Name: k.Name(), Version: k.Version(), HoldsMS: time.Until(k.Until()).Milliseconds(), File: out}
 		if out != "" {
-			if err := createFile(out, secret, 0o600); err != nil {
+			if err := cli.CreateFile(out, secret, 0o600); err != nil {
 				return err
 			}
-			return a.answer(answer, func(w io.Writer) {
+			return a.Answer(answer, func(w io.Writer) {
 				fmt.Fprintf(w, "key:       %s version %d in %s\nholds:     %v\n", answer.Name, answer.Version, out, time.Duration(answer.HoldsMS)*time.Millisecond)
 			})
 		}
 		answer.Key = hex.EncodeToString(k.Bytes())
-		return a.answer(answer, func(w io.Writer) { w.Write(secret) })
+		return a.Answer(answer, func(w io.Writer) { w.Write(secret) })
 	}
 	return c
 }

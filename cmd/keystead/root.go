@@ -1,46 +1,27 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"slices"
-	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keystead/keystead/internal/cli"
 )
 
-// app is what all commands share: where to write, and how.
-type app struct {
-	stdout, stderr io.Writer
-	json           bool
-	running        bool // a command's own code has begun; errors before that are cobra's
-	answered       bool // the answer stands on stdout
-}
+// app has the commands that are not systems' parts.
+type app struct{ *cli.App }
+
+func newApp(stdout, stderr io.Writer) *app { return &app{&cli.App{Stdout: stdout, Stderr: stderr}} }
 
 // run executes one command line and returns the exit status.
 func run(args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr}
-	root := a.root()
-	root.SetArgs(args)
-	called, err := root.ExecuteC()
-	if err != nil && !a.running {
-		a.json = slices.Contains(args, "--json") // parsing may not have come that far
-		err = misuse(err, fmt.Sprintf("%s --help lists what there is", called.CommandPath()))
-	}
-	return a.report(err)
+	a := newApp(stdout, stderr)
+	return a.Run(a.root(), args)
 }
-
-// helpWidth is the longest line of a help text.
-const helpWidth = 100
 
 // root gathers the nouns: one file each, in the order in which help lists them.
 func (a *app) root() *cobra.Command {
-	root := a.noun("keystead", "Machines earn their keys: evidence of what a machine runs, and its judgement",
+	root := a.Noun("keystead", "Machines earn their keys: evidence of what a machine runs, and its judgement",
 		`Keystead collects hardware evidence of what a machine runs, and judges evidence that
 it is given by packages, code sets and a policy.
 
@@ -77,63 +58,5 @@ The answer to a command is on stdout, everything else on stderr. Exit status:
 		}
 		return help(c, args)
 	}
-	root.PersistentFlags().BoolVar(&a.json, "json", false, "give the answer as JSON, in a form that stays stable")
-	root.SilenceErrors, root.SilenceUsage = true, true
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
-	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), "Flags.FlagUsages", fmt.Sprintf("Flags.FlagUsagesWrapped %d", helpWidth)))
-	a.mark(root)
-	return root
-}
-
-// mark makes every command note that its own code has begun.
-func (a *app) mark(c *cobra.Command) {
-	if run := c.RunE; run != nil {
-		c.RunE = func(c *cobra.Command, args []string) error {
-			a.running = true
-			return run(c, args)
-		}
-	}
-	for _, verb := range c.Commands() {
-		a.mark(verb)
-	}
-}
-
-// noun makes a command that only holds verbs. Alone it gives its help; a word that
-// is no verb is misuse.
-func (a *app) noun(name, short, long, example string, verbs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: name, Short: short, Long: long, Example: example, Args: cobra.ArbitraryArgs}
-	c.AddCommand(verbs...)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return c.Help()
-		}
-		hint := c.CommandPath() + " --help lists what there is"
-		c.SuggestionsMinimumDistance = 2
-		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = fmt.Sprintf("did you mean %s %s?", c.CommandPath(), strings.Join(near, " or "))
-		}
-		return misuse(fmt.Errorf("%s has no command %q", c.CommandPath(), args[0]), hint)
-	}
-	return c
-}
-
-// interruptible is for work that has something to clean up and obeys its context: an
-// interrupt ends the context, and not the program, until stop is called.
-func interruptible(ctx context.Context) (_ context.Context, stop func()) {
-	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-}
-
-// arguments demands exactly the named ones.
-func arguments(names ...string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		switch {
-		case len(args) < len(names):
-			return errors.New(names[len(args)] + " is missing")
-		case len(args) > len(names):
-			return fmt.Errorf("%.80q is one argument too many", args[len(names)])
-		}
-		return nil
-	}
+	return a.Root(root, systems()...)
 }

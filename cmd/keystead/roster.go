@@ -12,6 +12,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
 )
@@ -36,13 +37,13 @@ for other members to sign (keystead member sign, then keystead domain submit).`,
 }
 
 func readContact(name string) ([]byte, client.Contact, error) {
-	signed, err := readFile(name, 4096)
+	signed, err := cli.ReadFile(name, 4096)
 	if err != nil {
 		return nil, client.Contact{}, err
 	}
 	c, err := client.OpenContact(signed)
 	if err != nil {
-		return nil, c, misuse(fmt.Errorf("%s: %w", name, err), "")
+		return nil, c, cli.Misuse(fmt.Errorf("%s: %w", name, err), "")
 	}
 	return signed, c, nil
 }
@@ -67,9 +68,9 @@ directories, which each node writes when it starts. Names and machines stay as t
 			i := slices.IndexFunc(r.Nodes, func(n receipt.Node) bool { return n.Name == c.Name })
 			switch {
 			case i < 0:
-				return nil, notFound(fmt.Errorf("the roster has no node %q", c.Name), "keystead node add adds it")
+				return nil, cli.NotFound(fmt.Errorf("the roster has no node %q", c.Name), "keystead node add adds it")
 			case r.Nodes[i].AK != c.AK:
-				return nil, misuse(fmt.Errorf("%s is of a machine with attestation key %s, and the roster has %s for %s", name, c.AK, r.Nodes[i].AK, c.Name),
+				return nil, cli.Misuse(fmt.Errorf("%s is of a machine with attestation key %s, and the roster has %s for %s", name, c.AK, r.Nodes[i].AK, c.Name),
 					"remove the node and add it anew (keystead node remove, keystead node add)")
 			}
 			r.Nodes[i].Key = c.Key
@@ -91,7 +92,7 @@ handed in; with fewer it is printed for other members to sign.`,
 		n, name := len(r.Nodes), args[0]
 		r.Nodes = slices.DeleteFunc(r.Nodes, func(n receipt.Node) bool { return n.Name == name })
 		if len(r.Nodes) == n {
-			return nil, notFound(fmt.Errorf("the roster has no node %q", name), "keystead domain show lists them")
+			return nil, cli.NotFound(fmt.Errorf("the roster has no node %q", name), "keystead domain show lists them")
 		}
 		return nil, nil
 	})
@@ -99,9 +100,9 @@ handed in; with fewer it is printed for other members to sign.`,
 
 // rosterChange completes a command that changes the roster of now.
 func (a *app) rosterChange(c *cobra.Command, edit rosterEdit) *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var keys []string
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		for again := 0; ; again++ {
@@ -122,8 +123,8 @@ const maxOvertaken = 10
 type rosterEdit func(args []string, r *receipt.Roster) (contact []byte, err error)
 
 // changeRoster edits the roster of now, and hands the change in if enough members sign.
-func (a *app) changeRoster(f *clientFlags, keys, args []string, edit rosterEdit) (handedIn bool, err error) {
-	cl, ctx, done, err := f.open()
+func (a *app) changeRoster(f *cli.ClientFlags, keys, args []string, edit rosterEdit) (handedIn bool, err error) {
+	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return false, err
 	}
@@ -140,43 +141,29 @@ func (a *app) changeRoster(f *clientFlags, keys, args []string, edit rosterEdit)
 	}
 	text, err := change.Text()
 	if err != nil {
-		return false, misuse(err, "")
+		return false, cli.Misuse(err, "")
 	}
-	signed, err := signWith(text, keys)
+	signed, err := cli.SignWith(text, keys)
 	if err != nil {
 		return false, err
 	}
 	if len(keys) < v.Roster.Threshold {
 		answer := map[string]string{"roster": string(signed), "contact": string(contact)}
-		return false, a.answer(answer, func(w io.Writer) { w.Write(signed) })
+		return false, a.Answer(answer, func(w io.Writer) { w.Write(signed) })
 	}
 	return true, a.submit(f, signed, contact)
 }
 
-// signWith signs a text with members' keys, one after the other.
-func signWith(text []byte, keys []string) ([]byte, error) {
-	for _, file := range keys {
-		m, err := readMember(file)
-		if err != nil {
-			return nil, err
-		}
-		if text, err = signNote(m, text); err != nil {
-			return nil, err
-		}
-	}
-	return text, nil
-}
-
 // submit hands in a roster change or a statement that members signed.
-func (a *app) submit(f *clientFlags, signed, contact []byte) error {
+func (a *app) submit(f *cli.ClientFlags, signed, contact []byte) error {
 	if !strings.HasPrefix(string(signed), string(key.KindRoster)+"\n") {
-		return a.submitStatement(f, signed)
+		return a.SubmitStatement(f, signed)
 	}
 	entry, err := receipt.NoteEntry(signed)
 	if err != nil {
-		return misuse(err, "keystead member sign signs it")
+		return cli.Misuse(err, "keystead member sign signs it")
 	}
-	cl, ctx, done, err := f.open()
+	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return err
 	}
@@ -194,7 +181,7 @@ func (a *app) submit(f *clientFlags, signed, contact []byte) error {
 		Sequence uint64   `json:"roster"`
 		Nodes    []string `json:"nodes"`
 	}{out.GetLeaf(), v.Sequence, nodeNames(&v.Roster)}
-	return a.answer(answer, func(w io.Writer) {
+	return a.Answer(answer, func(w io.Writer) {
 		fmt.Fprintf(w, "roster %d is leaf %d: nodes %v\n", v.Sequence, out.GetLeaf(), answer.Nodes)
 	})
 }
@@ -207,7 +194,7 @@ func nodeNames(r *receipt.Roster) (names []string) {
 }
 
 func (a *app) domainSubmit() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var contactFile string
 	c := &cobra.Command{
 		Use:   "submit FILE --domain FILE",
@@ -217,17 +204,17 @@ members have signed it (keystead member sign).`,
 		Example: `  keystead domain submit roster.txt --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringVar(&contactFile, "contact", "", "contact `FILE` of a node that the change adds")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		signed, err := readFile(args[0], 1<<20)
+		signed, err := cli.ReadFile(args[0], 1<<20)
 		if err != nil {
 			return err
 		}
 		var contact []byte
 		if contactFile != "" {
 			if contact, err = os.ReadFile(contactFile); err != nil {
-				return misuse(err, "")
+				return cli.Misuse(err, "")
 			}
 		}
 		return a.submit(&f, signed, contact)

@@ -13,12 +13,12 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
-	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/internal/cli"
 )
 
 // setting: what members set for a whole domain.
 func (a *app) setting() *cobra.Command {
-	return a.noun("setting", "Settings, which members change for a whole domain",
+	return a.Noun("setting", "Settings, which members change for a whole domain",
 		`A setting holds for a whole domain. Members sign a change of it; each node judges
 the change by itself, and it takes effect once a majority of nodes endorsed it. Then it
 has a receipt.`,
@@ -65,7 +65,7 @@ type standingSetting struct {
 }
 
 func (a *app) settingList() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:   "list --domain FILE",
 		Short: "List every setting, and what holds now",
@@ -75,9 +75,9 @@ program's own holds.`,
 		Example: `  keystead setting list --domain demo/domain.json`,
 		Args:    cobra.NoArgs,
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(*cobra.Command, []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -107,13 +107,13 @@ program's own holds.`,
 				return err
 			}
 		}
-		return a.answer(out, func(w io.Writer) {
+		return a.Answer(out, func(w io.Writer) {
 			for _, s := range out {
 				how := fmt.Sprintf("version %d", s.Version)
 				if s.Version == 0 {
 					how = "never set"
 				}
-				fmt.Fprintf(w, "%-16s %s (%s; %d to %d)\n", s.Name, printable(s.String()), how, s.Least, s.Most)
+				fmt.Fprintf(w, "%-16s %s (%s; %d to %d)\n", s.Name, cli.Printable(s.String()), how, s.Least, s.Most)
 			}
 		})
 	}
@@ -121,17 +121,17 @@ program's own holds.`,
 }
 
 func (a *app) settingShow() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:     "show NAME --domain FILE",
 		Short:   "Show what a setting is set to",
 		Long:    `Shows the value of a setting and the version that it has, linearizably.`,
 		Example: `  keystead setting show lease-seconds --domain demo/domain.json`,
-		Args:    arguments("NAME"),
+		Args:    cli.Arguments("NAME"),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -142,19 +142,19 @@ func (a *app) settingShow() *cobra.Command {
 		}
 		v := r.GetValues()[0]
 		if v.GetVersion() == 0 {
-			return notFound(fmt.Errorf("%s was never set", args[0]), "keystead setting list shows what holds, and every setting that there is")
+			return cli.NotFound(fmt.Errorf("%s was never set", args[0]), "keystead setting list shows what holds, and every setting that there is")
 		}
 		answer, err := readSetting(args[0], v)
 		if err != nil {
 			return err
 		}
-		return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, printable(answer.String())) })
+		return a.Answer(answer, func(w io.Writer) { fmt.Fprintln(w, cli.Printable(answer.String())) })
 	}
 	return c
 }
 
 func (a *app) settingSet() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	var keys, members []string
 	c := &cobra.Command{
 		Use:   "set NAME VALUE --domain FILE [--key FILE]",
@@ -174,17 +174,17 @@ never set. Raise it once every node runs a build that knows the version: one tha
 stops at the first such entry. It is never lowered.`,
 		Example: `  keystead setting set lease-seconds 60 --domain demo/domain.json --key demo/member.key
   keystead setting set archive-readers 1 --name ada --name ben --domain d.json --key ops.key`,
-		Args: arguments("NAME", "VALUE"),
+		Args: cli.Arguments("NAME", "VALUE"),
 	}
-	f.add(c)
+	f.Add(c)
 	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
 	c.Flags().StringArrayVar(&members, "name", nil, "`NAME` of a member who may read the archive, for archive-readers; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		value, err := strconv.ParseUint(args[1], 10, 64)
 		if err != nil {
-			return misuse(err, "a setting's value is a number")
+			return cli.Misuse(err, "a setting's value is a number")
 		}
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -199,49 +199,19 @@ stops at the first such entry. It is never lowered.`,
 		}
 		text, err := (&admit.Setting{Domain: v.Domain, Name: args[0], Base: r.GetValues()[0].GetVersion(), Value: value, Members: ascending(members)}).Text()
 		if err != nil {
-			return misuse(err, "")
+			return cli.Misuse(err, "")
 		}
-		signed, err := signWith(text, keys)
+		signed, err := cli.SignWith(text, keys)
 		if err != nil {
 			return err
 		}
 		if len(keys) < v.Roster.Threshold {
-			return a.answer(map[string]string{"setting": string(signed)}, func(w io.Writer) { w.Write(signed) })
+			return a.Answer(map[string]string{"setting": string(signed)}, func(w io.Writer) { w.Write(signed) })
 		}
-		return a.submitStatement(&f, signed)
+		return a.SubmitStatement(&f, signed)
 	}
 	return c
 }
 
 // ascending returns each of the words once, in order.
 func ascending(words []string) []string { return slices.Compact(slices.Sorted(slices.Values(words))) }
-
-// submitStatement proposes what members signed.
-func (a *app) submitStatement(f *clientFlags, signed []byte) error {
-	p, err := client.Propose(signed)
-	if err != nil {
-		return misuse(err, "keystead member sign signs it")
-	}
-	entry, err := p.Entry()
-	if err != nil {
-		return misuse(err, "")
-	}
-	cl, ctx, done, err := f.open()
-	if err != nil {
-		return err
-	}
-	defer done()
-	out, err := cl.Submit(ctx, entry, nil)
-	if err != nil {
-		return err
-	}
-	answer := struct {
-		Type          string          `json:"type"`
-		Subject       string          `json:"subject"`
-		Leaf          uint64          `json:"leaf"`
-		TransactionID keystead.Digest `json:"transaction_id"`
-	}{p.Type, p.Subject, out.GetLeaf(), keystead.Digest(out.GetTransactionId())}
-	return a.answer(answer, func(w io.Writer) {
-		fmt.Fprintf(w, "%s %s is leaf %d, transaction %s\n", printable(answer.Type), printable(answer.Subject), answer.Leaf, answer.TransactionID)
-	})
-}

@@ -14,6 +14,7 @@ import (
 	"github.com/keystead/keystead/evidence/eventlog"
 	"github.com/keystead/keystead/evidence/ima"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/refval/deb"
 )
 
@@ -39,9 +40,9 @@ type shownBinding struct {
 }
 
 type shownOrigin struct {
-	Hostname  string `json:"hostname,omitempty"`
-	Collected milli  `json:"collected_ms"` // by the host's own clock
-	Note      string `json:"note,omitempty"`
+	Hostname  string    `json:"hostname,omitempty"`
+	Collected cli.Milli `json:"collected_ms"` // by the host's own clock
+	Note      string    `json:"note,omitempty"`
 }
 
 type shownEvent struct {
@@ -67,11 +68,11 @@ func (a *app) evidenceShow() *cobra.Command {
 that the bundle states. Nothing here is proof: for that there is evidence verify.`,
 		Example: `  keystead evidence show host.bundle
   keystead evidence show --entries --json host.bundle`,
-		Args: arguments("BUNDLE"),
+		Args: cli.Arguments("BUNDLE"),
 	}
 	c.Flags().BoolVar(&entries, "entries", false, "list the events of the firmware's log and the files of the kernel's")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		raw, err := readFile(args[0], evidence.MaxBundle)
+		raw, err := cli.ReadFile(args[0], evidence.MaxBundle)
 		if err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ that the bundle states. Nothing here is proof: for that there is evidence verify
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		s := describe(b, entries)
-		return a.answer(s, s.print)
+		return a.Answer(s, s.print)
 	}
 	return c
 }
@@ -88,7 +89,7 @@ that the bundle states. Nothing here is proof: for that there is evidence verify
 func describe(b evidence.Bundle, entries bool) *shown {
 	p := b.Parts()
 	s := &shown{Bundle: b.Digest(), Binding: shownBinding{p.Binding.Purpose, hex.EncodeToString(p.Binding.Nonce), hex.EncodeToString(p.Binding.SubjectKey)},
-		Origin: shownOrigin{p.Origin.Hostname, milli{time.Unix(p.Origin.Collected, 0)}, p.Origin.Note}, Quote: "none", EventLog: "none", IMALog: "none", Packages: "none"}
+		Origin: shownOrigin{p.Origin.Hostname, cli.Milli{Time: time.Unix(p.Origin.Collected, 0)}, p.Origin.Note}, Quote: "none", EventLog: "none", IMALog: "none", Packages: "none"}
 	var stated []evidence.PCRs
 	if p.TPM != nil {
 		stated = s.quote(p.TPM)
@@ -174,7 +175,7 @@ func (s *shown) imaLog(raw []byte, covered []evidence.PCRs, entries bool) {
 }
 
 func (s *shown) print(w io.Writer) {
-	line := func(name, text string) { fmt.Fprintf(w, "%-10s %s\n", name+":", printable(text)) }
+	line := func(name, text string) { fmt.Fprintf(w, "%-10s %s\n", name+":", cli.Printable(text)) }
 	line("bundle", s.Bundle.String()+" (nothing below is verified)")
 	line("binding", fmt.Sprintf("purpose %s, nonce %s", s.Binding.Purpose, s.Binding.Nonce))
 	line("origin", fmt.Sprintf("%s, %s by its own clock %s", s.Origin.Hostname, s.Origin.Collected.UTC().Format(time.RFC3339), s.Origin.Note))
@@ -188,7 +189,7 @@ func (s *shown) print(w io.Writer) {
 		fmt.Fprintf(tw, "event %d\tPCR %d\t%s\t%s\t%d bytes\n", e.Number, e.PCR, e.Type, e.Digest, e.Bytes)
 	}
 	for _, f := range s.Files {
-		fmt.Fprintf(tw, "file %d\t%s\t%s\n", f.Entry, f.Digest, printable(f.Path))
+		fmt.Fprintf(tw, "file %d\t%s\t%s\n", f.Entry, f.Digest, cli.Printable(f.Path))
 	}
 	tw.Flush()
 }

@@ -13,6 +13,7 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
+	"github.com/keystead/keystead/internal/cli"
 )
 
 // tees is whose trusted execution environments count for hosts, and what their vendors say.
@@ -48,7 +49,7 @@ func (t *tees) parts() (parts []part, err error) {
 	}
 	text, err := admit.FormatTEERoots(roots)
 	if err != nil {
-		return nil, misuse(err, "--tee, --tee-root or --test-tee-root say whose TEEs count")
+		return nil, cli.Misuse(err, "--tee, --tee-root or --test-tee-root say whose TEEs count")
 	}
 	parts = append(parts, part{kind: admit.ObjectTEERoots, content: text})
 	var all []*evidence.Collateral
@@ -60,7 +61,7 @@ func (t *tees) parts() (parts []part, err error) {
 		all, parts = append(all, c), append(parts, part{kind: admit.ObjectCollateral, content: c.Bytes()})
 	}
 	if _, err := evidence.JoinCollateral(all); err != nil {
-		return nil, misuse(err, "two files of --collateral have a piece for one question; fetch one for all machines")
+		return nil, cli.Misuse(err, "two files of --collateral have a piece for one question; fetch one for all machines")
 	}
 	return parts, nil
 }
@@ -84,7 +85,7 @@ func (g *guest) host() (h evidence.TEEHost, err error) {
 		err = h.Check()
 	}
 	if err != nil {
-		return h, misuse(fmt.Errorf("--tee, --machine, --key: %w", err), "keystead agent enrolment on the host prints the whole command")
+		return h, cli.Misuse(fmt.Errorf("--tee, --machine, --key: %w", err), "keystead agent enrolment on the host prints the whole command")
 	}
 	return h, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/refval"
@@ -81,7 +82,7 @@ func dated(arg string) (file string, until time.Time, err error) {
 	file, at := arg[:i], arg[i+len(untilMark):]
 	until, err = time.Parse(time.RFC3339, at)
 	if err != nil || until.Nanosecond() != 0 {
-		return "", until, misuse(fmt.Errorf("%s: %q is no time to the second", file, at), "write it as FILE,until=2026-01-31T12:00:00Z")
+		return "", until, cli.Misuse(fmt.Errorf("%s: %q is no time to the second", file, at), "write it as FILE,until=2026-01-31T12:00:00Z")
 	}
 	return file, until.UTC(), nil
 }
@@ -92,7 +93,7 @@ const untilMark = ",until="
 func ahead(arg string) (file string, until time.Time, err error) {
 	file, until, err = dated(arg)
 	if err == nil && !until.IsZero() && !until.After(time.Now()) {
-		err = misuse(fmt.Errorf("%s: %s is over", file, until.Format(time.RFC3339)), "leave the set out: what terms do not name counts no more")
+		err = cli.Misuse(fmt.Errorf("%s: %s is over", file, until.Format(time.RFC3339)), "leave the set out: what terms do not name counts no more")
 	}
 	return file, until, err
 }
@@ -100,7 +101,7 @@ func ahead(arg string) (file string, until time.Time, err error) {
 // parts reads and checks the files.
 func (y *yardstick) parts() (parts []part, err error) {
 	if y.policy == "" || len(y.roots)+len(y.testRoots) == 0 {
-		return nil, misuse(errors.New("terms want --policy, and --roots or --test-roots"), "a policy is a file, or one that comes with the program: "+strings.Join(policy.ShippedNames(), ", "))
+		return nil, cli.Misuse(errors.New("terms want --policy, and --roots or --test-roots"), "a policy is a file, or one that comes with the program: "+strings.Join(policy.ShippedNames(), ", "))
 	}
 	text, _, err := policyText(y.policy)
 	if err != nil {
@@ -108,11 +109,11 @@ func (y *yardstick) parts() (parts []part, err error) {
 	}
 	if key.IsNote(text) {
 		if text, _, err = key.Peek(text); err != nil {
-			return nil, misuse(err, "")
+			return nil, cli.Misuse(err, "")
 		}
 	}
 	if _, err := policy.Compile(text, appraise.Vocabulary()); err != nil {
-		return nil, misuse(fmt.Errorf("%s: %w", y.policy, err), "")
+		return nil, cli.Misuse(fmt.Errorf("%s: %w", y.policy, err), "")
 	}
 	parts = append(parts, part{kind: admit.ObjectPolicy, content: text})
 	certs, err := readRoots(y.roots, y.testRoots, y.intermediate)
@@ -140,7 +141,7 @@ func (y *yardstick) parts() (parts []part, err error) {
 		if err != nil {
 			return nil, err
 		}
-		text, err := readFile(name, refval.MaxCodeSet)
+		text, err := cli.ReadFile(name, refval.MaxCodeSet)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +153,7 @@ func (y *yardstick) parts() (parts []part, err error) {
 			_, err = refval.ParseCodeSet(string(bare))
 		}
 		if err != nil {
-			return nil, misuse(fmt.Errorf("%s: %w", name, err), "")
+			return nil, cli.Misuse(fmt.Errorf("%s: %w", name, err), "")
 		}
 		parts = append(parts, part{admit.ObjectCodeSet, text, until})
 	}
@@ -163,7 +164,7 @@ func (y *yardstick) parts() (parts []part, err error) {
 func formatRoots(r tpm2.Roots) ([]byte, error) {
 	text, err := admit.FormatRoots(r)
 	if err != nil {
-		return nil, misuse(err, "")
+		return nil, cli.Misuse(err, "")
 	}
 	return text, nil
 }
@@ -202,7 +203,7 @@ func terms(role string, parts []part) admit.Terms {
 
 // domainTerms: by what roles are judged.
 func (a *app) domainTerms() *cobra.Command {
-	return a.noun("terms", "By what hosts and nodes are judged",
+	return a.Noun("terms", "By what hosts and nodes are judged",
 		`Terms say by what the machines of a role are judged: one policy, endorsement roots, reference
 sets and code sets, each an object that the nodes keep by its digest.`,
 		`  keystead domain terms show host --domain d.json
@@ -214,17 +215,17 @@ sets and code sets, each an object that the nodes keep by its digest.`,
 }
 
 func (a *app) termsShow() *cobra.Command {
-	var f clientFlags
+	var f cli.ClientFlags
 	c := &cobra.Command{
 		Use:     "show ROLE --domain FILE",
 		Short:   "Show by what a role is judged",
 		Long:    `Shows the terms in force for a role (host or node): those judged last, or the founding ones.`,
 		Example: `  keystead domain terms show host --domain d.json`,
-		Args:    arguments("ROLE"),
+		Args:    cli.Arguments("ROLE"),
 	}
-	f.add(c)
+	f.Add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
@@ -239,7 +240,7 @@ func (a *app) termsShow() *cobra.Command {
 			Version uint64          `json:"version"` // 0: founding
 			Text    string          `json:"text"`
 		}{args[0], keystead.Sum(text), version, string(text)}
-		return a.answer(answer, func(w io.Writer) { w.Write(text) })
+		return a.Answer(answer, func(w io.Writer) { w.Write(text) })
 	}
 	return c
 }
@@ -266,7 +267,7 @@ func termsInForce(ctx context.Context, cl *client.Client, role string) ([]byte, 
 }
 
 func (a *app) termsSet() *cobra.Command {
-	var f statementFlags
+	var f cli.StatementFlags
 	var y yardstick
 	var recipes []string
 	c := &cobra.Command{
@@ -277,12 +278,12 @@ name them. A reference set that is new wants the recipe that it was built by (ke
 build --recipe), for every node to build it again, and the recipe's parts handed in before
 (keystead domain object put). --tee and --collateral are for hosts whose TEE speaks alone:
 collateral that is past its time keeps them from being renewed (keystead collateral fetch).
-With --out only the statement of the terms is written; the objects must be endorsed already.` + statementHelp,
+With --out only the statement of the terms is written; the objects must be endorsed already.` + cli.StatementHelp,
 		Example: `  keystead domain terms set host --policy strict.txt --roots vendors.pem --codeset boot.signed \
       --domain d.json --member m.key`,
-		Args: arguments("ROLE"),
+		Args: cli.Arguments("ROLE"),
 	}
-	f.add(c)
+	f.Add(c)
 	y.add(c)
 	c.Flags().StringArrayVar(&recipes, "recipe", nil, "recipe `FILE` of each --refs, in their order")
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -291,19 +292,19 @@ With --out only the statement of the terms is written; the objects must be endor
 			return err
 		}
 		if len(recipes) > 0 && len(recipes) != len(y.refs) {
-			return misuse(fmt.Errorf("%d --recipe for %d --refs", len(recipes), len(y.refs)), "one each, in the same order")
+			return cli.Misuse(fmt.Errorf("%d --recipe for %d --refs", len(recipes), len(y.refs)), "one each, in the same order")
 		}
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
 		defer done()
-		if f.out == "" {
+		if f.Out == "" {
 			if err := a.endorseParts(ctx, cl, &f, args[0], parts, recipes); err != nil {
 				return err
 			}
 		}
-		return a.decide(&f, admit.TypeTerms, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
+		return a.Decide(&f, admit.TypeTerms, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
 			t := terms(args[0], parts)
 			t.Domain, t.Base = domain, base
 			return t.Text()
@@ -314,7 +315,7 @@ With --out only the statement of the terms is written; the objects must be endor
 
 // endorseParts has the nodes endorse the parts that no terms in force name and that
 // are not endorsed yet.
-func (a *app) endorseParts(ctx context.Context, cl *client.Client, f *statementFlags, role string, parts []part, recipes []string) error {
+func (a *app) endorseParts(ctx context.Context, cl *client.Client, f *cli.StatementFlags, role string, parts []part, recipes []string) error {
 	known := map[keystead.Digest]bool{}
 	if text, _, err := termsInForce(ctx, cl, role); err == nil {
 		if t, err := admit.ParseTerms(text); err == nil {
@@ -343,7 +344,7 @@ func (a *app) endorseParts(ctx context.Context, cl *client.Client, f *statementF
 		if _, err := putObject(ctx, cl, f, p, recipe); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stderr, "keystead: %s %s is endorsed\n", p.kind, d)
+		fmt.Fprintf(a.Stderr, "keystead: %s %s is endorsed\n", p.kind, d)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/fetch"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/apk"
@@ -39,7 +40,7 @@ func trusting(set *refval.CodeSet, vendors, imaKeys []string) (*refval.CodeSet, 
 	for _, text := range imaKeys {
 		name, file, ok := strings.Cut(text, ":")
 		if !ok {
-			return nil, misuse(fmt.Errorf("--ima-key is %.80q, want NAME:FILE", text), "")
+			return nil, cli.Misuse(fmt.Errorf("--ima-key is %.80q, want NAME:FILE", text), "")
 		}
 		der, err := readPublicKey(file)
 		if err != nil {
@@ -49,7 +50,7 @@ func trusting(set *refval.CodeSet, vendors, imaKeys []string) (*refval.CodeSet, 
 	}
 	set, err := set.WithTrust(vs, ks)
 	if err != nil {
-		return nil, misuse(err, "docs/spec/codeset.md describes vendors and IMA keys")
+		return nil, cli.Misuse(err, "docs/spec/codeset.md describes vendors and IMA keys")
 	}
 	return set, nil
 }
@@ -58,7 +59,7 @@ func trusting(set *refval.CodeSet, vendors, imaKeys []string) (*refval.CodeSet, 
 func vendorOf(text string) (refval.Vendor, error) {
 	f := strings.SplitN(text, ":", 4)
 	if len(f) != 4 {
-		return refval.Vendor{}, misuse(fmt.Errorf("--vendor is %.80q, want NAME:FORMAT:PACKAGE[,PACKAGE]:FILE", text), "such as fedora:rpm:*:RPM-GPG-KEY-fedora")
+		return refval.Vendor{}, cli.Misuse(fmt.Errorf("--vendor is %.80q, want NAME:FORMAT:PACKAGE[,PACKAGE]:FILE", text), "such as fedora:rpm:*:RPM-GPG-KEY-fedora")
 	}
 	v := refval.Vendor{Name: f[0], Format: refval.Format(f[1]), Packages: strings.Split(f[2], ",")}
 	slices.Sort(v.Packages)
@@ -70,13 +71,13 @@ func vendorOf(text string) (refval.Vendor, error) {
 	case "deb":
 		v.Format = refval.FormatDeb
 	}
-	raw, err := readFile(f[3], maxKeyFile)
+	raw, err := cli.ReadFile(f[3], maxKeyFile)
 	if err != nil {
 		return v, err
 	}
 	keys, err := rpm.ParseKeyring(raw) // OpenPGP certificates, whatever they sign
 	if err != nil {
-		return v, misuse(fmt.Errorf("%s: %w", f[3], err), "a vendor's key is a file of OpenPGP certificates")
+		return v, cli.Misuse(fmt.Errorf("%s: %w", f[3], err), "a vendor's key is a file of OpenPGP certificates")
 	}
 	v.Key, err = keys.Bytes()
 	return v, err
@@ -84,7 +85,7 @@ func vendorOf(text string) (refval.Vendor, error) {
 
 // readPublicKey reads a public key or a certificate, PEM or DER, and returns PKIX DER.
 func readPublicKey(file string) ([]byte, error) {
-	raw, err := readFile(file, maxKeyFile)
+	raw, err := cli.ReadFile(file, maxKeyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +96,7 @@ func readPublicKey(file string) ([]byte, error) {
 		return cert.RawSubjectPublicKeyInfo, nil
 	}
 	if _, err := x509.ParsePKIXPublicKey(raw); err != nil {
-		return nil, misuse(fmt.Errorf("%s: neither a public key nor a certificate", file), "a public key as `openssl pkey -pubout` writes it is wanted")
+		return nil, cli.Misuse(fmt.Errorf("%s: neither a public key nor a certificate", file), "a public key as `openssl pkey -pubout` writes it is wanted")
 	}
 	return raw, nil
 }
@@ -106,7 +107,7 @@ func readVendors(file string) ([]refval.Vendor, error) {
 	if file == "" {
 		return nil, nil
 	}
-	text, err := readFile(file, key.MaxNote)
+	text, err := cli.ReadFile(file, key.MaxNote)
 	if err != nil {
 		return nil, err
 	}
@@ -117,11 +118,11 @@ func readVendors(file string) ([]refval.Vendor, error) {
 	}
 	set, err := refval.ParseCodeSet(string(text))
 	if err != nil {
-		return nil, misuse(fmt.Errorf("%s: %w", file, err), "keystead codeset build writes code sets")
+		return nil, cli.Misuse(fmt.Errorf("%s: %w", file, err), "keystead codeset build writes code sets")
 	}
 	vendors := slices.Collect(set.Vendors())
 	if len(vendors) == 0 {
-		return nil, misuse(errors.New(file+" names no vendor"), "keystead codeset build --vendor names one")
+		return nil, cli.Misuse(errors.New(file+" names no vendor"), "keystead codeset build --vendor names one")
 	}
 	return vendors, nil
 }
@@ -130,7 +131,7 @@ func readVendors(file string) ([]refval.Vendor, error) {
 // themselves, or from repositories. Nothing is written of a set that proves nothing.
 func (a *app) buildOther(ctx context.Context, list *evidence.PackageList, vendors []refval.Vendor, s refval.Selection, repositories []string, complete bool) (*refval.Set, error) {
 	if len(vendors) == 0 {
-		return nil, misuse(errors.New("nobody is accepted as the packages' vendor"), "--codeset names a code set whose vendors may sign them (keystead codeset build --vendor)")
+		return nil, cli.Misuse(errors.New("nobody is accepted as the packages' vendor"), "--codeset names a code set whose vendors may sign them (keystead codeset build --vendor)")
 	}
 	var set *refval.Set
 	var refused []keystead.Finding
@@ -145,7 +146,7 @@ func (a *app) buildOther(ctx context.Context, list *evidence.PackageList, vendor
 		}
 	} else {
 		if len(repositories) == 0 {
-			return nil, misuse(errors.New("an Alpine host's list proves nothing of itself"), "--repository names a directory with APKINDEX.tar.gz, by http, https or file")
+			return nil, cli.Misuse(errors.New("an Alpine host's list proves nothing of itself"), "--repository names a directory with APKINDEX.tar.gz, by http, https or file")
 		}
 		names, err := apk.ParseInstalled(list.Data)
 		if err == nil {
@@ -154,7 +155,7 @@ func (a *app) buildOther(ctx context.Context, list *evidence.PackageList, vendor
 		var deny *keystead.DenyError
 		var format *keystead.FormatError
 		if err != nil && !errors.As(err, &deny) && !errors.As(err, &format) && ctx.Err() == nil {
-			err = unavailable(err, "check the network, and the repository's address")
+			err = cli.Unavailable(err, "check the network, and the repository's address")
 		}
 		if err != nil {
 			return nil, err
@@ -165,14 +166,14 @@ func (a *app) buildOther(ctx context.Context, list *evidence.PackageList, vendor
 	}
 	proven := len(set.Header().Packages)
 	if len(refused) > 0 && (complete || proven == 0) {
-		return nil, hinted(keystead.Deny(refused...), "nothing was written; without --complete, such packages are left out as long as others are proven")
+		return nil, cli.Hinted(keystead.Deny(refused...), "nothing was written; without --complete, such packages are left out as long as others are proven")
 	}
 	for i, f := range refused {
 		if i == fewMissing {
-			fmt.Fprintf(a.stderr, "keystead: and %d more packages that are left out\n", len(refused)-i)
+			fmt.Fprintf(a.Stderr, "keystead: and %d more packages that are left out\n", len(refused)-i)
 			break
 		}
-		fmt.Fprintf(a.stderr, "keystead: left out %s: %s: %s\n", printable(f.Where), f.Reason, printable(f.Got))
+		fmt.Fprintf(a.Stderr, "keystead: left out %s: %s: %s\n", cli.Printable(f.Where), f.Reason, cli.Printable(f.Got))
 	}
 	return set, nil
 }

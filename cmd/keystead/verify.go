@@ -15,6 +15,7 @@ import (
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/refval"
 )
@@ -33,7 +34,7 @@ type verification struct {
 func (v *verification) flags(c *cobra.Command) {
 	v.evidence(c)
 	c.Flags().StringVar(&v.policy, "policy", "", "signed policy `FILE`, or the name of one that comes with the program: "+strings.Join(policy.ShippedNames(), ", "))
-	must(c.MarkFlagRequired("policy"))
+	cli.Must(c.MarkFlagRequired("policy"))
 }
 
 // evidence adds the flags for all that a verdict is made of but the policy.
@@ -52,12 +53,12 @@ func (v *verification) evidence(c *cobra.Command) {
 	f.StringArrayVar(&v.codeSets, "codeset", nil, "signed code set `FILE`, or FILE,until=TIME likewise; may be repeated")
 	f.StringArrayVar(&v.signers, "signer", nil, "accepted `KEY` of policy and code sets: a public key, or a file with one; may be repeated")
 	f.StringVar(&v.at, "at", "", "judge as of this `TIME` (RFC 3339; default now)")
-	must(c.MarkFlagRequired("nonce"))
+	cli.Must(c.MarkFlagRequired("nonce"))
 }
 
 // input reads all that a verdict is made of.
 func (v *verification) input(bundle string) (in appraise.Input, err error) {
-	raw, err := readFile(bundle, evidence.MaxBundle)
+	raw, err := cli.ReadFile(bundle, evidence.MaxBundle)
 	if err != nil {
 		return in, err
 	}
@@ -74,11 +75,11 @@ func (v *verification) input(bundle string) (in appraise.Input, err error) {
 	in.Time = time.Now()
 	if v.at != "" {
 		if in.Time, err = time.Parse(time.RFC3339, v.at); err != nil {
-			return in, misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
+			return in, cli.Misuse(fmt.Errorf("--at: %w", err), "write it as 2026-01-31T12:00:00Z")
 		}
 	}
 	if _, shipped := policy.Shipped(v.policy); v.policy != "" && !shipped && len(v.signers) == 0 {
-		return in, misuse(fmt.Errorf("--signer is required: nothing says whose signature on %s counts", v.policy), "keystead policy sign signs a policy; "+strings.Join(policy.ShippedNames(), ", ")+" need no signature")
+		return in, cli.Misuse(fmt.Errorf("--signer is required: nothing says whose signature on %s counts", v.policy), "keystead policy sign signs a policy; "+strings.Join(policy.ShippedNames(), ", ")+" need no signature")
 	}
 	if v.policy != "" {
 		if in.Policy, _, err = openPolicy(v.policy, v.signers); err != nil {
@@ -117,7 +118,7 @@ func (v *verification) trust(in *appraise.Input) (err error) {
 		}
 		in.Add(appraise.Dated{References: s, Until: until}, in.Time)
 	}
-	accepted, err := signerKeys(v.signers)
+	accepted, err := cli.SignerKeys(v.signers)
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (v *verification) trust(in *appraise.Input) (err error) {
 		if err != nil {
 			return err
 		}
-		text, err := readFile(name, refval.MaxCodeSet)
+		text, err := cli.ReadFile(name, refval.MaxCodeSet)
 		if err != nil {
 			return err
 		}
@@ -140,25 +141,25 @@ func (v *verification) trust(in *appraise.Input) (err error) {
 }
 
 func readAcceptedKey(name string) (appraise.AcceptedKey, error) {
-	text, err := readFile(name, 1<<20)
+	text, err := cli.ReadFile(name, 1<<20)
 	if err != nil {
 		return appraise.AcceptedKey{}, err
 	}
 	k, err := appraise.ParseKey(text)
 	if err != nil {
-		return k, misuse(fmt.Errorf("%s: %w", name, err), "keystead ak accept writes such a file")
+		return k, cli.Misuse(fmt.Errorf("%s: %w", name, err), "keystead ak accept writes such a file")
 	}
 	return k, nil
 }
 
 func readSet(name string) (*refval.Set, error) {
-	raw, err := readFile(name, refval.MaxSet)
+	raw, err := cli.ReadFile(name, refval.MaxSet)
 	if err != nil {
 		return nil, err
 	}
 	s, err := refval.Parse(raw)
 	if err != nil {
-		return nil, misuse(fmt.Errorf("%s: %w", name, err), "keystead refval build writes reference sets")
+		return nil, cli.Misuse(fmt.Errorf("%s: %w", name, err), "keystead refval build writes reference sets")
 	}
 	return s, nil
 }
@@ -171,12 +172,12 @@ func readRoots(hardware, test, intermediates []string) (r tpm2.Roots, err error)
 				return nil
 			}
 			var pem []byte
-			if pem, err = readFile(name, 1<<20); err != nil {
+			if pem, err = cli.ReadFile(name, 1<<20); err != nil {
 				return nil
 			}
 			certs, parseErr := tpm2.ParseCertificates(pem)
 			if parseErr != nil || len(certs) == 0 {
-				err = misuse(fmt.Errorf("%s: holds no certificate that parses: %v", name, parseErr), "give PEM or DER certificates")
+				err = cli.Misuse(fmt.Errorf("%s: holds no certificate that parses: %v", name, parseErr), "give PEM or DER certificates")
 			}
 			out = append(out, certs...)
 		}
@@ -200,7 +201,7 @@ A policy that comes with the program is named as it is called (--policy strict) 
 signature; any other must be signed by a key of --signer, and so must code sets.`,
 		Example: `  keystead evidence verify --nonce $NONCE --ak host.ak --ek-root vendors.pem \
       --refs host.refs --codeset boot.signed --policy strict.signed --signer ops.key.pub host.bundle`,
-		Args: arguments("BUNDLE"),
+		Args: cli.Arguments("BUNDLE"),
 	}
 	v.flags(c)
 	c.Flags().BoolVar(&entries, "entries", false, "list every covered entry of the IMA log and what names it")
@@ -215,7 +216,7 @@ signature; any other must be signed by a key of --signer, and so must code sets.
 			collect = nil
 		}
 		verdict := appraise.Explain(in, collect)
-		if err := a.answer(verdict, func(w io.Writer) { printFiles(w, files); printVerdict(w, verdict) }); err != nil {
+		if err := a.Answer(verdict, func(w io.Writer) { printFiles(w, files); printVerdict(w, verdict) }); err != nil {
 			return err
 		}
 		return v.aboutVerdict(verdict.Err(), args[0])
@@ -228,14 +229,14 @@ func (v *verification) aboutVerdict(err error, bundle string) error {
 	if len(v.refs) > 0 || !errors.Is(err, keystead.ReasonFileUnknown) {
 		return err
 	}
-	return &failure{err: err, first: "no reference set was given (--refs): nothing says which package a file is of",
-		hint: "keystead refval build --bundle " + bundle + " --out host.refs makes one"}
+	return &cli.Failure{Err: err, First: "no reference set was given (--refs): nothing says which package a file is of",
+		Hint: "keystead refval build --bundle " + bundle + " --out host.refs makes one"}
 }
 
 func printFiles(w io.Writer, files []appraise.File) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range files {
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", f.Entry, f.Status, printable(f.Path), printable(f.Source))
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", f.Entry, f.Status, cli.Printable(f.Path), cli.Printable(f.Source))
 	}
 	tw.Flush()
 }
@@ -248,7 +249,7 @@ func printVerdict(w io.Writer, v appraise.Verdict) {
 		outcome = "allowed"
 	}
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-11s %s\n", name+":", printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(w, "%-11s %s\n", name+":", cli.Printable(fmt.Sprintf(format, args...)))
 	}
 	line("verdict", "%s by policy %s (%s)", outcome, in.PolicyName, in.Policy)
 	line("assurance", "%s", v.Assurance())

@@ -78,5 +78,5 @@ func (a *app) answerVersion() error {
 	if err != nil {
 		return err
 	}
-	return a.answer(b, b.print)
+	return a.Answer(b, b.print)
 }

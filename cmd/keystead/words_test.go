@@ -31,7 +31,7 @@ type saying struct {
 func TestEveryCommandInWordsExists(t *testing.T) {
 	said := allSayings(t)
 	for _, s := range said {
-		a := &app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer)}
+		a := newApp(new(bytes.Buffer), new(bytes.Buffer))
 		if err := resolve(a.root(), s); err != nil {
 			t.Errorf("%s: %q: %v", s.where, s.text, err)
 		}
@@ -66,7 +66,7 @@ func TestResolverFindsFaults(t *testing.T) {
 		{"keystead ledger verify", false, ""},
 		{"keystead ak.", false, ""},
 	} {
-		a := &app{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer)}
+		a := newApp(new(bytes.Buffer), new(bytes.Buffer))
 		err := resolve(a.root(), saying{"here", tc.text, tc.session})
 		if (err == nil) != (tc.fault == "") || err != nil && !strings.Contains(err.Error(), tc.fault) {
 			t.Errorf("%q: want %q, got %v", tc.text, tc.fault, err)
@@ -188,7 +188,7 @@ func allSayings(t *testing.T) (out []saying) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &app{}
+	a := newApp(nil, nil)
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
 		out = append(out, inBlock("example of "+c.CommandPath(), c.Example)...)

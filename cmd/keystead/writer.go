@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -15,7 +14,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/attest"
-	"github.com/keystead/keystead/internal/conf"
+	"github.com/keystead/keystead/internal/cli"
 )
 
 // ledgerKey makes what a client shows in TLS to be let write.
@@ -27,14 +26,14 @@ func (a *app) ledgerKey() *cobra.Command {
 Nodes let whoever shows it write under kv/ once their configuration lists the digest
 (api.writers, keystead node init --writer); ledger put and delete show it with --writer.`,
 		Example: `  keystead ledger key writer.pem`,
-		Args:    arguments("FILE"),
+		Args:    cli.Arguments("FILE"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if _, err := os.Stat(args[0]); errors.Is(err, fs.ErrNotExist) {
 				if err := makeWriter(args[0]); err != nil {
 					return err
 				}
 			}
-			c, err := readWriter(args[0])
+			c, err := cli.ReadWriter(args[0])
 			if err != nil {
 				return err
 			}
@@ -42,7 +41,7 @@ Nodes let whoever shows it write under kv/ once their configuration lists the di
 				Digest keystead.Digest `json:"digest"`
 				File   string          `json:"file"`
 			}{keystead.Sum(c.Leaf.RawSubjectPublicKeyInfo), args[0]}
-			return a.answer(answer, func(w io.Writer) { fmt.Fprintln(w, answer.Digest) })
+			return a.Answer(answer, func(w io.Writer) { fmt.Fprintln(w, answer.Digest) })
 		},
 	}
 }
@@ -62,18 +61,5 @@ func makeWriter(file string) error {
 			return err
 		}
 	}
-	return createFile(file, text.Bytes(), 0o600)
-}
-
-// readWriter reads a key with its certificate, from a file that nobody else may read.
-func readWriter(file string) (tls.Certificate, error) {
-	text, err := conf.ReadSecret(file)
-	if err != nil {
-		return tls.Certificate{}, misuse(err, "keystead ledger key makes one")
-	}
-	c, err := tls.X509KeyPair(text, text)
-	if err != nil {
-		return c, misuse(fmt.Errorf("%s: %w", file, err), "keystead ledger key makes one")
-	}
-	return c, nil
+	return cli.CreateFile(file, text.Bytes(), 0o600)
 }

@@ -42,6 +42,10 @@ func Gaps(manual string, config any) (gaps []string) {
 
 func fields(t reflect.Type, prefix string) (out []string) {
 	for f := range t.Fields() {
+		if f.Anonymous {
+			out = append(out, fields(f.Type, prefix)...)
+			continue
+		}
 		name := prefix + f.Tag.Get("toml")
 		if f.Type.Kind() == reflect.Struct {
 			out = append(out, fields(f.Type, name+".")...)

@@ -127,6 +127,11 @@ func (o *order) bench(ctx context.Context) (err error) {
 	}
 	row("admissions judged and endorsed by three nodes", fmt.Sprintf("%.0f/s, %.1f ms of processor each, all nodes together", rate, (d.cpu()-cpu).Seconds()*1e3/float64(count)), "")
 	row("memory a node and admitted host", fmt.Sprintf("%.1f KiB", float64(d.rss()-before)/3/float64(count)/1024), "")
+	handed, waited, err := releases(ctx, d, cl, hosts, min(count, 64), o.length)
+	if err != nil {
+		return fmt.Errorf("releases: %w", err)
+	}
+	row("keys released to admitted hosts, each with ReadIndex", fmt.Sprintf("%.0f/s, p50 %v, p99 %v", handed, waited[0].Round(100*time.Microsecond), waited[1].Round(100*time.Microsecond)), ">= 1000/s")
 	cpu = d.cpu()
 	began := time.Now()
 	renewed, latency, err := renewals(ctx, hosts, min(count, 8*workers), o.length) // as many hosts wait for a batch at a time

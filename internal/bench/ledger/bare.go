@@ -21,6 +21,7 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/node"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/replica"
 	"github.com/keystead/keystead/serve"
 )
@@ -137,8 +138,9 @@ func (b *bareNode) serve(cfg node.Config, id *node.Identity) error {
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
+	opts := serve.Options{InFlight: cfg.API.MaxInFlight, Timeout: time.Duration(cfg.API.TimeoutMS) * time.Millisecond}
 	s := &http.Server{Protocols: protocols,
-		Handler:   serve.New(serve.Services{Ledger: b, Domain: b}, serve.Options{InFlight: cfg.API.MaxInFlight, Timeout: time.Duration(cfg.API.TimeoutMS) * time.Millisecond}),
+		Handler:   serve.New(append(serve.LedgerProcedures(b, &opts), serve.DomainProcedures(b)...), opts),
 		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: 4096, MaxReceiveBufferPerConnection: 16 << 20, MaxReceiveBufferPerStream: 4 << 20},
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{id.TLS}, SessionTicketsDisabled: true}}
 	go func() { _ = s.ServeTLS(l, "", "") }() // the bench sees when it ends
@@ -146,17 +148,17 @@ func (b *bareNode) serve(cfg node.Config, id *node.Identity) error {
 }
 
 // Execute implements serve.Ledger: the entry of a node, and what became of it untold.
-func (b *bareNode) Execute(_ context.Context, request ledger.RequestID, ops []ledger.Op, done func(serve.Outcome, error)) {
+func (b *bareNode) Execute(_ context.Context, request ledger.RequestID, ops []ledger.Op, done func(part.Outcome, error)) {
 	tx, err := ledger.Execute(ledger.View{}, request, ops)
 	var entry []byte
 	if err == nil {
 		entry, err = tx.Entry()
 	}
 	if err != nil {
-		done(serve.Outcome{}, err)
+		done(part.Outcome{}, err)
 		return
 	}
-	b.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) { done(serve.Outcome{Applied: true}, p.Err) }})
+	b.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) { done(part.Outcome{Applied: true}, p.Err) }})
 }
 
 // Status implements serve.Domain.

@@ -4,55 +4,18 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
+	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
-	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
-	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/keyring"
-	"github.com/keystead/keystead/ledger"
-	"github.com/keystead/keystead/node"
 )
 
-// everybody is the lease of whoever asks: what is measured is the release, not who
-// was admitted.
-type everybody struct{}
-
-func (everybody) Host() string     { return "bench" }
-func (everybody) Role() string     { return "host" }
-func (everybody) At(uint64) error  { return nil }
-func (everybody) Evidence() uint64 { return 0 }
-
-// runReleasing is a node that releases keys to everybody.
-func runReleasing(config string) error {
-	cfg, err := node.ReadConfig(config)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	n, err := node.Start(ctx, cfg, node.Options{Log: cfg.Log.Logger(os.Stderr), Lease: func(string) node.LeaseOf {
-		return func(ledger.View, uint64) (keyring.Lease, evidence.Claims, error) {
-			return everybody{}, evidence.Claims{Assurance: evidence.AssuranceTest.String()}, nil
-		}
-	}})
-	if err != nil {
-		return err
-	}
-	select {
-	case <-ctx.Done():
-	case <-n.Done():
-	}
-	return n.Close()
-}
-
-// keysBench measures rounds and releases of a domain whose nodes release to everybody.
-func keysBench(t *table, program, dir string, length time.Duration) error {
-	d, err := startDomain(program, dir, 17701, itself("-releasing"))
+// keysBench measures rounds of agreement; what releases take, the bench of hosts measures.
+func keysBench(t *table, program, dir string, run func(config string) (*exec.Cmd, error), length time.Duration) error {
+	d, err := startDomain(program, dir, 17701, run)
 	if err != nil {
 		return err
 	}
@@ -71,11 +34,6 @@ func keysBench(t *table, program, dir string, length time.Duration) error {
 		return err
 	}
 	t.row("keys by agreement, 16 at a time", fmt.Sprintf("%.0f/s", many.rate()), "", "")
-	f := d.releases(cs, "one-1", 64, length)
-	if f.failed > 0 || f.count == 0 {
-		return fmt.Errorf("releases: %d failed: %w", f.failed, f.firstErr)
-	}
-	t.row("releases, each with ReadIndex", fmt.Sprintf("%.0f/s, p50 %s, p99 %s", f.rate(), ms(f.quantile(.5)), ms(f.quantile(.99))), "1000/s", "")
 	return nil
 }
 
@@ -112,15 +70,4 @@ func (d *domain) rounds(c *client.Client, name string, workers int, length time.
 		return f, fmt.Errorf("rounds: %d failed: %w", f.failed, f.firstErr)
 	}
 	return f, nil
-}
-
-// releases asks all nodes for one key.
-func (d *domain) releases(cs []*client.Client, name string, workers int, length time.Duration) *figures {
-	return many(workers, length, func(n int) (int, error) {
-		r, err := cs[n%3].ReleaseKey(context.Background(), &apiv1.ReleaseRequest{Host: "bench", Key: name})
-		if err == nil && len(r.GetSecret()) != keyring.SecretSize {
-			err = fmt.Errorf("%s has %d bytes", name, len(r.GetSecret()))
-		}
-		return 1, err
-	})
 }

@@ -45,15 +45,12 @@ func main() {
 	only := flag.String("only", "", "measure some parts alone, separated by commas: "+strings.Join(parts, ", "))
 	short := flag.Bool("short", false, "measure a domain for a few seconds, and fail when a figure is absurd")
 	bareConfig := flag.String("bare", "", "be a process of the bare loop, for the node of this configuration")
-	releasing := flag.String("releasing", "", "be a node of that configuration which releases keys to everybody")
 	node := flag.String("profiled", "", "be a node of that configuration, with net/http/pprof")
 	flag.Parse()
 	run := o.bench
 	switch {
 	case *bareConfig != "":
 		run = func() error { return runBare(*bareConfig) }
-	case *releasing != "":
-		run = func() error { return runReleasing(*releasing) }
 	case *node != "":
 		run = func() error { return profiled.Node(*node, o.pprof) }
 	case *short:
@@ -77,11 +74,6 @@ func main() {
 // node returns how a node of the domain is run: as everybody runs it, or with profiles.
 func (o *order) node(config string) (*exec.Cmd, error) {
 	return profiled.Command(o.program, config, o.pprof), nil
-}
-
-// itself returns how a process of this program is run, told by a flag what to be.
-func itself(flag string) func(config string) (*exec.Cmd, error) {
-	return func(config string) (*exec.Cmd, error) { return exec.Command(os.Args[0], flag, config), nil }
 }
 
 // table collects the rows.

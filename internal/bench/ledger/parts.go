@@ -51,7 +51,7 @@ func (o *order) bench() error {
 		}
 	}
 	if o.wants("keys") {
-		if err := keysBench(&t, o.program, o.dir, o.length); err != nil {
+		if err := keysBench(&t, o.program, o.dir, o.node, o.length); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package node
+package watchnode
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -18,9 +18,9 @@ const (
 	barWidth    = 24
 )
 
-// progress tells on stderr how far long work has come: a bar on a terminal, now and
+// Progress tells on stderr how far long work has come: a bar on a terminal, now and
 // then a line elsewhere. Several goroutines may use it.
-type progress struct {
+type Progress struct {
 	w        io.Writer
 	terminal bool
 	now      func() time.Time
@@ -32,14 +32,14 @@ type progress struct {
 	line        string // the last, where lines are told
 }
 
-// progress starts telling of work under a label, such as "Unpacking packages".
-func (a *app) progress(label string) *progress {
-	f, ok := a.stderr.(*os.File)
-	return &progress{w: a.stderr, terminal: ok && term.IsTerminal(int(f.Fd())), now: time.Now, label: label}
+// Progress starts telling of work under a label, such as "Unpacking packages".
+func (a *App) Progress(label string) *Progress {
+	f, ok := a.Stderr.(*os.File)
+	return &Progress{w: a.Stderr, terminal: ok && term.IsTerminal(int(f.Fd())), now: time.Now, label: label}
 }
 
 // Set states how much of the work is done; a total of 0 is not known yet.
-func (p *progress) Set(done, total int64) {
+func (p *Progress) Set(done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done, p.total = done, total
@@ -54,7 +54,7 @@ func (p *progress) Set(done, total int64) {
 }
 
 // Close tells the last state and leaves the line. There may be no progress at all.
-func (p *progress) Close() {
+func (p *Progress) Close() {
 	if p == nil {
 		return
 	}
@@ -66,7 +66,7 @@ func (p *progress) Close() {
 	}
 }
 
-func (p *progress) tell() {
+func (p *Progress) tell() {
 	count := fmt.Sprint(p.done)
 	percent := 0
 	if p.total > 0 {

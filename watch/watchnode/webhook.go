@@ -1,4 +1,4 @@
-package node
+package watchnode
 
 import (
 	"bytes"
@@ -32,8 +32,8 @@ type WebhookConfig struct {
 	Renewals   bool   `toml:"renewals"`
 }
 
-// check reports what is wrong with it.
-func (c *WebhookConfig) check() error {
+// Check reports what is wrong with it.
+func (c *WebhookConfig) Check() error {
 	if c.URL == "" {
 		return nil
 	}
@@ -41,7 +41,7 @@ func (c *WebhookConfig) check() error {
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http":
 		return conf.Bad("webhook.url is %.80q, not https://HOST/PATH", c.URL)
-	case u.Scheme == "http" && !loopback(u.Host) && !loopback(u.Host+":80"):
+	case u.Scheme == "http" && !conf.Loopback(u.Host) && !conf.Loopback(u.Host+":80"):
 		return conf.Bad("webhook.url: http is for a loopback address; use https")
 	case c.SecretFile == "":
 		return conf.Bad("webhook.secret-file must be set: a file with at least 32 bytes, which whoever is told has as well")
@@ -61,7 +61,7 @@ const (
 
 // webhook delivers events to one server, in order, each message until it was taken.
 type webhook struct {
-	node   *Node
+	part   *Part
 	cfg    WebhookConfig
 	secret []byte
 	client *http.Client
@@ -75,14 +75,14 @@ type position struct {
 }
 
 // openWebhook returns nil if none is configured.
-func openWebhook(n *Node) (*webhook, error) {
-	c := n.cfg.Webhook
+func openWebhook(p *Part) (*webhook, error) {
+	c, self := p.cfg, p.host.Self()
 	if c.URL == "" {
 		return nil, nil
 	}
 	path := c.SecretFile
 	if !filepath.IsAbs(path) {
-		path = filepath.Join(n.cfg.Dir, path)
+		path = filepath.Join(self.Dir, path)
 	}
 	secret, err := conf.ReadSecret(path)
 	if err != nil {
@@ -91,22 +91,21 @@ func openWebhook(n *Node) (*webhook, error) {
 	if secret = bytes.TrimSpace(secret); len(secret) < minSecret {
 		return nil, conf.Bad("webhook.secret-file %s has %d bytes, at least %d are wanted", path, len(secret), minSecret)
 	}
-	return &webhook{node: n, cfg: c, secret: secret, path: filepath.Join(n.cfg.Dir, webhookFile),
+	return &webhook{part: p, cfg: c, secret: secret, path: filepath.Join(self.Dir, webhookFile),
 		client: &http.Client{Timeout: webhookTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
 // loop watches as any watcher does, from where it was. The ledger is its queue: a server
 // that is slow or gone holds up nothing but this loop.
-func (w *webhook) loop() {
-	n := w.node
+func (w *webhook) loop(ctx context.Context) error {
 	pause := webhookMin
-	for n.running.Err() == nil {
+	for ctx.Err() == nil {
 		at, err := w.load()
 		if err == nil {
-			err = n.watchHosts(n.running, &apiv1.WatchHostsRequest{From: at.Next, AfterMs: at.ClockMS, Live: at == position{}, Prefix: w.cfg.Prefix, Renewals: w.cfg.Renewals}, nil,
+			err = w.part.watch(ctx, &apiv1.WatchHostsRequest{From: at.Next, AfterMs: at.ClockMS, Live: at == position{}, Prefix: w.cfg.Prefix, Renewals: w.cfg.Renewals}, nil,
 				func(m *apiv1.WatchHostsResponse) error {
 					if len(m.GetEvents()) > 0 {
-						if err := w.deliver(n.running, m); err != nil {
+						if err := w.deliver(ctx, m); err != nil {
 							return err
 						}
 						pause = webhookMin
@@ -114,16 +113,17 @@ func (w *webhook) loop() {
 					return w.save(position{m.GetNext(), m.GetClockMs()})
 				})
 		}
-		if n.running.Err() != nil {
-			return
+		if ctx.Err() != nil {
+			return nil
 		}
-		n.log.Warn("events not delivered; tried again", "url", w.cfg.URL, "in", pause, "because", err)
+		w.part.host.Self().Log.Warn("events not delivered; tried again", "url", w.cfg.URL, "in", pause, "because", err)
 		select {
 		case <-time.After(pause):
 			pause = min(2*pause, webhookMax)
-		case <-n.running.Done():
+		case <-ctx.Done():
 		}
 	}
+	return nil
 }
 
 // load returns a zero position if nothing was ever delivered: then it begins with what
@@ -149,7 +149,7 @@ func (w *webhook) save(at position) error {
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeNew(next, raw); err != nil { // synced: a position that is cut off is none
+	if err := conf.WriteNew(next, raw); err != nil { // synced: a position that is cut off is none
 		return err
 	}
 	return os.Rename(next, w.path)
@@ -165,7 +165,8 @@ type message struct {
 
 // deliver sends one message, once. Any status but 2xx is a failure.
 func (w *webhook) deliver(ctx context.Context, m *apiv1.WatchHostsResponse) error {
-	x := message{Format: "keystead-webhook/1", Domain: w.node.cfg.Domain.String(), Node: w.node.name}
+	self := w.part.host.Self()
+	x := message{Format: "keystead-webhook/1", Domain: self.Domain.String(), Node: self.Name}
 	for _, e := range m.GetEvents() {
 		raw, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e)
 		if err != nil {
@@ -181,7 +182,7 @@ func (w *webhook) deliver(ctx context.Context, m *apiv1.WatchHostsResponse) erro
 	if err != nil {
 		return err
 	}
-	at := strconv.FormatInt(w.node.now().Unix(), 10)
+	at := strconv.FormatInt(time.Now().Unix(), 10)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Keystead-Time", at)
 	r.Header.Set("Keystead-Signature", "hmac-sha256="+hex.EncodeToString(signWebhook(w.secret, at, body)))

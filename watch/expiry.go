@@ -1,4 +1,4 @@
-package node
+package watch
 
 import (
 	"cmp"
@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sort"
 	"sync"
-	"time"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
@@ -19,17 +18,14 @@ import (
 // maxExpired is how many leases that ran out are remembered for watchers.
 const maxExpired = 4096
 
-// expiries finds the leases that run out, which no leaf says, from when somebody first
-// watches: of each lease it looks at the state when it would end, and again then if it
+// Expiries finds the leases that run out, which no leaf says, from its first Step on: of each lease it looks at the state when it would end, and again then if it
 // was renewed.
-type expiries struct {
-	begun sync.Once
-
+type Expiries struct {
 	mu      sync.Mutex
 	expired []*apiv1.HostEvent // ascending by time
 	clock   uint64             // up to which all that ran out are known
 
-	// of the loop alone
+	// of Step alone
 	ends  ends
 	known map[string]uint64 // host: version of the lease in ends; nil before the first look
 	next  uint64            // leaf
@@ -50,28 +46,8 @@ func (e ends) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
 func (e *ends) Push(x any)        { *e = append(*e, x.(end)) }
 func (e *ends) Pop() any          { x := (*e)[len(*e)-1]; *e = (*e)[:len(*e)-1]; return x }
 
-// watch begins, once.
-func (x *expiries) watch(n *Node) {
-	x.begun.Do(func() { n.background(func() { x.loop(n) }) })
-}
-
-func (x *expiries) loop(n *Node) {
-	every := time.NewTicker(expiriesEvery)
-	defer every.Stop()
-	for {
-		if err := n.snapshot(x.step); err != nil && n.running.Err() == nil {
-			n.log.Error("leases that run out are not found", "because", err)
-		}
-		select {
-		case <-every.C:
-		case <-n.running.Done():
-			return
-		}
-	}
-}
-
-// step goes on to the state of one moment.
-func (x *expiries) step(v ledger.View) error {
+// Step goes on to the state of one moment. It is not called beside itself.
+func (x *Expiries) Step(v ledger.View) error {
 	st, err := v.Status()
 	if err != nil {
 		return err
@@ -115,7 +91,7 @@ func (x *expiries) step(v ledger.View) error {
 }
 
 // all takes up every lease of the state.
-func (x *expiries) all(v ledger.View) error {
+func (x *Expiries) all(v ledger.View) error {
 	var hosts []string
 	err := v.JudgedKeys(admit.LeasePrefix, "", func(key string, _ ledger.Value) bool {
 		hosts = append(hosts, key[len(admit.LeasePrefix):])
@@ -133,13 +109,13 @@ func (x *expiries) all(v ledger.View) error {
 	return err
 }
 
-func (x *expiries) push(e end) {
+func (x *Expiries) push(e end) {
 	x.known[e.host] = e.version
 	heap.Push(&x.ends, e)
 }
 
 // leaf takes up an admission.
-func (x *expiries) leaf(v ledger.View, leaf uint64) error {
+func (x *Expiries) leaf(v ledger.View, leaf uint64) error {
 	entry, err := v.Entry(leaf)
 	if err != nil {
 		return err
@@ -147,7 +123,7 @@ func (x *expiries) leaf(v ledger.View, leaf uint64) error {
 	if kind, _, err := receipt.Split(entry); err != nil || kind != receipt.KindEffective {
 		return err
 	}
-	events, err := judgedEvents(v, entry)
+	events, err := judged(v, entry)
 	for _, e := range events {
 		if e.GetEvent() == "admitted" {
 			x.push(end{e.GetHost(), leaf + 1, e.GetUntilMs()})
@@ -157,7 +133,7 @@ func (x *expiries) leaf(v ledger.View, leaf uint64) error {
 }
 
 // over returns the event, if the lease ran out; it looks again later if it was renewed.
-func (x *expiries) over(v ledger.View, e end) (*apiv1.HostEvent, error) {
+func (x *Expiries) over(v ledger.View, e end) (*apiv1.HostEvent, error) {
 	st, err := admit.Look(v, e.host)
 	switch {
 	case err != nil:
@@ -178,12 +154,12 @@ func (x *expiries) over(v ledger.View, e end) (*apiv1.HostEvent, error) {
 	}
 	id := receipt.LeafHash(entry)
 	return &apiv1.HostEvent{Id: fmt.Sprintf("%d.expired", e.version-1), Host: e.host, Event: "expired", Leaf: e.version - 1, TransactionId: id[:], LeaseVersion: e.version, TimeMs: e.until,
-		Because: refusedFor(keystead.ReasonLeaseExpired, e.host, "a lease that is renewed in time", fmt.Sprintf("one until %d ms", e.until))}, nil
+		Because: refused(keystead.ReasonLeaseExpired, e.host, "a lease that is renewed in time", fmt.Sprintf("one until %d ms", e.until))}, nil
 }
 
-// since returns up to most of the leases that ran out after a time, and up to when that
+// Since returns up to most of the leases that ran out after a time, and up to when that
 // is all of them.
-func (x *expiries) since(after uint64, most int) ([]*apiv1.HostEvent, uint64) {
+func (x *Expiries) Since(after uint64, most int) ([]*apiv1.HostEvent, uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	i := sort.Search(len(x.expired), func(i int) bool { return x.expired[i].GetTimeMs() > after })

@@ -1,4 +1,5 @@
-package main
+// Package watchcmd is watching's presence on the command line: keystead host watch.
+package watchcmd
 
 import (
 	"context"
@@ -11,11 +12,15 @@ import (
 	"github.com/spf13/cobra"
 
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/refusal"
 )
 
-func (a *app) hostWatch() *cobra.Command {
-	var f clientFlags
+// Commands are those of watching.
+func Commands(a *cli.App) []cli.Placed { return []cli.Placed{{Under: "host", Command: hostWatch(a)}} }
+
+func hostWatch(a *cli.App) *cobra.Command {
+	var f cli.ClientFlags
 	var from string
 	var renewals bool
 	var count int
@@ -34,9 +39,9 @@ event may then be told twice, under one id.`,
   keystead host watch web- --from 120@1790000000000 --json --domain d.json`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	f.add(c)
+	f.Add(c)
 	t := c.Flags().Lookup("timeout")
-	t.Usage, t.DefValue, f.timeout = "how long to watch; 0 for ever", "0s", 0
+	t.Usage, t.DefValue, f.Timeout = "how long to watch; 0 for ever", "0s", 0
 	c.Flags().StringVar(&from, "from", "", "begin at `LEAF[@TIME]`; 0 is the first")
 	c.Flags().BoolVar(&renewals, "renewals", false, "tell renewals as well")
 	c.Flags().IntVar(&count, "count", 0, "end after `N` events")
@@ -45,15 +50,15 @@ event may then be told twice, under one id.`,
 		if err := goOn(r, from); err != nil {
 			return err
 		}
-		if f.timeout == 0 {
-			f.timeout = 1 << 62 // as good as for ever
+		if f.Timeout == 0 {
+			f.Timeout = 1 << 62 // as good as for ever
 		}
-		cl, ctx, done, err := f.open()
+		cl, ctx, done, err := f.Open()
 		if err != nil {
 			return err
 		}
 		defer done()
-		ctx, stop := interruptible(ctx)
+		ctx, stop := cli.Interruptible(ctx)
 		defer stop()
 		told, at := 0, fmt.Sprintf("%d@%d", r.GetFrom(), r.GetAfterMs())
 		err = cl.WatchHosts(ctx, r, func(m *apiv1.WatchHostsResponse) bool {
@@ -62,7 +67,7 @@ event may then be told twice, under one id.`,
 				if i == len(m.GetEvents())-1 { // before, going on from there would leave some out
 					at = next
 				}
-				a.tellEvent(at, e)
+				tellEvent(a, at, e)
 				if told++; told == count {
 					return false
 				}
@@ -88,28 +93,28 @@ func goOn(r *apiv1.WatchHostsRequest, from string) (err error) {
 		r.AfterMs, err = strconv.ParseUint(ms, 10, 64)
 	}
 	if err != nil {
-		return misuse(fmt.Errorf("--from is %.80q, not LEAF or LEAF@TIME", from), "the first word of each line is one")
+		return cli.Misuse(fmt.Errorf("--from is %.80q, not LEAF or LEAF@TIME", from), "the first word of each line is one")
 	}
 	return nil
 }
 
 // tellEvent prints one event.
-func (a *app) tellEvent(at string, e *apiv1.HostEvent) {
-	if !a.json {
-		printEvent(a.stdout, at, e)
+func tellEvent(a *cli.App, at string, e *apiv1.HostEvent) {
+	if !a.JSON {
+		printEvent(a.Stdout, at, e)
 		return
 	}
-	_ = a.line(members{{"next", at}, {"event", document(e)}}) // a reader that went away ends the command by a signal
+	_ = a.Line(cli.Members{{Name: "next", Value: at}, {Name: "event", Value: cli.Document(e)}}) // a reader that went away ends the command by a signal
 }
 
 func printEvent(w io.Writer, next string, e *apiv1.HostEvent) {
-	fmt.Fprintf(w, "%s %s %s leaf %d", next, e.GetEvent(), printable(e.GetHost()), e.GetLeaf())
+	fmt.Fprintf(w, "%s %s %s leaf %d", next, e.GetEvent(), cli.Printable(e.GetHost()), e.GetLeaf())
 	if e.GetUntilMs() > 0 {
-		fmt.Fprintf(w, " until %s", stamp(e.GetUntilMs()))
+		fmt.Fprintf(w, " until %s", cli.Stamp(e.GetUntilMs()))
 	}
 	if deny := refusal.Parse(e.GetBecause()); deny != nil {
 		for _, f := range deny.Findings {
-			fmt.Fprintf(w, " %s", printable(f.String()))
+			fmt.Fprintf(w, " %s", cli.Printable(f.String()))
 		}
 	}
 	fmt.Fprintln(w)

@@ -1,0 +1,103 @@
+// Package part is the seam of an agent: what a system's presence on a host is, and what the
+// agent hands it. An agent is an assembly of parts and knows none of their systems; they are
+// listed in agent/parts.go alone.
+//
+// What a part does not declare is denied: a procedure of the local socket that no part declared
+// answers nobody, and a node is asked nothing that was not declared. A part is trusted as the
+// agent is, in whose process it runs: the seam keeps mistakes in, not malice.
+//
+//	type greeter struct{ host part.Host }
+//
+//	func (g *greeter) Name() string { return "greeter" }
+//	func (g *greeter) Declare(d *part.Declaration) {
+//		d.Procedures = append(d.Procedures, part.Unary("/greeter.v1.GreeterService/Greet", part.Limits{Request: 1 << 10, Time: time.Second}, g.greet))
+//	}
+//
+// The other three methods tell it of leases and end it.
+package part
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keystead/keystead/evidence/process"
+)
+
+// A Part is a system's presence on a host. It is made with the [Host] that is its own, declares,
+// and is told of leases until Close.
+type Part interface {
+	// Name is the part's, once in an agent: lower case letters and digits.
+	Name() string
+	// Declare says, once and before all else, what the part does.
+	Declare(*Declaration)
+	// Leased tells that there is a lease, or that it was renewed. Leased and Lost come one at a
+	// time, in the order in which it happened, while the agent waits: they return at once, and of
+	// the Host they use Go alone.
+	Leased(Lease)
+	// Lost tells that what a lease gave has to go, there and then. It may come more than once,
+	// and without a lease before.
+	Lost(Loss)
+	// Close ends the part, after all that it began with Go has returned.
+	Close() error
+}
+
+// A Host is what the agent hands to one part. Its methods may be used from the first Leased, Lost
+// or answer on.
+type Host interface {
+	// Lease returns the lease and how much is left of it, or why there is none.
+	Lease() (l Lease, left time.Duration, err error)
+	// Visitor returns who asks, within the answer to a declared procedure.
+	Visitor(context.Context) (Visitor, error)
+	// Call asks the domain's nodes, on connections on which both sides showed evidence, one after
+	// the other until one answers. The procedure is one of the API's, and declared. A refusal
+	// that says that this host has no lease ends the lease here, too, before Call returns it.
+	Call(ctx context.Context, procedure string, question, answer proto.Message) error
+	// Ledger reads the domain's ledger. What it returns is the node's word that was asked, save
+	// for what the roster's keys signed.
+	Ledger() Ledger
+	// Go runs work beside, until the agent closes: then ctx ends, and the agent waits for it.
+	Go(work func(ctx context.Context))
+}
+
+// A Visitor is an application that is connected to the local socket.
+type Visitor interface {
+	// User is its effective user id when it connected.
+	User() uint32
+	// Measure says which program the process runs now (collect.Peer), at level peer. A user has
+	// a bounded number of measurements under way.
+	Measure(context.Context) (process.Facts, error)
+}
+
+// A Moment is a reading of CLOCK_BOOTTIME, which goes on while the machine sleeps and
+// which nobody sets.
+type Moment time.Duration
+
+// Sub returns the time from o to m.
+func (m Moment) Sub(o Moment) time.Duration { return time.Duration(m - o) }
+
+// Add returns the moment d later.
+func (m Moment) Add(d time.Duration) Moment { return m + Moment(d) }
+
+// Lease is what a node answered to evidence that was accepted. It is the node's word;
+// the ledger has the lease itself.
+type Lease struct {
+	Host      string
+	Version   uint64
+	Assurance string
+	Verdict   string
+	Asked     Moment        // before the nonce was asked for
+	Holds     time.Duration // from there
+}
+
+// End is when the lease is over, if nothing ends it before.
+func (l Lease) End() Moment { return l.Asked.Add(l.Holds) }
+
+// Loss is how a lease ended.
+type Loss struct {
+	// Silent: it ran out because no node answered, and none refused. What may be held on while
+	// the domain can not be reached stays, counted from Ended.
+	Silent bool
+	Ended  Moment // the lease's own end; 0 if there was none
+}

@@ -1,0 +1,57 @@
+package client
+
+import (
+	"context"
+	"fmt"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+)
+
+// Call asks the nodes a procedure of the API by its name, such as
+// "/keystead.v1.HostService/Release", and reads what the first of them answers into answer: as
+// the methods of a procedure do. Answer has to be of the procedure's type.
+func (h *Host) Call(ctx context.Context, procedure string, question, answer proto.Message) error {
+	_, err := eachNode(ctx, h, func(ctx context.Context, n *hostNode) (*named, error) {
+		proto.Reset(answer) // of what a node before may have left
+		to, base := n.transport()
+		into := connect.WithResponseInitializer(func(_ connect.Spec, message any) error {
+			message.(*named).Message = answer
+			return nil
+		})
+		c := connect.NewClient[named, named](to, base+procedure, connect.WithCodec(namedCodec{}), connect.WithReadMaxBytes(maxHostAnswer), into)
+		r, err := c.CallUnary(ctx, connect.NewRequest(&named{question}))
+		if err != nil {
+			return nil, err
+		}
+		return r.Msg, nil
+	})
+	return err
+}
+
+// named is a message whose type only the caller knows.
+type named struct{ proto.Message }
+
+// namedCodec is the API's protobuf encoding of named messages.
+type namedCodec struct{}
+
+// Name implements connect.Codec.
+func (namedCodec) Name() string { return "proto" }
+
+// Marshal implements connect.Codec.
+func (namedCodec) Marshal(message any) ([]byte, error) {
+	m, ok := message.(*named)
+	if !ok {
+		return nil, fmt.Errorf("a %T is no message of Call", message)
+	}
+	return proto.Marshal(m.Message)
+}
+
+// Unmarshal implements connect.Codec.
+func (namedCodec) Unmarshal(raw []byte, message any) error {
+	m, ok := message.(*named)
+	if !ok {
+		return fmt.Errorf("a %T is no message of Call", message)
+	}
+	return proto.Unmarshal(raw, m.Message)
+}
