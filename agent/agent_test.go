@@ -66,6 +66,7 @@ func tells(t *testing.T, a *Agent, ready int, lines ...string) {
 // TestHostInADomain takes a host through its life: not enrolled, enrolled, admitted
 // with an SVID and a key for an application, renewed, gone bad, and closed.
 func TestHostInADomain(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS, c.Ops.Listen = 100, "127.0.0.1:0" })
 	s := d.phase(a, Unenrolled)
@@ -119,6 +120,7 @@ func TestHostInADomain(t *testing.T) {
 // shows, and the other nodes see none, nor is any asked for roster and terms. After trouble
 // every node sees evidence again, judged by the terms of then.
 func TestRenewsOnOneConnection(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS = 100 })
 	d.enrol(a)
@@ -184,6 +186,7 @@ func (a *Agent) svids(t *testing.T) *svidagent.Part {
 // TestSVIDIsTriedAgain has nodes refuse an SVID and then issue it: the lease stands without, until
 // a refusal says that there is none.
 func TestSVIDIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	refusals := []keystead.Reason{keystead.ReasonClockStale, keystead.ReasonClockStale}
 	d.refuses = func() error {
@@ -218,6 +221,7 @@ func (a *Agent) noSVID(t *testing.T) {
 
 // TestSilenceClosesTheAgent cuts the host off, and brings the domain back.
 func TestSilenceClosesTheAgent(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	d.leaseMS, d.holdMS = 5_000, 3600_000
 	a := d.start(m)
@@ -251,6 +255,7 @@ func TestSilenceClosesTheAgent(t *testing.T) {
 
 // TestKeysWithinTheLease asks while no node can be reached and the lease still stands.
 func TestKeysWithinTheLease(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m)
 	d.enrol(a)
@@ -277,6 +282,7 @@ func TestKeysWithinTheLease(t *testing.T) {
 
 // TestReleasePolicy has a node refuse by what the agent found out.
 func TestReleasePolicy(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	d.deny = func(q *apiv1.ReleaseRequest) error {
 		if app := q.GetApplication(); app.GetUid() != 12345 || app.GetDigest() != "sha256:00" {
@@ -294,6 +300,7 @@ func TestReleasePolicy(t *testing.T) {
 
 // TestNodeWithAnotherTPM puts another machine in a node's place, with its TLS key.
 func TestNodeWithAnotherTPM(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m)
 	d.phase(a, Unenrolled)
@@ -314,6 +321,7 @@ func TestNodeWithAnotherTPM(t *testing.T) {
 // TestForeignSVIDs has a node issue, by an authority of its own making or by the one that the
 // ledger has of it, what the host did not ask for. The agent puts none of it in place.
 func TestForeignSVIDs(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m)
 	d.enrol(a)
@@ -408,6 +416,7 @@ func TestForeignSVIDs(t *testing.T) {
 // TestForeignSVIDIsNotWritten has both nodes issue another host's SVID, by an authority
 // that nobody knows: the file that applications read never holds it.
 func TestForeignSVIDIsNotWritten(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	for _, n := range d.nodes {
 		n.names = "spiffe://other-domain/host/db-1"
@@ -421,6 +430,7 @@ func TestForeignSVIDIsNotWritten(t *testing.T) {
 
 // TestOneAgent refuses a second agent in one directory, and leaves nothing behind.
 func TestOneAgent(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

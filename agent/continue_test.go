@@ -46,6 +46,7 @@ func fast(c *Config) { c.Evidence.IntervalMS = 100 }
 // TestAgentContinues: it sends what its logs have gained; nodes that lost what they had
 // replayed are sent the whole once, within the same attempt.
 func TestAgentContinues(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, fast)
 	d.enrol(a)
@@ -65,6 +66,7 @@ func TestAgentContinues(t *testing.T) {
 // TestNodesThatAlwaysDoubt has nodes say of every continuation that they have other logs:
 // the host sends the whole, once an attempt, and keeps its lease.
 func TestNodesThatAlwaysDoubt(t *testing.T) {
+	t.Parallel()
 	for _, reason := range []keystead.Reason{keystead.ReasonLogUnknown, keystead.ReasonPairMissing, keystead.ReasonVerdictDisagreement} {
 		d, m := newDomain(t)
 		d.doubts = func(continues bool) error {
@@ -87,6 +89,7 @@ func TestNodesThatAlwaysDoubt(t *testing.T) {
 // TestNodesThatTakeNoLogs has nodes refuse the whole logs in the same way: that is the end
 // of the attempt, and of the lease, which is asked for anew.
 func TestNodesThatTakeNoLogs(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	d.doubts = func(bool) error { return keystead.Deny(keystead.Finding{Reason: keystead.ReasonLogUnknown}) }
 	a := d.start(m, fast)

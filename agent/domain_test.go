@@ -489,6 +489,12 @@ func (l logged) Write(b []byte) (int, error) {
 // start runs an agent on the machine.
 func (d *domain) start(m *practice.Machine, change ...func(*Config)) *Agent {
 	d.t.Helper()
+	return d.startWith(m, (*Agent).parts, change...)
+}
+
+// startWith runs one of those parts.
+func (d *domain) startWith(m *practice.Machine, parts func(*Agent) []maker, change ...func(*Config)) *Agent {
+	d.t.Helper()
 	dir, err := os.MkdirTemp("", "agent-") // short: a socket's path has to fit
 	must(d.t, err)
 	d.t.Cleanup(func() { must(d.t, os.RemoveAll(dir)) })
@@ -507,7 +513,7 @@ func (d *domain) start(m *practice.Machine, change ...func(*Config)) *Agent {
 	} else {
 		log = slog.New(slog.DiscardHandler)
 	}
-	a, err := start(ctx, cfg, "devel 0123 sha256:45", log, collect.Machine{Root: cfg.TPM.Root, TSM: d.tsm}, (*Agent).parts)
+	a, err := start(ctx, cfg, "devel 0123 sha256:45", log, collect.Machine{Root: cfg.TPM.Root, TSM: d.tsm}, parts)
 	must(d.t, err)
 	d.t.Cleanup(func() { must(d.t, a.Close()) })
 	return a

@@ -113,6 +113,7 @@ func encoded(t *testing.T, r process.Report) []byte {
 
 // TestReports offers the agent reports that do not answer the connection's challenge.
 func TestReports(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m)
 	d.enrol(a)
@@ -209,6 +210,7 @@ func TestOldChallenge(t *testing.T) {
 // TestApplicationLeaves has a process connect, hand the connection on, and end between
 // challenge and answer. Who has the connection then gets nothing.
 func TestApplicationLeaves(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m)
 	d.enrol(a)
@@ -263,6 +265,7 @@ func taken(t *testing.T, l *net.UnixListener) net.Conn {
 // TestSlowApplications opens connections that say nothing, or take for ever, beside one
 // that works.
 func TestSlowApplications(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Socket.MaxConnections, c.Socket.MaxPerUser = 8, 8 })
 	d.enrol(a)
@@ -282,6 +285,7 @@ func TestSlowApplications(t *testing.T) {
 
 // TestTooManyConnections fills the socket for one user.
 func TestTooManyConnections(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Socket.MaxConnections, c.Socket.MaxPerUser = 8, 2 })
 	var open []net.Conn
@@ -306,6 +310,7 @@ func TestTooManyConnections(t *testing.T) {
 }
 
 func TestTooManyReleases(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Socket.ReleasesPerSecond = 1 })
 	d.enrol(a)
@@ -367,6 +372,7 @@ func TestUsersAreForgotten(t *testing.T) {
 
 // TestSocketModeAndOwner looks at the socket as the kernel does.
 func TestSocketModeAndOwner(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Socket.Mode, c.Socket.Group = "0620", fmt.Sprint(os.Getegid()) })
 	info, err := os.Lstat(a.cfg.Socket.Path)

@@ -46,6 +46,7 @@ func guestOf(amd *foundry.AMD) configfsi.Client {
 // TestGuestInADomain takes a host whose TEE speaks alone through its life: its agent asks
 // the kernel's interface for reports, says how it is enrolled, and is admitted and renewed.
 func TestGuestInADomain(t *testing.T) {
+	t.Parallel()
 	foundry.Now = time.Now().UTC()
 	amd := foundry.NewAMD(1)
 	d, m := newDomain(t)
@@ -72,6 +73,7 @@ func TestGuestInADomain(t *testing.T) {
 
 // TestGuestPlace: the directory of such a host, and what its TEE has to say of it.
 func TestGuestPlace(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	dir := filepath.Join(t.TempDir(), "agent")
 	must(t, Prepare(dir, Place{Host: "web-1", Domain: d.file, Digest: d.digest, TEE: true}))

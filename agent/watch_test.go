@@ -14,6 +14,7 @@ import (
 // TestLeaseWatchers tells applications on the machine that the lease began, and when and
 // why it ended: when the host goes bad, when it falls silent, and when the agent ends.
 func TestLeaseWatchers(t *testing.T) {
+	t.Parallel()
 	d, m := newDomain(t)
 	a := d.start(m, func(c *Config) { c.Evidence.IntervalMS = 100 })
 	d.phase(a, Unenrolled)

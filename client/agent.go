@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
@@ -113,15 +114,36 @@ func answer(c *apiv1.ChallengeResponse, r process.Report) ([]byte, error) {
 	return r.Encode()
 }
 
+// Call asks a procedure that a part of the agent answers on the socket, by its name, and reads
+// what comes into answer, which has to be of the procedure's type. One that none answers is
+// malformed.
+func (l LocalAgent) Call(ctx context.Context, procedure string, question, answer proto.Message) error {
+	to, done := l.dial()
+	defer done()
+	err := callNamed(ctx, to, localBase, procedure, question, answer)
+	if connect.CodeOf(err) == connect.CodeUnimplemented {
+		return &keystead.FormatError{Format: "procedure", Field: procedure, Problem: "is none that this machine's agent answers"}
+	}
+	return l.explain(err)
+}
+
 // connect returns a client on one new connection, which done closes.
 func (l LocalAgent) connect() (to apiv1connect.AgentServiceClient, done func()) {
+	h, done := l.dial()
+	return apiv1connect.NewAgentServiceClient(h, localBase, connect.WithReadMaxBytes(maxHostAnswer)), done
+}
+
+// localBase is where the API is for a transport that knows the socket.
+const localBase = "http://agent.invalid"
+
+func (l LocalAgent) dial() (to *http.Client, done func()) {
 	t := &http.Transport{
 		MaxConnsPerHost: 1,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", l.path)
 		},
 	}
-	return apiv1connect.NewAgentServiceClient(&http.Client{Transport: t}, "http://agent.invalid", connect.WithReadMaxBytes(maxHostAnswer)), t.CloseIdleConnections
+	return &http.Client{Transport: t}, t.CloseIdleConnections
 }
 
 // explain turns an error into a refusal, and says why there is no agent to ask.

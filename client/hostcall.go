@@ -13,19 +13,21 @@ import (
 // the methods of a procedure do. Answer has to be of the procedure's type.
 func (h *Host) Call(ctx context.Context, procedure string, question, answer proto.Message) error {
 	_, err := eachNode(ctx, h, func(ctx context.Context, n *hostNode) (*named, error) {
-		proto.Reset(answer) // of what a node before may have left
 		to, base := n.transport()
-		into := connect.WithResponseInitializer(func(_ connect.Spec, message any) error {
-			message.(*named).Message = answer
-			return nil
-		})
-		c := connect.NewClient[named, named](to, base+procedure, connect.WithCodec(namedCodec{}), connect.WithReadMaxBytes(maxHostAnswer), into)
-		r, err := c.CallUnary(ctx, connect.NewRequest(&named{question}))
-		if err != nil {
-			return nil, err
-		}
-		return r.Msg, nil
+		return nil, callNamed(ctx, to, base, procedure, question, answer)
 	})
+	return err
+}
+
+// callNamed asks one server.
+func callNamed(ctx context.Context, to connect.HTTPClient, base, procedure string, question, answer proto.Message) error {
+	proto.Reset(answer) // of what one that was asked before may have left
+	into := connect.WithResponseInitializer(func(_ connect.Spec, message any) error {
+		message.(*named).Message = answer
+		return nil
+	})
+	c := connect.NewClient[named, named](to, base+procedure, connect.WithCodec(namedCodec{}), connect.WithReadMaxBytes(maxHostAnswer), into)
+	_, err := c.CallUnary(ctx, connect.NewRequest(&named{question}))
 	return err
 }
 

@@ -81,6 +81,7 @@ func (h *host) everywhere() {
 // TestAdmission has three nodes admit a host and renew its lease; what they put on the
 // ledger is proven by receipts.
 func TestAdmission(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	h, a := f.admitted("web-1")
 	if l := a.GetLease(); l.GetHost() != "web-1" || l.GetAssurance() != "test" || l.GetSuspended() != nil || l.GetUntilMs() != l.GetIssuedMs()+60_000 {
@@ -163,6 +164,7 @@ func (f *field) svid(h *host) {
 
 // TestBadHosts has nodes refuse, each for its reason, what is no host or is one no more.
 func TestBadHosts(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	good, _ := f.admitted("good")
 
@@ -229,6 +231,7 @@ func TestBadHosts(t *testing.T) {
 
 // TestRenewalGoesBad shows bad evidence in a renewal: the lease ends on all nodes.
 func TestRenewalGoesBad(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	h, _ := f.admitted("web-1")
 	h.everywhere()
@@ -240,6 +243,7 @@ func TestRenewalGoesBad(t *testing.T) {
 
 // TestEnded has members end leases: by revoking an enrolment, by denying hardware.
 func TestEnded(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	revoked, _ := f.admitted("revoked")
 	denied, _ := f.admitted("denied")
@@ -300,6 +304,7 @@ func (f *field) suspended(host string) {
 
 // TestCutOff stops two of three nodes: the third grants nothing once its clock is stale.
 func TestCutOff(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	h, _ := f.admitted("web-1")
 	h.everywhere()

@@ -405,6 +405,7 @@ func TestCallsAreCounted(t *testing.T) {
 
 // TestGovernance changes a setting by endorsements, adds a node and removes one.
 func TestGovernance(t *testing.T) {
+	t.Parallel()
 	c := found(t, 3, loopback)
 	c.startAll()
 	c.whole(0, 1, 2)

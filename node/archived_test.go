@@ -89,6 +89,7 @@ func (f *field) exported(leaf uint64, record []byte) archive.File {
 // TestArchive admits a host, and has its verdict recomputed from what the nodes
 // archived; only who may reads that, and each request serves once.
 func TestArchive(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	_, a := f.admitted("web-1")
 	f.archivedByAll(a)

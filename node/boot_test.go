@@ -55,6 +55,7 @@ func (h *host) enrolAgain() {
 // TPM2_Clear. Three nodes judge it, and every watcher is told what it was,
 // whether it asked for renewals or not, under the same ids.
 func TestBoots(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	h, _ := f.admitted("web-1")
 	renewed := func() {
@@ -132,6 +133,7 @@ func TestBoots(t *testing.T) {
 // TestKexecLosesTheLog starts another kernel without the firmware: host and members hear
 // that the log was lost, at the next renewal and when it connects anew.
 func TestKexecLosesTheLog(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 1, "trust-disks=true")
 	h, _ := f.admitted("web-1")
 	log := f.rec.Phases[0].IMALog
@@ -164,6 +166,7 @@ func TestKexecLosesTheLog(t *testing.T) {
 // node has, and then send the whole, under one nonce: one whole log a nonce is replayed, no
 // state piles up, and the lease stands.
 func TestHostThatNeverContinues(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	h, a := f.admitted("web-1")
 	from := a.GetReplayed()
@@ -193,6 +196,7 @@ func TestHostThatNeverContinues(t *testing.T) {
 // TestRestartedNodesAskOnce restarts all nodes of a domain: a host's next continuation is
 // one of logs that nobody has, it sends the whole once, and goes on from there.
 func TestRestartedNodesAskOnce(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 1, "trust-disks=true")
 	h, a := f.admitted("web-1")
 	if err := f.end(0, syscall.SIGTERM); err != nil {

@@ -13,6 +13,7 @@ import (
 // another's: that of others has room all the same, until so many hosts are at it that
 // memory ends, and again when theirs is old.
 func TestOneHostDoesNotFillTheBox(t *testing.T) {
+	t.Parallel()
 	var b box
 	now := time.Now()
 	large := make([]byte, 16<<20)

@@ -9,6 +9,7 @@ import (
 // TestCrashes kills, stops and restarts processes of a domain that does not trust
 // its disks, a minority at a time, under load.
 func TestCrashes(t *testing.T) {
+	t.Parallel()
 	c := found(t, 3, loopback)
 	c.startAll()
 	c.whole(0, 1, 2)

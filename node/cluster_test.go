@@ -140,6 +140,15 @@ func (p *process) log() string {
 	return p.dir + ".log"
 }
 
+// whole is for tests of whole nodes, which wait more than they compute: make quick, which has
+// three minutes, leaves them to make test.
+func whole(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts whole nodes, which make quick leaves to make test")
+	}
+}
+
 // found founds a domain of n nodes. Host gives node i's address, "" the loopback.
 func found(t *testing.T, n int, host func(int) string, settings ...string) *cluster {
 	t.Helper()
@@ -204,6 +213,7 @@ func (c *cluster) seal(settings ...string) {
 // prepare makes a node's directory and returns its contact.
 func (c *cluster) prepare(name, host, dir string) []byte {
 	c.t.Helper()
+	whole(c.t)
 	if host == "" {
 		host = "127.0.0.1"
 	}

@@ -35,6 +35,7 @@ func (h *host) gained(from *apiv1.Replayed) (*apiv1.RenewResponse, error) {
 // the nodes do not have they ask for, and hold nothing against the host; when it goes
 // bad, its new entry alone ends the lease.
 func TestRenewalContinues(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	h, a := f.admitted("web-1")
 	from := a.GetReplayed()
@@ -66,6 +67,7 @@ func TestRenewalContinues(t *testing.T) {
 
 // TestAdmissionIsWhole: whoever asks to be admitted shows all.
 func TestAdmissionIsWhole(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 1, "trust-disks=true")
 	h, a := f.admitted("web-1")
 	raw, tick, err := h.answer(evidence.PurposeAdmission)

@@ -70,7 +70,7 @@ const (
 )
 
 func (c *court) init(n *library, took func(*ledger.Verdict), types []part.JudgedType) {
-	c.node, c.wake, c.bench = n, make(chan struct{}, 1), make(chan struct{}, maxJudges)
+	c.node, c.took, c.wake, c.bench = n, took, make(chan struct{}, 1), make(chan struct{}, maxJudges)
 	c.cases, c.open = map[keystead.Digest]*inquiry{}, map[keystead.Digest]*inquiry{}
 	c.types = map[string]part.JudgedType{}
 	for _, t := range types {

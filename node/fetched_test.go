@@ -44,6 +44,7 @@ func (l *lyingPeer) GetObject(_ context.Context, _ *connect.Request[apiv1.GetObj
 // TestPeersObjects has another node hand over other bytes than were asked for, and more than
 // what was asked for is ever long: neither is taken, and of the latter no more than that.
 func TestPeersObjects(t *testing.T) {
+	t.Parallel()
 	l := &lyingPeer{}
 	mux := http.NewServeMux()
 	mux.Handle(apiv1connect.NewHostServiceHandler(l))

@@ -39,6 +39,7 @@ func (f *field) grace(until time.Time) []byte {
 // suspended on all nodes after, also by what its logs have gained alone. An admission
 // from within the grace is recomputed bit by bit when it is over.
 func TestGraceEnds(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	if err := f.set(admit.ArchiveReaders, 1, f.member.Public().Name()); err != nil {
 		t.Fatal(err)

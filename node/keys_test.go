@@ -330,6 +330,7 @@ func TestClientsDoNotWriteRounds(t *testing.T) {
 // TestReleaseToHosts releases a key to a host that three nodes admitted, over its attested
 // connections, and to nobody else; and no more once the host has gone bad.
 func TestReleaseToHosts(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	web, _ := f.admitted("web")
 	other, _ := f.admitted("other")

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -69,9 +70,17 @@ func lie(dir string, o *node.Options) {
 			s.Digest[0] ^= 0xff
 		}
 	})
+	var mu sync.Mutex
+	var index, size uint64 // up to which this node said what is so
 	o.LieOfHead(func(to string, s heads.Statement, k *key.Node) heads.Statement {
 		b, _ := os.ReadFile(filepath.Join(dir, headFile))
+		mu.Lock()
+		defer mu.Unlock()
+		if string(b) == "*" && (s.Log.Index <= index || s.Tree.Size <= size) { // or this lie would contradict what it said before
+			return s
+		}
 		if string(b) != to && string(b) != "*" {
+			index, size = max(index, s.Log.Index), max(size, s.Tree.Size)
 			return s
 		}
 		s.Log.Hash[0] ^= 0xff

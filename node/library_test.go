@@ -13,6 +13,7 @@ import (
 
 // TestObjectsOverTheAPI hands objects in and gets them back, from each node.
 func TestObjectsOverTheAPI(t *testing.T) {
+	t.Parallel()
 	c := found(t, 3, loopback, "trust-disks=true")
 	c.startAll()
 	c.whole(0, 1, 2)

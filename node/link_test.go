@@ -20,6 +20,7 @@ import (
 // a network and mounts that nobody else sees, and reports whether this is inside.
 func isolated(t *testing.T) bool {
 	t.Helper()
+	whole(t)
 	const env = "KEYSTEAD_TEST_ISOLATED"
 	if os.Getenv(env) == t.Name() {
 		run(t, "mount -t tmpfs tmpfs /run && ip link set lo up")
@@ -48,6 +49,7 @@ func run(t *testing.T, format string, args ...any) {
 // TestLinks runs three nodes in three network namespaces on one bridge, under load
 // from a fourth, and cuts links.
 func TestLinks(t *testing.T) {
+	t.Parallel()
 	if !isolated(t) {
 		return
 	}
@@ -87,6 +89,7 @@ func TestLinks(t *testing.T) {
 // TestSizeIsOfNow cuts a follower off from the other nodes and asks it, which clients
 // still reach, where the ledger ends.
 func TestSizeIsOfNow(t *testing.T) {
+	t.Parallel()
 	if !isolated(t) {
 		return
 	}
@@ -130,6 +133,7 @@ func TestSizeIsOfNow(t *testing.T) {
 // TestFullDisk lets one node's disk run full under load: the node must stop and say
 // so, and come back once there is room.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	if !isolated(t) {
 		return
 	}

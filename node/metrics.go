@@ -62,6 +62,7 @@ func newMetrics(n *Node) *metrics {
 	}{
 		"archive_records": {"Admissions whose evidence is archived here.", func() float64 { records, _ := n.archivist.archives.usage(); return float64(records) }},
 		"archive_bytes":   {"Bytes of archived evidence.", func() float64 { _, size := n.archivist.archives.usage(); return float64(size) }},
+		"stable_position": {"Log index of the last position at which a majority came to one state.", func() float64 { return float64(n.machine.stable()) }},
 	} {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: name, Help: g.help}, g.value))
 	}

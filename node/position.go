@@ -304,3 +304,15 @@ func (x *machine) positions() (now positionsNow) {
 	}
 	return now
 }
+
+// stable returns the log index of the last position at which a majority came to one state; 0
+// for none.
+func (x *machine) stable() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.m == nil {
+		return 0 // not opened yet
+	}
+	p := x.m.Positions()
+	return p.Stable
+}

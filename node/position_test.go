@@ -224,7 +224,9 @@ func TestUnprovenState(t *testing.T) {
 func TestTwoBuilds(t *testing.T) {
 	t.Parallel()
 	old := filepath.Join(t.TempDir(), "keystead")
-	if out, err := exec.Command("go", "build", "-tags", "entryversion3", "-o", old, "../cmd/keystead").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-tags", "entryversion3", "-o", old, "../cmd/keystead")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does, and from its cache
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	c := found(t, 3, loopback, "trust-disks=true", admit.EntryVersion+"=3")

@@ -50,6 +50,7 @@ func (f *field) effective(kind, subject string) (n int) {
 // TestLyingNode has a node propose and endorse an admission for evidence that does not
 // pass: no other node endorses it, and no receipt of it can exist.
 func TestLyingNode(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	liar := f.leader(0)
 	if err := f.end(liar, syscall.SIGTERM); err != nil {
@@ -186,6 +187,7 @@ func (c *cupboard) offer(set []byte, recipe interface{ Text() []byte }, without 
 // TestReferenceSets proposes a reference set that its recipe gives, and some that none
 // gives: those nobody endorses, and there is no effective entry of them.
 func TestReferenceSets(t *testing.T) {
+	t.Parallel()
 	f := &field{cluster: found(t, 3, loopback, "trust-disks=true")}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)

@@ -26,6 +26,7 @@ import (
 // members as must have signed reopen it from one node's disk, and then all that was
 // acknowledged is there.
 func TestRecovery(t *testing.T) {
+	t.Parallel()
 	second, err := key.NewMember(rand.Reader, "test.second")
 	if err != nil {
 		t.Fatal(err)

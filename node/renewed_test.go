@@ -33,6 +33,7 @@ func (h *host) watched(name string) (api *client.Host, dialed *atomic.Int32) {
 // seconds old. A host that renews its lease, by way of other nodes, stays connected to
 // it; one that does not has to show evidence again; and one whose lease was ended can not.
 func TestRenewalKeepsConnection(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	if err := f.end(0, syscall.SIGTERM); err != nil {
 		t.Fatal(err)

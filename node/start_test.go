@@ -20,6 +20,7 @@ import (
 // TestStartOnAFullDisk starts a node whose disk has less and less room: it runs, or ends
 // with a status that is not 0 and says that there is no space. It never hangs.
 func TestStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	if !isolated(t) {
 		return
 	}

@@ -227,6 +227,7 @@ func (g *guest) stays(what string, err error, reason keystead.Reason) {
 // TestTEEHost has three nodes admit an SNP guest, who has neither TPM nor activated key,
 // renew its lease, give it an SVID, and archive what it was judged by.
 func TestTEEHost(t *testing.T) {
+	t.Parallel()
 	c := newClouds(t, guestPolicy)
 	g := c.snp("web-1")
 	demand(t, "a guest that nobody enrolled", g.connect(), keystead.ReasonHostUnenrolled)
@@ -282,6 +283,7 @@ func TestTEEHost(t *testing.T) {
 // TestTEEHostAttacks shows what speaks against a guest that has a lease, on connections and
 // in renewals: the lease ends on all nodes. What anybody may send in its name ends nothing.
 func TestTEEHostAttacks(t *testing.T) {
+	t.Parallel()
 	c := newClouds(t, guestPolicy)
 	g := c.snp("web-1")
 	c.admits(g)
@@ -382,6 +384,7 @@ func (c *clouds) told(event string) {
 // TestTEEHostTerms changes the terms under a guest that has a lease: a floor above its level
 // and a revoked authority end it; collateral past its time keeps it from being renewed.
 func TestTEEHostTerms(t *testing.T) {
+	t.Parallel()
 	c := newClouds(t, guestPolicy)
 	g := c.snp("web-1")
 	c.admits(g)
@@ -402,6 +405,7 @@ func TestTEEHostTerms(t *testing.T) {
 // TestTEEHostsOfEachKind has guests of TDX and of Nitro admitted and renewed, and a machine
 // with a TPM under the same terms, whose verdict names nothing of TEEs.
 func TestTEEHostsOfEachKind(t *testing.T) {
+	t.Parallel()
 	c := newClouds(t, anyGuest)
 	for _, g := range []*guest{c.on(evidence.KindTDX, fmt.Sprintf("%x", c.intel.PPID), "td", c.fresh()), c.on(evidence.KindNitro, "i-0abc-enc0123", "enclave", c.fresh())} {
 		c.admits(g)

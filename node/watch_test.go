@@ -38,6 +38,7 @@ func words(events []*apiv1.HostEvent) (out []string) {
 // TestWatchHosts watches hosts be admitted, renewed, suspended and revoked, and a lease
 // run out, from every node, from the first leaf and from the middle.
 func TestWatchHosts(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true", "lease-seconds=15")
 	good, a := f.admitted("web-1")
 	bad, _ := f.admitted("web-2")

@@ -116,6 +116,7 @@ func (h *hooked) until(what string, so func() bool) {
 // TestWebhook delivers events to a server that fails at first and hangs then: hosts are
 // admitted meanwhile, nothing is lost, also over a restart of the node, and nothing overtakes.
 func TestWebhook(t *testing.T) {
+	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
 	h := newHooked(t)
 	dir := f.nodes[0].dir

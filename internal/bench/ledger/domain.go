@@ -25,6 +25,12 @@ type domain struct {
 // startDomain founds a domain of three processes in a new directory under dir and
 // waits until it has a checkpoint. Run makes the command of a node of a configuration.
 func startDomain(program, dir string, port int, run func(config string) (*exec.Cmd, error)) (*domain, error) {
+	return startFounded(program, dir, port, run, func(string) error { return nil })
+}
+
+// startFounded is startDomain, with what is changed in the domain's directory before the
+// nodes start.
+func startFounded(program, dir string, port int, run func(config string) (*exec.Cmd, error), change func(dir string) error) (*domain, error) {
 	dir, err := os.MkdirTemp(dir, "keystead-bench-")
 	if err != nil {
 		return nil, err
@@ -33,6 +39,9 @@ func startDomain(program, dir string, port int, run func(config string) (*exec.C
 	out, err := exec.Command(program, "domain", "init", "bench", "--local", "3", "--dir", filepath.Join(dir, "d"), "--port", fmt.Sprint(port)).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	if err := change(filepath.Join(dir, "d")); err != nil {
+		return nil, err
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, "d", "domain.json"))
 	if err != nil {

@@ -30,7 +30,7 @@ type order struct {
 }
 
 // parts of the table, in their order.
-var parts = []string{"commit", "puts", "reads", "receipts", "keys"}
+var parts = []string{"commit", "puts", "reads", "receipts", "keys", "positions", "take"}
 
 func (o *order) wants(part string) bool { return len(o.only) == 0 || slices.Contains(o.only, part) }
 

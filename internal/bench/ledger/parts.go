@@ -51,7 +51,17 @@ func (o *order) bench() error {
 		}
 	}
 	if o.wants("keys") {
-		return keysBench(&t, o.program, o.dir, o.node, o.length)
+		if err := keysBench(&t, o.program, o.dir, o.node, o.length); err != nil {
+			return err
+		}
+	}
+	if o.wants("positions") {
+		if err := o.positions(t); err != nil {
+			return err
+		}
+	}
+	if o.wants("take") {
+		return o.take(t)
 	}
 	return nil
 }

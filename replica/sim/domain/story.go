@@ -44,6 +44,9 @@ func (l *liar) tell() {
 	}
 	st := &story{l: l, victims: map[*sim.Host]bool{}, store: store, machine: m, first: last + 1}
 	k := 1 + l.rng.IntN(len(l.d.nodes)-2)
+	if l.d.opts.Evict {
+		k = 1 // a majority is left that can end it
+	}
 	for _, i := range l.rng.Perm(len(l.d.nodes) - 1)[:k] {
 		st.victims[l.d.nodes[i].host] = true
 		l.d.c.Trace("the liar tells %s another story from entry %d on", l.d.nodes[i].name, st.first)
