@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/keystead/keystead/part"
@@ -88,12 +87,7 @@ func (a *assembly) start(ctx context.Context) error {
 func (a *assembly) applied(b part.Batch) {
 	all := b.Entries
 	for i, p := range a.parts {
-		b.Entries = nil
-		for _, e := range all {
-			if slices.Contains(a.hosts[i].declared.Sees, e.Kind) {
-				b.Entries = append(b.Entries, e)
-			}
-		}
+		b.Entries = a.hosts[i].declared.Seen(all)
 		p.Applied(b)
 	}
 }

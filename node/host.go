@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
-	"slices"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
@@ -17,11 +15,6 @@ type host struct {
 	node     *Node
 	name     string // of the part
 	declared part.Declaration
-}
-
-// undeclared refuses what a part did not declare.
-func (h *host) undeclared(what, got string) error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonPartUndeclared, Where: "part " + h.name, Want: what + " that the part declared", Got: got})
 }
 
 // Self implements part.Host.
@@ -74,12 +67,8 @@ func (s hostState) Grown() <-chan struct{} { return s.node.grown.wait() }
 
 // Propose implements part.Log.
 func (h *host) Propose(ctx context.Context, entry []byte) (out part.Outcome, err error) {
-	kind, _, err := receipt.Split(entry)
-	if err != nil {
+	if err := h.declared.MayPropose(h.name, entry); err != nil {
 		return out, err
-	}
-	if !slices.Contains(h.declared.Proposes, kind) {
-		return out, h.undeclared("entries of a kind", kind.String())
 	}
 	r, err := h.node.propose(ctx, entry)
 	if err != nil {
@@ -90,16 +79,16 @@ func (h *host) Propose(ctx context.Context, entry []byte) (out part.Outcome, err
 
 // Transact implements part.Log.
 func (h *host) Transact(ctx context.Context, contract string, writes []ledger.Write, conditions ...ledger.Condition) error {
-	if !slices.Contains(h.declared.Contracts, contract) {
-		return h.undeclared("a contract", fmt.Sprintf("%.40q", contract))
+	if err := h.declared.MayWrite(h.name, contract); err != nil {
+		return err
 	}
 	return h.node.transact(ctx, contract, writes, conditions...)
 }
 
 // Decide implements part.Log.
 func (h *host) Decide(ctx context.Context, p *ledger.Proposal) (out part.Outcome, err error) {
-	if !slices.ContainsFunc(h.declared.Judges, func(t part.JudgedType) bool { return t.Type == p.Type }) {
-		return out, h.undeclared("a type of proposal", fmt.Sprintf("%.40q", p.Type))
+	if err := h.declared.MayDecide(h.name, p.Type); err != nil {
+		return out, err
 	}
 	entry, err := p.Entry()
 	if err != nil {
@@ -111,14 +100,14 @@ func (h *host) Decide(ctx context.Context, p *ledger.Proposal) (out part.Outcome
 
 // Sign implements part.Log.
 func (h *host) Sign(context string, message []byte) (none key.NodeSignature, err error) {
-	if !slices.Contains(h.declared.Signs, context) {
-		return none, h.undeclared("a signing context", fmt.Sprintf("%.40q", context))
+	if err := h.declared.MaySign(h.name, context); err != nil {
+		return none, err
 	}
 	k, err := h.node.signer()
 	if err != nil {
 		return none, err
 	}
-	return k.Sign(append([]byte(context+"\n"), message...)), nil
+	return k.Sign(part.Signed(context, message)), nil
 }
 
 // Leads implements part.Log.
