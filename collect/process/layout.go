@@ -225,48 +225,55 @@ func (m *Measurement) memory(ctx context.Context) (d keystead.Digest, err error)
 	return d, nil
 }
 
+// A library is a file whose code is in the process.
+type library struct {
+	image   *app.Image
+	mapping app.Mapping
+}
+
+// holds refuses a mapping of the library that is not its code.
+func (m *Measurement) holds(l library, v vma) error {
+	inCode := func(s app.Segment) bool {
+		return s.Flags&elf.PF_X != 0 && down(s.Offset) <= v.offset && v.offset+v.end-v.start <= up(s.Offset+s.Size)
+	}
+	if !slices.ContainsFunc(l.image.Fixed, inCode) {
+		return m.foreign("the code of a library", "another part of it: "+v.String())
+	}
+	return nil
+}
+
 // library names the file of a mapping, and measures it.
-func (m *Measurement) library(ctx context.Context, c code) (app.Mapping, error) {
+func (m *Measurement) library(ctx context.Context, c code) (l library, err error) {
 	f, err := m.process.openSeen(c.vma.at(), c.file)
 	if err != nil {
-		return app.Mapping{}, err
+		return l, err
 	}
 	defer f.Close()
 	file := untilDone{ctx, f}
-	image, err := app.ParseImage(file, int64(c.file.size))
-	if err != nil {
-		return app.Mapping{}, err
+	if l.image, err = app.ParseImage(file, int64(c.file.size)); err != nil {
+		return l, err
 	}
-	loader, err := m.isLoader(c.file)
-	if err != nil {
-		return app.Mapping{}, err
+	l.mapping.Name = m.Program.Image.LibraryName(l.image, l.image.Name == "" && m.isLoader(c.file))
+	if l.mapping.Name == "" {
+		return l, m.foreign("libraries that have a name", c.vma.String())
 	}
-	mapping := app.Mapping{Name: m.Program.Image.LibraryName(image, loader)}
-	if mapping.Name == "" {
-		return mapping, m.foreign("libraries that have a name", c.vma.String())
-	}
-	if err := m.Program.Note.Maps(mapping.Name); err != nil {
-		return mapping, err
-	}
-	inCode := func(s app.Segment) bool {
-		return s.Flags&elf.PF_X != 0 && down(s.Offset) <= c.vma.offset && c.vma.offset+c.vma.end-c.vma.start <= up(s.Offset+s.Size)
-	}
-	if !slices.ContainsFunc(image.Fixed, inCode) {
-		return mapping, m.foreign("the code of a library", "another part of it: "+c.vma.String())
+	if err := m.Program.Note.Maps(l.mapping.Name); err != nil {
+		return l, err
 	}
 	h := sha256.New()
 	if _, err := io.Copy(h, io.NewSectionReader(file, 0, int64(c.file.size))); err != nil {
-		return mapping, err
+		return l, err
 	}
-	h.Sum(mapping.File[:0])
-	return mapping, nil
+	h.Sum(l.mapping.File[:0])
+	return l, nil
 }
 
-// isLoader reports whether a file is the one that the program names as its loader.
-func (m *Measurement) isLoader(file stamp) (bool, error) {
+// isLoader reports whether a file is the one that the program names as its loader. Where
+// the kernel can not tell without asking a file system, it is not.
+func (m *Measurement) isLoader(file stamp) bool {
 	if m.Program.Image.Interpreter == "" {
-		return false, nil
+		return false
 	}
-	at, err := stampOfPath(m.Program.Image.Interpreter)
-	return err == nil && at == file, err
+	at, err := stampOfCached(m.Program.Image.Interpreter, 0)
+	return err == nil && at == file
 }

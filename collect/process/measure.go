@@ -164,7 +164,7 @@ func (p *Process) path(exe stamp) (string, error) {
 		return "", p.explain("exe", err)
 	}
 	name := string(buf[:n])
-	at, err := stampOfPath(name)
+	at, err := stampOfCached(name, unix.RESOLVE_NO_SYMLINKS)
 	if err == nil && at == exe {
 		return name, nil
 	}
@@ -175,24 +175,44 @@ func (p *Process) path(exe stamp) (string, error) {
 	return "", p.deny(keystead.ReasonExecutableMoved, fmt.Sprintf("at %.256q the file that the process runs", name), got)
 }
 
-func stampOfPath(name string) (stamp, error) {
-	f, err := openAt(unix.AT_FDCWD, name, unix.O_PATH)
-	if err != nil {
-		return stamp{}, err
+const resolveCached = 0x20 // RESOLVE_CACHED of linux/openat2.h (5.12)
+
+// stampOfCached looks a path up in the kernel's cache alone (openat2(2)). A file that runs is in it, as
+// are the directories above it; whatever lies over them now may be a file system of the
+// process's own, and is not asked.
+func stampOfCached(name string, resolve uint64) (stamp, error) {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolveCached | resolve}
+	for tries := 1; ; tries++ {
+		fd, err := unix.Openat2(unix.AT_FDCWD, name, how)
+		if errors.Is(err, unix.EAGAIN) && tries < 100 { // somebody renamed something meanwhile
+			continue
+		}
+		if err != nil {
+			return stamp{}, err
+		}
+		f := os.NewFile(uintptr(fd), name)
+		defer f.Close()
+		s, _, err := stampOf(f)
+		return s, err
 	}
-	defer f.Close()
-	s, _, err := stampOf(f)
-	return s, err
 }
 
-// libraries measures the files of the other code in the process.
+// libraries measures the files of the other code in the process, each once.
 func (m *Measurement) libraries(ctx context.Context) error {
-	for _, l := range m.seen.libraries {
-		mapping, err := m.library(ctx, l)
-		if err != nil {
+	known := map[stamp]library{}
+	for _, c := range m.seen.libraries {
+		l, ok := known[c.file]
+		if !ok {
+			var err error
+			if l, err = m.library(ctx, c); err != nil {
+				return err
+			}
+			known[c.file] = l
+			m.Mappings = append(m.Mappings, l.mapping)
+		}
+		if err := m.holds(l, c.vma); err != nil {
 			return err
 		}
-		m.Mappings = append(m.Mappings, mapping)
 	}
 	slices.SortFunc(m.Mappings, func(a, b app.Mapping) int {
 		return strings.Compare(a.Name+a.File.String(), b.Name+b.File.String())

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/app"
 	"github.com/keystead/keystead/collect/process"
@@ -367,4 +369,46 @@ func TestLibraryRewritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantReason(t, "a library rewritten after its hash", m.Again(), keystead.ReasonProcessChanged)
+}
+
+// TestStalledFiles mounts a file system whose server never answers (FUSE) over the
+// directory of a program that runs: nobody waits for it.
+func TestStalledFiles(t *testing.T) {
+	a := specimen.NewAuthority(t)
+	p := start(t, a.Sign(t, specimen.Build(t, specimen.MuslStatic), "player"))
+	m, err := p.Measure(ctx, process.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stall(t, filepath.Dir(p.cmd.Path))
+	done := make(chan [2]error, 1)
+	go func() {
+		_, err := p.Measure(ctx, process.Options{})
+		done <- [2]error{err, m.Again()}
+	}()
+	select {
+	case got := <-done:
+		wantReason(t, "a stalled file system over the program", got[0], keystead.ReasonExecutableMoved)
+		wantReason(t, "the same, since it was measured", got[1], keystead.ReasonExecutableMoved)
+	case <-time.After(10 * time.Second):
+		t.Error("the measurement waits for the file system")
+	}
+}
+
+// stall mounts a FUSE file system that nobody serves.
+func stall(t *testing.T, dir string) {
+	t.Helper()
+	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("stalled", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		fuse.Close() // ends what waits
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 }
