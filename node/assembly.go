@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -70,6 +72,19 @@ func (a *assembly) judges() (out []part.JudgedType) {
 		out = append(out, h.declared.Judges...)
 	}
 	return out
+}
+
+// register has metrics of the parts be told with the node's own.
+func (a *assembly) register(to prometheus.Registerer) error {
+	var errs []error
+	for _, h := range a.hosts {
+		for _, m := range h.declared.Metrics {
+			if err := to.Register(m); err != nil {
+				errs = append(errs, fmt.Errorf("part %s: %w", h.name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // start starts the parts in order.

@@ -14,11 +14,12 @@ import (
 	"github.com/keystead/keystead/internal/freeport"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 )
 
 // single starts a domain of one node in this process.
-func single(t *testing.T) *Node {
+func single(t *testing.T, parts ...part.Part) *Node {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "n1")
 	contact, err := Prepare(context.Background(), dir, Place{Name: "n1", Peer: address(t), API: address(t), Ops: address(t)})
@@ -54,7 +55,7 @@ func single(t *testing.T) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := Start(context.Background(), cfg, Options{})
+	n, err := Start(context.Background(), cfg, Options{Parts: parts})
 	if err != nil {
 		t.Fatal(err)
 	}

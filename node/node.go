@@ -196,6 +196,9 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	n.machine = &machine{domain: cfg.Domain, heard: n.heard, opened: n.states.opened, sees: n.assembly.sees}
 	n.metrics = newMetrics(n)
+	if err := n.assembly.register(n.metrics.registry); err != nil {
+		return nil, err
+	}
 	n.limited.init(n)
 	sealer := opts.Sealer
 	if sealer == nil && n.tpm != nil {

@@ -43,7 +43,7 @@ var rungs = map[string]int{
 	"internal/bench": bed, "internal/debrepo": bed, "internal/demo": bed, "internal/flood": bed, "internal/forger": bed, "internal/foundry": bed,
 	"internal/freeport": bed, "internal/golden": bed, "internal/ladder": bed, "internal/practice": bed, "internal/recording": bed,
 	"internal/rpmrepo": bed, "internal/samples": bed, "internal/shell": bed, "internal/specimen": bed, "internal/swtpm": bed, "internal/testbed": bed,
-	"replica/sim": bed,
+	"replica/sim": bed, "part/parttest": bed,
 }
 
 const (
