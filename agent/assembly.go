@@ -24,6 +24,7 @@ type entry struct{ table, field, value string }
 // A seat is a part's place in the agent: the Host that it is handed, with what it declared.
 type seat struct {
 	agent    *Agent
+	name     string
 	part     part.Part
 	declared part.Declaration
 }
@@ -41,24 +42,24 @@ func (a *Agent) assemble(makers []maker) error {
 		if err != nil {
 			return err
 		}
-		s.part = p
+		s.part, s.name = p, p.Name()
 		p.Declare(&s.declared)
 		a.seats = append(a.seats, s) // Close ends it, whatever is wrong with it
-		if err := s.declared.Check(p.Name()); err != nil {
+		if err := s.declared.Check(s.name); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(a.seats[:len(a.seats)-1], func(o *seat) bool { return o.part.Name() == p.Name() }) {
-			return fmt.Errorf("two parts are named %s", p.Name())
+		if slices.ContainsFunc(a.seats[:len(a.seats)-1], func(o *seat) bool { return o.name == s.name }) {
+			return fmt.Errorf("two parts are named %s", s.name)
 		}
-		for _, s := range s.declared.Procedures {
-			if by := served[s.Name]; by != "" {
-				return fmt.Errorf("parts %s and %s both serve %s", by, p.Name(), s.Name)
+		for _, o := range s.declared.Procedures {
+			if by := served[o.Name]; by != "" {
+				return fmt.Errorf("parts %s and %s both serve %s", by, s.name, o.Name)
 			}
-			served[s.Name] = p.Name()
+			served[o.Name] = s.name
 		}
 		for _, m := range s.declared.Metrics {
 			if err := a.ops.register(m); err != nil {
-				return fmt.Errorf("part %s: %w", p.Name(), err)
+				return fmt.Errorf("part %s: %w", s.name, err)
 			}
 		}
 	}
@@ -108,7 +109,7 @@ func (s *seat) Visitor(ctx context.Context) (part.Visitor, error) {
 // Call implements part.Host.
 func (s *seat) Call(ctx context.Context, procedure string, question, answer proto.Message) error {
 	if !slices.Contains(s.declared.Calls, procedure) {
-		return fmt.Errorf("part %s asks %s, which it did not declare", s.part.Name(), procedure)
+		return fmt.Errorf("part %s asks %s, which it did not declare", s.name, procedure)
 	}
 	return s.agent.told(s.agent.host.Call(ctx, procedure, question, answer))
 }

@@ -46,6 +46,7 @@ type bed struct {
 // them.
 func newBed(t *testing.T, n int, settings ...string) *bed {
 	t.Helper()
+	whole(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	b := &bed{cluster: &cluster{t: t, dir: t.TempDir(), file: &client.Domain{}, evidence: true}, ctx: ctx}

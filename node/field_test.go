@@ -103,6 +103,7 @@ func logs(rec *recording.Recording, phase int, root string) error {
 // newField founds a domain of n nodes that show evidence, and starts them.
 func newField(t *testing.T, n int, settings ...string) *field {
 	t.Helper()
+	whole(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	f := &field{cluster: &cluster{t: t, dir: t.TempDir(), file: &client.Domain{}, evidence: true}, ctx: ctx}

@@ -22,7 +22,8 @@ type Declaration struct {
 	Calls []string
 	// Metrics are for operators, under names that begin with keystead_agent_.
 	Metrics []prometheus.Collector
-	// Status adds to what the agent says of itself, while the agent waits; nil adds nothing.
+	// Status adds to what the agent says of itself, while the agent waits: it uses no method of the
+	// Host. Nil adds nothing.
 	Status func(*apiv1.AgentStatusResponse)
 }
 
