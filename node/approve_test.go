@@ -18,6 +18,7 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/replica"
 )
 
 // answering is another node that answers what it likes about its state.
@@ -224,5 +225,18 @@ func TestRecoveryVouches(t *testing.T) {
 	var format *keystead.FormatError
 	if _, _, err := n.vouchers([]byte{0, 0, 9, 9, 1}); !errors.As(err, &format) {
 		t.Errorf("garbage: %v", fmt.Sprint(err))
+	}
+}
+
+// TestOfferedStateIsRemembered: a node that offers its state of now to who joins can sign its
+// digest when a position came meanwhile, which is newer: the replica sends what was offered.
+func TestOfferedStateIsRemembered(t *testing.T) {
+	c := confirmed{own: map[uint64]replica.StateHeader{30: {Index: 30}, 41: {Index: 41}, 42: {Index: 42}}, sent: map[uint64]bool{}}
+	out := c.unsent(&ledger.Positions{Kept: []ledger.Position{{Index: 42}}}, "n1")
+	if len(out) != 1 || out[0].Index != 42 {
+		t.Errorf("handed in: %v", out)
+	}
+	if _, kept := c.own[41]; !kept || len(c.own) != 2 {
+		t.Errorf("of 30, 41 and 42, of which 41 was offered last, it remembers %v", c.own)
 	}
 }

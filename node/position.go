@@ -179,16 +179,22 @@ func said(h replica.StateHeader) ledger.StateDigest {
 }
 
 // unsent returns what this node came to at positions that do not have it yet, and forgets
-// what no position is of any more.
+// what no position is of any more. What it offered last is at no position: who joins may be sent
+// it still, and asks for its digest.
 func (c *confirmed) unsent(p *ledger.Positions, name string) (out []replica.StateHeader) {
-	newest := uint64(0)
+	newest, offered := uint64(0), uint64(0)
 	if n := len(p.Kept); n > 0 {
 		newest = p.Kept[n-1].Index
+	}
+	for index := range c.own {
+		if p.At(index) == nil {
+			offered = max(offered, index)
+		}
 	}
 	for index, h := range c.own {
 		at := p.At(index)
 		switch {
-		case at == nil && index < newest:
+		case at == nil && index < newest && index < offered:
 			delete(c.own, index)
 			delete(c.sent, index)
 		case at != nil && at.Digest(name) == nil && !c.sent[index]:

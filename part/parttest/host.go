@@ -2,6 +2,7 @@ package parttest
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/key"
@@ -20,7 +21,7 @@ var (
 
 // Self implements part.Host.
 func (h host) Self() part.Self {
-	return part.Self{Name: h.b.names[0], Domain: h.b.domain, Dir: h.b.t.TempDir(), Log: h.b.log()}
+	return part.Self{Name: h.b.names[0], Domain: h.b.domain, Dir: h.b.dir, Log: slog.New(slog.DiscardHandler)}
 }
 
 // State implements part.Host.

@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"log/slog"
 	"net/http/httptest"
 	"slices"
 	"sync"
@@ -42,10 +41,12 @@ type Bench struct {
 	domain  keystead.Digest
 	nodes   []*key.Node
 	names   []string
+	dir     string
 	running context.Context
 	tasks   sync.WaitGroup
+	log     sync.Mutex // one entry after the other, and the part told of it
 
-	mu      sync.Mutex
+	mu      sync.Mutex // what follows
 	state   *memory
 	machine *ledger.Machine
 	index   uint64
@@ -55,7 +56,7 @@ type Bench struct {
 // New founds a ledger of so many nodes, and starts a part on it. The test's end closes it.
 func New(t testing.TB, p part.Part, nodes int) *Bench {
 	t.Helper()
-	b := &Bench{Part: p, Endorse: nodes, Objects: map[keystead.Digest][]byte{}, t: t, state: newMemory(), grown: make(chan struct{})}
+	b := &Bench{Part: p, Endorse: nodes, Objects: map[keystead.Digest][]byte{}, t: t, dir: t.TempDir(), state: newMemory(), grown: make(chan struct{})}
 	var err error
 	if b.Member, err = key.NewMember(rand.Reader, "member"); err != nil {
 		t.Fatal(err)
@@ -118,6 +119,8 @@ func (b *Bench) start() {
 
 // Apply applies an entry as a log of its own would, and tells the part.
 func (b *Bench) Apply(entry []byte) (ledger.Result, error) {
+	b.log.Lock()
+	defer b.log.Unlock()
 	b.mu.Lock()
 	b.index++
 	w := newBatch()
@@ -155,6 +158,12 @@ func (b *Bench) Decide(ctx context.Context, p *ledger.Proposal) (part.Outcome, e
 	if i < 0 {
 		return part.Outcome{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "proposal", Want: "a type that this build judges", Got: p.Type})
 	}
+	roster, _ := hostState{b}.Roster()
+	if kind := b.Declared.Judges[i].Statement; kind != "" { // as a node does, before the log has it
+		if _, _, err := key.Open(p.Content, kind, roster.Members...); err != nil {
+			return part.Outcome{}, err
+		}
+	}
 	entry, err := p.Entry()
 	if err != nil {
 		return part.Outcome{}, err
@@ -166,7 +175,6 @@ func (b *Bench) Decide(ctx context.Context, p *ledger.Proposal) (part.Outcome, e
 	if err != nil {
 		return part.Outcome{}, err
 	}
-	roster, _ := hostState{b}.Roster()
 	h := &part.Hearing{Roster: &roster, Domain: b.domain, Proposal: p, Read: b.View, Object: hostPeers{b}.Object}
 	if err := b.Declared.Judges[i].Judge(ctx, h, &v); err != nil {
 		return part.Outcome{}, err
@@ -184,6 +192,3 @@ func (b *Bench) Decide(ctx context.Context, p *ledger.Proposal) (part.Outcome, e
 
 // Public returns the key by which the part's node signs.
 func (b *Bench) Public() key.NodePublic { return b.nodes[0].Public() }
-
-// Log returns where the part's node would log to: nowhere.
-func (b *Bench) log() *slog.Logger { return slog.New(slog.DiscardHandler) }
