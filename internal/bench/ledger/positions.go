@@ -21,8 +21,9 @@ import (
 
 const (
 	positionPairs = 3
-	positionValue = 4 << 10 // bytes: so that a load writes the log of a position in reasonable time
-	positionLoads = 6       // times the length of other loads
+	positionValue = 16 << 10 // bytes: so that a load writes the log of a position in reasonable time
+	positionBatch = 8        // puts under way on a stream: more, of that size, than memory for strangers has room for end it
+	positionLoads = 6        // times the length of other loads
 )
 
 // positions compares puts a second in a domain whose nodes compare digests of their states at
@@ -44,7 +45,8 @@ func (o *order) positions(t table) error {
 		without, with, ratios = append(without, rate[0]), append(with, rate[1]), append(ratios, rate[1]/rate[0])
 	}
 	if stable == 0 {
-		return errors.New("positions: no load was so long that a position became stable under it; give a longer -length")
+		t.row("puts with positions / without", "not measured", ">= 0.98", fmt.Sprintf("no position became stable under loads of %v: the log between two is 1 GiB at least; give a longer -length", positionLoads*o.length))
+		return nil
 	}
 	t.row(fmt.Sprintf("puts of %d B with positions / without, %d pairs of %v", positionValue, positionPairs, positionLoads*o.length), fmt.Sprintf("%.3f (%.3f to %.3f)", median(ratios), slices.Min(ratios), slices.Max(ratios)), ">= 0.98",
 		fmt.Sprintf("medians %.0f/s and %.0f/s; %d positions became stable under the loads; load average %s", median(with), median(without), stable, loadAverage()))
@@ -73,6 +75,7 @@ func (o *order) positionLoad(with bool) (rate float64, stable int, err error) {
 	}
 	load := o.load(positionValue, lead)
 	load.duration *= positionLoads
+	load.clients = min(load.clients, positionBatch)
 	f, err := d.puts(load)
 	if err == nil {
 		err = f.check("puts")
