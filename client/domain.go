@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"connectrpc.com/connect"
+
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/internal/refusal"
@@ -50,19 +51,13 @@ func (c *Client) Show(ctx context.Context) (*View, error) {
 }
 
 func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) {
-	genesis, err := receipt.VerifyGenesis(msg.GetGenesis(), domain)
+	chain := append([][]byte{msg.GetGenesis()}, msg.GetRosters()...)
+	genesis, rosters, err := receipt.VerifyChain(chain, domain)
 	if err != nil {
 		return nil, err
 	}
-	v := &View{Domain: domain, Genesis: genesis, Entry: domain, Roster: genesis.Roster, Contacts: map[string]Contact{}}
-	for _, e := range msg.GetRosters() {
-		change, err := genesis.VerifyChange(e, domain, v.Sequence+1, v.Entry, &v.Roster)
-		if err != nil {
-			return nil, err
-		}
-		v.Before = append(v.Before, v.Roster)
-		v.Sequence, v.Entry, v.Roster = change.Sequence, keystead.Sum(e), change.Roster
-	}
+	last := len(chain) - 1
+	v := &View{Domain: domain, Genesis: genesis, Sequence: uint64(last), Entry: keystead.Sum(chain[last]), Roster: rosters[last], Before: rosters[:last], Contacts: map[string]Contact{}}
 	v.File = &Domain{Genesis: msg.GetGenesis()[receipt.HeaderSize:]}
 	for _, signed := range msg.GetContacts() {
 		contact, err := OpenContact(signed)

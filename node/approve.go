@@ -68,20 +68,17 @@ func (n *states) approve(ctx context.Context, h replica.StateHeader, proof []byt
 
 // vouchers returns the last roster of a chain that proves itself from the genesis entry.
 func (n *states) vouchers(proof []byte) (r receipt.Roster, chain [][]byte, err error) {
-	if chain, err = parseChain(proof); err != nil {
+	if chain, err = receipt.ParseChain(proof); err != nil {
 		return r, nil, err
 	}
 	if len(chain) == 0 {
 		return r, nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonSnapshotUnproven, Where: "rosters of the state", Want: "a chain from the genesis entry", Got: "none"})
 	}
-	g, err := receipt.VerifyGenesis(chain[0], n.cfg.Domain)
-	r = g.Roster
-	for i := 1; i < len(chain) && err == nil; i++ {
-		var c receipt.Change
-		c, err = g.VerifyChange(chain[i], n.cfg.Domain, uint64(i), keystead.Sum(chain[i-1]), &r)
-		r = c.Roster
+	_, rosters, err := receipt.VerifyChain(chain, n.cfg.Domain)
+	if err != nil {
+		return r, nil, err
 	}
-	return r, chain, err
+	return rosters[len(rosters)-1], chain, nil
 }
 
 // askForState asks the other nodes of a roster, all at once, what they make of a state.

@@ -1,10 +1,7 @@
 package node
 
 import (
-	"encoding/binary"
-
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/internal/cursor"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -41,19 +38,8 @@ func (x *machine) Outline(state replica.View) (o replica.Outline, err error) {
 	}
 	o = replica.Outline{Size: runs.Size, Root: runs.Root, Runs: runs.Hashes}
 	chain, err := v.Rosters()
-	for _, e := range chain {
-		o.Proof = cursor.AppendSized32(o.Proof, e)
-	}
+	o.Proof = receipt.EncodeChain(chain)
 	return o, err
-}
-
-// parseChain reads the entries of a proof.
-func parseChain(proof []byte) (chain [][]byte, err error) {
-	c := cursor.New("roster chain", binary.BigEndian, proof)
-	for c.Len() > 0 && c.Err() == nil {
-		chain = append(chain, c.Sized32(receipt.MaxEntry, "entry"))
-	}
-	return chain, c.Err()
 }
 
 // Run implements replica.Portable.

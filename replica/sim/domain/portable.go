@@ -1,10 +1,6 @@
 package domain
 
 import (
-	"encoding/binary"
-
-	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/internal/cursor"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/replica"
@@ -39,9 +35,7 @@ func (x *machine) Outline(state replica.View) (o replica.Outline, err error) {
 	}
 	chain, err := v.Rosters()
 	o = replica.Outline{Size: runs.Size, Root: runs.Root, Runs: runs.Hashes}
-	for _, e := range chain {
-		o.Proof = cursor.AppendSized32(o.Proof, e)
-	}
+	o.Proof = receipt.EncodeChain(chain)
 	return o, err
 }
 
@@ -71,23 +65,13 @@ func (t taker) Done(state replica.View) error {
 
 // rosterOf returns the last roster of a chain that proves itself from the genesis entry.
 func (d *Domain) rosterOf(proof []byte) (r receipt.Roster, err error) {
-	c := cursor.New("roster chain", binary.BigEndian, proof)
-	var g receipt.Genesis
-	var before []byte
-	for i := uint64(0); c.Len() > 0 && err == nil; i++ {
-		entry := c.Sized32(receipt.MaxEntry, "entry")
-		switch {
-		case c.Err() != nil:
-			return r, c.Err()
-		case i == 0:
-			g, err = receipt.VerifyGenesis(entry, d.id)
-			r = g.Roster
-		default:
-			var next receipt.Change
-			next, err = g.VerifyChange(entry, d.id, i, keystead.Sum(before), &r)
-			r = next.Roster
-		}
-		before = entry
+	chain, err := receipt.ParseChain(proof)
+	if err != nil {
+		return r, err
 	}
-	return r, err
+	_, rosters, err := receipt.VerifyChain(chain, d.id)
+	if err != nil {
+		return r, err
+	}
+	return rosters[len(rosters)-1], nil
 }
