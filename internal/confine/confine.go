@@ -1,10 +1,9 @@
 // Package confine has a process of this machine give up what it does not need: what it
-// may ask of the kernel, which files it sees, and that others read its memory. None of it
-// can be taken back. It trusts the kernel.
+// may ask of the kernel, which files it sees, and a dump of its memory. None of it can be taken
+// back. It trusts the kernel.
 package confine
 
 import (
-	"errors"
 	"fmt"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -47,22 +46,4 @@ func NoCore() error {
 		return fmt.Errorf("limit of core dumps: %w", err)
 	}
 	return nil
-}
-
-// Undumpable keeps others of the same user from this process's memory, until it runs
-// another program.
-func Undumpable() error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("PR_SET_DUMPABLE: %w", err)
-	}
-	return nil
-}
-
-// Lock keeps this process's memory, now and later, out of swap.
-func Lock() error {
-	err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
-	if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("mlockall: %w (raise RLIMIT_MEMLOCK)", err)
-	}
-	return err
 }
