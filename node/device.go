@@ -72,7 +72,7 @@ const showTime = 15 * time.Second
 
 // evidenceConfig is what this node brings to attested connections.
 func (n *Node) evidenceConfig(by attest.Verifier) attest.Config {
-	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: n.shown.room(n.nameOf, n.known.known)}
+	return attest.Config{Certificate: n.self.TLS, Prover: n.prover, Verifier: by, Timeout: showTime, MaxAge: n.cfg.TPM.most(), MaxBundle: maxPeerAnswer, Room: n.shown.room(n.nameOf, n.lastLeases.known)}
 }
 
 // shownRoom is for evidence that connections show.

@@ -65,7 +65,7 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 
 // serve starts answering clients and operators.
 func (n *Node) serve() error {
-	if err := n.snapshot(n.known.read); err != nil {
+	if err := n.snapshot(n.lastLeases.read); err != nil {
 		return err
 	}
 	if n.cfg.API.OpenWrites {

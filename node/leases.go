@@ -19,11 +19,6 @@ type leases struct{ *admission }
 
 var _ part.Leases = leases{}
 
-// Lease implements part.Leases.
-func (l leases) Lease(ctx context.Context, from part.Caller, host string, grant func(ledger.View, *part.Granted) error) error {
-	return l.granting(ctx, from, host, grant)
-}
-
 // maxRecalls is how often a grant starts over because the host was renewed meanwhile.
 const maxRecalls = 2
 
@@ -32,7 +27,7 @@ func (l leases) Evidence(ctx context.Context, from part.Caller, host string, gra
 	for try := 0; ; try++ {
 		err := l.recall(ctx, from, host)
 		if err == nil {
-			err = l.granting(ctx, from, host, func(v ledger.View, g *part.Granted) (err error) {
+			err = l.Lease(ctx, from, host, func(v ledger.View, g *part.Granted) (err error) {
 				if g.Claims, err = l.claims(v, g.Lease); err != nil {
 					return err
 				}
@@ -46,7 +41,8 @@ func (l leases) Evidence(ctx context.Context, from part.Caller, host string, gra
 	}
 }
 
-func (l leases) granting(ctx context.Context, from part.Caller, host string, grant func(ledger.View, *part.Granted) error) error {
+// Lease implements part.Leases.
+func (l leases) Lease(ctx context.Context, from part.Caller, host string, grant func(ledger.View, *part.Granted) error) error {
 	if err := l.mayGrant(ctx); err != nil {
 		return err
 	}

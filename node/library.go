@@ -241,6 +241,6 @@ func (n *Node) tookEffect(v *ledger.Verdict) {
 			n.log.Debug("object is not here yet", "because", err)
 		}
 	}
-	n.known.heard(v)
+	n.lastLeases.heard(v)
 	n.consequences(v)
 }

@@ -133,13 +133,13 @@ type Node struct {
 	archivist  archivist
 	assembly   *assembly
 
-	effects effects
-	shown   shownRoom
-	changed chan struct{} // the roster has
-	crowd   *crowd        // of the API
-	known   lastLeases
-	limited limited
-	fronts  []*front
+	effects    effects
+	shown      shownRoom
+	changed    chan struct{} // the roster has
+	crowd      *crowd        // of the API
+	lastLeases lastLeases
+	limited    limited
+	fronts     []*front
 }
 
 // start is Start, as far as what it opens answers.

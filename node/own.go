@@ -3,9 +3,7 @@ package node
 import (
 	"context"
 
-	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
-	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/serve"
@@ -24,8 +22,9 @@ func (own) Name() string { return "node" }
 func (o own) Declare(d *part.Declaration) {
 	n := o.node
 	opts := n.serving()
-	for _, procedures := range [][]part.Procedure{serve.LedgerProcedures(n, opts), serve.DomainProcedures(domainAPI{n}), serve.ObjectProcedures(n),
-		serve.HostProcedures(hostAPI{n.admission, &n.svids}), serve.KeyProcedures(&n.releasing), serve.ArchiveProcedures(&n.archivist, opts), serve.NodeProcedures(nodeAPI{n.admission, &n.rekeying, &n.states})} {
+	for _, procedures := range [][]part.Procedure{
+		serve.LedgerProcedures(n, opts), serve.DomainProcedures(domainAPI{n, n.guard, &n.membership, &n.pulse}), serve.ObjectProcedures(n),
+		serve.HostProcedures(hostAPI{n.admission, &n.svids}), serve.KeyProcedures(&n.releasing), serve.ArchiveProcedures(&n.archivist, opts), serve.NodeProcedures(nodeAPI{n.admission, n.guard, &n.rekeying, &n.states, &n.court})} {
 		d.Procedures = append(d.Procedures, procedures...)
 	}
 	d.Judges = append(statementJudges(), part.JudgedType{Type: admit.TypeLease, Judge: n.judgeLease})
@@ -44,44 +43,24 @@ func (own) Applied(part.Batch) {}
 // Close implements part.Part.
 func (own) Close() error { return nil }
 
-// What the node's own procedures are answered by, put together from its parts.
+// What answers the node's own procedures, put together from its layers and types: each method is
+// that of the one which has it nearest.
 type (
-	domainAPI struct{ *Node }
-	hostAPI   struct {
+	domainAPI struct {
+		*Node
+		*guard
+		*membership
+		*pulse
+	}
+	hostAPI struct {
 		*admission
-		svids *svids
+		*svids
 	}
 	nodeAPI struct {
 		*admission
-		rekeying *rekeying
-		states   *states
+		*guard
+		*rekeying
+		*states
+		*court
 	}
 )
-
-// Chain implements serve.Domain.
-func (a domainAPI) Chain(ctx context.Context) (entries, contacts [][]byte, err error) {
-	return a.membership.Chain(ctx)
-}
-
-// Tick implements serve.Domain.
-func (a domainAPI) Tick(signed []byte) error { return a.pulse.Tick(signed) }
-
-// IssueSVID implements serve.Hosts.
-func (a hostAPI) IssueSVID(ctx context.Context, from part.Caller, host string) (*apiv1.IssueSVIDResponse, error) {
-	return a.svids.IssueSVID(ctx, from, host)
-}
-
-// CertifyNode implements serve.Nodes.
-func (a nodeAPI) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error) {
-	return a.rekeying.CertifyNode(ctx, r)
-}
-
-// GetStateDigest implements serve.Nodes.
-func (a nodeAPI) GetStateDigest(ctx context.Context, position uint64) (*apiv1.GetStateDigestResponse, error) {
-	return a.states.GetStateDigest(ctx, position)
-}
-
-// GetRuling implements serve.Nodes.
-func (a nodeAPI) GetRuling(ctx context.Context, proposal keystead.Digest) (*apiv1.GetRulingResponse, error) {
-	return a.court.GetRuling(ctx, proposal)
-}

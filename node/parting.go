@@ -165,7 +165,7 @@ func (n *Node) keyClass(pin keystead.Digest) part.Class {
 		return part.ClassNode
 	case n.listed(pin):
 		return part.ClassClient
-	case n.known.known(pin):
+	case n.lastLeases.known(pin):
 		return part.ClassHost
 	}
 	return part.ClassStranger
