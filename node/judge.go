@@ -17,8 +17,9 @@ import (
 	"github.com/keystead/keystead/refval/rpm"
 )
 
-// statementJudges judge what members sign.
-func statementJudges() []part.JudgedType {
+// statementJudges judge what members sign. Readers are those of the kinds of objects that systems
+// read.
+func statementJudges(readers func() map[string]admit.Reader) []part.JudgedType {
 	plain := func(judge func(admit.State, admit.Case, []byte) (admit.Ruling, error)) part.Judge {
 		return func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 			return h.Read(func(v ledger.View) error { return adopt(out)(judge(v, statementOf(h), h.Proposal.Content)) })
@@ -29,7 +30,7 @@ func statementJudges() []part.JudgedType {
 		{Type: admit.TypeEnrolment, Statement: key.KindEnrolment, Judge: plain(admit.JudgeEnrolment)},
 		{Type: admit.TypeDenial, Statement: key.KindDenial, Judge: plain(admit.JudgeDenial)},
 		{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: judgeTerms},
-		{Type: admit.TypeObject, Statement: key.KindObject, Judge: judgeObject},
+		{Type: admit.TypeObject, Statement: key.KindObject, Judge: judgeObject(readers)},
 	}
 }
 
@@ -112,24 +113,26 @@ func judgeTerms(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error
 
 // judgeObject endorses an object that is here and is what its statement says. A
 // reference set it builds again.
-func judgeObject(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
-	o, err := admit.OpenObject(h.Proposal.Content, statementOf(h))
-	if err != nil {
-		return err
-	}
-	content, err := h.Object(ctx, o.Digest, o.Kind)
-	if err != nil {
-		return err
-	}
-	var rebuilt keystead.Digest
-	if o.Kind == admit.ObjectReferences {
-		if rebuilt, err = rebuild(ctx, h, &o); err != nil {
+func judgeObject(readers func() map[string]admit.Reader) part.Judge {
+	return func(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+		o, err := admit.OpenObject(h.Proposal.Content, statementOf(h))
+		if err != nil {
 			return err
 		}
+		content, err := h.Object(ctx, o.Digest, o.Kind)
+		if err != nil {
+			return err
+		}
+		var rebuilt keystead.Digest
+		if o.Kind == admit.ObjectReferences {
+			if rebuilt, err = rebuild(ctx, h, &o); err != nil {
+				return err
+			}
+		}
+		return h.Read(func(v ledger.View) error {
+			return adopt(out)(admit.JudgeObject(v, statementOf(h), h.Proposal.Content, content, rebuilt, readers()))
+		})
 	}
-	return h.Read(func(v ledger.View) error {
-		return adopt(out)(admit.JudgeObject(v, statementOf(h), h.Proposal.Content, content, rebuilt))
-	})
 }
 
 // recipeAhead is how far a recipe may be ahead of the domain clock, which is behind its

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func (f *specFlags) wait(c *cobra.Command) {
 
 func (a *app) keyCreate() *cobra.Command {
 	var f specFlags
-	var policyFile, level string
+	var policyFile, level, algorithm, use, application string
 	var hold, evidence time.Duration
 	c := &cobra.Command{
 		Use:   "create NAME --policy FILE --domain FILE [--member FILE]... [--out FILE]",
@@ -66,7 +67,9 @@ handed in, and the command waits until the nodes have agreed on the first versio
 --out it is written to a file instead, for keystead member sign and then keystead key
 submit. Of a key that there is, it changes the policy and what stands beside it.`,
 		Example: `  keystead key create storage --policy release.txt --member ops.key --domain demo/domain.json
-  keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt`,
+  keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt
+  keystead key create orders --policy release.txt --application billing --level measured \
+      --algorithm ed25519 --member ops.key --domain demo/domain.json`,
 		Args: cli.Arguments("NAME"),
 	}
 	f.add(c)
@@ -74,6 +77,9 @@ submit. Of a key that there is, it changes the policy and what stands beside it.
 	c.Flags().StringVar(&level, "level", keyring.LevelNone, "least `LEVEL` of an application: none, peer, measured or launched")
 	c.Flags().DurationVar(&hold, "hold", 0, "how long a holder may go on when the domain can not be reached (default: not beyond its lease)")
 	c.Flags().DurationVar(&evidence, "evidence", 0, "how old the host's evidence may be (default: as old as its lease)")
+	c.Flags().StringVar(&application, "application", "", "`NAME` of the application that it is for, and of those below it: billing is for billing/eu, too")
+	c.Flags().StringVar(&algorithm, "algorithm", "", "what it is for: secret, x25519, mlkem768-x25519, secp256k1 or ed25519 (default: secret)")
+	c.Flags().StringVar(&use, "use", "", "release, or derive for a key that nodes derive from and release to nobody (default: release)")
 	cli.Must(c.MarkFlagRequired("policy"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		text, err := releasePolicy(policyFile)
@@ -83,6 +89,10 @@ submit. Of a key that there is, it changes the policy and what stands beside it.
 		return a.specify(&f, args[0], func(s *keyring.Spec, k *apiv1.Key) error {
 			s.Version = max(1, k.GetWanted())
 			s.Level, s.Hold, s.Evidence, s.Policy = level, uint64(hold/time.Second), uint64(evidence/time.Second), text
+			if application+algorithm+use != "" {
+				s.Service = &keyring.Service{Algorithm: keyring.Algorithm(cmp.Or(algorithm, string(keyring.AlgorithmSecret))),
+					Use: keyring.Use(cmp.Or(use, string(keyring.UseRelease))), Application: cmp.Or(application, "*")}
+			}
 			return nil
 		})
 	}
@@ -126,7 +136,7 @@ under them. Nodes rotate by themselves when one of them was removed that could r
 			if err != nil {
 				return err
 			}
-			s.Level, s.Hold, s.Evidence, s.Policy = old.Level, old.Hold, old.Evidence, old.Policy
+			s.Level, s.Hold, s.Evidence, s.Service, s.Policy = old.Level, old.Hold, old.Evidence, old.Service, old.Policy
 			s.Version = max(k.GetVersion(), k.GetWanted()) + 1
 			if k.GetVersion() < k.GetWanted() {
 				s.Version = k.GetWanted() // under way already
@@ -289,5 +299,8 @@ func printKey(w io.Writer, k *apiv1.Key) {
 	fmt.Fprintf(w, "key %s: version %d of %d wanted\n", k.GetName(), k.GetVersion(), k.GetWanted())
 	for _, v := range k.GetVersions() {
 		fmt.Fprintf(w, "version %d: epoch %d, leaf %d, confirmed by %s\n", v.GetVersion(), v.GetEpoch(), v.GetLeaf(), v.GetConfirm())
+		if p := v.GetPublic(); len(p) > 0 {
+			fmt.Fprintf(w, "  public half %x\n", p)
+		}
 	}
 }
