@@ -284,7 +284,8 @@ func (d *denied) subject() (string, error) {
 
 func (a *app) hostDeny() *cobra.Command {
 	return a.denial("deny", "Put hardware on the deny list", `Denies a TPM, every TPM of an issuer, or every machine with a firmware version. Leases of
-such machines end.`, false)
+such machines end, and nodes on them fall out. Nodes do not endorse that unless --may-exclude says
+how many may, which is never a majority.`, false)
 }
 
 func (a *app) hostAllow() *cobra.Command {
@@ -295,6 +296,7 @@ func (a *app) denial(verb, short, long string, lifted bool) *cobra.Command {
 	var f cli.StatementFlags
 	var d denied
 	var because string
+	var mayExclude uint64
 	c := &cobra.Command{
 		Use:     verb + " --firmware VERSION --because TEXT --domain FILE --member FILE",
 		Short:   short,
@@ -306,13 +308,16 @@ func (a *app) denial(verb, short, long string, lifted bool) *cobra.Command {
 	d.add(c)
 	c.Flags().StringVar(&because, "because", "", "why, in one `LINE`")
 	cli.Must(c.MarkFlagRequired("because"))
+	if !lifted {
+		addMayExclude(c, &mayExclude)
+	}
 	c.RunE = func(*cobra.Command, []string) error {
 		subject, err := d.subject()
 		if err != nil {
 			return err
 		}
 		return a.Decide(&f, admit.TypeDenial, subject, func(domain keystead.Digest, base uint64) ([]byte, error) {
-			return (&admit.Denial{Domain: domain, Subject: subject, Base: base, Lifted: lifted, Because: because}).Text()
+			return (&admit.Denial{Domain: domain, Subject: subject, Base: base, Lifted: lifted, Because: because, MayExclude: mayExclude}).Text()
 		})
 	}
 	return c
