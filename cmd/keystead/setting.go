@@ -207,7 +207,7 @@ stops at the first such entry. It is never lowered.`,
 		if err := a.settingChanges(args[0], r.GetValues()[0], v, settingValue{Value: value, Members: ascending(members)}, yes); err != nil {
 			return err
 		}
-		signed, err := cli.SignWith(text, keys)
+		signed, err := cli.SignAs(&v.Roster, text, keys)
 		if err != nil {
 			return err
 		}

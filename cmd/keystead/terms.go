@@ -296,6 +296,9 @@ Nodes do not endorse terms for nodes by which they would fall out themselves (te
 		if err != nil {
 			return err
 		}
+		for _, p := range parts {
+			a.doubtObjects(p.content)
+		}
 		if len(recipes) > 0 && len(recipes) != len(y.refs) {
 			return cli.Misuse(fmt.Errorf("%d --recipe for %d --refs", len(recipes), len(y.refs)), "one each, in the same order")
 		}

@@ -108,12 +108,20 @@ func (f *StatementFlags) Decide(ctx context.Context, cl *client.Client, kind, su
 	if err != nil {
 		return d, err
 	}
+	if f.Out != "" {
+		v, err := cl.Show(ctx)
+		if err != nil {
+			return d, err
+		}
+		signed, err := SignAs(&v.Roster, statement, f.Members)
+		if err != nil {
+			return d, err
+		}
+		return d, CreateFile(f.Out, signed, 0o644)
+	}
 	signed, err := SignWith(statement, f.Members)
 	if err != nil {
 		return d, err
-	}
-	if f.Out != "" {
-		return d, CreateFile(f.Out, signed, 0o644)
 	}
 	d.Version, err = Propose(ctx, cl, signed)
 	return d, err
