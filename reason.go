@@ -231,6 +231,7 @@ const (
 	ReasonPairMissing     Reason = "pair-missing"     // renewals without the signatures of two different nodes
 	ReasonSubjectMismatch Reason = "subject-mismatch" // a statement of members on another subject
 	ReasonTermsMissing    Reason = "terms-missing"    // no terms say what a role is judged by
+	ReasonTermsExclude    Reason = "terms-exclude"    // what members signed would have nodes fall out that are needed, or more than it says
 	ReasonObjectUnknown   Reason = "object-unknown"   // terms name an object that is not endorsed as what they take it for
 	ReasonObjectMissing   Reason = "object-missing"   // an object's bytes are not at hand
 	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
@@ -383,6 +384,7 @@ var stages = map[Reason]Stage{
 	ReasonPairMissing:         StageSignature,
 	ReasonSubjectMismatch:     StageSignature,
 	ReasonTermsMissing:        StagePolicy,
+	ReasonTermsExclude:        StagePolicy,
 	ReasonObjectUnknown:       StagePolicy,
 	ReasonObjectMissing:       StageUnavailable,
 	ReasonObjectMismatch:      StageSignature,

@@ -117,6 +117,7 @@ type admission struct {
 	prover     attest.Prover
 	turns      *turns // to judge what machines send
 	suspending suspending
+	muster     muster
 	archive    func(context.Context, evidenceCase, admit.Decision) error // before this node endorses it
 }
 
@@ -241,6 +242,7 @@ func newNode(cfg Config, opts Options) *Node {
 	n.svids.guard, n.svids.leases = g, leases{a}
 	n.releasing = releasing{g, &n.keys, leases{a}, opts.leased}
 	n.archivist.admission, n.archivist.keys = a, &n.keys
+	n.muster.library = a.library
 	n.rekeying.settled = func() { n.court.endorseAgain(); n.background(n.announce) }
 	a.archive = n.archivist.archiveEvidence
 	return n
