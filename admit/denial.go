@@ -8,8 +8,8 @@ import (
 	"github.com/keystead/keystead/key"
 )
 
-// Denial puts hardware on the domain's deny list, or takes it off. The subject says
-// what: see DenyEK, DenyIssuer and DenyFirmware.
+// Denial puts hardware, or a key of applications, on the domain's deny list, or takes it
+// off. The subject says what: see DenyEK, DenyIssuer, DenyFirmware and DenyApp.
 type Denial struct {
 	Domain  keystead.Digest
 	Subject string
@@ -42,6 +42,10 @@ func DenyFirmware(version string) string {
 	return "firmware/" + version
 }
 
+// DenyApp is the subject that denies an application: by the digest of its certificate's key
+// (PKIX DER), or of one program before it was signed. It ends no lease.
+func DenyApp(d keystead.Digest) string { return "app/" + d.String() }
+
 func (d *Denial) statement() Statement {
 	s := Statement{key.KindDenial, d.Domain, d.Subject, d.Base, nil}
 	if d.Lifted {
@@ -59,7 +63,7 @@ func readDenial(s Statement) (Denial, error) {
 		r.fail("because", "is %d bytes long, at most %d are accepted", len(d.Because), maxBecause)
 	}
 	if !validDenial(d.Subject) {
-		r.fail("subject", "%.120q is not ek/DIGEST, issuer/DIGEST or firmware/VERSION", d.Subject)
+		r.fail("subject", "%.120q is not ek/DIGEST, issuer/DIGEST, firmware/VERSION or app/DIGEST", d.Subject)
 	}
 	return d, r.end()
 }
@@ -68,7 +72,7 @@ func validDenial(subject string) bool {
 	what, name, _ := strings.Cut(subject, "/")
 	d, err := keystead.ParseDigest(name)
 	switch what {
-	case "ek", "issuer":
+	case "ek", "issuer", "app":
 		return err == nil && !d.IsZero()
 	case "firmware":
 		return err == nil || DenyFirmware(name) == subject

@@ -22,6 +22,7 @@ type Terms struct {
 	CodeSets   []keystead.Digest
 	Collateral []keystead.Digest // what vendors of TEEs say of their machines
 	TEERoots   keystead.Digest   // whose TEEs count; zero: nobody's
+	Systems    []Named           // objects that systems read, of each kind one, ascending by kind
 
 	// Until is the domain time from which on a set of either kind counts no more, in whole
 	// seconds from 1970 on. A set that is not in it counts for as long as the terms name it.
@@ -52,6 +53,9 @@ func (t *Terms) statement() Statement {
 	if !t.TEERoots.IsZero() {
 		s.Fields = append(s.Fields, Field{"tee-roots", t.TEERoots.String()})
 	}
+	for _, o := range t.Systems {
+		s.Fields = append(s.Fields, Field{o.Kind, o.Digest.String()})
+	}
 	return s.mayExclude(t.MayExclude)
 }
 
@@ -80,6 +84,11 @@ func readTerms(s Statement) (Terms, error) {
 	if r.is("tee-roots") {
 		t.TEERoots = r.digest("tee-roots")
 	}
+	for _, kind := range systemKinds {
+		if r.is(kind) {
+			t.Systems = append(t.Systems, Named{r.digest(kind), kind})
+		}
+	}
 	t.MayExclude = r.mayExclude(t.Role == RoleNode)
 	if t.Role != RoleHost && t.Role != RoleNode {
 		r.fail("subject", "%.40q is not a role: %s or %s", t.Role, RoleHost, RoleNode)
@@ -89,6 +98,9 @@ func readTerms(s Statement) (Terms, error) {
 	}
 	if t.Role != RoleHost && (len(t.Collateral) > 0 || !t.TEERoots.IsZero()) {
 		r.fail("tee-roots", "stand in terms for hosts alone: every %s has a TPM", t.Role)
+	}
+	if t.Role != RoleHost && len(t.Systems) > 0 {
+		r.fail(t.Systems[0].Kind, "stand in terms for hosts alone")
 	}
 	if len(t.References) > maxSets || len(t.CodeSets) > maxSets {
 		r.fail("whole", "names %d reference sets and %d code sets, at most %d of each are accepted", len(t.References), len(t.CodeSets), maxSets)
@@ -122,9 +134,13 @@ const (
 	ObjectRoots      = "roots"      // docs/spec/roots.md
 	ObjectCollateral = "collateral" // docs/spec/collateral.md
 	ObjectTEERoots   = "tee-roots"  // docs/spec/roots.md
+	ObjectAppRoots   = "app-roots"  // docs/spec/application.md; a system's
 )
 
-var objectKinds = []string{ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots, ObjectCollateral, ObjectTEERoots}
+// systemKinds are of objects that a system reads, ascending. Terms name one of each at most.
+var systemKinds = []string{ObjectAppRoots}
+
+var objectKinds = append([]string{ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots, ObjectCollateral, ObjectTEERoots}, systemKinds...)
 
 // Named is an object that terms name, and what it has to be.
 type Named struct {
@@ -147,7 +163,17 @@ func (t *Terms) Objects() []Named {
 	if !t.TEERoots.IsZero() {
 		out = append(out, Named{t.TEERoots, ObjectTEERoots})
 	}
-	return out
+	return append(out, t.Systems...)
+}
+
+// System returns the object of a system's kind that the terms name; zero if they name none.
+func (t *Terms) System(kind string) keystead.Digest {
+	for _, o := range t.Systems {
+		if o.Kind == kind {
+			return o.Digest
+		}
+	}
+	return keystead.Digest{}
 }
 
 // FoundingTerms returns the setting of the genesis entry, NAME=VALUE, that makes a text

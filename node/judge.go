@@ -18,8 +18,9 @@ import (
 	"github.com/keystead/keystead/refval/rpm"
 )
 
-// statementJudges judge what members sign.
-func (m *muster) statementJudges() []part.JudgedType {
+// statementJudges judge what members sign. Readers are those of the kinds of objects that systems
+// read.
+func (m *muster) statementJudges(readers func() map[string]admit.Reader) []part.JudgedType {
 	plain := func(judge func(admit.State, admit.Case, []byte) (admit.Ruling, error)) part.Judge {
 		return func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 			return h.Read(func(v ledger.View) error { return adopt(out)(judge(v, statementOf(h), h.Proposal.Content)) })
@@ -30,7 +31,7 @@ func (m *muster) statementJudges() []part.JudgedType {
 		{Type: admit.TypeEnrolment, Statement: key.KindEnrolment, Judge: plain(admit.JudgeEnrolment)},
 		{Type: admit.TypeDenial, Statement: key.KindDenial, Judge: m.judgeDenial},
 		{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: m.judgeTerms},
-		{Type: admit.TypeObject, Statement: key.KindObject, Judge: judgeObject},
+		{Type: admit.TypeObject, Statement: key.KindObject, Judge: judgeObject(readers)},
 	}
 }
 
@@ -146,24 +147,26 @@ func (m *muster) spareTerms(ctx context.Context, proposal keystead.Digest, roste
 
 // judgeObject endorses an object that is here and is what its statement says. A
 // reference set it builds again.
-func judgeObject(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
-	o, err := admit.OpenObject(h.Proposal.Content, statementOf(h))
-	if err != nil {
-		return err
-	}
-	content, err := h.Object(ctx, o.Digest, o.Kind)
-	if err != nil {
-		return err
-	}
-	var rebuilt keystead.Digest
-	if o.Kind == admit.ObjectReferences {
-		if rebuilt, err = rebuild(ctx, h, &o); err != nil {
+func judgeObject(readers func() map[string]admit.Reader) part.Judge {
+	return func(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+		o, err := admit.OpenObject(h.Proposal.Content, statementOf(h))
+		if err != nil {
 			return err
 		}
+		content, err := h.Object(ctx, o.Digest, o.Kind)
+		if err != nil {
+			return err
+		}
+		var rebuilt keystead.Digest
+		if o.Kind == admit.ObjectReferences {
+			if rebuilt, err = rebuild(ctx, h, &o); err != nil {
+				return err
+			}
+		}
+		return h.Read(func(v ledger.View) error {
+			return adopt(out)(admit.JudgeObject(v, statementOf(h), h.Proposal.Content, content, rebuilt, readers()))
+		})
 	}
-	return h.Read(func(v ledger.View) error {
-		return adopt(out)(admit.JudgeObject(v, statementOf(h), h.Proposal.Content, content, rebuilt))
-	})
 }
 
 // recipeAhead is how far a recipe may be ahead of the domain clock, which is behind its

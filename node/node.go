@@ -187,7 +187,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n.turns = newTurns(cfg.Evidence.Judgements, time.Duration(cfg.Evidence.TurnMS)*time.Millisecond)
 	n.archivist.readings = make(chan struct{}, 1)
 	n.shown = newShownRoom(&cfg.Evidence)
-	if n.assembly, err = assemble(n, append([]part.Part{own{n}}, append(parts(&cfg.Systems), opts.Parts...)...)); err != nil {
+	if n.assembly, err = assemble(n, append([]part.Part{own{n}}, append(parts(&cfg.Systems, grants{leases{n.admission}, n}), opts.Parts...)...)); err != nil {
 		return nil, err
 	}
 	n.court.bad = n.provenBad

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func (f *specFlags) wait(c *cobra.Command) {
 
 func (a *app) keyCreate() *cobra.Command {
 	var f specFlags
-	var policyFile, level string
+	var policyFile, level, algorithm, use, application string
 	var hold, evidence time.Duration
 	c := &cobra.Command{
 		Use:   "create NAME --policy FILE --domain FILE [--member FILE]... [--out FILE]",
@@ -71,7 +72,9 @@ submit.
 A name that is taken is refused, and what would change is shown. --replace changes the policy of
 that key, and what else is given; what is not given stays as it is.`,
 		Example: `  keystead key create storage --policy release.txt --member ops.key --domain demo/domain.json
-  keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt`,
+  keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt
+  keystead key create orders --policy release.txt --application billing --level measured \
+      --algorithm ed25519 --member ops.key --domain demo/domain.json`,
 		Args: cli.Arguments("NAME"),
 	}
 	f.add(c)
@@ -81,6 +84,9 @@ that key, and what else is given; what is not given stays as it is.`,
 	c.Flags().StringVar(&level, "level", keyring.LevelPeer, "least `LEVEL` of an application: none, peer, measured or launched")
 	c.Flags().DurationVar(&hold, "hold", 0, "how long a holder may go on when the domain can not be reached (default: not beyond its lease)")
 	c.Flags().DurationVar(&evidence, "evidence", 0, "how old the host's evidence may be (default: as old as its lease)")
+	c.Flags().StringVar(&application, "application", "", "`NAME` of the application that it is for, and of those below it: billing is for billing/eu, too")
+	c.Flags().StringVar(&algorithm, "algorithm", "", "what it is for: secret, x25519, mlkem768-x25519, secp256k1 or ed25519 (default: secret)")
+	c.Flags().StringVar(&use, "use", "", "release, or derive for a key that nodes derive from and release to nobody (default: release)")
 	cli.Must(c.MarkFlagRequired("policy"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		text, err := releasePolicy(policyFile)
@@ -90,22 +96,29 @@ that key, and what else is given; what is not given stays as it is.`,
 		return a.specify(&f, args[0], func(s *keyring.Spec, k *apiv1.Key) error {
 			s.Version = max(1, k.GetWanted())
 			s.Level, s.Hold, s.Evidence, s.Policy = level, uint64(hold/time.Second), uint64(evidence/time.Second), text
-			if k.GetSpecVersion() == 0 {
-				return nil
+			service := keyring.Service{Algorithm: keyring.AlgorithmSecret, Use: keyring.UseRelease, Application: "*"}
+			if k.GetSpecVersion() > 0 {
+				old, err := keyring.ParseSpec([]byte(k.GetSpecification()))
+				if err != nil {
+					return err
+				}
+				given := c.Flags().Changed
+				if !given("level") {
+					s.Level = old.Level
+				}
+				if !given("hold") {
+					s.Hold = old.Hold
+				}
+				if !given("evidence") {
+					s.Evidence = old.Evidence
+				}
+				if s.Service = old.Service; old.Service != nil {
+					service = *old.Service
+				}
 			}
-			old, err := keyring.ParseSpec([]byte(k.GetSpecification()))
-			if err != nil {
-				return err
-			}
-			given := c.Flags().Changed
-			if !given("level") {
-				s.Level = old.Level
-			}
-			if !given("hold") {
-				s.Hold = old.Hold
-			}
-			if !given("evidence") {
-				s.Evidence = old.Evidence
+			if application+algorithm+use != "" {
+				s.Service = &keyring.Service{Algorithm: cmp.Or(keyring.Algorithm(algorithm), service.Algorithm),
+					Use: cmp.Or(keyring.Use(use), service.Use), Application: cmp.Or(application, service.Application)}
 			}
 			return nil
 		})
@@ -150,7 +163,7 @@ under them. Nodes rotate by themselves when one of them was removed that could r
 			if err != nil {
 				return err
 			}
-			s.Level, s.Hold, s.Evidence, s.Policy = old.Level, old.Hold, old.Evidence, old.Policy
+			s.Level, s.Hold, s.Evidence, s.Service, s.Policy = old.Level, old.Hold, old.Evidence, old.Service, old.Policy
 			s.Version = max(k.GetVersion(), k.GetWanted()) + 1
 			if k.GetVersion() < k.GetWanted() {
 				s.Version = k.GetWanted() // under way already
@@ -318,5 +331,8 @@ func printKey(w io.Writer, k *apiv1.Key) {
 	fmt.Fprintf(w, "key %s: version %d of %d wanted\n", k.GetName(), k.GetVersion(), k.GetWanted())
 	for _, v := range k.GetVersions() {
 		fmt.Fprintf(w, "version %d: epoch %d, leaf %d, confirmed by %s\n", v.GetVersion(), v.GetEpoch(), v.GetLeaf(), v.GetConfirm())
+		if p := v.GetPublic(); len(p) > 0 {
+			fmt.Fprintf(w, "  public half %x\n", p)
+		}
 	}
 }

@@ -33,7 +33,7 @@ hour or so, and for good once an entry that took effect names it.`,
 	)
 }
 
-var objectKinds = []string{admit.ObjectPolicy, admit.ObjectReferences, admit.ObjectCodeSet, admit.ObjectRoots, admit.ObjectCollateral, admit.ObjectTEERoots}
+var objectKinds = []string{admit.ObjectPolicy, admit.ObjectReferences, admit.ObjectCodeSet, admit.ObjectRoots, admit.ObjectCollateral, admit.ObjectTEERoots, admit.ObjectAppRoots}
 
 func (a *app) objectPut() *cobra.Command {
 	var f cli.StatementFlags
@@ -41,16 +41,17 @@ func (a *app) objectPut() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "put FILE... --domain FILE [--kind KIND --member FILE]",
 		Short: "Hand in objects, and have the nodes endorse one",
-		Long: `Hands files in to all nodes. With --kind (policy, refset, codeset, roots, collateral, tee-roots) the
-nodes also judge the one file: that a policy compiles, a code set is signed by members, roots and
-collateral parse, and a reference set comes out of its recipe. Terms can name it then.` + cli.StatementHelp,
+		Long: `Hands files in to all nodes. With --kind (policy, refset, codeset, roots, collateral,
+tee-roots, app-roots) the nodes also judge the one file: that a policy compiles, a code set is
+signed by members, roots and collateral parse, and a reference set comes out of its recipe. Terms
+can name it then.` + cli.StatementHelp,
 		Example: `  keystead domain object put parts/* --domain d.json
   keystead domain object put host.refs --kind refset --recipe host.recipe \
       --domain d.json --member m.key`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	f.Add(c)
-	c.Flags().StringVar(&kind, "kind", "", "what the file is: policy, refset, codeset, roots, collateral or tee-roots")
+	c.Flags().StringVar(&kind, "kind", "", "what the file is: policy, refset, codeset, roots, collateral, tee-roots or app-roots")
 	c.Flags().StringVar(&recipe, "recipe", "", "`FILE` with the recipe of a reference set")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if kind != "" && (!slices.Contains(objectKinds, kind) || len(args) != 1) {

@@ -27,11 +27,13 @@ type yardstick struct {
 	roots, testRoots, intermediate []string
 	refs, codeSets                 []string
 	tees                           tees // of hosts
+	appRoots                       string
 }
 
 func (y *yardstick) add(c *cobra.Command) {
 	y.addAs(c, "", "")
 	y.tees.add(c)
+	c.Flags().StringVar(&y.appRoots, "app-roots", "", "`FILE` with roots for applications (keystead-app-roots/1), of hosts")
 }
 
 // addAs adds the flags with a prefix to their names, for one role.
@@ -63,7 +65,7 @@ func (y yardstick) or(other yardstick) yardstick {
 
 // given reports whether any of it was.
 func (y *yardstick) given() bool {
-	return y.policy != "" || len(y.roots)+len(y.testRoots)+len(y.intermediate)+len(y.refs)+len(y.codeSets) > 0 || y.tees.given()
+	return y.policy != "" || len(y.roots)+len(y.testRoots)+len(y.intermediate)+len(y.refs)+len(y.codeSets) > 0 || y.appRoots != "" || y.tees.given()
 }
 
 // part is an object, and what it is.
@@ -158,6 +160,13 @@ func (y *yardstick) some() (parts []part, err error) {
 		}
 		parts = append(parts, part{admit.ObjectCodeSet, text, until})
 	}
+	if y.appRoots != "" {
+		text, err := cli.ReadFile(y.appRoots, admit.MaxSystemObject)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{kind: admit.ObjectAppRoots, content: text})
+	}
 	more, err := y.tees.parts()
 	return append(parts, more...), err
 }
@@ -211,6 +220,8 @@ func terms(role string, parts []part) admit.Terms {
 			t.Collateral = append(t.Collateral, d)
 		case admit.ObjectTEERoots:
 			t.TEERoots = d
+		case admit.ObjectAppRoots:
+			t.Systems = append(t.Systems, admit.Named{Digest: d, Kind: p.kind})
 		}
 	}
 	sortDigests(t.References)
