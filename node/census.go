@@ -70,6 +70,9 @@ func (c *census) Collect(to chan<- prometheus.Metric) {
 		gauge(freeDesc, float64(fs.Bavail)*float64(fs.Bsize))
 		gauge(sizeDesc, float64(fs.Blocks)*float64(fs.Bsize))
 	}
+	if !c.node.isUp() {
+		return
+	}
 	now, err := c.count()
 	if err != nil {
 		c.node.log.Debug("hosts are not counted", "because", err)

@@ -66,6 +66,10 @@ func newMetrics(n *Node) *metrics {
 	} {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: name, Help: g.help}, g.value))
 	}
+	for _, state := range closedStates {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: "closed", ConstLabels: prometheus.Labels{"state": string(state)},
+			Help: "1 while this node is in a state in which it does not serve, by the state's name."}, func() float64 { return truth(n.closed.err(state) != nil) }))
+	}
 	for _, g := range gauges {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: g.name, Help: g.help},
 			func() float64 { return g.value(n.Status()) }))

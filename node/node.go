@@ -140,6 +140,7 @@ type Node struct {
 	lastLeases lastLeases
 	limited    limited
 	fronts     []*front
+	waitsSince time.Time // for a majority, while this node has no place among the others; the replica's alone
 }
 
 // start is Start, as far as what it opens answers.
@@ -148,7 +149,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
-	n.books.gate = n.sound
+	n.books.gate, n.closed.log = n.sound, n.log
 	n.standing.up = make(chan struct{})
 	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return nil, err
@@ -213,6 +214,9 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.leaveContact(); err != nil { // after the ports: two processes of one directory do not get here
 		return nil, err
 	}
+	if err := n.serve(); err != nil { // who asks is told why there is no better answer yet
+		return nil, err
+	}
 	if n.replica, err = n.startReplica(ctx); err != nil {
 		return nil, err
 	}
@@ -220,11 +224,11 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.assembly.start(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.serve(); err != nil {
+	if err := n.snapshot(n.lastLeases.read); err != nil {
 		return nil, err
 	}
 	for _, task := range []func(){n.pulse.tickLoop, n.pulse.voteLoop, n.headsLoop, n.membership.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeying.rekeyLoop, n.renewer.loop,
-		n.libraryLoop, n.archivist.archiveLoop, n.states.positionLoop} {
+		n.libraryLoop, n.archivist.archiveLoop, n.closureLoop, n.states.positionLoop} {
 		n.background(task)
 	}
 	return n, nil
@@ -533,13 +537,16 @@ func (n *core) handOver() {
 // Status implements serve.Domain.
 func (n *Node) Status() *apiv1.StatusResponse {
 	out := &apiv1.StatusResponse{Node: n.name, Version: n.opts.Version, Fresh: n.fresh() == nil}
-	if _, err := n.signer(); n.replica != nil && err != nil {
+	if err := n.closed.err(); err != nil {
+		out.Closed = err.Error()
+	}
+	if _, err := n.signer(); n.isUp() && err != nil {
 		n.mu.Lock()
 		out.Unsigned = cmp.Or(n.rekeying.unsigned, err.Error())
 		n.mu.Unlock()
 	}
 	out.ProvenBad = n.outlook.proven()
-	if n.replica == nil {
+	if !n.isUp() {
 		return out
 	}
 	s := n.replica.Status()

@@ -1638,7 +1638,10 @@ type StatusResponse struct {
 	Unsigned string `protobuf:"bytes,13,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
 	// proven_bad are nodes that signed statements which can not both be true, each with what
 	// it signed, for people.
-	ProvenBad     []string `protobuf:"bytes,14,rep,name=proven_bad,json=provenBad,proto3" json:"proven_bad,omitempty"`
+	ProvenBad []string `protobuf:"bytes,14,rep,name=proven_bad,json=provenBad,proto3" json:"proven_bad,omitempty"`
+	// closed says in which state the node does not serve, by a reason's name, and what to do.
+	// Empty if it serves.
+	Closed        string `protobuf:"bytes,15,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1769,6 +1772,13 @@ func (x *StatusResponse) GetProvenBad() []string {
 		return x.ProvenBad
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetClosed() string {
+	if x != nil {
+		return x.Closed
+	}
+	return ""
 }
 
 // Peer is a member of the group that replicates the ledger.
@@ -2039,7 +2049,7 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\"/\n" +
 	"\x0fGetHeadResponse\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\"\x0f\n" +
-	"\rStatusRequest\"\x9e\x03\n" +
+	"\rStatusRequest\"\xb6\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
@@ -2056,7 +2066,8 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\aversion\x18\f \x01(\tR\aversion\x12\x1a\n" +
 	"\bunsigned\x18\r \x01(\tR\bunsigned\x12\x1d\n" +
 	"\n" +
-	"proven_bad\x18\x0e \x03(\tR\tprovenBad\"G\n" +
+	"proven_bad\x18\x0e \x03(\tR\tprovenBad\x12\x16\n" +
+	"\x06closed\x18\x0f \x01(\tR\x06closed\"G\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +
