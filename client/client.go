@@ -198,7 +198,7 @@ const (
 // each asks one node after the other until one answers with more than that it is
 // unavailable, or ctx ends. Then the last refusal is the error: of those that say more
 // than that time is over, if there were any, and of those that name a state of a node. No
-// answer of all nodes, and the word of one that members have to sign, end it at once.
+// answer of all nodes, and the word of one that people have to do something, end it at once.
 func (c *Client) each(ctx context.Context, ask func(context.Context, *node) error) error {
 	pause := pauseMin
 	var told error
@@ -220,7 +220,7 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 		if n%len(c.all()) != 0 {
 			continue
 		}
-		if signs(told) {
+		if lasts(told) {
 			return told
 		}
 		select {
@@ -247,13 +247,12 @@ func late(err error) bool {
 
 // shut reports whether the error names a state in which a node does not serve until somebody
 // does something.
-func shut(err error) bool {
-	return signs(err) || errors.Is(err, keystead.ReasonClosedNoMajority) || errors.Is(err, keystead.ReasonDiskFull)
-}
+func shut(err error) bool { return lasts(err) || errors.Is(err, keystead.ReasonClosedNoMajority) }
 
-// signs reports whether it takes members to end the state that the error names: to ask again is no use.
-func signs(err error) bool {
-	return errors.Is(err, keystead.ReasonClosedRecovery) || errors.Is(err, keystead.ReasonClosedRekey)
+// lasts reports whether it takes people to end the state that the error names: to ask again is
+// no use. Nodes that were down may come back by themselves.
+func lasts(err error) bool {
+	return errors.Is(err, keystead.ReasonClosedRecovery) || errors.Is(err, keystead.ReasonClosedRekey) || errors.Is(err, keystead.ReasonDiskFull)
 }
 
 // NewRequestID returns 16 random bytes.

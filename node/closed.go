@@ -141,6 +141,8 @@ func (n *Node) opens(path string) error {
 		return nil
 	case !n.isUp():
 		return n.notUp()
+	case slices.Contains(grows, path) && n.closed.err(keystead.ReasonDiskFull) != nil:
+		return n.closed.err(keystead.ReasonDiskFull)
 	case slices.Contains(certain, path):
 		return n.closed.err(lost...)
 	}
@@ -160,3 +162,6 @@ func (n *directory) ended() error {
 	}
 	return keystead.Deny(findings...)
 }
+
+// grows are the procedures that take room for good, and that leases go on without.
+var grows = []string{apiv1connect.HostServicePutObjectProcedure, apiv1connect.HostServiceAdmitProcedure}

@@ -140,6 +140,8 @@ type Node struct {
 	lastLeases lastLeases
 	limited    limited
 	fronts     []*front
+	disk       disk
+	short      short     // of room, other nodes
 	waitsSince time.Time // for a majority, while this node has no place among the others; the replica's alone
 }
 
@@ -165,6 +167,10 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	n.disk.dir, n.disk.most, n.disk.closed = cfg.Dir, uint64(cfg.Store.ReserveMiB)<<20, &n.closed
+	if err := n.disk.begin(); err != nil {
+		return nil, err
+	}
 	if err := n.openTPM(ctx); err != nil {
 		return nil, err
 	}
@@ -214,6 +220,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.leaveContact(); err != nil { // after the ports: two processes of one directory do not get here
 		return nil, err
 	}
+	n.background(n.diskLoop)
 	if err := n.serve(); err != nil { // who asks is told why there is no better answer yet
 		return nil, err
 	}
@@ -540,6 +547,7 @@ func (n *Node) Status() *apiv1.StatusResponse {
 	if err := n.closed.err(); err != nil {
 		out.Closed = err.Error()
 	}
+	out.DiskFreeBytes, _, _, out.DiskFull = n.disk.state()
 	if _, err := n.signer(); n.isUp() && err != nil {
 		n.mu.Lock()
 		out.Unsigned = cmp.Or(n.rekeying.unsigned, err.Error())

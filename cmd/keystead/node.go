@@ -236,6 +236,7 @@ func (a *app) nodeStatus() *cobra.Command {
 				signs = "nothing: " + why
 			}
 			fmt.Fprintf(w, "signs:      %s\n", signs)
+			fmt.Fprintf(w, "disk:       %d MiB free\n", s.GetDiskFreeBytes()>>20)
 			if why := s.GetClosed(); why != "" {
 				fmt.Fprintf(w, "closed:     %s\n", why)
 			}
