@@ -139,6 +139,8 @@ func (n *Node) opens(path string) error {
 	switch {
 	case strings.HasPrefix(path, "/grpc."): // health has an answer of its own
 		return nil
+	case !n.isUp() && path == apiv1connect.NodeServiceCertifyNodeProcedure && n.signers.boot != nil:
+		return n.pending() // as every start's key is
 	case !n.isUp():
 		return n.notUp()
 	case slices.Contains(grows, path) && n.closed.err(keystead.ReasonDiskFull) != nil:

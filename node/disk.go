@@ -99,10 +99,27 @@ func (d *disk) look() error {
 		d.full = false
 	}
 	for d.full && err == nil && d.free < d.want/reserveStages && d.held > 0 {
-		err = d.hold(d.held - min(d.held, max(d.want/reserveStages, 1)))
+		err = d.giveUp()
 	}
 	d.warn()
 	return err
+}
+
+// giveUp gives up a stage of the reserve.
+func (d *disk) giveUp() error { return d.hold(d.held - min(d.held, max(d.want/reserveStages, 1))) }
+
+// spend gives up a stage for a write that found no room at all: somebody else was faster than
+// the look. The write is tried once more then.
+func (d *disk) spend() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.held == 0 {
+		return
+	}
+	d.full = true
+	if err := d.giveUp(); err != nil {
+		d.closed.log.Warn("the disk's reserve is not as it should be", "because", err)
+	}
 }
 
 // hold makes the reserve file as large as that.

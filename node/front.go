@@ -170,7 +170,7 @@ func (n *Node) start(f *front, s *http.Server) {
 	go func() {
 		defer n.tasks.Done()
 		err := s.Serve(f.listener)
-		if !errors.Is(err, http.ErrServerClosed) {
+		if !errors.Is(err, http.ErrServerClosed) && n.running.Err() == nil {
 			n.log.Error("no longer served", "address", f.listener.Addr(), "because", err)
 		}
 	}()

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
@@ -99,7 +98,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	defer cache.Unref()
 	r, err := replica.Start(ctx, replica.Options{
 		Sign: n.signAsked,
-		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, LogCut: n.logCut, Cache: cache,
+		Store: replica.StoreOptions{FS: n.fs, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, LogCut: n.logCut, Cache: cache,
 			Logf:    func(s string) { n.log.Warn("store", "says", s) },
 			Approve: n.states.approve, TakeFiles: n.states.takesFiles, Wanted: n.confirmed.want},
 		Digested: n.states.digested,

@@ -141,6 +141,7 @@ type Node struct {
 	limited    limited
 	fronts     []*front
 	disk       disk
+	fs         vfs.FS    // of store, objects and archive
 	short      short     // of room, other nodes
 	waitsSince time.Time // for a majority, while this node has no place among the others; the replica's alone
 }
@@ -148,9 +149,6 @@ type Node struct {
 // start is Start, as far as what it opens answers.
 func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n := newNode(cfg, opts)
-	if n.log == nil {
-		n.log = slog.New(slog.DiscardHandler)
-	}
 	n.books.gate, n.closed.log = n.sound, n.log
 	n.standing.up = make(chan struct{})
 	if n.self, err = loadTLS(cfg.Dir); err != nil {
@@ -161,13 +159,13 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	}
 	running, stop := context.WithCancelCause(context.Background())
 	n.running, n.stop = running, func() { stop(keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node"})) }
-	n.peers = newPeers(n.guard)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
 		}
 	}()
 	n.disk.dir, n.disk.most, n.disk.closed = cfg.Dir, uint64(cfg.Store.ReserveMiB)<<20, &n.closed
+	n.fs = vfs.OnDiskFull(vfs.Default, n.disk.spend)
 	if err := n.disk.begin(); err != nil {
 		return nil, err
 	}
@@ -180,10 +178,10 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.openOutlook(); err != nil {
 		return nil, err
 	}
-	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
+	if n.objects, err = openObjects(n.fs, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
 		return nil, err
 	}
-	if n.archivist.archives, err = openArchives(vfs.Default, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
+	if n.archivist.archives, err = openArchives(n.fs, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
 		return nil, err
 	}
 	n.archivist.archives.pushed = func(host string, verdict keystead.Digest) {
@@ -243,11 +241,12 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 
 // newNode lays a node out, with nothing opened.
 func newNode(cfg Config, opts Options) *Node {
-	c := &core{cfg: cfg, opts: opts, log: opts.Log}
+	c := &core{cfg: cfg, opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler))}
 	g := &guard{directory: &directory{core: c, contacts: map[string]client.Contact{}}}
 	a := &admission{library: &library{guard: g}}
 	n := &Node{admission: a, changed: make(chan struct{}, 1)}
 	n.membership.changed = n.changed
+	n.peers = newPeers(g)
 	n.states.guard, n.pulse.guard, n.membership.guard, n.rekeying.guard = g, g, g, g
 	n.svids.guard, n.svids.leases = g, leases{a}
 	n.releasing = releasing{g, &n.keys, leases{a}, opts.leased}

@@ -32,6 +32,9 @@ type rekeying struct {
 // for the one node that asks, over a connection on which that node's evidence passed.
 // In the change the node's TPM certified the new key.
 func (n *rekeying) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error) {
+	if _, err := n.namedKey(); err != nil { // which this node may have to tell without any state
+		return nil, err
+	}
 	chain, roster, err := n.chainNow()
 	if err != nil {
 		return nil, err
