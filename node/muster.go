@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/attest"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/key"
@@ -332,6 +333,40 @@ func (m *muster) denied(ctx context.Context, node receipt.Node) error {
 		return nil
 	}
 	return keystead.Deny(findings...)
+}
+
+// judgeNewcomer judges the evidence of a machine that members add as a node, where they hand one in:
+// one that the nodes would not let in would be a voter that never signs. It is no rule, for what could
+// hold a change of the roster back could keep a bad node in it: without evidence nothing is judged.
+func (m *muster) judgeNewcomer(ctx context.Context, contact, shown []byte) error {
+	if m.own == nil || len(shown) == 0 {
+		return nil
+	}
+	c, err := client.OpenContact(contact)
+	if err != nil {
+		return err
+	}
+	bundle, err := evidence.Parse(shown)
+	if err != nil {
+		return err
+	}
+	rules, err := m.rules(ctx, admit.RoleNode)
+	if err != nil {
+		return err
+	}
+	denials, err := admit.Newcomer(rules, bundle, EvidenceBinding(contact), c.AK, m.now().UTC())
+	if err != nil {
+		return err
+	}
+	var findings []keystead.Finding
+	err = m.snapshot(func(v ledger.View) (err error) {
+		findings, err = admit.Denied(v, "node "+c.Name, denials)
+		return err
+	})
+	if err == nil && len(findings) > 0 {
+		err = keystead.Deny(findings...)
+	}
+	return err
 }
 
 // ownExhibit makes this node's evidence, as another node would see it that had activated its key.
