@@ -162,9 +162,9 @@ func (a *app) termsEdit() *cobra.Command {
 	c := a.termsChange(&e, &cobra.Command{
 		Use:   "edit ROLE --domain FILE --member FILE",
 		Short: "Change one thing in the terms of a role, and keep the rest",
-		Long: `Makes terms of those in force: a policy and roots are put in the place of theirs, sets are put beside
-theirs or left out. A set that is there already is given the time that stands behind it, or none.
-What changes is shown, and all else is as with keystead domain terms set.` + cli.StatementHelp,
+		Long: `Makes terms of those in force: a policy and roots are put in the place of theirs, sets are put
+beside theirs or left out. A set that is there already is given the time that stands behind it,
+or none. What changes is shown, and all else is as with keystead domain terms set.` + cli.StatementHelp,
 		Example: `  keystead domain terms edit host --add-codeset build.signed --domain d.json --member m.key
   keystead domain terms edit host --drop boot.signed --domain d.json --member m.key`,
 	})
