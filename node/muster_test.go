@@ -264,6 +264,32 @@ func TestDenialsOfNodes(t *testing.T) {
 	b.goesOn(0, 1, 2)
 }
 
+// TestFirstTerms: a node that was founded without terms for nodes, as the first of a domain may be, takes
+// terms that it passes, and not those that it fails.
+func TestFirstTerms(t *testing.T) {
+	t.Parallel()
+	b := foundBed(t, 1, false)
+	roots, err := b.client("").PutObject(b.ctx, b.objects[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ask(admit.TypeObject, roots.String(), func(base uint64) ([]byte, error) {
+		return (&admit.Object{Domain: b.digest, Digest: roots, Base: base, Kind: admit.ObjectRoots}).Text()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	first := func(policy string) error {
+		digest := b.policyText("keystead-policy/1\nname first\nminimum-assurance test\nsoftware report\nboot report\n" + policy)
+		return b.ask(admit.TypeTerms, admit.RoleNode, func(base uint64) ([]byte, error) {
+			return (&admit.Terms{Domain: b.digest, Role: admit.RoleNode, Base: base, Policy: digest, Roots: roots}).Text()
+		})
+	}
+	names(t, "terms that the only node fails", first("rule other-firmware\n  require quote.firmware == \"none\"\n  otherwise have other firmware\n"), "node n1", "other-firmware", "1 of 1 nodes")
+	if err := first("rule registers\n  require 10 in quote.pcrs\n  otherwise quote register 10\n"); err != nil {
+		t.Errorf("terms that it passes: %v", err)
+	}
+}
+
 // TestNewcomerIsJudged hands in changes that add a node with evidence of its machine: the node that takes
 // them refuses hardware that is denied, a machine that runs what nodes may not, and evidence for another
 // contact; and judges nothing for who is no member.
