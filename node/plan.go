@@ -239,7 +239,10 @@ func (m *muster) plan(ctx context.Context, x *plan) (out []*apiv1.PlannedHost, e
 		return nil, nil
 	}
 	roster := m.roster()
-	known := m.gather(ctx, &roster)
+	known, err := m.gather(ctx, &roster)
+	if err != nil {
+		return nil, err
+	}
 	for _, node := range roster.Nodes {
 		h := &apiv1.PlannedHost{Name: node.Name, Node: true, Outcome: planUnknown}
 		if e, ok := known[node.Name]; ok {

@@ -30,7 +30,8 @@ func (e *edit) add(c *cobra.Command) {
 	f.StringArrayVar(&e.intermediate, "intermediates", nil, "PEM `FILE` of intermediates beside these; may be repeated")
 	f.StringArrayVar(&e.refs, "add-refs", nil, "reference set `FILE` beside those that there are, or FILE,until=TIME; may be repeated")
 	f.StringArrayVar(&e.codeSets, "add-codeset", nil, "code set `FILE` likewise; may be repeated")
-	f.StringArrayVar(&e.drop, "drop", nil, "`FILE` or digest of a reference set, code set or collateral to leave out; may be repeated")
+	f.StringArrayVar(&e.drop, "drop", nil, "`FILE` or digest of what to leave out: any but policy and roots; may be repeated")
+	f.StringVar(&e.appRoots, "app-roots", "", "`FILE` with roots for applications (keystead-app-roots/1), of hosts")
 	e.tees.add(c)
 }
 
@@ -81,6 +82,8 @@ func (e *edit) put(t *admit.Terms, p part) {
 		t.Collateral = with(t.Collateral, d)
 	case admit.ObjectTEERoots:
 		t.TEERoots = d
+	case admit.ObjectAppRoots:
+		t.Systems = []admit.Named{{Digest: d, Kind: p.kind}}
 	}
 	if p.kind != admit.ObjectReferences && p.kind != admit.ObjectCodeSet {
 		return
@@ -103,7 +106,7 @@ func with(list []keystead.Digest, d keystead.Digest) []keystead.Digest {
 	return list
 }
 
-// drop leaves a set out, named by its digest or a file with its bytes.
+// drop leaves something out, named by its digest or a file with its bytes.
 func drop(t *admit.Terms, arg string) error {
 	d, err := keystead.ParseDigest(arg)
 	if err != nil {
@@ -113,13 +116,17 @@ func drop(t *admit.Terms, arg string) error {
 		}
 		d = keystead.Sum(content)
 	}
-	before := len(t.References) + len(t.CodeSets) + len(t.Collateral)
+	before := len(t.Objects())
 	for _, list := range []*[]keystead.Digest{&t.References, &t.CodeSets, &t.Collateral} {
 		*list = slices.DeleteFunc(*list, func(o keystead.Digest) bool { return o == d })
 	}
+	t.Systems = slices.DeleteFunc(t.Systems, func(o admit.Named) bool { return o.Digest == d })
+	if t.TEERoots == d {
+		t.TEERoots = keystead.Digest{}
+	}
 	delete(t.Until, d)
-	if before == len(t.References)+len(t.CodeSets)+len(t.Collateral) {
-		return cli.NotFound(fmt.Errorf("the terms for %s name no set %s", t.Role, d), "keystead domain terms show lists what they name")
+	if before == len(t.Objects()) {
+		return cli.NotFound(fmt.Errorf("the terms for %s name nothing to leave out with the digest %s", t.Role, d), "keystead domain terms show lists what they name")
 	}
 	return nil
 }
@@ -155,9 +162,9 @@ func (a *app) termsEdit() *cobra.Command {
 	c := a.termsChange(&e, &cobra.Command{
 		Use:   "edit ROLE --domain FILE --member FILE",
 		Short: "Change one thing in the terms of a role, and keep the rest",
-		Long: `Makes terms of those in force: a policy and roots are put in the place of theirs, sets are put beside
-theirs or left out. A set that is there already is given the time that stands behind it, or none.
-What changes is shown, and all else is as with keystead domain terms set.` + cli.StatementHelp,
+		Long: `Makes terms of those in force: a policy and roots are put in the place of theirs, sets are put
+beside theirs or left out. A set that is there already is given the time that stands behind it,
+or none. What changes is shown, and all else is as with keystead domain terms set.` + cli.StatementHelp,
 		Example: `  keystead domain terms edit host --add-codeset build.signed --domain d.json --member m.key
   keystead domain terms edit host --drop boot.signed --domain d.json --member m.key`,
 	})

@@ -91,11 +91,11 @@ func (a *app) termsPlan() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plan ROLE --domain FILE --member FILE --because LINE",
 		Short: "See who would fall out by other terms, without changing any",
-		Long: `Has the nodes judge each host of the role by other terms, over what it was admitted by, and shows who
-would fall out, by which finding, and how old the evidence is: what a host has run since is not in
-it. Of the role node the nodes themselves are judged, by what they showed each other last. Every
-node is asked, and a majority has to answer; each answer is that node's word, so the worst that one
-says is shown, with how many say so.
+		Long: `Has the nodes judge each host of the role by other terms, over what it was admitted by, and shows
+who would fall out, by which finding, and how old the evidence is: what a host has run since is
+not in it. Of the role node the nodes themselves are judged, by what they showed each other last.
+Every node is asked, and a majority has to answer; each answer is that node's word, so the worst
+that one says is shown, with how many say so.
 
 The flags are those of keystead domain terms edit: what is not given stays as it is in force. With
 --whole it is left out, as keystead domain terms set would; then --add-refs and --add-codeset name
@@ -106,7 +106,7 @@ asked, by whom and why, is on the ledger for good. The objects are handed in for
 unless terms come to name them. The exit status is 5 if somebody falls out.`,
 		Example: `  keystead domain terms plan host --policy strict.txt --domain d.json --member ada.key \
       --because "before strict.txt"
-  keystead domain terms plan host --drop boot.signed --domain d.json --member ada.key --because change-7`,
+  keystead domain terms plan host --drop boot.signed --domain d.json --member ada.key --because c7`,
 		Args: cli.Arguments("ROLE"),
 	}
 	f.add(c)
