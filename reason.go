@@ -187,6 +187,16 @@ const (
 	ReasonApplicationMismatch Reason = "application-mismatch" // an application other than is stated, or on a host or as a user where its root does not have it
 )
 
+// Contracts.
+const (
+	ReasonContractUnknown Reason = "contract-unknown" // no contract or method of that name
+	ReasonContractUnfit   Reason = "contract-unfit"   // code that nodes do not run: its imports, form or size, or effects that outlast a call
+	ReasonContractRefused Reason = "contract-refused" // the contract itself refuses the call
+	ReasonContractTrapped Reason = "contract-trapped" // the contract ended in an error of its own
+	ReasonGasExhausted    Reason = "gas-exhausted"    // a call that computes for longer than it may
+	ReasonMemoryExceeded  Reason = "memory-exceeded"  // a call that takes more memory, or leaves more behind, than it may
+)
+
 // The ledger's engine.
 const (
 	ReasonNoQuorum          Reason = "no-quorum"          // no leader that a majority of voters follows
@@ -239,6 +249,7 @@ const (
 	ReasonPairMissing     Reason = "pair-missing"     // renewals without the signatures of two different nodes
 	ReasonSubjectMismatch Reason = "subject-mismatch" // a statement of members on another subject
 	ReasonTermsMissing    Reason = "terms-missing"    // no terms say what a role is judged by
+	ReasonTermsExclude    Reason = "terms-exclude"    // what members signed would have nodes fall out that are needed, or more than it says
 	ReasonObjectUnknown   Reason = "object-unknown"   // terms name an object that is not endorsed as what they take it for
 	ReasonObjectMissing   Reason = "object-missing"   // an object's bytes are not at hand
 	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
@@ -360,6 +371,13 @@ var stages = map[Reason]Stage{
 	ReasonReportForeign:       StageSignature,
 	ReasonProcessGone:         StageSignature,
 	ReasonProcessChanged:      StageSignature,
+	ReasonContractUnknown:     StageNotFound,
+	ReasonContractUnfit:       StagePolicy,
+	ReasonContractRefused:     StagePolicy,
+	ReasonContractTrapped:     StagePolicy,
+	ReasonGasExhausted:        StagePolicy,
+	ReasonMemoryExceeded:      StagePolicy,
+
 	ReasonProcessTraced:       StageSignature,
 	ReasonExecutableMoved:     StageSignature,
 	ReasonBinaryUnsuitable:    StageSignature,
@@ -391,6 +409,7 @@ var stages = map[Reason]Stage{
 	ReasonPairMissing:         StageSignature,
 	ReasonSubjectMismatch:     StageSignature,
 	ReasonTermsMissing:        StagePolicy,
+	ReasonTermsExclude:        StagePolicy,
 	ReasonObjectUnknown:       StagePolicy,
 	ReasonObjectMissing:       StageUnavailable,
 	ReasonObjectMismatch:      StageSignature,

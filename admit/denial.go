@@ -8,14 +8,18 @@ import (
 	"github.com/keystead/keystead/key"
 )
 
-// Denial puts hardware on the domain's deny list, or takes it off. The subject says
-// what: see DenyEK, DenyIssuer and DenyFirmware.
+// Denial puts hardware, or a key of applications, on the domain's deny list, or takes it
+// off. The subject says what: see DenyEK, DenyIssuer, DenyFirmware and DenyApp.
 type Denial struct {
 	Domain  keystead.Digest
 	Subject string
 	Base    uint64
 	Lifted  bool   // takes it off the list
 	Because string // for people, one line
+
+	// MayExclude is how many of the domain's current nodes may fall out by it. It is of the
+	// statement alone: what is written has no such line.
+	MayExclude uint64
 }
 
 const maxBecause = 1024 // bytes
@@ -38,23 +42,28 @@ func DenyFirmware(version string) string {
 	return "firmware/" + version
 }
 
+// DenyApp is the subject that denies an application: by the digest of its certificate's key
+// (PKIX DER), or of one program before it was signed. It ends no lease.
+func DenyApp(d keystead.Digest) string { return "app/" + d.String() }
+
 func (d *Denial) statement() Statement {
 	s := Statement{key.KindDenial, d.Domain, d.Subject, d.Base, nil}
 	if d.Lifted {
 		s.Fields = append(s.Fields, Field{"lifted", "true"})
 	}
 	s.Fields = append(s.Fields, Field{"because", d.Because})
-	return s
+	return s.mayExclude(d.MayExclude)
 }
 
 func readDenial(s Statement) (Denial, error) {
 	r := s.reader()
 	d := Denial{Domain: s.Domain, Subject: s.Subject, Base: s.Base, Lifted: r.flag("lifted"), Because: r.value("because")}
+	d.MayExclude = r.mayExclude(!d.Lifted)
 	if len(d.Because) > maxBecause {
 		r.fail("because", "is %d bytes long, at most %d are accepted", len(d.Because), maxBecause)
 	}
 	if !validDenial(d.Subject) {
-		r.fail("subject", "%.120q is not ek/DIGEST, issuer/DIGEST or firmware/VERSION", d.Subject)
+		r.fail("subject", "%.120q is not ek/DIGEST, issuer/DIGEST, firmware/VERSION or app/DIGEST", d.Subject)
 	}
 	return d, r.end()
 }
@@ -63,7 +72,7 @@ func validDenial(subject string) bool {
 	what, name, _ := strings.Cut(subject, "/")
 	d, err := keystead.ParseDigest(name)
 	switch what {
-	case "ek", "issuer":
+	case "ek", "issuer", "app":
 		return err == nil && !d.IsZero()
 	case "firmware":
 		return err == nil || DenyFirmware(name) == subject
@@ -82,8 +91,8 @@ func OpenDenial(signed []byte, c Case) (Denial, error) {
 	return opened(c, key.KindDenial, signed, readDenial)
 }
 
-// JudgeDenial endorses a denial. It writes denial/SUBJECT, the statement's text, and
-// deletes it when the denial is lifted.
+// JudgeDenial endorses a denial. It writes denial/SUBJECT, the statement's text without
+// may-exclude, and deletes it when the denial is lifted.
 func JudgeDenial(s State, c Case, signed []byte) (Ruling, error) {
 	d, err := OpenDenial(signed, c)
 	if err != nil {
@@ -93,7 +102,12 @@ func JudgeDenial(s State, c Case, signed []byte) (Ruling, error) {
 	if err != nil {
 		return Ruling{}, err
 	}
-	w := Write{Key: denialKey(d.Subject), Value: text}
+	d.MayExclude = 0
+	written, err := d.Text()
+	if err != nil {
+		return Ruling{}, err
+	}
+	w := Write{Key: denialKey(d.Subject), Value: written}
 	if d.Lifted {
 		w = Write{Key: w.Key, Delete: true}
 		v, err := s.Judged(w.Key)
@@ -107,8 +121,8 @@ func JudgeDenial(s State, c Case, signed []byte) (Ruling, error) {
 	return Ruling{Content: text, Writes: []Write{w}}, nil
 }
 
-// denials are the subjects that would deny a machine of those claims.
-func denials(c *evidence.Claims, ek keystead.Digest) []string {
+// Denials are the subjects that would deny a machine of those claims.
+func Denials(c *evidence.Claims, ek keystead.Digest) []string {
 	out := []string{DenyEK(ek)}
 	if d, err := keystead.ParseDigest(c.Key.IssuerKey); err == nil {
 		out = append(out, DenyIssuer(d))
@@ -121,8 +135,9 @@ func denials(c *evidence.Claims, ek keystead.Digest) []string {
 	return out
 }
 
-// denied returns a finding for each of the subjects that is on the deny list.
-func denied(s State, host string, subjects []string) (findings []keystead.Finding, err error) {
+// Denied returns a finding, hardware-denied, for each of the subjects that is on the deny
+// list.
+func Denied(s State, where string, subjects []string) (findings []keystead.Finding, err error) {
 	for _, subject := range subjects {
 		v, err := s.Judged(denialKey(subject))
 		if err != nil {
@@ -135,7 +150,7 @@ func denied(s State, host string, subjects []string) (findings []keystead.Findin
 		if err != nil {
 			return nil, err
 		}
-		findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareDenied, Where: "host " + host,
+		findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareDenied, Where: where,
 			Want: "hardware that is on no deny list", Got: subject + ": " + d.Because})
 	}
 	return findings, nil

@@ -1,6 +1,7 @@
 package admit
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/keystead/keystead"
@@ -102,8 +103,9 @@ func OpenObject(signed []byte, c Case) (Object, error) {
 
 // JudgeObject endorses an object that is what its statement says. Content is the
 // object's bytes; rebuilt is the digest of the reference set that this node built from
-// the recipe, and plays no part for other kinds. It writes object/DIGEST, the kind.
-func JudgeObject(_ State, c Case, signed, content []byte, rebuilt keystead.Digest) (Ruling, error) {
+// the recipe, and plays no part for other kinds. Readers parse the objects of systems, by
+// their kinds. It writes object/DIGEST, the kind.
+func JudgeObject(_ State, c Case, signed, content []byte, rebuilt keystead.Digest, readers map[string]Reader) (Ruling, error) {
 	o, err := OpenObject(signed, c)
 	if err != nil {
 		return Ruling{}, err
@@ -111,14 +113,27 @@ func JudgeObject(_ State, c Case, signed, content []byte, rebuilt keystead.Diges
 	if _, err := fetch(func(keystead.Digest) ([]byte, error) { return content, nil }, Named{o.Digest, o.Kind}); err != nil {
 		return Ruling{}, err
 	}
-	if err := o.check(content, rebuilt, c); err != nil {
+	if err := o.check(content, rebuilt, c, readers); err != nil {
 		return Ruling{}, err
 	}
 	text, err := o.Text()
 	return Ruling{Content: text, Writes: []Write{{Key: objectKey(o.Digest), Value: []byte(o.Kind)}}}, err
 }
 
-func (o *Object) check(content []byte, rebuilt keystead.Digest, c Case) (err error) {
+// MaxSystemObject is the size of the largest object that a system reads, in bytes.
+const MaxSystemObject = 1 << 20
+
+// A Reader reports what is wrong with an object of a kind that a system reads.
+type Reader func(content []byte) error
+
+func (o *Object) check(content []byte, rebuilt keystead.Digest, c Case, readers map[string]Reader) (err error) {
+	if slices.Contains(systemKinds, o.Kind) {
+		read := readers[o.Kind]
+		if read == nil {
+			return deny(keystead.ReasonRuleFailed, "object "+o.Digest.String(), "a kind that a part of this node reads", o.Kind)
+		}
+		return read(content)
+	}
 	switch o.Kind {
 	case ObjectPolicy:
 		_, err = policy.Compile(content, appraise.Vocabulary())

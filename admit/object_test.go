@@ -19,7 +19,7 @@ func (s *state) bring(kind string, content []byte, rebuilt keystead.Digest, reci
 	s.t.Helper()
 	d := s.put(content)
 	c := s.on(admit.TypeObject, d.String())
-	r, err := admit.JudgeObject(s, c, s.signed(&admit.Object{Domain: s.domain, Digest: d, Base: c.Base, Kind: kind, Recipe: recipe}), content, rebuilt)
+	r, err := admit.JudgeObject(s, c, s.signed(&admit.Object{Domain: s.domain, Digest: d, Base: c.Base, Kind: kind, Recipe: recipe}), content, rebuilt, nil)
 	if err == nil {
 		s.take(admit.TypeObject, d.String(), r)
 	}
@@ -50,9 +50,9 @@ func TestObjectRules(t *testing.T) {
 	d := keystead.Sum(text)
 	c := s.on(admit.TypeObject, d.String())
 	note := s.signed(&admit.Object{Domain: s.domain, Digest: d, Base: c.Base, Kind: admit.ObjectPolicy})
-	_, err := admit.JudgeObject(s, c, note, append(text, '\n'), keystead.Digest{})
+	_, err := admit.JudgeObject(s, c, note, append(text, '\n'), keystead.Digest{}, nil)
 	demand(t, "other bytes than the digest's", err, keystead.ReasonObjectMismatch)
-	_, err = admit.JudgeObject(s, c, note, nil, keystead.Digest{})
+	_, err = admit.JudgeObject(s, c, note, nil, keystead.Digest{}, nil)
 	demand(t, "no bytes", err, keystead.ReasonObjectMissing)
 
 	for what, o := range map[string]admit.Object{

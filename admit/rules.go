@@ -2,6 +2,7 @@ package admit
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keystead/keystead"
@@ -81,7 +82,7 @@ func (f InForce) Open(objects Objects) (*Rules, error) {
 		return nil, err
 	}
 	for _, o := range t.Objects() {
-		if o.Kind == ObjectCollateral {
+		if o.Kind == ObjectCollateral || slices.Contains(systemKinds, o.Kind) {
 			continue
 		}
 		b, err := fetch(objects, o)
@@ -126,8 +127,30 @@ func (r *Rules) Digest() keystead.Digest { return r.digest }
 // Role returns the role that the rules are for.
 func (r *Rules) Role() string { return r.role }
 
+// Last returns the time from which on every set that has a time counts no more; zero where
+// none has one.
+func (r *Rules) Last() (last time.Time) {
+	for _, s := range r.sets {
+		if s.Until.After(last) {
+			last = s.Until
+		}
+	}
+	return last
+}
+
 // Roots returns the endorsement roots, for credential activation.
 func (r *Rules) Roots() tpm2.Roots { return r.roots }
+
+// Knows reports whether a set that counts at a time of the domain clock has a file.
+func (r *Rules) Knows(file keystead.Digest, clock time.Time) bool {
+	in := r.Input(clock)
+	for _, s := range in.References {
+		if _, ok := s.Lookup(file); ok {
+			return true
+		}
+	}
+	return slices.ContainsFunc(in.CodeSets, func(c *refval.CodeSet) bool { _, ok := c.Lookup(file); return ok })
+}
 
 // TEEInput is Input for a host whose evidence is that of a TEE alone: with the vendors'
 // roots and what they say of their machines. The verdict on a TPM's host does not name

@@ -22,10 +22,15 @@ type Terms struct {
 	CodeSets   []keystead.Digest
 	Collateral []keystead.Digest // what vendors of TEEs say of their machines
 	TEERoots   keystead.Digest   // whose TEEs count; zero: nobody's
+	Systems    []Named           // objects that systems read, of each kind one, ascending by kind
 
 	// Until is the domain time from which on a set of either kind counts no more, in whole
 	// seconds from 1970 on. A set that is not in it counts for as long as the terms name it.
 	Until map[keystead.Digest]time.Time
+
+	// MayExclude is how many of the domain's current nodes may fall out by it, of terms for
+	// nodes. It is of the statement alone: what is written has no such line.
+	MayExclude uint64
 }
 
 // Bounds of terms.
@@ -48,7 +53,10 @@ func (t *Terms) statement() Statement {
 	if !t.TEERoots.IsZero() {
 		s.Fields = append(s.Fields, Field{"tee-roots", t.TEERoots.String()})
 	}
-	return s
+	for _, o := range t.Systems {
+		s.Fields = append(s.Fields, Field{o.Kind, o.Digest.String()})
+	}
+	return s.mayExclude(t.MayExclude)
 }
 
 // dated writes a set's digest and, if there is one, its time.
@@ -76,6 +84,12 @@ func readTerms(s Statement) (Terms, error) {
 	if r.is("tee-roots") {
 		t.TEERoots = r.digest("tee-roots")
 	}
+	for _, kind := range systemKinds {
+		if r.is(kind) {
+			t.Systems = append(t.Systems, Named{r.digest(kind), kind})
+		}
+	}
+	t.MayExclude = r.mayExclude(t.Role == RoleNode)
 	if t.Role != RoleHost && t.Role != RoleNode {
 		r.fail("subject", "%.40q is not a role: %s or %s", t.Role, RoleHost, RoleNode)
 	}
@@ -84,6 +98,9 @@ func readTerms(s Statement) (Terms, error) {
 	}
 	if t.Role != RoleHost && (len(t.Collateral) > 0 || !t.TEERoots.IsZero()) {
 		r.fail("tee-roots", "stand in terms for hosts alone: every %s has a TPM", t.Role)
+	}
+	if t.Role != RoleHost && len(t.Systems) > 0 {
+		r.fail(t.Systems[0].Kind, "stand in terms for hosts alone")
 	}
 	if len(t.References) > maxSets || len(t.CodeSets) > maxSets {
 		r.fail("whole", "names %d reference sets and %d code sets, at most %d of each are accepted", len(t.References), len(t.CodeSets), maxSets)
@@ -117,9 +134,13 @@ const (
 	ObjectRoots      = "roots"      // docs/spec/roots.md
 	ObjectCollateral = "collateral" // docs/spec/collateral.md
 	ObjectTEERoots   = "tee-roots"  // docs/spec/roots.md
+	ObjectAppRoots   = "app-roots"  // docs/spec/application.md; a system's
 )
 
-var objectKinds = []string{ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots, ObjectCollateral, ObjectTEERoots}
+// systemKinds are of objects that a system reads, ascending. Terms name one of each at most.
+var systemKinds = []string{ObjectAppRoots}
+
+var objectKinds = append([]string{ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots, ObjectCollateral, ObjectTEERoots}, systemKinds...)
 
 // Named is an object that terms name, and what it has to be.
 type Named struct {
@@ -142,7 +163,17 @@ func (t *Terms) Objects() []Named {
 	if !t.TEERoots.IsZero() {
 		out = append(out, Named{t.TEERoots, ObjectTEERoots})
 	}
-	return out
+	return append(out, t.Systems...)
+}
+
+// System returns the object of a system's kind that the terms name; zero if they name none.
+func (t *Terms) System(kind string) keystead.Digest {
+	for _, o := range t.Systems {
+		if o.Kind == kind {
+			return o.Digest
+		}
+	}
+	return keystead.Digest{}
 }
 
 // FoundingTerms returns the setting of the genesis entry, NAME=VALUE, that makes a text
@@ -157,7 +188,7 @@ func FoundingSetting(role string) string { return TypeTerms + "-" + role }
 
 // JudgeTerms endorses terms whose every object is endorsed as what the terms take it
 // for, or was named by founding terms, and whose collateral is of one piece (objects has
-// it). It writes terms/ROLE, the statement's text.
+// it). It writes terms/ROLE, the statement's text without may-exclude.
 func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error) {
 	t, err := OpenTerms(signed, c)
 	if err != nil {
@@ -190,7 +221,12 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 		return Ruling{}, err
 	}
 	text, err := t.Text()
-	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: text}}}, err
+	if err != nil {
+		return Ruling{}, err
+	}
+	t.MayExclude = 0
+	written, err := t.Text()
+	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: written}}}, err
 }
 
 // joined returns the collateral that the terms name, as one.

@@ -40,9 +40,10 @@ const (
 	UseCall     Use = "call"     // a caller of contracts
 	UseRecorder Use = "recorder" // a recorder's right to write
 	UseCourier  Use = "courier"  // a courier's right to deliver
+	UseIdentity Use = "identity" // an X.509-SVID for the application
 )
 
-var uses = []Use{UseRelease, UseRelay, UseMember, UseCall, UseRecorder, UseCourier}
+var uses = []Use{UseRelease, UseRelay, UseMember, UseCall, UseRecorder, UseCourier, UseIdentity}
 
 // A Coverage says how memory was looked at.
 type Coverage string

@@ -43,9 +43,9 @@ func (s *Statement) Sign(random io.Reader, subject crypto.Signer) ([]byte, error
 // Expected is what a node knows by itself when a statement comes.
 type Expected struct {
 	Domain    keystead.Digest
-	Host      string // of the connection's lease, and so are the next three
+	Host      string // of the connection's lease, and so are its version and the subject key
 	Lease     uint64
-	Boot      process.BootID
+	Boot      process.BootID // zero: nothing is known of it
 	Subject   crypto.PublicKey
 	Challenge [ChallengeSize]byte
 	Asked     time.Time // when the node gave the challenge
@@ -119,6 +119,16 @@ func Open(raw []byte, e Expected) (Application, error) {
 	return a, nil
 }
 
+// PeekChallenge returns the challenge that a statement says it answers, for a node to look it
+// up. Nothing of the statement is checked beyond its form.
+func PeekChallenge(raw []byte) (challenge [ChallengeSize]byte, err error) {
+	s, _, _, err := parseStatement(raw)
+	if err != nil {
+		return challenge, err
+	}
+	return s.Challenge, nil
+}
+
 // ours checks who says it, of where, and to whom.
 func (s *Statement) ours(body, signature []byte, e Expected) error {
 	foreign := func(want, got string) error {
@@ -137,7 +147,7 @@ func (s *Statement) ours(body, signature []byte, e Expected) error {
 		return foreign("host "+e.Host, s.Host)
 	case s.Lease != e.Lease:
 		return foreign(fmt.Sprintf("lease %d", e.Lease), fmt.Sprint(s.Lease))
-	case s.Boot != e.Boot:
+	case s.Boot != e.Boot && e.Boot != process.BootID{}:
 		return foreign("boot "+e.Boot.String(), s.Boot.String())
 	case s.Challenge != e.Challenge:
 		return replayed("an answer to the challenge", "one to another")

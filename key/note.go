@@ -36,10 +36,12 @@ const (
 	KindDenial    Kind = "keystead-denial/1"
 	KindKeyspec   Kind = "keystead-key/1" // docs/spec/keys.md
 
+	KindServiceKey Kind = "keystead-key/2" // docs/spec/keys.md: for a service
+
 	KindReading Kind = "keystead-reading/1" // docs/spec/archive.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindLongSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindReading}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindLongSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindServiceKey, KindReading}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (
@@ -119,6 +121,17 @@ func Open(signed []byte, kind Kind, accepted ...MemberPublic) (text []byte, by [
 		by = append(by, ids[id(s.Name, s.Hash)])
 	}
 	return []byte(n.Text), by, nil
+}
+
+// OneOf returns which of the kinds a note says that it is; the first of them if none. Open finds
+// out whether it is.
+func OneOf(signed []byte, kinds ...Kind) Kind {
+	for _, k := range kinds {
+		if bytes.HasPrefix(signed, []byte(k+"\n")) {
+			return k
+		}
+	}
+	return kinds[0]
 }
 
 // Peek returns the text of a note and the NAME+HASH of its signatures without

@@ -65,3 +65,6 @@ func ParseMessages(b []byte) (encodings [][]byte) {
 	}
 	return encodings
 }
+
+// ScalarOf reduces 48 bytes to a scalar of secp256k1.
+func ScalarOf(seed []byte) []byte { return scalarOf(seed) }

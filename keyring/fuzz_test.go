@@ -14,6 +14,9 @@ func FuzzParse(f *testing.F) {
 	w := newWorld(f, 91, 1)
 	w.agree()
 	w.demand("storage", 1, nil)
+	w.demand("orders", 1, func(s *keyring.Spec) {
+		s.Service = &keyring.Service{Algorithm: keyring.AlgorithmMLKEM768, Use: keyring.UseRelease, Application: "billing"}
+	})
 	w.agree()
 	for _, v := range w.board.records {
 		f.Add(v.Data)
@@ -37,7 +40,7 @@ func FuzzParse(f *testing.F) {
 		if x, err := keyring.ParseVersion(b); err == nil {
 			again = append(again, x.Bytes())
 		}
-		if strings.HasPrefix(string(b), "keystead-key/1\n") {
+		if strings.HasPrefix(string(b), "keystead-key/") {
 			if x, err := keyring.ParseSpec(b); err == nil {
 				text, err := x.Text()
 				if err != nil {

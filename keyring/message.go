@@ -25,6 +25,7 @@ const (
 // Kinds of values, each after the version of the format.
 const (
 	formatVersion = 1
+	publicVersion = 2 // of kindVersion, with a public half
 
 	kindAnnouncement = 1
 	kindOpen         = 2
@@ -79,14 +80,20 @@ func header(kind byte) []byte { return []byte{formatVersion, kind} }
 
 // start begins to read a value of the kind.
 func start(format string, kind byte, b []byte) *cursor.Cursor {
-	c := cursor.New(format, binary.BigEndian, b)
-	if v := c.U8("version"); c.Err() == nil && v != formatVersion {
-		c.Fail("version", "%d is not known", v)
+	c, _ := startUpTo(format, kind, b, formatVersion)
+	return c
+}
+
+// startUpTo is start for a kind that has versions up to the newest, and returns which it is.
+func startUpTo(format string, kind byte, b []byte, newest byte) (c *cursor.Cursor, version byte) {
+	c = cursor.New(format, binary.BigEndian, b)
+	if version = c.U8("version"); c.Err() == nil && (version < formatVersion || version > newest) {
+		c.Fail("version", "%d is not known", version)
 	}
 	if k := c.U8("kind"); c.Err() == nil && k != kind {
 		c.Fail("kind", "is %d, not %d", k, kind)
 	}
-	return c
+	return c, version
 }
 
 func digest(c *cursor.Cursor, field string) (d keystead.Digest) {

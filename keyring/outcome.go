@@ -255,6 +255,13 @@ func (g *Ring) concludeKey(st State, o *Opening, id keystead.Digest, m messages)
 	if v.Wrapped, err = under.wrap(g.domain, o.Epoch, o.Purpose, s); err != nil {
 		return Outcome{}, err
 	}
+	spec, err := SpecOf(st, o.Purpose.Key)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if _, v.Public, err = s.halves(g.domain, o.Purpose, spec.Algorithm()); err != nil {
+		return Outcome{}, err
+	}
 	return Outcome{o.Purpose, v.Bytes()}, nil
 }
 

@@ -107,23 +107,37 @@ type Version struct {
 	Opening keystead.Digest
 	Confirm keystead.Digest
 	Wrapped []byte
+	Public  []byte // half, of a key that has one: version 2 of the record
 }
 
 // Bytes returns the one encoding.
 func (v *Version) Bytes() []byte {
-	b := cursor.AppendSized16(header(kindVersion), v.Name)
+	h := header(kindVersion)
+	if v.Public != nil {
+		h[0] = publicVersion
+	}
+	b := cursor.AppendSized16(h, v.Name)
 	b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, v.Number), v.Epoch)
 	b = append(append(append(b, v.Round[:]...), v.Opening[:]...), v.Confirm[:]...)
-	return cursor.AppendSized16(b, v.Wrapped)
+	b = cursor.AppendSized16(b, v.Wrapped)
+	if v.Public != nil {
+		b = cursor.AppendSized16(b, v.Public)
+	}
+	return b
 }
 
 // ParseVersion reads the record of a version of a key.
 func ParseVersion(b []byte) (v Version, err error) {
-	c := start("key version", kindVersion, b)
+	c, format := startUpTo("key version", kindVersion, b, publicVersion)
 	v.Name, v.Number, v.Epoch = name(c, "name"), c.U64("number"), c.U64("epoch")
 	copy(v.Round[:], c.Bytes(len(v.Round), "round"))
 	v.Opening, v.Confirm = digest(c, "opening"), digest(c, "confirm")
 	v.Wrapped = c.Sized16(wrappedSize, "wrapped")
+	if format == publicVersion {
+		if v.Public = c.Sized16(maxPublic, "public half"); c.Err() == nil && len(v.Public) == 0 {
+			c.Fail("public half", "is empty")
+		}
+	}
 	c.End()
 	return v, c.Err()
 }

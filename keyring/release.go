@@ -42,9 +42,10 @@ type ReleaseClaims struct {
 // Application is what the host's agent found out about a process that asks. The zero
 // value is the host itself.
 type Application struct {
-	Level  string `cel:"level"` // none, peer, measured, launched
-	Path   string `cel:"path"`
-	Digest string `cel:"digest"` // sha256:HEX of the executable's content
+	Level  string `cel:"level"`  // none, peer, measured, launched
+	Path   string `cel:"path"`   // empty from measured on: the digest says which program it is
+	Digest string `cel:"digest"` // sha256:HEX of the executable's content, before it was signed
+	Name   string `cel:"name"`   // in its certificate; empty of a program that is not signed
 	UID    int64  `cel:"uid"`
 }
 
@@ -125,6 +126,9 @@ func (g *Ring) Release(st State, ask *Ask, now uint64) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
+	if s, _, err = s.halves(g.domain, KeyPurpose(v.Name, v.Number), spec.Algorithm()); err != nil {
+		return Grant{}, err
+	}
 	return Grant{secret: s, version: v.Number, hold: time.Duration(spec.Hold) * time.Second}, nil
 }
 
@@ -161,6 +165,14 @@ func (c *compiled) check(ask *Ask, now uint64) error {
 	if got := claims.Release.Application; slices.Index(levels, got.Level) < slices.Index(levels, c.Level) || got.malformed() {
 		found = append(found, keystead.Finding{Reason: keystead.ReasonLevelLow, Where: "key " + c.Name, Want: "an application of level " + c.Level, Got: fmt.Sprintf("%.40q", got.Level)})
 	}
+	if v := c.Service; v != nil {
+		switch name := claims.Release.Application.Name; {
+		case v.Use != UseRelease:
+			found = append(found, keystead.Finding{Reason: keystead.ReasonRuleFailed, Where: "key " + c.Name, Want: "a key for use " + string(UseRelease), Got: "one for use " + string(v.Use) + ", which is released to nobody"})
+		case !v.admits(name):
+			found = append(found, keystead.Finding{Reason: keystead.ReasonApplicationMismatch, Where: "key " + c.Name, Want: "application " + v.Application, Got: fmt.Sprintf("%.140q", name)})
+		}
+	}
 	least, _ := evidence.ParseAssurance(c.policy.MinimumAssurance()) // compiling has checked it
 	if got, err := evidence.ParseAssurance(claims.Assurance); err != nil || got < least {
 		found = append(found, keystead.Finding{Reason: keystead.ReasonAssuranceLow, Where: "key " + c.Name, Want: least.String(), Got: fmt.Sprintf("%.40q", claims.Assurance)})
@@ -178,8 +190,16 @@ func (c *compiled) check(ask *Ask, now uint64) error {
 
 // malformed reports an application that its own level contradicts.
 func (a *Application) malformed() bool {
-	none := a.Path == "" && a.Digest == "" && a.UID == 0
-	return !slices.Contains(levels, a.Level) || a.Level == LevelNone && !none || a.Level != LevelNone && (a.Path == "" || a.Digest == "")
+	none := a.Path == "" && a.Digest == "" && a.Name == "" && a.UID == 0
+	switch a.Level {
+	case LevelNone:
+		return !none
+	case LevelPeer:
+		return a.Digest == "" || a.Path == "" && a.Name == ""
+	case LevelMeasured, LevelLaunched:
+		return a.Digest == "" || a.Name == ""
+	}
+	return true
 }
 
 func claimsOf(ask *Ask, now uint64) Claims {

@@ -36,19 +36,45 @@ var levels = []string{LevelNone, LevelPeer, LevelMeasured, LevelLaunched}
 type Spec struct {
 	Domain   keystead.Digest
 	Name     string
-	Base     uint64 // version of the specification before, on the ledger; 0 for none
-	Version  uint64 // wanted: rounds make versions until there is this one
-	Level    string // the least that an application must have
-	Hold     uint64 // seconds that a holder may go on when the domain can not be reached
-	Evidence uint64 // age in seconds that the evidence of a lease may have; 0: as long as the lease
-	Policy   []byte // text of the release policy (docs/spec/policy.md)
+	Base     uint64   // version of the specification before, on the ledger; 0 for none
+	Version  uint64   // wanted: rounds make versions until there is this one
+	Level    string   // the least that an application must have
+	Hold     uint64   // seconds that a holder may go on when the domain can not be reached
+	Evidence uint64   // age in seconds that the evidence of a lease may have; 0: as long as the lease
+	Service  *Service // nil: an agreed secret, for whatever the policy accepts (version 1)
+	Policy   []byte   // text of the release policy (docs/spec/policy.md)
 }
+
+// Service is what version 2 of a specification adds: a key that is for one service.
+type Service struct {
+	Algorithm   Algorithm
+	Use         Use
+	Application string // what a name begins with, by whole words: "billing" is for billing and billing/…; "*": any
+}
+
+// Algorithm returns what the key is for.
+func (s *Spec) Algorithm() Algorithm {
+	if s.Service == nil {
+		return AlgorithmSecret
+	}
+	return s.Service.Algorithm
+}
+
+// SpecKinds are the kinds of notes that specify a key.
+func SpecKinds() []key.Kind { return []key.Kind{key.KindKeyspec, key.KindServiceKey} }
 
 // Text returns the specification as members sign it.
 func (s *Spec) Text() ([]byte, error) {
-	b := fmt.Appendf(nil, "%s\ndomain %s\nsubject %s\nbase %d\nversion %d\nlevel %s\nhold-seconds %d\nevidence-seconds %d\npolicy\n",
-		key.KindKeyspec, receipt.Origin(s.Domain), s.Name, s.Base, s.Version, s.Level, s.Hold, s.Evidence)
-	b = append(b, s.Policy...)
+	kind := key.KindKeyspec
+	if s.Service != nil {
+		kind = key.KindServiceKey
+	}
+	b := fmt.Appendf(nil, "%s\ndomain %s\nsubject %s\nbase %d\nversion %d\nlevel %s\nhold-seconds %d\nevidence-seconds %d\n",
+		kind, receipt.Origin(s.Domain), s.Name, s.Base, s.Version, s.Level, s.Hold, s.Evidence)
+	if v := s.Service; v != nil {
+		b = fmt.Appendf(b, "algorithm %s\nuse %s\napplication %s\n", v.Algorithm, v.Use, v.Application)
+	}
+	b = append(append(b, "policy\n"...), s.Policy...)
 	_, err := ParseSpec(b)
 	return b, err
 }
@@ -71,8 +97,9 @@ func readSpec(text []byte) (s Spec, err error) {
 	if len(text) > maxSpec {
 		p.fail("whole", "is %d bytes long, at most %d are accepted", len(text), maxSpec)
 	}
-	if first := p.line("first line"); p.err == nil && first != string(key.KindKeyspec) {
-		p.fail("first line", "is %.40q, want %s", first, key.KindKeyspec)
+	first := key.Kind(p.line("first line"))
+	if p.err == nil && first != key.KindKeyspec && first != key.KindServiceKey {
+		p.fail("first line", "is %.40q, want %s or %s", first, key.KindKeyspec, key.KindServiceKey)
 	}
 	s.Domain = p.domain()
 	if s.Name = p.value("subject"); p.err == nil && !ValidName(s.Name) {
@@ -83,6 +110,9 @@ func readSpec(text []byte) (s Spec, err error) {
 		p.fail("level", "%.40q is not one of %v", s.Level, levels)
 	}
 	s.Hold, s.Evidence = p.number("hold-seconds", 0, MaxHold), p.number("evidence-seconds", 0, MaxEvidence)
+	if first == key.KindServiceKey {
+		s.Service = p.service()
+	}
 	if word := p.line("policy"); p.err == nil && word != "policy" {
 		p.fail("policy", "is %.40q; a line \"policy\" comes before the policy's text", word)
 	}
@@ -91,6 +121,41 @@ func readSpec(text []byte) (s Spec, err error) {
 	}
 	s.Policy = p.rest
 	return s, nil
+}
+
+// service reads what version 2 adds. Only a key that is for no application may be had by
+// a host itself.
+func (p *specParser) service() *Service {
+	v := &Service{Algorithm: Algorithm(p.value("algorithm"))}
+	if p.err == nil && !knownAlgorithm(v.Algorithm) {
+		p.fail("algorithm", "%.40q is not one of %v", v.Algorithm, Algorithms())
+	}
+	if v.Use = Use(p.value("use")); p.err == nil && v.Use != UseRelease && v.Use != UseDerive {
+		p.fail("use", "%.40q is not %s or %s", v.Use, UseRelease, UseDerive)
+	}
+	if v.Application = p.value("application"); p.err == nil && v.Application != "*" && !validApplication(v.Application) {
+		p.fail("application", "%.140q is not *, or 1 to %d bytes: words of a-z 0-9 . _ - that do not begin with a dot, parted by /", v.Application, maxApplication)
+	}
+	return v
+}
+
+const maxApplication = 128 // bytes; as a name in a program's certificate
+
+func validApplication(s string) bool {
+	if len(s) > maxApplication {
+		return false
+	}
+	for word := range strings.SplitSeq(s, "/") {
+		if word == "" || word[0] == '.' || strings.Trim(word, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// admits reports whether an application of that name may have the key.
+func (v *Service) admits(name string) bool {
+	return v.Application == "*" || name == v.Application || strings.HasPrefix(name, v.Application+"/")
 }
 
 // specParser reads the lines of a specification, in their one order and spelling.
@@ -149,7 +214,7 @@ func (p *specParser) domain() keystead.Digest {
 // JudgeSpec endorses a specification that as many members signed as the roster demands,
 // on the version before that the ledger has, and returns what it writes.
 func JudgeSpec(st State, roster *receipt.Roster, domain keystead.Digest, subject string, base uint64, signed []byte) ([]Write, error) {
-	text, by, err := key.Open(signed, key.KindKeyspec, roster.Members...)
+	text, by, err := key.Open(signed, key.OneOf(signed, SpecKinds()...), roster.Members...)
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +239,15 @@ func JudgeSpec(st State, roster *receipt.Roster, domain keystead.Digest, subject
 		return nil, deny(keystead.ReasonSubjectChanged, where, fmt.Sprintf("base %d", base), strconv.FormatUint(s.Base, 10))
 	case s.Version > newest.Number+1:
 		return nil, deny(keystead.ReasonRuleFailed, where, fmt.Sprintf("a version of at most %d, for one round makes one", newest.Number+1), strconv.FormatUint(s.Version, 10))
+	}
+	if newest.Number > 0 {
+		before, err := SpecOf(st, s.Name)
+		if err != nil {
+			return nil, err
+		}
+		if was, is := before.Algorithm(), s.Algorithm(); was != is {
+			return nil, deny(keystead.ReasonRuleFailed, where, "algorithm "+string(was)+", which the key has from its first version on", string(is))
+		}
 	}
 	return []Write{{KeyspecType + "/" + s.Name, text}}, nil
 }

@@ -127,7 +127,7 @@ func (a *agreement) judges() []part.JudgedType {
 		{Type: keyring.KeyType, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return a.keyring.JudgeKey(st, at, p.Subject, p.Content)
 		})},
-		{Type: keyring.KeyspecType, Statement: key.KindKeyspec, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
+		{Type: keyring.KeyspecType, Statement: key.KindKeyspec, Newer: []key.Kind{key.KindServiceKey}, Judge: with(func(st onLedger, at *keyring.Standing, p *ledger.Proposal) ([]keyring.Write, error) {
 			return keyring.JudgeSpec(st, &at.Roster, a.node.cfg.Domain, p.Subject, p.Base, p.Content)
 		})},
 	}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/serve"
@@ -44,6 +46,9 @@ func assemble(n *Node, parts []part.Part) (*assembly, error) {
 		for _, x := range h.declared.Judges {
 			own(h.name, "judged type "+x.Type)
 		}
+		for x := range h.declared.Objects {
+			own(h.name, "object kind "+x)
+		}
 		for _, x := range h.declared.Contracts {
 			own(h.name, "contract "+x)
 		}
@@ -70,6 +75,15 @@ func (a *assembly) procedures() (out []part.Procedure) {
 func (a *assembly) judges() (out []part.JudgedType) {
 	for _, h := range a.hosts {
 		out = append(out, h.declared.Judges...)
+	}
+	return out
+}
+
+// readers are those of the kinds of objects that the parts read.
+func (a *assembly) readers() map[string]admit.Reader {
+	out := map[string]admit.Reader{}
+	for _, h := range a.hosts {
+		maps.Copy(out, h.declared.Objects)
 	}
 	return out
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
-	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
@@ -341,7 +340,7 @@ func (c *court) mayPropose(entry []byte, from part.Caller, r *receipt.Roster) er
 	if judged.Statement == "" {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: where, Want: "a connection of a node of the domain", Got: "another client"})
 	}
-	_, by, err := key.Open(p.Content, judged.Statement, r.Members...)
+	by, err := judged.Open(p.Content, r.Members...)
 	if err == nil && len(by) < r.Threshold {
 		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonThresholdMissing, Where: where, Want: fmt.Sprintf("signatures of %d of %d members", r.Threshold, len(r.Members)), Got: fmt.Sprint(len(by))})
 	}

@@ -70,6 +70,8 @@ func mostOf(kind string) int64 {
 		return deb.MaxRecipe
 	case admit.ObjectCodeSet:
 		return key.MaxNote
+	case admit.ObjectAppRoots:
+		return admit.MaxSystemObject
 	}
 	return MaxObject
 }

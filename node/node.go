@@ -117,6 +117,7 @@ type admission struct {
 	prover     attest.Prover
 	turns      *turns // to judge what machines send
 	suspending suspending
+	muster     muster
 	archive    func(context.Context, evidenceCase, admit.Decision) error // before this node endorses it
 }
 
@@ -190,7 +191,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n.turns = newTurns(cfg.Evidence.Judgements, time.Duration(cfg.Evidence.TurnMS)*time.Millisecond)
 	n.archivist.readings = make(chan struct{}, 1)
 	n.shown = newShownRoom(&cfg.Evidence)
-	if n.assembly, err = assemble(n, append([]part.Part{own{n}}, append(parts(&cfg.Systems), opts.Parts...)...)); err != nil {
+	if n.assembly, err = assemble(n, append([]part.Part{own{n}}, append(parts(&cfg.Systems, grants{leases{n.admission}, n}), opts.Parts...)...)); err != nil {
 		return nil, err
 	}
 	n.court.bad = n.provenBad
@@ -251,6 +252,7 @@ func newNode(cfg Config, opts Options) *Node {
 	n.svids.guard, n.svids.leases = g, leases{a}
 	n.releasing = releasing{g, &n.keys, leases{a}, opts.leased}
 	n.archivist.admission, n.archivist.keys = a, &n.keys
+	n.muster.library = a.library
 	n.rekeying.settled = func() { n.court.endorseAgain(); n.background(n.announce) }
 	a.archive = n.archivist.archiveEvidence
 	return n

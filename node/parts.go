@@ -1,6 +1,7 @@
 package node
 
 import (
+	"github.com/keystead/keystead/app/appnode"
 	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/watch/watchnode"
 )
@@ -14,6 +15,6 @@ type Systems struct {
 func (s *Systems) check() error { return s.Webhook.Check() }
 
 // parts returns the systems on a node, in the order in which they start.
-func parts(c *Systems) []part.Part {
-	return []part.Part{watchnode.New(c.Webhook)}
+func parts(c *Systems, g part.Grants) []part.Part {
+	return []part.Part{watchnode.New(c.Webhook), appnode.New(g)}
 }

@@ -17,7 +17,7 @@ import (
 func everyPart(t *testing.T, more ...part.Part) (*assembly, error) {
 	t.Helper()
 	n := newNode(Config{}, Options{})
-	return assemble(n, append(append([]part.Part{own{n}}, parts(&Systems{})...), more...))
+	return assemble(n, append(append([]part.Part{own{n}}, parts(&Systems{}, grants{leases{n.admission}, n})...), more...))
 }
 
 // TestEveryProcedureIsDeclared: each procedure of the API is answered by a node, or by an agent,

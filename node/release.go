@@ -28,15 +28,12 @@ type releasing struct {
 func (n *releasing) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv1.ReleaseResponse, error) {
 	a := r.GetApplication()
 	ask := keyring.Ask{Key: r.GetKey(), Version: r.GetVersion(), Application: keyring.Application{Level: a.GetLevel(), Path: a.GetPath(), Digest: a.GetDigest(), UID: int64(a.GetUid())}}
+	if ask.Application.Level == keyring.LevelMeasured || ask.Application.Level == keyring.LevelLaunched {
+		ask.Application.Level = keyring.LevelPeer // more is for statements alone (app/appnode)
+	}
 	var grant keyring.Grant
 	release := func(v ledger.View, clock uint64) (err error) {
-		if at := n.keys.standing(); !in(&at.Roster, n.name) {
-			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "release", Want: "a node of the roster", Got: n.name})
-		}
-		if _, err := n.signer(); err != nil {
-			return err
-		}
-		grant, err = n.keys.keyring.Release(onLedger{v}, &ask, clock)
+		grant, err = n.grant(v, &ask, clock)
 		return err
 	}
 	var err error
@@ -53,6 +50,17 @@ func (n *releasing) Release(ctx context.Context, r *apiv1.ReleaseRequest) (*apiv
 		return nil, err
 	}
 	return &apiv1.ReleaseResponse{Secret: grant.Secret().Encode(), Version: grant.Version(), HoldMs: uint64(grant.Hold().Milliseconds())}, nil
+}
+
+// grant decides on a key, while this node may.
+func (n *releasing) grant(v ledger.View, ask *keyring.Ask, clock uint64) (none keyring.Grant, err error) {
+	if at := n.keys.standing(); !in(&at.Roster, n.name) {
+		return none, keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: "release", Want: "a node of the roster", Got: n.name})
+	}
+	if _, err := n.signer(); err != nil {
+		return none, err
+	}
+	return n.keys.keyring.Release(onLedger{v}, ask, clock)
 }
 
 // releaseTest releases for a lease of a test's making.
@@ -127,7 +135,7 @@ func listKey(st onLedger, name string, text ledger.Value) (*apiv1.Key, error) {
 			return nil, err
 		}
 		if at > 0 {
-			k.Versions = append(k.Versions, &apiv1.KeyVersion{Version: i, Epoch: v.Epoch, Confirm: v.Confirm.String(), Leaf: at - 1})
+			k.Versions = append(k.Versions, &apiv1.KeyVersion{Version: i, Epoch: v.Epoch, Confirm: v.Confirm.String(), Leaf: at - 1, Public: v.Public})
 		}
 	}
 	return k, nil

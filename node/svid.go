@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -64,17 +65,13 @@ func serial() *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-// issue signs an SVID for a lease's subject key, which ends with the lease: a copy of one
-// whose lease was suspended meanwhile works until then.
-func (a *authority) issue(domain string, l admit.Lease, now time.Time) ([]byte, string, error) {
-	subject, err := x509.ParsePKIXPublicKey(l.SubjectKey())
-	if err != nil {
-		return nil, "", err
-	}
+// issue signs an SVID for a path and a key, which ends with the lease: a copy of one whose
+// lease was suspended meanwhile works until then.
+func (a *authority) issue(domain, path string, subject crypto.PublicKey, l admit.Lease) ([]byte, string, error) {
 	id := trustDomain(domain)
-	id.Path = "/host/" + l.Host() // a name has no slash, and is no step in a path
+	id.Path = path
 	template := &x509.Certificate{
-		SerialNumber: serial(), URIs: []*url.URL{id}, NotBefore: now.Add(-svidEarly), NotAfter: time.UnixMilli(int64(l.Until())),
+		SerialNumber: serial(), URIs: []*url.URL{id}, NotBefore: time.UnixMilli(int64(l.Clock())).Add(-svidEarly), NotAfter: time.UnixMilli(int64(l.Until())),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
@@ -115,23 +112,33 @@ func (n *svids) trustBundle(v ledger.View, roster *receipt.Roster) (out [][]byte
 
 // IssueSVID implements serve.Hosts.
 func (n *svids) IssueSVID(ctx context.Context, from part.Caller, host string) (*apiv1.IssueSVIDResponse, error) {
-	out := &apiv1.IssueSVIDResponse{}
-	err := n.leases.Lease(ctx, from, host, func(v ledger.View, g *part.Granted) (err error) {
-		roster, _, _ := n.machine.roster()
-		if out.Bundle, err = n.trustBundle(v, &roster); err != nil {
+	var out part.SVID
+	err := n.leases.Lease(ctx, from, host, func(v ledger.View, g *part.Granted) error {
+		subject, err := x509.ParsePKIXPublicKey(g.Lease.SubjectKey())
+		if err != nil {
 			return err
 		}
-		if own := n.authority.cert.Raw; !containsDER(out.Bundle, own) {
-			return keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "authority of node " + n.name, Want: "its certificate on the ledger", Got: "not yet"})
-		}
-		leaf, id, err := n.authority.issue(n.genesis.Name, g.Lease, time.UnixMilli(int64(g.Lease.Clock())))
-		out.Certificates, out.SpiffeId = [][]byte{leaf}, id
+		out, err = n.issue(v, g.Lease, "/host/"+host, subject) // a name has no slash, and is no step in a path
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	return &apiv1.IssueSVIDResponse{Certificates: out.Chain, Bundle: out.Bundle, SpiffeId: out.ID}, nil
+}
+
+// issue signs an SVID by this node's authority, once that is on the ledger.
+func (n *svids) issue(v ledger.View, l admit.Lease, path string, subject crypto.PublicKey) (out part.SVID, err error) {
+	roster, _, _ := n.machine.roster()
+	if out.Bundle, err = n.trustBundle(v, &roster); err != nil {
+		return out, err
+	}
+	if own := n.authority.cert.Raw; !containsDER(out.Bundle, own) {
+		return out, keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "authority of node " + n.name, Want: "its certificate on the ledger", Got: "not yet"})
+	}
+	leaf, id, err := n.authority.issue(n.genesis.Name, path, subject, l)
+	out.ID, out.Chain = id, [][]byte{leaf}
+	return out, err
 }
 
 func containsDER(list [][]byte, der []byte) bool {

@@ -15,7 +15,14 @@ type JudgedType struct {
 	// Statement is the kind of note that members sign to propose it: a majority of them as
 	// the roster says, before the log has it. 0: nodes alone propose it.
 	Statement key.Kind
+	Newer     []key.Kind // versions of that kind which the judge takes as well
 	Judge     Judge
+}
+
+// Open opens a proposal's statement, of whichever version (key.Open).
+func (t *JudgedType) Open(signed []byte, members ...key.MemberPublic) (by []key.MemberPublic, err error) {
+	_, by, err = key.Open(signed, key.OneOf(signed, append([]key.Kind{t.Statement}, t.Newer...)...), members...)
+	return by, err
 }
 
 // A Judge appraises a proposal: it fills in the verdict's content and writes, or

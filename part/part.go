@@ -15,6 +15,7 @@ package part
 
 import (
 	"context"
+	"crypto"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/key"
+	"github.com/keystead/keystead/keyring"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -49,10 +51,11 @@ type Part interface {
 type Declaration struct {
 	Procedures []Procedure
 	Judges     []JudgedType
-	Contracts  []string       // that the part writes by Log.Transact
-	Proposes   []receipt.Kind // of entries that it proposes by Log.Propose
-	Sees       []receipt.Kind // of entries that its batches hold
-	Signs      []string       // contexts of what it has signed by Log.Sign
+	Objects    map[string]admit.Reader // kinds of objects that the part reads, and how
+	Contracts  []string                // that the part writes by Log.Transact
+	Proposes   []receipt.Kind          // of entries that it proposes by Log.Propose
+	Sees       []receipt.Kind          // of entries that its batches hold
+	Signs      []string                // contexts of what it has signed by Log.Sign
 	Metrics    []prometheus.Collector
 }
 
@@ -154,4 +157,23 @@ type Leases interface {
 	// Evidence is Lease with the claims of the verdict on the host's newest evidence, which
 	// another node may have to hand over.
 	Evidence(ctx context.Context, from Caller, host string, grant func(ledger.View, *Granted) error) error
+}
+
+// An SVID is an X.509-SVID with what relies on it (SPIFFE X509-SVID, 2 and 4). All are DER.
+type SVID struct {
+	ID     string   // spiffe://DOMAIN/PATH
+	Chain  [][]byte // the leaf first
+	Bundle [][]byte // authorities of the domain
+}
+
+// Grants are what a node gives applications of hosts that have a lease. What it takes is from
+// within a grant of Leases: the state, and the clock.
+type Grants interface {
+	Leases
+	// Release decides whether an application gets an agreed key.
+	Release(v ledger.View, ask *keyring.Ask, clock uint64) (keyring.Grant, error)
+	// Issue signs an SVID for a path and a public key, which ends with the lease.
+	Issue(v ledger.View, lease admit.Lease, path string, public crypto.PublicKey) (SVID, error)
+	// Knows returns what tells whether a set by which hosts are judged now has a file.
+	Knows(ctx context.Context) (func(file keystead.Digest, clock uint64) bool, error)
 }

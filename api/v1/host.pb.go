@@ -1552,7 +1552,9 @@ type KeyVersion struct {
 	// confirm is the digest that confirms the secret.
 	Confirm string `protobuf:"bytes,3,opt,name=confirm,proto3" json:"confirm,omitempty"`
 	// leaf of the effective entry, for its receipt.
-	Leaf          uint64 `protobuf:"varint,4,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	Leaf uint64 `protobuf:"varint,4,opt,name=leaf,proto3" json:"leaf,omitempty"`
+	// public half, of a key that has one (docs/spec/keys.md).
+	Public        []byte `protobuf:"bytes,5,opt,name=public,proto3" json:"public,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1613,6 +1615,13 @@ func (x *KeyVersion) GetLeaf() uint64 {
 		return x.Leaf
 	}
 	return 0
+}
+
+func (x *KeyVersion) GetPublic() []byte {
+	if x != nil {
+		return x.Public
+	}
+	return nil
 }
 
 type GetStateRequest struct {
@@ -2793,13 +2802,14 @@ const file_v1_host_proto_rawDesc = "" +
 	"\fspec_version\x18\x04 \x01(\x04R\vspecVersion\x12\x16\n" +
 	"\x06policy\x18\x05 \x01(\tR\x06policy\x123\n" +
 	"\bversions\x18\x06 \x03(\v2\x17.keystead.v1.KeyVersionR\bversions\x12$\n" +
-	"\rspecification\x18\a \x01(\tR\rspecification\"j\n" +
+	"\rspecification\x18\a \x01(\tR\rspecification\"\x82\x01\n" +
 	"\n" +
 	"KeyVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
 	"\aconfirm\x18\x03 \x01(\tR\aconfirm\x12\x12\n" +
-	"\x04leaf\x18\x04 \x01(\x04R\x04leaf\"A\n" +
+	"\x04leaf\x18\x04 \x01(\x04R\x04leaf\x12\x16\n" +
+	"\x06public\x18\x05 \x01(\fR\x06public\"A\n" +
 	"\x0fGetStateRequest\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x1a\n" +
 	"\bsubjects\x18\x02 \x03(\tR\bsubjects\"u\n" +

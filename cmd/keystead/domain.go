@@ -78,7 +78,12 @@ have no TPM, so their domain is founded like that, unless --tpm names one for ea
 judged from the start. --node-policy, --node-roots, --node-refs, --node-codeset and so on
 stand in their place for nodes, where these are judged otherwise. All are written as objects
 beside the domain file, in objects/, from where keystead domain join takes them into a
-node's directory.`,
+node's directory.
+
+--roots are those of TPM vendors, and vouch for hardware: a vendor publishes its root, and the
+digest to hold it to. What certifies software TPMs (swtpm's own authority, ek-root.pem of practice
+machines) belongs to --test-roots, or whoever owns one is taken for any machine. A root that looks
+like one is warned of, here and by keystead domain show.`,
 		Example: `  keystead domain init demo --local 3 --dir demo
   keystead domain init example --member ops.key.pub --node n1/contact --policy strict \
       --roots vendors.pem --refs host.refs --codeset boot.signed --out domain.json`,
@@ -106,6 +111,7 @@ node's directory.`,
 		if err := o.found(); err != nil {
 			return err
 		}
+		a.doubtObjects(o.objects...)
 		if o.local > 0 {
 			if len(o.tpms) > 0 || o.machines != "" {
 				return a.initLocal(args[0], o)
@@ -380,7 +386,8 @@ func (a *app) domainShow() *cobra.Command {
 		Use:   "show --domain FILE",
 		Short: "Show members and nodes, verified from the genesis digest",
 		Long: `Fetches the chain of rosters from a node, verifies it from the genesis digest, and
-shows who makes up the domain now. That there is no newer roster is the node's word.`,
+shows who makes up the domain now. That there is no newer roster is the node's word. It warns
+where software TPMs are accepted, or roots that look like theirs are taken for vendors'.`,
 		Example: `  keystead domain show --domain demo/domain.json`,
 		Args:    cobra.NoArgs,
 	}
@@ -410,7 +417,9 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 			Threshold int                `json:"threshold"`
 			Members   []key.MemberPublic `json:"members"`
 			Nodes     []shownNode        `json:"nodes"`
-		}{v.Genesis.Name, v.Domain, append([]string{}, v.Genesis.Settings...), v.Sequence, v.Roster.Threshold, v.Roster.Members, nil}
+			Warnings  []string           `json:"warnings"`
+		}{v.Genesis.Name, v.Domain, append([]string{}, v.Genesis.Settings...), v.Sequence, v.Roster.Threshold, v.Roster.Members, nil, append([]string{}, doubtsOf(ctx, cl)...)}
+		a.warn(answer.Warnings...)
 		for _, n := range v.Roster.Nodes {
 			contact := v.Contacts[n.Name]
 			answer.Nodes = append(answer.Nodes, shownNode{n.Name, n.Key.String(), n.AK.String(), contact.API, contact.Peer})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,8 @@ type specFlags struct {
 	cli.ClientFlags
 	members []string
 	out     string
+	creates bool // a key that there is already is not meant,
+	replace bool // unless this says so
 }
 
 func (f *specFlags) add(c *cobra.Command) {
@@ -55,7 +58,7 @@ func (f *specFlags) wait(c *cobra.Command) {
 
 func (a *app) keyCreate() *cobra.Command {
 	var f specFlags
-	var policyFile, level string
+	var policyFile, level, algorithm, use, application string
 	var hold, evidence time.Duration
 	c := &cobra.Command{
 		Use:   "create NAME --policy FILE --domain FILE [--member FILE]... [--out FILE]",
@@ -64,16 +67,26 @@ func (a *app) keyCreate() *cobra.Command {
 (docs/spec/keys.md). With as many --member as the domain's threshold the specification is
 handed in, and the command waits until the nodes have agreed on the first version. With
 --out it is written to a file instead, for keystead member sign and then keystead key
-submit. Of a key that there is, it changes the policy and what stands beside it.`,
+submit.
+
+A name that is taken is refused, and what would change is shown. --replace changes the policy of
+that key, and what else is given; what is not given stays as it is.`,
 		Example: `  keystead key create storage --policy release.txt --member ops.key --domain demo/domain.json
-  keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt`,
+  keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt
+  keystead key create orders --policy release.txt --application billing --level measured \
+      --algorithm ed25519 --member ops.key --domain demo/domain.json`,
 		Args: cli.Arguments("NAME"),
 	}
 	f.add(c)
+	f.creates = true
+	c.Flags().BoolVar(&f.replace, "replace", false, cli.ReplaceHelp)
 	c.Flags().StringVar(&policyFile, "policy", "", "`FILE` with the release policy")
-	c.Flags().StringVar(&level, "level", keyring.LevelNone, "least `LEVEL` of an application: none, peer, measured or launched")
+	c.Flags().StringVar(&level, "level", keyring.LevelPeer, "least `LEVEL` of an application: none, peer, measured or launched")
 	c.Flags().DurationVar(&hold, "hold", 0, "how long a holder may go on when the domain can not be reached (default: not beyond its lease)")
 	c.Flags().DurationVar(&evidence, "evidence", 0, "how old the host's evidence may be (default: as old as its lease)")
+	c.Flags().StringVar(&application, "application", "", "`NAME` of the application that it is for, and of those below it: billing is for billing/eu, too")
+	c.Flags().StringVar(&algorithm, "algorithm", "", "what it is for: secret, x25519, mlkem768-x25519, secp256k1 or ed25519 (default: secret)")
+	c.Flags().StringVar(&use, "use", "", "release, or derive for a key that nodes derive from and release to nobody (default: release)")
 	cli.Must(c.MarkFlagRequired("policy"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		text, err := releasePolicy(policyFile)
@@ -83,6 +96,30 @@ submit. Of a key that there is, it changes the policy and what stands beside it.
 		return a.specify(&f, args[0], func(s *keyring.Spec, k *apiv1.Key) error {
 			s.Version = max(1, k.GetWanted())
 			s.Level, s.Hold, s.Evidence, s.Policy = level, uint64(hold/time.Second), uint64(evidence/time.Second), text
+			service := keyring.Service{Algorithm: keyring.AlgorithmSecret, Use: keyring.UseRelease, Application: "*"}
+			if k.GetSpecVersion() > 0 {
+				old, err := keyring.ParseSpec([]byte(k.GetSpecification()))
+				if err != nil {
+					return err
+				}
+				given := c.Flags().Changed
+				if !given("level") {
+					s.Level = old.Level
+				}
+				if !given("hold") {
+					s.Hold = old.Hold
+				}
+				if !given("evidence") {
+					s.Evidence = old.Evidence
+				}
+				if s.Service = old.Service; old.Service != nil {
+					service = *old.Service
+				}
+			}
+			if application+algorithm+use != "" {
+				s.Service = &keyring.Service{Algorithm: cmp.Or(keyring.Algorithm(algorithm), service.Algorithm),
+					Use: cmp.Or(keyring.Use(use), service.Use), Application: cmp.Or(application, service.Application)}
+			}
 			return nil
 		})
 	}
@@ -126,7 +163,7 @@ under them. Nodes rotate by themselves when one of them was removed that could r
 			if err != nil {
 				return err
 			}
-			s.Level, s.Hold, s.Evidence, s.Policy = old.Level, old.Hold, old.Evidence, old.Policy
+			s.Level, s.Hold, s.Evidence, s.Service, s.Policy = old.Level, old.Hold, old.Evidence, old.Service, old.Policy
 			s.Version = max(k.GetVersion(), k.GetWanted()) + 1
 			if k.GetVersion() < k.GetWanted() {
 				s.Version = k.GetWanted() // under way already
@@ -161,6 +198,11 @@ func (a *app) specify(f *specFlags, name string, fill func(*keyring.Spec, *apiv1
 	text, err := s.Text()
 	if err != nil {
 		return cli.Misuse(err, "")
+	}
+	if f.creates && k.GetSpecVersion() > 0 {
+		if err := a.Overwrite("key "+name, k.GetSpecification(), string(text), f.replace); err != nil {
+			return err
+		}
 	}
 	if f.out != "" {
 		if err := cli.CreateFile(f.out, text, 0o644); err != nil {
@@ -289,5 +331,8 @@ func printKey(w io.Writer, k *apiv1.Key) {
 	fmt.Fprintf(w, "key %s: version %d of %d wanted\n", k.GetName(), k.GetVersion(), k.GetWanted())
 	for _, v := range k.GetVersions() {
 		fmt.Fprintf(w, "version %d: epoch %d, leaf %d, confirmed by %s\n", v.GetVersion(), v.GetEpoch(), v.GetLeaf(), v.GetConfirm())
+		if p := v.GetPublic(); len(p) > 0 {
+			fmt.Fprintf(w, "  public half %x\n", p)
+		}
 	}
 }

@@ -33,7 +33,7 @@ hour or so, and for good once an entry that took effect names it.`,
 	)
 }
 
-var objectKinds = []string{admit.ObjectPolicy, admit.ObjectReferences, admit.ObjectCodeSet, admit.ObjectRoots, admit.ObjectCollateral, admit.ObjectTEERoots}
+var objectKinds = []string{admit.ObjectPolicy, admit.ObjectReferences, admit.ObjectCodeSet, admit.ObjectRoots, admit.ObjectCollateral, admit.ObjectTEERoots, admit.ObjectAppRoots}
 
 func (a *app) objectPut() *cobra.Command {
 	var f cli.StatementFlags
@@ -41,16 +41,17 @@ func (a *app) objectPut() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "put FILE... --domain FILE [--kind KIND --member FILE]",
 		Short: "Hand in objects, and have the nodes endorse one",
-		Long: `Hands files in to all nodes. With --kind (policy, refset, codeset, roots, collateral, tee-roots) the
-nodes also judge the one file: that a policy compiles, a code set is signed by members, roots and
-collateral parse, and a reference set comes out of its recipe. Terms can name it then.` + cli.StatementHelp,
+		Long: `Hands files in to all nodes. With --kind (policy, refset, codeset, roots, collateral,
+tee-roots, app-roots) the nodes also judge the one file: that a policy compiles, a code set is
+signed by members, roots and collateral parse, and a reference set comes out of its recipe. Terms
+can name it then.` + cli.StatementHelp,
 		Example: `  keystead domain object put parts/* --domain d.json
   keystead domain object put host.refs --kind refset --recipe host.recipe \
       --domain d.json --member m.key`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	f.Add(c)
-	c.Flags().StringVar(&kind, "kind", "", "what the file is: policy, refset, codeset, roots, collateral or tee-roots")
+	c.Flags().StringVar(&kind, "kind", "", "what the file is: policy, refset, codeset, roots, collateral, tee-roots or app-roots")
 	c.Flags().StringVar(&recipe, "recipe", "", "`FILE` with the recipe of a reference set")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		if kind != "" && (!slices.Contains(objectKinds, kind) || len(args) != 1) {
@@ -108,6 +109,14 @@ func checkRecipe(text []byte) (err error) {
 
 // putObject hands an object in and has the nodes endorse it as what it is.
 func putObject(ctx context.Context, cl *client.Client, f *cli.StatementFlags, p part, recipe string) (cli.Decided, error) {
+	d := keystead.Sum(p.content)
+	state, err := cl.State(ctx, []string{admit.TypeObject + "/" + d.String()}, nil)
+	if err != nil {
+		return cli.Decided{}, err
+	}
+	if is := string(state.GetValues()[0].GetValue()); is != "" && is != p.kind { // terms that name it would lose it
+		return cli.Decided{}, cli.Misuse(fmt.Errorf("%s is endorsed as a %s, and can not become a %s", d, is, p.kind), "")
+	}
 	var from []admit.Ingredient
 	if p.kind == admit.ObjectReferences {
 		if recipe == "" {
@@ -126,8 +135,7 @@ func putObject(ctx context.Context, cl *client.Client, f *cli.StatementFlags, p 
 		}
 		from = []admit.Ingredient{{Role: admit.IngredientRecipe, Digest: d}}
 	}
-	d, err := cl.PutObject(ctx, p.content)
-	if err != nil {
+	if d, err = cl.PutObject(ctx, p.content); err != nil {
 		return cli.Decided{}, err
 	}
 	return f.Decide(ctx, cl, admit.TypeObject, d.String(), func(domain keystead.Digest, base uint64) ([]byte, error) {

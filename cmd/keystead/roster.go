@@ -18,22 +18,30 @@ import (
 )
 
 func (a *app) nodeAdd() *cobra.Command {
-	return a.rosterChange(&cobra.Command{
+	var v newcomer
+	c := &cobra.Command{
 		Use:   "add CONTACT --domain FILE [--key FILE]",
 		Short: "Add a node to a domain's roster",
 		Long: `Adds the node of a contact (the file contact in its directory) to the roster. With as
 many --key as the domain's threshold the change is handed in; with fewer it is printed
-for other members to sign (keystead member sign, then keystead domain submit).`,
+for other members to sign (keystead member sign, then keystead domain submit).
+
+Where nodes show evidence, the file evidence beside the contact, which keystead node init leaves
+there, is judged first by the terms for nodes and the deny list: a machine that the others do not
+let in would be a voter that never signs. --unchecked adds it all the same.`,
 		Example: `  keystead node add n4/contact --domain demo/domain.json --key demo/member.key`,
 		Args:    cobra.ExactArgs(1),
-	}, func(args []string, r *receipt.Roster) ([]byte, error) {
+	}
+	c.Flags().StringVar(&v.evidence, "evidence", "", "`FILE` with the machine's evidence (default: the file evidence beside CONTACT)")
+	c.Flags().BoolVar(&v.unchecked, "unchecked", false, "do not ask whether nodes will let the machine in")
+	return a.rosterChange(c, func(args []string, r *receipt.Roster) ([]byte, error) {
 		signed, contact, err := readContact(args[0])
 		if err != nil {
 			return nil, err
 		}
 		r.Nodes = append(r.Nodes, contact.Node())
 		return signed, nil
-	})
+	}, v.check)
 }
 
 func readContact(name string) ([]byte, client.Contact, error) {
@@ -98,13 +106,18 @@ handed in; with fewer it is printed for other members to sign.`,
 	})
 }
 
-// rosterChange completes a command that changes the roster of now.
-func (a *app) rosterChange(c *cobra.Command, edit rosterEdit) *cobra.Command {
+// rosterChange completes a command that changes the roster of now, once the checks pass.
+func (a *app) rosterChange(c *cobra.Command, edit rosterEdit, checks ...func(*cli.ClientFlags, []string) error) *cobra.Command {
 	var f cli.ClientFlags
 	var keys []string
 	f.Add(c)
 	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
+		for _, check := range checks {
+			if err := check(&f, args); err != nil {
+				return err
+			}
+		}
 		for again := 0; ; again++ {
 			handedIn, err := a.changeRoster(&f, keys, args, edit)
 			overtaken := handedIn && errors.Is(err, keystead.ReasonRosterBroken) // by another change, such as a node's new key
@@ -143,7 +156,7 @@ func (a *app) changeRoster(f *cli.ClientFlags, keys, args []string, edit rosterE
 	if err != nil {
 		return false, cli.Misuse(err, "")
 	}
-	signed, err := cli.SignWith(text, keys)
+	signed, err := cli.SignAs(&v.Roster, text, keys)
 	if err != nil {
 		return false, err
 	}

@@ -27,11 +27,13 @@ type yardstick struct {
 	roots, testRoots, intermediate []string
 	refs, codeSets                 []string
 	tees                           tees // of hosts
+	appRoots                       string
 }
 
 func (y *yardstick) add(c *cobra.Command) {
 	y.addAs(c, "", "")
 	y.tees.add(c)
+	c.Flags().StringVar(&y.appRoots, "app-roots", "", "`FILE` with roots for applications (keystead-app-roots/1), of hosts")
 }
 
 // addAs adds the flags with a prefix to their names, for one role.
@@ -63,7 +65,7 @@ func (y yardstick) or(other yardstick) yardstick {
 
 // given reports whether any of it was.
 func (y *yardstick) given() bool {
-	return y.policy != "" || len(y.roots)+len(y.testRoots)+len(y.intermediate)+len(y.refs)+len(y.codeSets) > 0 || y.tees.given()
+	return y.policy != "" || len(y.roots)+len(y.testRoots)+len(y.intermediate)+len(y.refs)+len(y.codeSets) > 0 || y.appRoots != "" || y.tees.given()
 }
 
 // part is an object, and what it is.
@@ -157,6 +159,13 @@ func (y *yardstick) parts() (parts []part, err error) {
 		}
 		parts = append(parts, part{admit.ObjectCodeSet, text, until})
 	}
+	if y.appRoots != "" {
+		text, err := cli.ReadFile(y.appRoots, admit.MaxSystemObject)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{kind: admit.ObjectAppRoots, content: text})
+	}
 	more, err := y.tees.parts()
 	return append(parts, more...), err
 }
@@ -193,6 +202,8 @@ func terms(role string, parts []part) admit.Terms {
 			t.Collateral = append(t.Collateral, d)
 		case admit.ObjectTEERoots:
 			t.TEERoots = d
+		case admit.ObjectAppRoots:
+			t.Systems = append(t.Systems, admit.Named{Digest: d, Kind: p.kind})
 		}
 	}
 	sortDigests(t.References)
@@ -270,6 +281,7 @@ func (a *app) termsSet() *cobra.Command {
 	var f cli.StatementFlags
 	var y yardstick
 	var recipes []string
+	var mayExclude uint64
 	c := &cobra.Command{
 		Use:   "set ROLE --policy FILE --roots FILE --domain FILE --member FILE",
 		Short: "Have the nodes judge a role by other terms",
@@ -278,18 +290,25 @@ name them. A reference set that is new wants the recipe that it was built by (ke
 build --recipe), for every node to build it again, and the recipe's parts handed in before
 (keystead domain object put). --tee and --collateral are for hosts whose TEE speaks alone:
 collateral that is past its time keeps them from being renewed (keystead collateral fetch).
-With --out only the statement of the terms is written; the objects must be endorsed already.` + cli.StatementHelp,
+With --out only the statement of the terms is written; the objects must be endorsed already.
+
+Nodes do not endorse terms for nodes by which they would fall out themselves (terms-exclude);
+--may-exclude says how many of them may, which is never a majority.` + cli.StatementHelp,
 		Example: `  keystead domain terms set host --policy strict.txt --roots vendors.pem --codeset boot.signed \
       --domain d.json --member m.key`,
 		Args: cli.Arguments("ROLE"),
 	}
 	f.Add(c)
 	y.add(c)
+	addMayExclude(c, &mayExclude)
 	c.Flags().StringArrayVar(&recipes, "recipe", nil, "recipe `FILE` of each --refs, in their order")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		parts, err := y.parts()
 		if err != nil {
 			return err
+		}
+		for _, p := range parts {
+			a.doubtObjects(p.content)
 		}
 		if len(recipes) > 0 && len(recipes) != len(y.refs) {
 			return cli.Misuse(fmt.Errorf("%d --recipe for %d --refs", len(recipes), len(y.refs)), "one each, in the same order")
@@ -306,11 +325,16 @@ With --out only the statement of the terms is written; the objects must be endor
 		}
 		return a.Decide(&f, admit.TypeTerms, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
 			t := terms(args[0], parts)
-			t.Domain, t.Base = domain, base
+			t.Domain, t.Base, t.MayExclude = domain, base, mayExclude
 			return t.Text()
 		})
 	}
 	return c
+}
+
+// addMayExclude adds the flag by which members say how many nodes may fall out.
+func addMayExclude(c *cobra.Command, n *uint64) {
+	c.Flags().Uint64Var(n, "may-exclude", 0, "how many of the domain's nodes may fall out by it")
 }
 
 // endorseParts has the nodes endorse the parts that no terms in force name and that

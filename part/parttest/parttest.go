@@ -159,8 +159,8 @@ func (b *Bench) Decide(ctx context.Context, p *ledger.Proposal) (part.Outcome, e
 		return part.Outcome{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "proposal", Want: "a type that this build judges", Got: p.Type})
 	}
 	roster, _ := hostState{b}.Roster()
-	if kind := b.Declared.Judges[i].Statement; kind != "" { // as a node does, before the log has it
-		if _, _, err := key.Open(p.Content, kind, roster.Members...); err != nil {
+	if judged := &b.Declared.Judges[i]; judged.Statement != "" { // as a node does, before the log has it
+		if _, err := judged.Open(p.Content, roster.Members...); err != nil {
 			return part.Outcome{}, err
 		}
 	}
