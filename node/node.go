@@ -148,7 +148,7 @@ type Node struct {
 // start is Start, as far as what it opens answers.
 func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n := newNode(cfg, opts)
-	n.books.gate, n.closed.log = n.sound, n.log
+	n.books.gate = n.sound
 	n.standing.up = make(chan struct{})
 	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return nil, err
@@ -247,7 +247,7 @@ func newNode(cfg Config, opts Options) *Node {
 	n := &Node{admission: a, changed: make(chan struct{}, 1)}
 	n.membership.changed = n.changed
 	n.peers = newPeers(g)
-	n.doors.guard = g
+	n.doors.guard, n.closed.log = g, c.log
 	n.states.guard, n.pulse.guard, n.membership.guard, n.rekeying.guard = g, g, g, g
 	n.svids.guard, n.svids.leases = g, leases{a}
 	n.releasing = releasing{g, &n.keys, leases{a}, opts.leased}
