@@ -25,7 +25,8 @@ var lost = []keystead.Reason{keystead.ReasonClosedRecovery, keystead.ReasonClose
 // closure is in which of these states this node is. Each is told once when it begins and once
 // when it is over.
 type closure struct {
-	log *slog.Logger
+	log  *slog.Logger
+	node string // the name of this one
 
 	mu    sync.Mutex
 	holds map[keystead.Reason]*keystead.DenyError
@@ -66,13 +67,21 @@ func (c *closure) err(of ...keystead.Reason) error {
 	return nil
 }
 
+// doors are where others ask this node: what it does not answer there, and why.
+type doors struct {
+	*guard
+	disk  disk
+	short short     // of room, other nodes
+	waits time.Time // since when, for a majority, while this node has no place among the others; the replica's alone
+}
+
 // closedAfter is how long there is no leader, or too few answer, until a node takes it for a
 // state and not for a change of leaders.
 const closedAfter = 3 * time.Second
 
 // joining says what it is that a node waits for which has no place among the others yet. That
 // others wait as well is their own word: it tells people where to look, and opens nothing.
-func (n *Node) joining(j replica.Joining) {
+func (n *doors) joining(j replica.Joining) {
 	roster := n.roster()
 	total := len(roster.Nodes)
 	if !n.belongs(&roster) { // members have yet to add it
@@ -85,19 +94,19 @@ func (n *Node) joining(j replica.Joining) {
 			Want: fmt.Sprintf("%d of %d nodes that surely remember what they promised. Members sign from which disk the ledger goes on: stop all nodes, keystead node recover --config FILE on each, keystead member sign --key KEY TEXT", roster.Majority(), total),
 			Got:  fmt.Sprintf("this one and %d more restarted without a record of a clean shutdown", j.Waiting)}
 	case j.Serving >= roster.Majority():
-		n.waitsSince = time.Time{}
-	case n.waitsSince.IsZero():
-		n.waitsSince = time.Now()
-	case time.Since(n.waitsSince) > closedAfter:
-		majority = n.fewNodes(&roster)
+		n.waits = time.Time{}
+	case n.waits.IsZero():
+		n.waits = time.Now()
+	case time.Since(n.waits) > closedAfter:
+		majority = fewNodes(n.name, &roster)
 	}
 	n.closed.set(keystead.ReasonClosedRecovery, recovery)
 	n.closed.set(keystead.ReasonClosedNoMajority, majority)
 }
 
 // fewNodes says that too few nodes are there.
-func (n *directory) fewNodes(roster *receipt.Roster) *keystead.Finding {
-	return &keystead.Finding{Where: "node " + n.name,
+func fewNodes(name string, roster *receipt.Roster) *keystead.Finding {
+	return &keystead.Finding{Where: "node " + name,
 		Want: fmt.Sprintf("%d of %d nodes that run and reach each other. Start the others (keystead node run --config FILE) or bring their links back; keep every node's directory", roster.Majority(), len(roster.Nodes)),
 		Got:  fmt.Sprintf("no majority for more than %v", closedAfter)}
 }
@@ -106,7 +115,7 @@ func (n *directory) fewNodes(roster *receipt.Roster) *keystead.Finding {
 const closureEvery = 500 * time.Millisecond
 
 // closureLoop finds out whether this node, once it has its place, has a leader.
-func (n *Node) closureLoop() {
+func (n *doors) closureLoop() {
 	every := time.NewTicker(closureEvery)
 	defer every.Stop()
 	led := time.Now()
@@ -120,29 +129,29 @@ func (n *Node) closureLoop() {
 		if n.replica.Status().Leader != 0 {
 			led = time.Now()
 		} else if roster := n.roster(); time.Since(led) > closedAfter && n.belongs(&roster) {
-			few = n.fewNodes(&roster)
+			few = fewNodes(n.name, &roster)
 		}
 		n.closed.set(keystead.ReasonClosedNoMajority, few)
 	}
 }
 
-// notUp says why a node that has no place among the others yet answers nothing.
-func (n *directory) notUp() error {
-	if err := n.closed.err(); err != nil {
+// starts says why a node that has no place among the others yet answers nothing.
+func (c *closure) starts() error {
+	if err := c.err(); err != nil {
 		return err
 	}
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.name, Want: "a place among the others, which a majority of them gives", Got: "none yet: it starts"})
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + c.node, Want: "a place among the others, which a majority of them gives", Got: "none yet: it starts"})
 }
 
 // opens says why a procedure of the API is not to be called now, or nil.
-func (n *Node) opens(path string) error {
+func (n *doors) opens(path string) error {
 	switch {
 	case strings.HasPrefix(path, "/grpc."): // health has an answer of its own
 		return nil
 	case !n.isUp() && path == apiv1connect.NodeServiceCertifyNodeProcedure && n.signers.boot != nil:
 		return n.pending() // as every start's key is
 	case !n.isUp():
-		return n.notUp()
+		return n.closed.starts()
 	case slices.Contains(grows, path) && n.closed.err(keystead.ReasonDiskFull) != nil:
 		return n.closed.err(keystead.ReasonDiskFull)
 	case slices.Contains(certain, path):
@@ -157,9 +166,9 @@ var certain = []string{apiv1connect.DomainServiceSubmitProcedure, apiv1connect.H
 	apiv1connect.HostServiceIssueSVIDProcedure, apiv1connect.HostServiceReleaseProcedure, apiv1connect.HostServiceListHostsProcedure, apiv1connect.HostServiceListKeysProcedure}
 
 // ended says that this node was told to end before it had its place among the others.
-func (n *directory) ended() error {
-	findings := []keystead.Finding{{Reason: keystead.ReasonShutdown, Where: "node " + n.name, Want: "a place among the others", Got: "the word to end before it had one"}}
-	if deny := (*keystead.DenyError)(nil); errors.As(n.closed.err(), &deny) {
+func (c *closure) ended() error {
+	findings := []keystead.Finding{{Reason: keystead.ReasonShutdown, Where: "node " + c.node, Want: "a place among the others", Got: "the word to end before it had one"}}
+	if deny := (*keystead.DenyError)(nil); errors.As(c.err(), &deny) {
 		findings = append(slices.Clone(deny.Findings), findings...)
 	}
 	return keystead.Deny(findings...)

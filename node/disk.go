@@ -199,7 +199,7 @@ func (s *short) count(now time.Time) (n int) {
 
 // diskLoop watches the disk, and asks the others how theirs are: a write that this node has room
 // for takes the last room of those that have none.
-func (n *Node) diskLoop() {
+func (n *doors) diskLoop() {
 	every := time.NewTicker(diskEvery)
 	defer every.Stop()
 	told, asked := "", time.Now()
@@ -226,7 +226,7 @@ func (n *Node) diskLoop() {
 }
 
 // askRoom asks the other nodes whether their disks are full.
-func (n *Node) askRoom() {
+func (n *doors) askRoom() {
 	for _, p := range n.peers.others() {
 		n.background(func() {
 			ctx, cancel := context.WithTimeout(n.running, othersEvery)
@@ -239,7 +239,7 @@ func (n *Node) askRoom() {
 }
 
 // noRoom says that this node's disk is full, or so many others' that the rest is no majority.
-func (n *Node) noRoom() *keystead.Finding {
+func (n *doors) noRoom() *keystead.Finding {
 	free, _, _, full := n.disk.state()
 	if full {
 		return &keystead.Finding{Where: "disk of node " + n.name,

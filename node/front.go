@@ -104,7 +104,7 @@ func (n *Node) serving() *serve.Options {
 		Observe:  func(procedure, code string, took time.Duration) { n.metrics.observe(procedure, code, took) },
 		Refused:  func(err error) { n.metrics.refused(err) },
 		Ready:    n.ready,
-		Open:     n.opens,
+		Open:     n.doors.opens,
 		MayWrite: n.mayWrite,
 		Limited:  n.limited.note,
 	}
@@ -121,7 +121,7 @@ func (n *Node) ready() error {
 		return err
 	}
 	if !n.isUp() {
-		return n.notUp()
+		return n.closed.starts()
 	}
 	if n.replica.Status().Leader == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.name, Want: "a leader", Got: "none"})

@@ -130,7 +130,7 @@ func isHostName(name string) bool {
 // such (host-revoked).
 func (g *gatekeeper) hostWith(identity keystead.Digest) (host string, enrolled admit.Enrolment, err error) {
 	if !g.node.isUp() {
-		return "", enrolled, g.node.notUp()
+		return "", enrolled, g.node.closed.starts()
 	}
 	err = g.node.snapshot(func(v ledger.View) error {
 		if host, err = admit.HostOf(v, identity); err != nil {

@@ -104,7 +104,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		Digested: n.states.digested,
 		Key:      n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers, Learned: n.contactMembers,
 		Others:     n.otherMembers,
-		Joining:    n.joining,
+		Joining:    n.doors.joining,
 		Connect:    n.connectPeers,
 		Seal:       n.seal(),
 		TrustDisks: n.genesis.TrustsDisks(),
@@ -117,7 +117,7 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 		n.log.Error("members removed this node from the domain; it does not come back by itself", "because", out)
 		return nil, out
 	case out != nil: // what others said meanwhile is in the log, and is their word
-		return nil, n.ended()
+		return nil, n.closed.ended()
 	default:
 		return nil, err
 	}

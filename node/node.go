@@ -141,16 +141,14 @@ type Node struct {
 	lastLeases lastLeases
 	limited    limited
 	fronts     []*front
-	disk       disk
-	fs         vfs.FS    // of store, objects and archive
-	short      short     // of room, other nodes
-	waitsSince time.Time // for a majority, while this node has no place among the others; the replica's alone
+	doors      doors
+	fs         vfs.FS // of store, objects and archive
 }
 
 // start is Start, as far as what it opens answers.
 func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n := newNode(cfg, opts)
-	n.books.gate, n.closed.log = n.sound, n.log
+	n.books.gate = n.sound
 	n.standing.up = make(chan struct{})
 	if n.self, err = loadTLS(cfg.Dir); err != nil {
 		return nil, err
@@ -158,6 +156,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
+	n.closed.node = n.name
 	running, stop := context.WithCancelCause(context.Background())
 	n.running, n.stop = running, func() { stop(keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node"})) }
 	defer func() {
@@ -165,9 +164,9 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	n.disk.dir, n.disk.most, n.disk.closed = cfg.Dir, uint64(cfg.Store.ReserveMiB)<<20, &n.closed
-	n.fs = vfs.OnDiskFull(vfs.Default, n.disk.spend)
-	if err := n.disk.begin(); err != nil {
+	n.doors.disk.dir, n.doors.disk.most, n.doors.disk.closed = cfg.Dir, uint64(cfg.Store.ReserveMiB)<<20, &n.closed
+	n.fs = vfs.OnDiskFull(vfs.Default, n.doors.disk.spend)
+	if err := n.doors.disk.begin(); err != nil {
 		return nil, err
 	}
 	if err := n.openTPM(ctx); err != nil {
@@ -219,7 +218,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.leaveContact(); err != nil { // after the ports: two processes of one directory do not get here
 		return nil, err
 	}
-	n.background(n.diskLoop)
+	n.background(n.doors.diskLoop)
 	if err := n.serve(); err != nil { // who asks is told why there is no better answer yet
 		return nil, err
 	}
@@ -234,7 +233,7 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 		return nil, err
 	}
 	for _, task := range []func(){n.pulse.tickLoop, n.pulse.voteLoop, n.headsLoop, n.membership.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeying.rekeyLoop, n.renewer.loop,
-		n.libraryLoop, n.archivist.archiveLoop, n.closureLoop, n.states.positionLoop} {
+		n.libraryLoop, n.archivist.archiveLoop, n.doors.closureLoop, n.states.positionLoop} {
 		n.background(task)
 	}
 	return n, nil
@@ -248,6 +247,7 @@ func newNode(cfg Config, opts Options) *Node {
 	n := &Node{admission: a, changed: make(chan struct{}, 1)}
 	n.membership.changed = n.changed
 	n.peers = newPeers(g)
+	n.doors.guard, n.closed.log = g, c.log
 	n.states.guard, n.pulse.guard, n.membership.guard, n.rekeying.guard = g, g, g, g
 	n.svids.guard, n.svids.leases = g, leases{a}
 	n.releasing = releasing{g, &n.keys, leases{a}, opts.leased}
@@ -548,7 +548,7 @@ func (n *Node) Status() *apiv1.StatusResponse {
 	if err := n.closed.err(); err != nil {
 		out.Closed = err.Error()
 	}
-	out.DiskFreeBytes, _, _, out.DiskFull = n.disk.state()
+	out.DiskFreeBytes, _, _, out.DiskFull = n.doors.disk.state()
 	if _, err := n.signer(); n.isUp() && err != nil {
 		n.mu.Lock()
 		out.Unsigned = cmp.Or(n.rekeying.unsigned, err.Error())
