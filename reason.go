@@ -216,6 +216,14 @@ const (
 	ReasonRecoveryMismatch Reason = "recovery-mismatch" // members signed another recovery than from this disk as it is
 )
 
+// States in which a node does not serve, until somebody does something (docs/guide/closed).
+const (
+	ReasonClosedNoMajority Reason = "closed-no-majority" // too few of the domain's nodes run and reach each other
+	ReasonClosedRecovery   Reason = "closed-recovery"    // too many nodes may have forgotten what they promised: members sign from which disk the ledger goes on
+	ReasonClosedRekey      Reason = "closed-rekey"       // too many nodes started with new signing keys at once: members sign them in
+	ReasonDiskFull         Reason = "disk-full"          // a node keeps the room that is left on its disk for what keeps leases
+)
+
 // What is bound to a machine's TPM.
 const (
 	ReasonSealedStateChanged Reason = "sealed-state-changed" // a register does not hold what it held at the time of sealing
@@ -437,6 +445,10 @@ var stages = map[Reason]Stage{
 	ReasonLedgerForked:        StageUnavailable,
 	ReasonNodeProvenBad:       StageRevoked,
 	ReasonNoQuorum:            StageUnavailable,
+	ReasonClosedNoMajority:    StageUnavailable,
+	ReasonClosedRecovery:      StageUnavailable,
+	ReasonClosedRekey:         StageUnavailable,
+	ReasonDiskFull:            StageUnavailable,
 	ReasonKeyPending:          StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,
