@@ -190,6 +190,8 @@ const (
 // Contracts.
 const (
 	ReasonContractUnknown  Reason = "contract-unknown"  // no contract or method of that name
+	ReasonCallerUnknown    Reason = "caller-unknown"    // a call signed by nobody whom the domain knows
+	ReasonCallerDenied     Reason = "caller-denied"     // a caller whom the contract's policy does not let
 	ReasonContractUnfit    Reason = "contract-unfit"    // code that nodes do not run: its imports, form or size, or effects that outlast a call
 	ReasonContractRefused  Reason = "contract-refused"  // the contract itself refuses the call
 	ReasonContractTrapped  Reason = "contract-trapped"  // the contract ended in an error of its own
@@ -375,6 +377,8 @@ var stages = map[Reason]Stage{
 	ReasonProcessChanged:      StageSignature,
 	ReasonContractUnknown:     StageNotFound,
 	ReasonContractUnfit:       StagePolicy,
+	ReasonCallerUnknown:       StageSignature,
+	ReasonCallerDenied:        StagePolicy,
 	ReasonContractRefused:     StagePolicy,
 	ReasonContractTrapped:     StagePolicy,
 	ReasonGasExhausted:        StagePolicy,

@@ -120,14 +120,18 @@ func JudgeObject(_ State, c Case, signed, content []byte, rebuilt keystead.Diges
 	return Ruling{Content: text, Writes: []Write{{Key: objectKey(o.Digest), Value: []byte(o.Kind)}}}, err
 }
 
-// MaxSystemObject is the size of the largest object that a system reads, in bytes.
-const MaxSystemObject = 1 << 20
+// MaxSystemObject is the size of the largest object that terms name for a system, in bytes, and
+// MaxContract that of a contract's code.
+const (
+	MaxSystemObject = 1 << 20
+	MaxContract     = 8 << 20
+)
 
 // A Reader reports what is wrong with an object of a kind that a system reads.
 type Reader func(content []byte) error
 
 func (o *Object) check(content []byte, rebuilt keystead.Digest, c Case, readers map[string]Reader) (err error) {
-	if slices.Contains(systemKinds, o.Kind) {
+	if o.Kind == ObjectContract || slices.Contains(systemKinds, o.Kind) {
 		read := readers[o.Kind]
 		if read == nil {
 			return deny(keystead.ReasonRuleFailed, "object "+o.Digest.String(), "a kind that a part of this node reads", o.Kind)

@@ -135,12 +135,13 @@ const (
 	ObjectCollateral = "collateral" // docs/spec/collateral.md
 	ObjectTEERoots   = "tee-roots"  // docs/spec/roots.md
 	ObjectAppRoots   = "app-roots"  // docs/spec/application.md; a system's
+	ObjectContract   = "contract"   // docs/spec/contract.md; a system's, and in no terms
 )
 
 // systemKinds are of objects that a system reads, ascending. Terms name one of each at most.
 var systemKinds = []string{ObjectAppRoots}
 
-var objectKinds = append([]string{ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots, ObjectCollateral, ObjectTEERoots}, systemKinds...)
+var objectKinds = append([]string{ObjectPolicy, ObjectReferences, ObjectCodeSet, ObjectRoots, ObjectCollateral, ObjectTEERoots, ObjectContract}, systemKinds...)
 
 // Named is an object that terms name, and what it has to be.
 type Named struct {

@@ -55,6 +55,7 @@ type node struct {
 	ledger apiv1connect.LedgerServiceClient
 	domain apiv1connect.DomainServiceClient
 	host   apiv1connect.HostServiceClient
+	http   connect.HTTPClient
 	close  func()
 }
 
@@ -143,7 +144,7 @@ func (c *Client) dial(to Contact) *node {
 	h := &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	o := []connect.ClientOption{connect.WithReadMaxBytes(maxAnswer)} // no GET: many keys make no URL
 	return &node{to, apiv1connect.NewLedgerServiceClient(h, to.API, o...), apiv1connect.NewDomainServiceClient(h, to.API, o...),
-		apiv1connect.NewHostServiceClient(h, to.API, o...), t.CloseIdleConnections}
+		apiv1connect.NewHostServiceClient(h, to.API, o...), h, t.CloseIdleConnections}
 }
 
 // PinnedTLS returns the configuration of a connection to the one holder of the

@@ -19,6 +19,14 @@ func (h *Host) Call(ctx context.Context, procedure string, question, answer prot
 	return err
 }
 
+// Call asks the nodes a procedure of the API by its name, as Host.Call does. One that is asked
+// again, because a node did not answer, must come to the same.
+func (c *Client) Call(ctx context.Context, procedure string, question, answer proto.Message) error {
+	return c.each(ctx, func(ctx context.Context, n *node) error {
+		return callNamed(ctx, n.http, n.API, procedure, question, answer)
+	})
+}
+
 // callNamed asks one server.
 func callNamed(ctx context.Context, to connect.HTTPClient, base, procedure string, question, answer proto.Message) error {
 	proto.Reset(answer) // of what one that was asked before may have left

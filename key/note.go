@@ -38,10 +38,15 @@ const (
 
 	KindServiceKey Kind = "keystead-key/2" // docs/spec/keys.md: for a service
 
+	// Contracts, docs/spec/contract.md. Users sign calls as members do.
+	KindContract Kind = "keystead-contract/1"
+	KindUser     Kind = "keystead-user/1"
+	KindCall     Kind = "keystead-call/1"
+
 	KindReading Kind = "keystead-reading/1" // docs/spec/archive.md
 )
 
-var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindLongSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindServiceKey, KindReading}
+var kinds = []Kind{KindPolicy, KindCodeSet, KindBootSet, KindLongSet, KindGenesis, KindRoster, KindRecovery, KindSetting, KindObject, KindTerms, KindEnrolment, KindDenial, KindKeyspec, KindServiceKey, KindReading, KindContract, KindUser, KindCall}
 
 // Bounds of what is signed and opened, in bytes: a text, and the note with it.
 const (

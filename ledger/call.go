@@ -19,7 +19,7 @@ const (
 	maxEvents   = 64
 	maxTopic    = 256
 	maxEvent    = 4 << 10
-	maxSignedBy = 128
+	maxSignedBy = 512
 	maxPath     = 16 // so many calls as 2 to that power may share one signature
 )
 
@@ -91,9 +91,13 @@ func (c *Call) body() []byte {
 // signature, so that the call after it can be executed before either is signed.
 func (c *Call) ID() keystead.Digest { return receipt.LeafHash(c.body()) }
 
+// CallContext is the context in which executors sign.
+const CallContext = "keystead call/1"
+
 // SignCalls has their executor sign calls that were executed one after the other: one signature
-// over the Merkle root (RFC 6962) of all, with the way to it in each. At most 65,536.
-func SignCalls(k *key.Node, domain keystead.Digest, calls []*Call) {
+// over the Merkle root (RFC 6962) of all, with the way to it in each. At most 65,536. Sign signs
+// in CallContext.
+func SignCalls(domain keystead.Digest, calls []*Call, sign func(message []byte) (key.NodeSignature, error)) error {
 	level := make([]hash, len(calls))
 	for i, c := range calls {
 		c.Path = c.Path[:0]
@@ -113,12 +117,13 @@ func SignCalls(k *key.Node, domain keystead.Digest, calls []*Call) {
 		level = pairUp(level)
 	}
 	if len(level) == 0 {
-		return
+		return nil
 	}
-	signature := k.Sign(callMessage(domain, level[0]))
+	signature, err := sign(callMessage(domain, level[0]))
 	for _, c := range calls {
 		c.Signature = signature
 	}
+	return err
 }
 
 // pairUp is the level above: the last hash goes up alone where it has no other beside it.
@@ -133,7 +138,7 @@ func pairUp(level []hash) (up []hash) {
 }
 
 func callMessage(domain, root keystead.Digest) []byte {
-	return append(append([]byte("keystead call/1\n"), domain[:]...), root[:]...)
+	return append(domain[:], root[:]...)
 }
 
 // Entry returns the call as an entry (docs/spec/contract.md).
@@ -319,7 +324,7 @@ func (m *Machine) executed(c *callView) error {
 	if same == m.signedRoot {
 		return nil
 	}
-	if !k.Verify(callMessage(m.head.domain, c.root), c.Signature) {
+	if !k.Verify(append([]byte(CallContext+"\n"), callMessage(m.head.domain, c.root)...), c.Signature) {
 		return deny(keystead.ReasonSignatureInvalid, "call of "+c.Contract, "a signature by "+c.Executor, "another")
 	}
 	m.signedRoot = same

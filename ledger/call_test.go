@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/receipt"
 )
@@ -52,7 +53,9 @@ func (d *domain) call(contract string, writes ...ledger.Write) *ledger.Call {
 // signed has the calls' executor sign them, and returns their entries.
 func (d *domain) signed(calls ...*ledger.Call) (entries [][]byte) {
 	d.t.Helper()
-	ledger.SignCalls(d.keys[calls[0].Executor], d.id, calls)
+	must(d.t, ledger.SignCalls(d.id, calls, func(message []byte) (key.NodeSignature, error) {
+		return d.keys[calls[0].Executor].Sign(append([]byte(ledger.CallContext+"\n"), message...)), nil
+	}))
 	for _, c := range calls {
 		e, err := c.Entry()
 		must(d.t, err)

@@ -8,6 +8,7 @@ import (
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/receipt"
+	"github.com/keystead/keystead/replica"
 )
 
 // host is the node as one of its parts knows it: what the part did not declare, it refuses.
@@ -66,15 +67,34 @@ func (s hostState) Roster() (receipt.Roster, uint64) {
 func (s hostState) Grown() <-chan struct{} { return s.node.grown.wait() }
 
 // Propose implements part.Log.
-func (h *host) Propose(ctx context.Context, entry []byte) (out part.Outcome, err error) {
-	if err := h.declared.MayPropose(h.name, entry); err != nil {
-		return out, err
+func (h *host) Propose(ctx context.Context, entries ...[]byte) (out []part.Outcome, err error) {
+	for _, entry := range entries {
+		if err := h.declared.MayPropose(h.name, entry); err != nil {
+			return nil, err
+		}
 	}
-	r, err := h.node.propose(ctx, entry)
-	if err != nil {
-		return out, err
+	done := make([]chan *replica.Proposal, len(entries))
+	for i, entry := range entries {
+		answer := make(chan *replica.Proposal, 1)
+		done[i] = answer
+		h.node.replica.Submit(&replica.Proposal{Command: entry, Done: func(p *replica.Proposal) { answer <- p }})
 	}
-	return part.Outcome{Applied: true, Leaf: r.Leaf, ID: r.ID}, nil
+	for _, answer := range done {
+		select {
+		case p := <-answer:
+			if p.Err != nil {
+				return out, gone(p.Err)
+			}
+			r, err := parseResult(p.Result)
+			if err != nil {
+				return out, err
+			}
+			out = append(out, part.Outcome{Applied: true, Repeated: r.Repeated, Leaf: r.Leaf, ID: r.ID})
+		case <-ctx.Done():
+			return out, ctx.Err()
+		}
+	}
+	return out, nil
 }
 
 // Transact implements part.Log.

@@ -72,6 +72,8 @@ func mostOf(kind string) int64 {
 		return key.MaxNote
 	case admit.ObjectAppRoots:
 		return admit.MaxSystemObject
+	case admit.ObjectContract:
+		return admit.MaxContract
 	}
 	return MaxObject
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"github.com/keystead/keystead/app/appnode"
+	"github.com/keystead/keystead/ledger/contract/contractnode"
 	"github.com/keystead/keystead/part"
 	"github.com/keystead/keystead/watch/watchnode"
 )
@@ -16,5 +17,5 @@ func (s *Systems) check() error { return s.Webhook.Check() }
 
 // parts returns the systems on a node, in the order in which they start.
 func parts(c *Systems, g part.Grants) []part.Part {
-	return []part.Part{watchnode.New(c.Webhook), appnode.New(g)}
+	return []part.Part{watchnode.New(c.Webhook), appnode.New(g), contractnode.New()}
 }

@@ -76,9 +76,10 @@ type Applied struct {
 
 // An Outcome is what became of a transaction or proposal.
 type Outcome struct {
-	Applied bool // false if a comparison did not hold
-	Leaf    uint64
-	ID      keystead.Digest
+	Applied  bool // false if a comparison did not hold
+	Repeated bool // the same request took effect before: its leaf, and no ID
+	Leaf     uint64
+	ID       keystead.Digest
 }
 
 // A Host is the node as a part knows it.
@@ -117,8 +118,10 @@ type State interface {
 
 // Log is what the node hands in to the ledger for a part.
 type Log interface {
-	// Propose hands in an entry of a kind that the part declared, and waits until it is applied.
-	Propose(ctx context.Context, entry []byte) (Outcome, error)
+	// Propose hands in entries of kinds that the part declared, in their order, and waits until
+	// they are applied. It returns what became of those before the first that was refused, and why
+	// that was; of those behind it nothing is said.
+	Propose(ctx context.Context, entries ...[]byte) ([]Outcome, error)
 	// Transact writes records of a contract that the part declared, and that nodes alone write.
 	Transact(ctx context.Context, contract string, writes []ledger.Write, conditions ...ledger.Condition) error
 	// Decide has the nodes judge a proposal of a type that the part declared, and waits until

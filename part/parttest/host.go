@@ -43,12 +43,18 @@ func (h host) Go(name string, task func(context.Context) error) {
 }
 
 // Propose implements part.Log.
-func (h host) Propose(_ context.Context, entry []byte) (part.Outcome, error) {
-	if err := h.b.Declared.MayPropose(h.b.Part.Name(), entry); err != nil {
-		return part.Outcome{}, err
+func (h host) Propose(_ context.Context, entries ...[]byte) (out []part.Outcome, err error) {
+	for _, entry := range entries {
+		if err := h.b.Declared.MayPropose(h.b.Part.Name(), entry); err != nil {
+			return out, err
+		}
+		r, err := h.b.Apply(entry)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, part.Outcome{Applied: true, Repeated: r.Repeated, Leaf: r.Leaf, ID: r.ID})
 	}
-	r, err := h.b.Apply(entry)
-	return part.Outcome{Applied: err == nil, Leaf: r.Leaf, ID: r.ID}, err
+	return out, nil
 }
 
 // Transact implements part.Log.
