@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"strings"
 
 	"github.com/keystead/keystead/admit"
@@ -16,7 +17,11 @@ func Propose(signed []byte) (ledger.Proposal, error) {
 		return ledger.Proposal{}, err
 	}
 	first, _, _ := strings.Cut(string(text), "\n")
-	s, err := admit.ParseStatement(key.Kind(first), text)
+	lines := text
+	if i := bytes.Index(text, []byte("\npolicy\n")); i >= 0 { // and a policy, which has lines of its own
+		lines = text[:i+1]
+	}
+	s, err := admit.ParseStatement(key.Kind(first), lines)
 	if err != nil {
 		return ledger.Proposal{}, err
 	}

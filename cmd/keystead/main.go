@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/keystead/keystead/internal/cli"
+	"github.com/keystead/keystead/ledger/contract/contractcmd"
 	"github.com/keystead/keystead/watch/watchcmd"
 )
 
@@ -16,5 +17,5 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // systems are the commands of systems' parts, one function each.
 func systems() []func(*cli.App) []cli.Placed {
-	return []func(*cli.App) []cli.Placed{watchcmd.Commands}
+	return []func(*cli.App) []cli.Placed{watchcmd.Commands, contractcmd.Commands}
 }

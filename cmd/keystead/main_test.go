@@ -50,6 +50,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"host":     startHost,
 			"rpmhost":  makeRPMHost,
+			"wasm":     buildContract,
 			"machines": startMachines,
 			"phase":    nextPhase,
 			"mirror":   startMirror,

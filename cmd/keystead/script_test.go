@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -58,6 +59,18 @@ func startMachines(ts *testscript.TestScript, neg bool, args []string) {
 	for name, m := range made {
 		ts.Defer(func() { ts.Check(m.Stop()) })
 		ts.Value(stageKey{}).(map[string]*practice.Machine)[args[0]+"/"+name] = m
+	}
+}
+
+// buildContract compiles an example contract: wasm EXAMPLE FILE.
+func buildContract(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: wasm EXAMPLE FILE")
+	}
+	c := exec.Command("go", "build", "-buildmode=c-shared", "-ldflags=-s", "-o", ts.MkAbs(args[1]), "../../examples/contracts/"+args[0])
+	c.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	if said, err := c.CombinedOutput(); err != nil {
+		ts.Fatalf("%v\n%s", err, said)
 	}
 }
 

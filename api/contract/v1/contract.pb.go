@@ -453,6 +453,156 @@ func (x *Contract) GetLastLeaf() uint64 {
 	return 0
 }
 
+type ListUsersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersRequest) Reset() {
+	*x = ListUsersRequest{}
+	mi := &file_contract_v1_contract_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersRequest) ProtoMessage() {}
+
+func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_contract_v1_contract_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
+func (*ListUsersRequest) Descriptor() ([]byte, []int) {
+	return file_contract_v1_contract_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListUsersRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+type ListUsersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Users         []*User                `protobuf:"bytes,1,rep,name=users,proto3" json:"users,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsersResponse) Reset() {
+	*x = ListUsersResponse{}
+	mi := &file_contract_v1_contract_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsersResponse) ProtoMessage() {}
+
+func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_contract_v1_contract_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
+func (*ListUsersResponse) Descriptor() ([]byte, []int) {
+	return file_contract_v1_contract_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListUsersResponse) GetUsers() []*User {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+// User is whom members let call contracts.
+type User struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// key is public, as a line of text.
+	Key           string   `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Roles         []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *User) Reset() {
+	*x = User{}
+	mi := &file_contract_v1_contract_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *User) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*User) ProtoMessage() {}
+
+func (x *User) ProtoReflect() protoreflect.Message {
+	mi := &file_contract_v1_contract_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use User.ProtoReflect.Descriptor instead.
+func (*User) Descriptor() ([]byte, []int) {
+	return file_contract_v1_contract_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *User) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *User) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *User) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 var File_contract_v1_contract_proto protoreflect.FileDescriptor
 
 const file_contract_v1_contract_proto_rawDesc = "" +
@@ -487,11 +637,20 @@ const file_contract_v1_contract_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12$\n" +
 	"\rspecification\x18\x03 \x01(\tR\rspecification\x12\x1b\n" +
-	"\tlast_leaf\x18\x04 \x01(\x04R\blastLeaf2\x9c\x02\n" +
+	"\tlast_leaf\x18\x04 \x01(\x04R\blastLeaf\"*\n" +
+	"\x10ListUsersRequest\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"E\n" +
+	"\x11ListUsersResponse\x120\n" +
+	"\x05users\x18\x01 \x03(\v2\x1a.keystead.contract.v1.UserR\x05users\"B\n" +
+	"\x04User\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05roles\x18\x03 \x03(\tR\x05roles2\xfa\x02\n" +
 	"\x0fContractService\x12M\n" +
 	"\x04Call\x12!.keystead.contract.v1.CallRequest\x1a\".keystead.contract.v1.CallResponse\x12P\n" +
 	"\x05Query\x12\".keystead.contract.v1.QueryRequest\x1a#.keystead.contract.v1.QueryResponse\x12h\n" +
-	"\rListContracts\x12*.keystead.contract.v1.ListContractsRequest\x1a+.keystead.contract.v1.ListContractsResponseB\xd4\x01\n" +
+	"\rListContracts\x12*.keystead.contract.v1.ListContractsRequest\x1a+.keystead.contract.v1.ListContractsResponse\x12\\\n" +
+	"\tListUsers\x12&.keystead.contract.v1.ListUsersRequest\x1a'.keystead.contract.v1.ListUsersResponseB\xd4\x01\n" +
 	"\x18com.keystead.contract.v1B\rContractProtoP\x01Z7github.com/keystead/keystead/api/contract/v1;contractv1\xa2\x02\x03KCX\xaa\x02\x14Keystead.Contract.V1\xca\x02\x14Keystead\\Contract\\V1\xe2\x02 Keystead\\Contract\\V1\\GPBMetadata\xea\x02\x16Keystead::Contract::V1b\x06proto3"
 
 var (
@@ -506,7 +665,7 @@ func file_contract_v1_contract_proto_rawDescGZIP() []byte {
 	return file_contract_v1_contract_proto_rawDescData
 }
 
-var file_contract_v1_contract_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_contract_v1_contract_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_contract_v1_contract_proto_goTypes = []any{
 	(*CallRequest)(nil),           // 0: keystead.contract.v1.CallRequest
 	(*CallResponse)(nil),          // 1: keystead.contract.v1.CallResponse
@@ -515,21 +674,27 @@ var file_contract_v1_contract_proto_goTypes = []any{
 	(*ListContractsRequest)(nil),  // 4: keystead.contract.v1.ListContractsRequest
 	(*ListContractsResponse)(nil), // 5: keystead.contract.v1.ListContractsResponse
 	(*Contract)(nil),              // 6: keystead.contract.v1.Contract
+	(*ListUsersRequest)(nil),      // 7: keystead.contract.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),     // 8: keystead.contract.v1.ListUsersResponse
+	(*User)(nil),                  // 9: keystead.contract.v1.User
 }
 var file_contract_v1_contract_proto_depIdxs = []int32{
 	0, // 0: keystead.contract.v1.QueryRequest.call:type_name -> keystead.contract.v1.CallRequest
 	6, // 1: keystead.contract.v1.ListContractsResponse.contracts:type_name -> keystead.contract.v1.Contract
-	0, // 2: keystead.contract.v1.ContractService.Call:input_type -> keystead.contract.v1.CallRequest
-	2, // 3: keystead.contract.v1.ContractService.Query:input_type -> keystead.contract.v1.QueryRequest
-	4, // 4: keystead.contract.v1.ContractService.ListContracts:input_type -> keystead.contract.v1.ListContractsRequest
-	1, // 5: keystead.contract.v1.ContractService.Call:output_type -> keystead.contract.v1.CallResponse
-	3, // 6: keystead.contract.v1.ContractService.Query:output_type -> keystead.contract.v1.QueryResponse
-	5, // 7: keystead.contract.v1.ContractService.ListContracts:output_type -> keystead.contract.v1.ListContractsResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	9, // 2: keystead.contract.v1.ListUsersResponse.users:type_name -> keystead.contract.v1.User
+	0, // 3: keystead.contract.v1.ContractService.Call:input_type -> keystead.contract.v1.CallRequest
+	2, // 4: keystead.contract.v1.ContractService.Query:input_type -> keystead.contract.v1.QueryRequest
+	4, // 5: keystead.contract.v1.ContractService.ListContracts:input_type -> keystead.contract.v1.ListContractsRequest
+	7, // 6: keystead.contract.v1.ContractService.ListUsers:input_type -> keystead.contract.v1.ListUsersRequest
+	1, // 7: keystead.contract.v1.ContractService.Call:output_type -> keystead.contract.v1.CallResponse
+	3, // 8: keystead.contract.v1.ContractService.Query:output_type -> keystead.contract.v1.QueryResponse
+	5, // 9: keystead.contract.v1.ContractService.ListContracts:output_type -> keystead.contract.v1.ListContractsResponse
+	8, // 10: keystead.contract.v1.ContractService.ListUsers:output_type -> keystead.contract.v1.ListUsersResponse
+	7, // [7:11] is the sub-list for method output_type
+	3, // [3:7] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_contract_v1_contract_proto_init() }
@@ -543,7 +708,7 @@ func file_contract_v1_contract_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_contract_v1_contract_proto_rawDesc), len(file_contract_v1_contract_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -130,10 +130,10 @@ func (c *code) admit(v ledger.View, q *contract.Question, signature []byte, memb
 	if err != nil {
 		return who, err
 	}
-	for _, r := range c.policy.Eval(&contract.Claims{Method: q.Method, Caller: contract.CallerClaims{Kind: who.Kind, Name: who.Name, Roles: who.Roles}}) {
+	for _, r := range c.policy.Eval(&contract.Claims{Method: q.Method, Caller: contract.CallerClaims(who)}) {
 		if !r.OK {
 			f := r.Finding()
-			return who, deny(keystead.ReasonCallerDenied, "call of "+q.Contract+" "+q.Method, "a caller that the contract's rule "+f.Where+" lets", who.Kind+" "+who.Name+": "+f.Want)
+			return who, deny(keystead.ReasonCallerDenied, "call of "+q.Contract+" "+q.Method, "a caller whom "+f.Where+" of the contract lets: "+f.Want, strings.TrimSpace(who.Kind+" "+who.Name))
 		}
 	}
 	return who, nil

@@ -50,6 +50,7 @@ func (p *Part) Declare(d *part.Declaration) {
 		part.Unary(contractv1connect.ContractServiceCallProcedure, part.Limits{In: asked, Values: 16, Out: answers, Rate: 100, Flight: 64}, p.call),
 		part.Unary(contractv1connect.ContractServiceQueryProcedure, part.Limits{In: asked, Values: 16, Out: answers, Rate: 100, Flight: 16}, p.query),
 		part.Unary(contractv1connect.ContractServiceListContractsProcedure, part.Limits{In: 1 << 10, Values: 4, Out: listed, Rate: 20, Flight: 4}, p.list),
+		part.Unary(contractv1connect.ContractServiceListUsersProcedure, part.Limits{In: 1 << 10, Values: 4, Out: listed, Rate: 20, Flight: 4}, p.users),
 	}
 	d.Judges = []part.JudgedType{
 		{Type: contract.Type, Statement: key.KindContract, Judge: p.judgeContract},
@@ -209,6 +210,29 @@ func (p *Part) list(ctx context.Context, r *contractv1.ListContractsRequest) (*c
 			}
 			if failed == nil {
 				out.Contracts = append(out.Contracts, c)
+			}
+			return failed == nil
+		})
+		return errors.Join(err, failed)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (p *Part) users(ctx context.Context, r *contractv1.ListUsersRequest) (*contractv1.ListUsersResponse, error) {
+	out := &contractv1.ListUsersResponse{}
+	err := p.host.State().Snapshot(func(v ledger.View) error {
+		var failed error
+		err := v.JudgedKeys(contract.UserType+"/"+r.GetPrefix(), "", func(_ string, x ledger.Value) bool {
+			u, err := contract.ParseUser(x.Data)
+			m := &contractv1.User{Name: u.Name, Key: u.Key.String(), Roles: u.Roles}
+			if failed = err; err == nil {
+				failed = part.Spend(ctx, proto.Size(m))
+			}
+			if failed == nil {
+				out.Users = append(out.Users, m)
 			}
 			return failed == nil
 		})

@@ -40,6 +40,9 @@ const (
 	// ContractServiceListContractsProcedure is the fully-qualified name of the ContractService's
 	// ListContracts RPC.
 	ContractServiceListContractsProcedure = "/keystead.contract.v1.ContractService/ListContracts"
+	// ContractServiceListUsersProcedure is the fully-qualified name of the ContractService's ListUsers
+	// RPC.
+	ContractServiceListUsersProcedure = "/keystead.contract.v1.ContractService/ListUsers"
 )
 
 // ContractServiceClient is a client for the keystead.contract.v1.ContractService service.
@@ -50,6 +53,8 @@ type ContractServiceClient interface {
 	Query(context.Context, *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error)
 	// ListContracts lists the contracts that members took in.
 	ListContracts(context.Context, *connect.Request[v1.ListContractsRequest]) (*connect.Response[v1.ListContractsResponse], error)
+	// ListUsers lists whom members let call.
+	ListUsers(context.Context, *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error)
 }
 
 // NewContractServiceClient constructs a client for the keystead.contract.v1.ContractService
@@ -81,6 +86,12 @@ func NewContractServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(contractServiceMethods.ByName("ListContracts")),
 			connect.WithClientOptions(opts...),
 		),
+		listUsers: connect.NewClient[v1.ListUsersRequest, v1.ListUsersResponse](
+			httpClient,
+			baseURL+ContractServiceListUsersProcedure,
+			connect.WithSchema(contractServiceMethods.ByName("ListUsers")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -89,6 +100,7 @@ type contractServiceClient struct {
 	call          *connect.Client[v1.CallRequest, v1.CallResponse]
 	query         *connect.Client[v1.QueryRequest, v1.QueryResponse]
 	listContracts *connect.Client[v1.ListContractsRequest, v1.ListContractsResponse]
+	listUsers     *connect.Client[v1.ListUsersRequest, v1.ListUsersResponse]
 }
 
 // Call calls keystead.contract.v1.ContractService.Call.
@@ -106,6 +118,11 @@ func (c *contractServiceClient) ListContracts(ctx context.Context, req *connect.
 	return c.listContracts.CallUnary(ctx, req)
 }
 
+// ListUsers calls keystead.contract.v1.ContractService.ListUsers.
+func (c *contractServiceClient) ListUsers(ctx context.Context, req *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error) {
+	return c.listUsers.CallUnary(ctx, req)
+}
+
 // ContractServiceHandler is an implementation of the keystead.contract.v1.ContractService service.
 type ContractServiceHandler interface {
 	// Call executes a call once, on the node that is asked, and answers once it is applied.
@@ -114,6 +131,8 @@ type ContractServiceHandler interface {
 	Query(context.Context, *connect.Request[v1.QueryRequest]) (*connect.Response[v1.QueryResponse], error)
 	// ListContracts lists the contracts that members took in.
 	ListContracts(context.Context, *connect.Request[v1.ListContractsRequest]) (*connect.Response[v1.ListContractsResponse], error)
+	// ListUsers lists whom members let call.
+	ListUsers(context.Context, *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error)
 }
 
 // NewContractServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -141,6 +160,12 @@ func NewContractServiceHandler(svc ContractServiceHandler, opts ...connect.Handl
 		connect.WithSchema(contractServiceMethods.ByName("ListContracts")),
 		connect.WithHandlerOptions(opts...),
 	)
+	contractServiceListUsersHandler := connect.NewUnaryHandler(
+		ContractServiceListUsersProcedure,
+		svc.ListUsers,
+		connect.WithSchema(contractServiceMethods.ByName("ListUsers")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/keystead.contract.v1.ContractService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ContractServiceCallProcedure:
@@ -149,6 +174,8 @@ func NewContractServiceHandler(svc ContractServiceHandler, opts ...connect.Handl
 			contractServiceQueryHandler.ServeHTTP(w, r)
 		case ContractServiceListContractsProcedure:
 			contractServiceListContractsHandler.ServeHTTP(w, r)
+		case ContractServiceListUsersProcedure:
+			contractServiceListUsersHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -168,4 +195,8 @@ func (UnimplementedContractServiceHandler) Query(context.Context, *connect.Reque
 
 func (UnimplementedContractServiceHandler) ListContracts(context.Context, *connect.Request[v1.ListContractsRequest]) (*connect.Response[v1.ListContractsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.contract.v1.ContractService.ListContracts is not implemented"))
+}
+
+func (UnimplementedContractServiceHandler) ListUsers(context.Context, *connect.Request[v1.ListUsersRequest]) (*connect.Response[v1.ListUsersResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.contract.v1.ContractService.ListUsers is not implemented"))
 }
