@@ -187,6 +187,16 @@ const (
 	ReasonApplicationMismatch Reason = "application-mismatch" // an application other than is stated, or on a host or as a user where its root does not have it
 )
 
+// Contracts.
+const (
+	ReasonContractUnknown Reason = "contract-unknown" // no contract or method of that name
+	ReasonContractUnfit   Reason = "contract-unfit"   // code that nodes do not run: its imports, form or size, or effects that outlast a call
+	ReasonContractRefused Reason = "contract-refused" // the contract itself refuses the call
+	ReasonContractTrapped Reason = "contract-trapped" // the contract ended in an error of its own
+	ReasonGasExhausted    Reason = "gas-exhausted"    // a call that computes for longer than it may
+	ReasonMemoryExceeded  Reason = "memory-exceeded"  // a call that takes more memory, or leaves more behind, than it may
+)
+
 // The ledger's engine.
 const (
 	ReasonNoQuorum          Reason = "no-quorum"          // no leader that a majority of voters follows
@@ -353,6 +363,13 @@ var stages = map[Reason]Stage{
 	ReasonReportForeign:       StageSignature,
 	ReasonProcessGone:         StageSignature,
 	ReasonProcessChanged:      StageSignature,
+	ReasonContractUnknown:     StageNotFound,
+	ReasonContractUnfit:       StagePolicy,
+	ReasonContractRefused:     StagePolicy,
+	ReasonContractTrapped:     StagePolicy,
+	ReasonGasExhausted:        StagePolicy,
+	ReasonMemoryExceeded:      StagePolicy,
+
 	ReasonProcessTraced:       StageSignature,
 	ReasonExecutableMoved:     StageSignature,
 	ReasonBinaryUnsuitable:    StageSignature,
