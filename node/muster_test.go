@@ -449,3 +449,36 @@ func TestLiarEndorsesExclusion(t *testing.T) {
 	impossible := b.impossible()
 	names(t, "terms that all fail, with one node away", b.askTerms(func(t *admit.Terms) { t.Policy = impossible }), "node n2")
 }
+
+// TestDenialOfMost has denials take effect that have the hardware of two nodes of three, as one could from before
+// nodes were asked, and as two nodes of three could that lie: they count for none of them.
+func TestDenialOfMost(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 3, "trust-disks=true")
+	for i := range 2 {
+		if err := b.end(i, syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		b.nodes[i].env = append(b.nodes[i].env, lieEnv+"=denials")
+		b.start(i)
+		b.signing(0, 1, 2)
+	}
+	deny := func(subject string) {
+		t.Helper()
+		if err := b.ask(admit.TypeDenial, subject, func(base uint64) ([]byte, error) {
+			return (&admit.Denial{Domain: b.digest, Subject: subject, Base: base, Because: "test"}).Text()
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := len(b.log(0))
+	deny(admit.DenyEK(b.identity(b.machines[1])))
+	deny(admit.DenyEK(b.identity(b.machines[2])))
+	b.says(0, from, "it does not count for them", "hardware-denied")
+	_ = b.end(2, syscall.SIGKILL) // and makes connections anew
+	b.start(2)
+	b.goesOn(0, 1, 2)
+	if err := b.knock(b.nodes[0].place.API, b.nodes[2].dir, b.machines[2]); err != nil {
+		t.Errorf("one of the nodes: %v", err)
+	}
+}
