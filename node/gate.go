@@ -129,6 +129,9 @@ func isHostName(name string) bool {
 // its enrolment. One that this node has seen, and that members revoked since, is refused as
 // such (host-revoked).
 func (g *gatekeeper) hostWith(identity keystead.Digest) (host string, enrolled admit.Enrolment, err error) {
+	if !g.node.isUp() {
+		return "", enrolled, g.node.closed.starts()
+	}
 	err = g.node.snapshot(func(v ledger.View) error {
 		if host, err = admit.HostOf(v, identity); err != nil {
 			return err

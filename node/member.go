@@ -163,9 +163,15 @@ func (n *directory) belongs(r *receipt.Roster) bool {
 	return in && leads(&n.own, node)
 }
 
+// RemovedError says that a roster which members signed is without this node.
+type RemovedError struct{ *keystead.DenyError }
+
+// Unwrap returns the refusal.
+func (e *RemovedError) Unwrap() error { return e.DenyError }
+
 // outOf says that a roster is without this node.
 func (n *directory) outOf(sequence uint64) error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})
+	return &RemovedError{keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})}
 }
 
 // leave stops the replica of a node that is in the roster no more.

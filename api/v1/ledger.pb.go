@@ -1648,7 +1648,14 @@ type StatusResponse struct {
 	Unsigned string `protobuf:"bytes,13,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
 	// proven_bad are nodes that signed statements which can not both be true, each with what
 	// it signed, for people.
-	ProvenBad     []string `protobuf:"bytes,14,rep,name=proven_bad,json=provenBad,proto3" json:"proven_bad,omitempty"`
+	ProvenBad []string `protobuf:"bytes,14,rep,name=proven_bad,json=provenBad,proto3" json:"proven_bad,omitempty"`
+	// closed says in which state the node does not serve, by a reason's name, and what to do.
+	// Empty if it serves.
+	Closed string `protobuf:"bytes,15,opt,name=closed,proto3" json:"closed,omitempty"`
+	// disk_free_bytes is the room where the node's directory is, and disk_full that it is less
+	// than the node keeps in reserve: it takes no writes then.
+	DiskFreeBytes uint64 `protobuf:"varint,16,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskFull      bool   `protobuf:"varint,17,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1779,6 +1786,27 @@ func (x *StatusResponse) GetProvenBad() []string {
 		return x.ProvenBad
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetClosed() string {
+	if x != nil {
+		return x.Closed
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetDiskFull() bool {
+	if x != nil {
+		return x.DiskFull
+	}
+	return false
 }
 
 // Peer is a member of the group that replicates the ledger.
@@ -2050,7 +2078,7 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\"/\n" +
 	"\x0fGetHeadResponse\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\"\x0f\n" +
-	"\rStatusRequest\"\x9e\x03\n" +
+	"\rStatusRequest\"\xfb\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
@@ -2067,7 +2095,10 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\aversion\x18\f \x01(\tR\aversion\x12\x1a\n" +
 	"\bunsigned\x18\r \x01(\tR\bunsigned\x12\x1d\n" +
 	"\n" +
-	"proven_bad\x18\x0e \x03(\tR\tprovenBad\"G\n" +
+	"proven_bad\x18\x0e \x03(\tR\tprovenBad\x12\x16\n" +
+	"\x06closed\x18\x0f \x01(\tR\x06closed\x12&\n" +
+	"\x0fdisk_free_bytes\x18\x10 \x01(\x04R\rdiskFreeBytes\x12\x1b\n" +
+	"\tdisk_full\x18\x11 \x01(\bR\bdiskFull\"G\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +

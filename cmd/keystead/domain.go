@@ -148,10 +148,21 @@ like one is warned of, here and by keystead domain show.`,
 			return err
 		}
 		return a.Answer(map[string]string{"file": o.out}, func(w io.Writer) {
-			fmt.Fprintf(w, "%s: to be signed by %d of %d members\n", o.out, o.threshold, len(members))
+			fmt.Fprintf(w, "%s: to be signed by %d of %d members\n%s", o.out, o.threshold, len(members), o.restarts())
 		})
 	}
 	return c
+}
+
+// restarts says what becomes of the domain when its nodes start again, for who founds it.
+func (o *domainInit) restarts() string {
+	switch {
+	case o.trustDisks:
+		return "restarts: as you like; this domain believes its nodes' disks, and every receipt says so\n"
+	case o.evidence == receipt.EvidenceNone:
+		return "restarts: in order (SIGTERM), or one node after the other. If a majority is killed at once, the domain is closed until members sign from which disk it goes on (keystead node recover)\n"
+	}
+	return "restarts: one node after the other. If a majority starts at once, even in order, the domain is closed until members sign the nodes' new keys (keystead node rekey), and if they were killed, from which disk it goes on (keystead node recover)\n"
 }
 
 // practise has the practice machines' references make the founding terms, as far as
@@ -306,7 +317,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 		Nodes  []string        `json:"nodes"`
 	}{digest, out, dirs}
 	return a.Answer(answer, func(w io.Writer) {
-		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n", digest, out)
+		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n%s", digest, out, o.restarts())
 		for _, d := range dirs {
 			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, node.ConfigFile))
 		}
