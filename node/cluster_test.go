@@ -91,8 +91,8 @@ func runNode(config string) error {
 	}
 }
 
-// lieEnv makes such a node one that has every host admitted, whatever it shows; as "terms" one that
-// endorses whatever terms members sign, whoever falls out.
+// lieEnv makes such a node one that has every host admitted, whatever it shows; as "terms" or
+// "denials" one that endorses whatever of that members sign, whoever falls out.
 const lieEnv = "KEYSTEAD_TEST_LIAR"
 
 // liar returns the judges of a node that lies, or none.
@@ -101,7 +101,11 @@ func liar() []part.JudgedType {
 	case "":
 		return nil
 	case "terms":
-		return []part.JudgedType{{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: endorseTerms}}
+		return []part.JudgedType{{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: endorsing(admit.JudgeTerms)}}
+	case "denials":
+		return []part.JudgedType{{Type: admit.TypeDenial, Statement: key.KindDenial, Judge: endorsing(func(s admit.State, c admit.Case, signed []byte, _ admit.Objects) (admit.Ruling, error) {
+			return admit.JudgeDenial(s, c, signed)
+		})}}
 	}
 	return []part.JudgedType{{Type: admit.TypeLease, Judge: func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 		r := admit.Record{Until: 1 << 60, Role: admit.RoleHost, EK: keystead.Sum([]byte("any"))}
@@ -110,17 +114,19 @@ func liar() []part.JudgedType {
 	}}}
 }
 
-// endorseTerms comes to the verdict of honest nodes, and asks nothing more.
-func endorseTerms(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
-	return h.Read(func(v ledger.View) error {
-		c := admit.Case{Domain: h.Domain, Subject: h.Proposal.Subject, Base: h.Proposal.Base, Roster: h.Roster}
-		r, err := admit.JudgeTerms(v, c, h.Proposal.Content, func(d keystead.Digest) ([]byte, error) { return h.Object(ctx, d, "") })
-		out.Content = r.Content
-		for _, w := range r.Writes {
-			out.Writes = append(out.Writes, ledger.Write(w))
-		}
-		return err
-	})
+// endorsing comes to the verdict of honest nodes, and asks nothing more.
+func endorsing(judge func(admit.State, admit.Case, []byte, admit.Objects) (admit.Ruling, error)) part.Judge {
+	return func(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+		return h.Read(func(v ledger.View) error {
+			c := admit.Case{Domain: h.Domain, Subject: h.Proposal.Subject, Base: h.Proposal.Base, Roster: h.Roster}
+			r, err := judge(v, c, h.Proposal.Content, func(d keystead.Digest) ([]byte, error) { return h.Object(ctx, d, "") })
+			out.Content = r.Content
+			for _, w := range r.Writes {
+				out.Writes = append(out.Writes, ledger.Write(w))
+			}
+			return err
+		})
+	}
 }
 
 // cluster is a domain of real processes on this machine.

@@ -229,7 +229,9 @@ func (m *muster) count(known map[string]exhibit, roster *receipt.Roster, now *ad
 			return t, err
 		}
 		if then == nil {
-			t.passing = append(t.passing, node.Name)
+			if m.runs(node.Name) {
+				t.passing = append(t.passing, node.Name)
+			}
 			continue
 		}
 		before, err := m.against(&x, now, "", at)
@@ -241,6 +243,16 @@ func (m *muster) count(known map[string]exhibit, roster *receipt.Roster, now *ad
 		}
 	}
 	return t, nil
+}
+
+// runsWithin is how long ago the last tick may be of a node that runs.
+const runsWithin = 10 * time.Second
+
+// runs reports whether a node ticks, as the log has it: one that is down passes whatever its last
+// evidence is, and is no help to those that are left.
+func (m *muster) runs(name string) bool {
+	_, _, clock := m.machine.roster()
+	return name == m.name || m.machine.lastTick(name)+uint64(runsWithin.Milliseconds()) >= clock
 }
 
 // judge judges evidence by rules as of a time; false without any.
@@ -301,7 +313,7 @@ func (m *muster) settle(proposal keystead.Digest, roster *receipt.Roster, c *cha
 		if t.nameless > 0 {
 			got += fmt.Sprintf(", and %d that did not show themselves", t.nameless)
 		}
-		return keystead.Deny(append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where, Want: fmt.Sprintf("%d of %d nodes that pass by it", roster.Majority(), len(roster.Nodes)), Got: got + t.from})...)
+		return keystead.Deny(append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where, Want: fmt.Sprintf("%d of %d nodes that run and pass by it", roster.Majority(), len(roster.Nodes)), Got: got + t.from})...)
 	case uint64(len(names)) > c.most:
 		return keystead.Deny(append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where, Want: fmt.Sprintf("may-exclude %d, if that is meant", len(names)), Got: fmt.Sprintf("may-exclude %d", c.most)})...)
 	}

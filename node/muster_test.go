@@ -152,13 +152,13 @@ func TestTermsThatExclude(t *testing.T) {
 	b := newBed(t, 3)
 	impossible := b.impossible()
 	err := b.askTerms(func(t *admit.Terms) { t.Policy = impossible })
-	names(t, "a policy that all fail", err, "node n1", "node n2", "node n3", "rule-failed", "other-firmware", "2 of 3 nodes")
+	names(t, "a policy that all fail", err, "node n1", "node n2", "node n3", "rule-failed", "other-firmware", "2 of 3 nodes that run")
 	for _, n := range []uint64{2, 3} {
 		err = b.askTerms(func(t *admit.Terms) { t.Policy, t.MayExclude = impossible, n })
 		names(t, "may exclude a majority", err, "may-exclude of at most 1")
 	}
 	err = b.askTerms(func(t *admit.Terms) { t.Policy, t.MayExclude = impossible, 1 })
-	names(t, "a policy that all fail, of whom one may", err, "2 of 3 nodes")
+	names(t, "a policy that all fail, of whom one may", err, "2 of 3 nodes that run")
 	ends := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	err = b.askTerms(func(t *admit.Terms) { t.Until = map[keystead.Digest]time.Time{t.CodeSets[0]: ends} })
 	names(t, "a set that all need, up to a time", err, "node n1", "grace-ended", "from "+ends.Format(time.RFC3339))
@@ -202,7 +202,7 @@ func TestTermsThatExclude(t *testing.T) {
 	err = b.ask(admit.TypeDenial, admit.DenyEK(second), func(base uint64) ([]byte, error) {
 		return (&admit.Denial{Domain: b.digest, Subject: admit.DenyEK(second), Base: base, Because: "test", MayExclude: 1}).Text()
 	})
-	names(t, "a second one, by a denial", err, "node n2", "hardware-denied", "2 of 3 nodes")
+	names(t, "a second one, by a denial", err, "node n2", "hardware-denied", "2 of 3 nodes that run")
 }
 
 // shownAnew has a node's machine show evidence of now to the other nodes, by the node's key.
@@ -284,7 +284,7 @@ func TestFirstTerms(t *testing.T) {
 			return (&admit.Terms{Domain: b.digest, Role: admit.RoleNode, Base: base, Policy: digest, Roots: roots}).Text()
 		})
 	}
-	names(t, "terms that the only node fails", first("rule other-firmware\n  require quote.firmware == \"none\"\n  otherwise have other firmware\n"), "node n1", "other-firmware", "1 of 1 nodes")
+	names(t, "terms that the only node fails", first("rule other-firmware\n  require quote.firmware == \"none\"\n  otherwise have other firmware\n"), "node n1", "other-firmware", "1 of 1 nodes that run")
 	if err := first("rule registers\n  require 10 in quote.pcrs\n  otherwise quote register 10\n"); err != nil {
 		t.Errorf("terms that it passes: %v", err)
 	}
@@ -430,6 +430,12 @@ func TestLiarEndorsesExclusion(t *testing.T) {
 	b.goesOn(0, 1, 2)
 
 	_ = b.end(2, syscall.SIGKILL)
+	time.Sleep(12 * time.Second) // longer than a node that does not tick is taken for one that runs
+	second := admit.DenyEK(b.identity(b.machines[1]))
+	err = b.ask(admit.TypeDenial, second, func(base uint64) ([]byte, error) {
+		return (&admit.Denial{Domain: b.digest, Subject: second, Base: base, Because: "test", MayExclude: 1}).Text()
+	})
+	names(t, "one of two that are left, by a denial", err, "node n2", "1 [n1]")
 	if err := b.end(1, syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
@@ -442,4 +448,37 @@ func TestLiarEndorsesExclusion(t *testing.T) {
 	}
 	impossible := b.impossible()
 	names(t, "terms that all fail, with one node away", b.askTerms(func(t *admit.Terms) { t.Policy = impossible }), "node n2")
+}
+
+// TestDenialOfMost has denials take effect that have the hardware of two nodes of three, as one could from before
+// nodes were asked, and as two nodes of three could that lie: they count for none of them.
+func TestDenialOfMost(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 3, "trust-disks=true")
+	for i := range 2 {
+		if err := b.end(i, syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		b.nodes[i].env = append(b.nodes[i].env, lieEnv+"=denials")
+		b.start(i)
+		b.signing(0, 1, 2)
+	}
+	deny := func(subject string) {
+		t.Helper()
+		if err := b.ask(admit.TypeDenial, subject, func(base uint64) ([]byte, error) {
+			return (&admit.Denial{Domain: b.digest, Subject: subject, Base: base, Because: "test"}).Text()
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := len(b.log(0))
+	deny(admit.DenyEK(b.identity(b.machines[1])))
+	deny(admit.DenyEK(b.identity(b.machines[2])))
+	b.says(0, from, "it does not count for them", "hardware-denied")
+	_ = b.end(2, syscall.SIGKILL) // and makes connections anew
+	b.start(2)
+	b.goesOn(0, 1, 2)
+	if err := b.knock(b.nodes[0].place.API, b.nodes[2].dir, b.machines[2]); err != nil {
+		t.Errorf("one of the nodes: %v", err)
+	}
 }
