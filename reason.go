@@ -189,12 +189,14 @@ const (
 
 // Contracts.
 const (
-	ReasonContractUnknown Reason = "contract-unknown" // no contract or method of that name
-	ReasonContractUnfit   Reason = "contract-unfit"   // code that nodes do not run: its imports, form or size, or effects that outlast a call
-	ReasonContractRefused Reason = "contract-refused" // the contract itself refuses the call
-	ReasonContractTrapped Reason = "contract-trapped" // the contract ended in an error of its own
-	ReasonGasExhausted    Reason = "gas-exhausted"    // a call that computes for longer than it may
-	ReasonMemoryExceeded  Reason = "memory-exceeded"  // a call that takes more memory, or leaves more behind, than it may
+	ReasonContractUnknown  Reason = "contract-unknown"  // no contract or method of that name
+	ReasonContractUnfit    Reason = "contract-unfit"    // code that nodes do not run: its imports, form or size, or effects that outlast a call
+	ReasonContractRefused  Reason = "contract-refused"  // the contract itself refuses the call
+	ReasonContractTrapped  Reason = "contract-trapped"  // the contract ended in an error of its own
+	ReasonGasExhausted     Reason = "gas-exhausted"     // a call that computes for longer than it may
+	ReasonMemoryExceeded   Reason = "memory-exceeded"   // a call that takes more memory, or leaves more behind, than it may
+	ReasonPredecessorWrong Reason = "predecessor-wrong" // a call that was executed on another state than the contract has
+	ReasonCodeChanged      Reason = "code-changed"      // a call that was executed by other code than is in force
 )
 
 // The ledger's engine.
@@ -377,6 +379,8 @@ var stages = map[Reason]Stage{
 	ReasonContractTrapped:     StagePolicy,
 	ReasonGasExhausted:        StagePolicy,
 	ReasonMemoryExceeded:      StagePolicy,
+	ReasonPredecessorWrong:    StageUnavailable,
+	ReasonCodeChanged:         StageUnavailable,
 
 	ReasonProcessTraced:       StageSignature,
 	ReasonExecutableMoved:     StageSignature,

@@ -58,7 +58,7 @@ func (d *Denial) statement() Statement {
 func readDenial(s Statement) (Denial, error) {
 	r := s.reader()
 	d := Denial{Domain: s.Domain, Subject: s.Subject, Base: s.Base, Lifted: r.flag("lifted"), Because: r.value("because")}
-	d.MayExclude = r.mayExclude(!d.Lifted)
+	d.MayExclude = r.mayExclude(!d.Lifted && d.OfHardware())
 	if len(d.Because) > maxBecause {
 		r.fail("because", "is %d bytes long, at most %d are accepted", len(d.Because), maxBecause)
 	}
@@ -79,6 +79,9 @@ func validDenial(subject string) bool {
 	}
 	return false
 }
+
+// OfHardware reports whether it is machines that are denied, and not an application.
+func (d *Denial) OfHardware() bool { return !strings.HasPrefix(d.Subject, "app/") }
 
 // Text returns the text that members sign.
 func (d *Denial) Text() ([]byte, error) { return checked(d.statement(), readDenial) }

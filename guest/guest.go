@@ -59,7 +59,9 @@ func hostVerify(algorithm uint32, key unsafe.Pointer, keySize uint32, message un
 //go:wasmimport keystead recover
 func hostRecover(digest, signature, to unsafe.Pointer) uint32
 
-func at(b []byte) (unsafe.Pointer, uint32) { return unsafe.Pointer(unsafe.SliceData(b)), uint32(len(b)) }
+func at(b []byte) (unsafe.Pointer, uint32) {
+	return unsafe.Pointer(unsafe.SliceData(b)), uint32(len(b))
+}
 
 // result fetches the value that the last function has, of that size.
 func result(size uint32) []byte {

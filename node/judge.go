@@ -68,7 +68,7 @@ func (m *muster) judgeDenial(ctx context.Context, h *part.Hearing, out *ledger.V
 	err = h.Read(func(v ledger.View) error {
 		return adopt(out)(admit.JudgeDenial(v, statementOf(h), h.Proposal.Content))
 	})
-	if err != nil || d.Lifted {
+	if err != nil || d.Lifted || !d.OfHardware() {
 		return err
 	}
 	return m.spare(ctx, out.Proposal, h.Roster, change{where: "denial of " + d.Subject, most: d.MayExclude, denied: d.Subject})

@@ -25,8 +25,9 @@ type membership struct {
 	changed <-chan struct{} // the roster has
 }
 
-// introduce publishes the contact of a node that a roster change adds.
-func (n *membership) introduce(ctx context.Context, entry, contact []byte) error {
+// introduce publishes the contact of a node that a roster change adds, once judge has nothing against
+// it. Judge is asked about changes that enough members signed alone.
+func (n *membership) introduce(ctx context.Context, entry, contact []byte, judge func() error) error {
 	c, err := client.OpenContact(contact)
 	if err != nil {
 		return err
@@ -44,6 +45,9 @@ func (n *membership) introduce(ctx context.Context, entry, contact []byte) error
 	}
 	roster, sequence, _ := n.machine.roster()
 	if _, err := n.genesis.VerifyChange(entry, n.cfg.Domain, sequence+1, keystead.Sum(chain[len(chain)-1]), &roster); err != nil {
+		return err
+	}
+	if err := judge(); err != nil {
 		return err
 	}
 	return n.publish(ctx, contact)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/attest"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/key"
@@ -33,7 +35,8 @@ type muster struct {
 	pending []exclusion
 }
 
-// exhibit is evidence whose root of trust held, as it was answered on a connection.
+// exhibit is evidence whose root of trust held, as it was answered on a connection: at most what a
+// connection takes (maxPeerAnswer).
 type exhibit struct {
 	bundle  evidence.Bundle
 	expect  evidence.Binding
@@ -95,19 +98,21 @@ func (m *muster) seen(node receipt.Node) (exhibit, bool) {
 // started. Those that run are on each other's line all the time.
 const showTimeOthers = 3 * time.Second
 
-// gather returns what is known of the nodes of a roster, with this node's own evidence of now.
-func (m *muster) gather(ctx context.Context, roster *receipt.Roster) map[string]exhibit {
-	ctx, cancel := context.WithTimeout(ctx, showTimeOthers)
-	defer cancel()
+// gather returns what is known of the nodes of a roster, with this node's own evidence of now: of
+// itself it always knows, or judges nothing.
+func (m *muster) gather(ctx context.Context, roster *receipt.Roster) (map[string]exhibit, error) {
 	out := map[string]exhibit{}
 	if _, in := roster.Node(m.name); in {
-		x, err := m.own(ctx)
+		own, cancel := context.WithTimeout(ctx, showTime)
+		x, err := m.own(own)
+		cancel()
 		if err != nil {
-			m.log.Warn("this node's own evidence was not made: it counts as one of which nothing is known", "because", err)
-		} else {
-			out[m.name] = x
+			return nil, fmt.Errorf("this node's own evidence: %w", err)
 		}
+		out[m.name] = x
 	}
+	ctx, cancel := context.WithTimeout(ctx, showTimeOthers)
+	defer cancel()
 	for {
 		m.mu.Lock()
 		if m.arrived == nil {
@@ -127,12 +132,12 @@ func (m *muster) gather(ctx context.Context, roster *receipt.Roster) map[string]
 			}
 		}
 		if missing == 0 {
-			return out
+			return out, nil
 		}
 		select {
 		case <-arrived:
 		case <-ctx.Done():
-			return out
+			return out, nil
 		}
 	}
 }
@@ -158,17 +163,23 @@ func (m *muster) spare(ctx context.Context, proposal keystead.Digest, roster *re
 		return exclude(c.where, fmt.Sprintf("may-exclude of at most %d: a majority of %d nodes is %d, and stays", n-majority, n, majority), fmt.Sprint(c.most))
 	}
 	now, err := m.rules(ctx, admit.RoleNode)
+	if errors.Is(err, keystead.ReasonTermsMissing) { // a node alone, which others join once there are some
+		now, err = nil, nil
+	}
 	if err != nil {
 		return err
 	}
 	if c.rules == nil {
 		c.rules = now
 	}
-	known := m.gather(ctx, roster)
+	known, err := m.gather(ctx, roster)
+	if err != nil {
+		return err
+	}
 	_, _, clock := m.machine.roster()
 	times := []time.Time{time.UnixMilli(int64(clock))}
-	if last := c.rules.Last(); last.After(times[0]) {
-		times = append(times, last)
+	if c.rules != nil && c.rules.Last().After(times[0]) {
+		times = append(times, c.rules.Last())
 	}
 	for i, at := range times {
 		tally, err := m.count(known, roster, now, &c, at)
@@ -232,12 +243,20 @@ func (m *muster) count(known map[string]exhibit, roster *receipt.Roster, now *ad
 	return t, nil
 }
 
-// against returns what speaks against a node by rules and by the deny list, and one more denial;
-// nil for nothing.
-func (m *muster) against(x *exhibit, rules *admit.Rules, more string, at time.Time) (*keystead.Finding, error) {
+// judge judges evidence by rules as of a time; false without any.
+func (x *exhibit) judge(rules *admit.Rules, at time.Time) (v appraise.Verdict, judged bool) {
+	if rules == nil {
+		return v, false
+	}
 	in := rules.Input(at)
 	in.Bundle, in.Expect, in.Key, in.Time = x.bundle, x.expect, x.key, x.time
-	if v := appraise.Appraise(in); !v.Allowed() {
+	return appraise.Appraise(in), true
+}
+
+// against returns what speaks against a node by rules, if there are any, and by the deny list and one
+// more denial; nil for nothing.
+func (m *muster) against(x *exhibit, rules *admit.Rules, more string, at time.Time) (*keystead.Finding, error) {
+	if v, judged := x.judge(rules, at); judged && !v.Allowed() {
 		f := keystead.Finding{Reason: keystead.ReasonPolicyUnusable, Where: "verdict", Want: "a verdict", Got: "none"}
 		if all := v.Findings(); len(all) > 0 {
 			f = all[0]
@@ -334,6 +353,40 @@ func (m *muster) denied(ctx context.Context, node receipt.Node) error {
 	return keystead.Deny(findings...)
 }
 
+// judgeNewcomer judges the evidence of a machine that members add as a node, where they hand one in:
+// one that the nodes would not let in would be a voter that never signs. It is no rule, for what could
+// hold a change of the roster back could keep a bad node in it: without evidence nothing is judged.
+func (m *muster) judgeNewcomer(ctx context.Context, contact, shown []byte) error {
+	if m.own == nil || len(shown) == 0 {
+		return nil
+	}
+	c, err := client.OpenContact(contact)
+	if err != nil {
+		return err
+	}
+	bundle, err := evidence.Parse(shown)
+	if err != nil {
+		return err
+	}
+	rules, err := m.rules(ctx, admit.RoleNode)
+	if err != nil {
+		return err
+	}
+	denials, err := admit.Newcomer(rules, bundle, EvidenceBinding(contact), c.AK, m.now().UTC())
+	if err != nil {
+		return err
+	}
+	var findings []keystead.Finding
+	err = m.snapshot(func(v ledger.View) (err error) {
+		findings, err = admit.Denied(v, "node "+c.Name, denials)
+		return err
+	})
+	if err == nil && len(findings) > 0 {
+		err = keystead.Deny(findings...)
+	}
+	return err
+}
+
 // ownExhibit makes this node's evidence, as another node would see it that had activated its key.
 func (m *muster) ownExhibit(ctx context.Context, prover attest.Prover) (x exhibit, err error) {
 	keys, err := prover.Introduce(ctx)
@@ -360,12 +413,11 @@ func (m *muster) ownExhibit(ctx context.Context, prover attest.Prover) (x exhibi
 		return x, err
 	}
 	rules, err := m.rules(ctx, admit.RoleNode)
-	if err != nil {
+	if err != nil && !errors.Is(err, keystead.ReasonTermsMissing) {
 		return x, err
 	}
-	in := rules.Input(x.time)
-	in.Bundle, in.Expect, in.Key, in.Time = x.bundle, x.expect, x.key, x.time
-	claims := appraise.Appraise(in).Claims()
+	v, _ := x.judge(rules, x.time)
+	claims := v.Claims()
 	x.denials = admit.Denials(&claims, x.ek)
 	return x, nil
 }

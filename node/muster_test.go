@@ -1,7 +1,10 @@
 package node_test
 
 import (
+	"crypto/rand"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -15,8 +18,11 @@ import (
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/internal/practice"
+	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/node"
 	"github.com/keystead/keystead/policy"
+	"github.com/keystead/keystead/receipt"
 )
 
 // ask has the member sign a statement upon the subject's version of now, and the nodes judge it.
@@ -256,6 +262,115 @@ func TestDenialsOfNodes(t *testing.T) {
 	enrol(false)
 	enrol(true)
 	b.goesOn(0, 1, 2)
+}
+
+// TestFirstTerms: a node that was founded without terms for nodes, as the first of a domain may be, takes
+// terms that it passes, and not those that it fails.
+func TestFirstTerms(t *testing.T) {
+	t.Parallel()
+	b := foundBed(t, 1, false)
+	roots, err := b.client("").PutObject(b.ctx, b.objects[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ask(admit.TypeObject, roots.String(), func(base uint64) ([]byte, error) {
+		return (&admit.Object{Domain: b.digest, Digest: roots, Base: base, Kind: admit.ObjectRoots}).Text()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	first := func(policy string) error {
+		digest := b.policyText("keystead-policy/1\nname first\nminimum-assurance test\nsoftware report\nboot report\n" + policy)
+		return b.ask(admit.TypeTerms, admit.RoleNode, func(base uint64) ([]byte, error) {
+			return (&admit.Terms{Domain: b.digest, Role: admit.RoleNode, Base: base, Policy: digest, Roots: roots}).Text()
+		})
+	}
+	names(t, "terms that the only node fails", first("rule other-firmware\n  require quote.firmware == \"none\"\n  otherwise have other firmware\n"), "node n1", "other-firmware", "1 of 1 nodes")
+	if err := first("rule registers\n  require 10 in quote.pcrs\n  otherwise quote register 10\n"); err != nil {
+		t.Errorf("terms that it passes: %v", err)
+	}
+}
+
+// TestNewcomerIsJudged hands in changes that add a node with evidence of its machine: the node that takes
+// them refuses hardware that is denied, a machine that runs what nodes may not, and evidence for another
+// contact; and judges nothing for who is no member.
+func TestNewcomerIsJudged(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, 3)
+	contact := b.node("n4")
+	added, err := client.OpenContact(contact)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := func(name string) []byte {
+		t.Helper()
+		raw, err := os.ReadFile(filepath.Join(b.dir, name, node.EvidenceFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	hand := func(m key.Member, evidence []byte) error {
+		t.Helper()
+		v, err := b.client("").Show(b.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change := receipt.Change{Domain: v.Domain, Sequence: v.Sequence + 1, After: v.Entry, Roster: v.Roster}
+		change.Roster.Nodes = append(slices.Clone(v.Roster.Nodes), added.Node())
+		text, err := change.Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := m.Sign(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry, err := receipt.NoteEntry(signed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.client("").SubmitNode(b.ctx, entry, contact, evidence)
+		return err
+	}
+	subject := admit.DenyEK(b.identity(b.machines[3]))
+	deny := func(lifted bool) {
+		t.Helper()
+		if err := b.ask(admit.TypeDenial, subject, func(base uint64) ([]byte, error) {
+			return (&admit.Denial{Domain: b.digest, Subject: subject, Base: base, Because: "test", Lifted: lifted}).Text()
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := shown("n4")
+	deny(false)
+	demand(t, "denied hardware", hand(b.member, good), keystead.ReasonHardwareDenied)
+	deny(true)
+	if _, err := b.machines[3].Advance(b.ctx); err != nil {
+		t.Fatal(err)
+	}
+	altered, _, err := prover(b.machines[3]).Prove(b.ctx, node.EvidenceBinding(contact), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	demand(t, "a machine that runs an altered file", hand(b.member, altered.Bytes()), keystead.ReasonFileAltered)
+	b.node("n5")
+	demand(t, "another machine's evidence", hand(b.member, shown("n5")), keystead.ReasonKeyForeign)
+	other, _, err := prover(b.machines[3]).Prove(b.ctx, node.EvidenceBinding(append(slices.Clone(contact), '\n')), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	demand(t, "evidence for another contact", hand(b.member, other.Bytes()), keystead.ReasonBundleReplayed)
+	stranger, err := key.NewMember(rand.Reader, "stranger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	demand(t, "by who is no member", hand(stranger, altered.Bytes()), keystead.ReasonThresholdMissing)
+	if v, err := b.client("").Show(b.ctx); err != nil || len(v.Roster.Nodes) != 3 {
+		t.Fatalf("the roster has %d nodes (%v)", len(v.Roster.Nodes), err)
+	}
+	if err := hand(b.member, good); err != nil {
+		t.Errorf("as it was when its directory was made: %v", err)
+	}
 }
 
 // TestRestartedThenBadTerms starts all nodes anew at once, and asks for terms that they fail before

@@ -1303,7 +1303,10 @@ type SubmitRequest struct {
 	// entry in the format of docs/spec/ledger.md.
 	Entry []byte `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	// contact of a node that a roster change adds.
-	Contact       []byte `protobuf:"bytes,2,opt,name=contact,proto3" json:"contact,omitempty"`
+	Contact []byte `protobuf:"bytes,2,opt,name=contact,proto3" json:"contact,omitempty"`
+	// evidence of that node's machine, in answer to the contact: the node that takes the change
+	// judges it first, and refuses what nodes would not let in. None is not asked for.
+	Evidence      []byte `protobuf:"bytes,3,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1348,6 +1351,13 @@ func (x *SubmitRequest) GetEntry() []byte {
 func (x *SubmitRequest) GetContact() []byte {
 	if x != nil {
 		return x.Contact
+	}
+	return nil
+}
+
+func (x *SubmitRequest) GetEvidence() []byte {
+	if x != nil {
+		return x.Evidence
 	}
 	return nil
 }
@@ -2053,10 +2063,11 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\fShowResponse\x12\x18\n" +
 	"\agenesis\x18\x01 \x01(\fR\agenesis\x12\x18\n" +
 	"\arosters\x18\x02 \x03(\fR\arosters\x12\x1a\n" +
-	"\bcontacts\x18\x03 \x03(\fR\bcontacts\"?\n" +
+	"\bcontacts\x18\x03 \x03(\fR\bcontacts\"[\n" +
 	"\rSubmitRequest\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x18\n" +
-	"\acontact\x18\x02 \x01(\fR\acontact\"K\n" +
+	"\acontact\x18\x02 \x01(\fR\acontact\x12\x1a\n" +
+	"\bevidence\x18\x03 \x01(\fR\bevidence\"K\n" +
 	"\x0eSubmitResponse\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\fR\rtransactionId\x12\x12\n" +
 	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\"!\n" +

@@ -10,13 +10,14 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
-	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
-	"github.com/keystead/keystead/evidence/tpm2"
 	"github.com/keystead/keystead/internal/cli"
+	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/node"
 )
@@ -25,14 +26,28 @@ import (
 type newcomer struct {
 	evidence  string // file
 	unchecked bool
+	shown     []byte
+}
+
+func (x *newcomer) add(c *cobra.Command) {
+	c.Flags().StringVar(&x.evidence, "evidence", "", "`FILE` with the new machine's evidence (default: the file evidence beside its contact)")
+	c.Flags().BoolVar(&x.unchecked, "unchecked", false, "do not ask whether nodes will let the machine in")
+}
+
+// toShow is the evidence that goes with the change, for the node that takes it to judge as well.
+func (x *newcomer) toShow() []byte {
+	if x == nil || len(x.shown) > client.MaxShown {
+		return nil
+	}
+	return x.shown
 }
 
 // check judges the machine of a contact as the domain's nodes would, and refuses what they would.
-func (x *newcomer) check(f *cli.ClientFlags, args []string) error {
+func (x *newcomer) check(f *cli.ClientFlags, contactFile string) error {
 	if x.unchecked {
 		return nil
 	}
-	signed, contact, err := readContact(args[0])
+	signed, contact, err := readContact(contactFile)
 	if err != nil {
 		return err
 	}
@@ -45,7 +60,7 @@ func (x *newcomer) check(f *cli.ClientFlags, args []string) error {
 	if err != nil || !v.Genesis.AsksEvidence() {
 		return err
 	}
-	file := cmp.Or(x.evidence, filepath.Join(filepath.Dir(args[0]), node.EvidenceFile))
+	file := cmp.Or(x.evidence, filepath.Join(filepath.Dir(contactFile), node.EvidenceFile))
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return cli.Misuse(fmt.Errorf("%s: there is no evidence of the machine beside its contact", file), "keystead node init leaves it there, as root; --evidence names another file, --unchecked goes without")
 	}
@@ -53,6 +68,7 @@ func (x *newcomer) check(f *cli.ClientFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	x.shown = raw
 	bundle, err := evidence.Parse(raw)
 	if err != nil {
 		return cli.Misuse(fmt.Errorf("%s: %w", file, err), "")
@@ -63,8 +79,7 @@ func (x *newcomer) check(f *cli.ClientFlags, args []string) error {
 	return nil
 }
 
-// judgeNewcomer judges evidence by the terms for nodes in force and the deny list. That the machine's
-// TPM would open a challenge is taken for granted: nodes have it do so.
+// judgeNewcomer judges evidence by the terms for nodes in force and the deny list.
 func judgeNewcomer(ctx context.Context, cl *client.Client, bundle evidence.Bundle, contact []byte, ak key.AKDigest) error {
 	text, _, err := termsInForce(ctx, cl, admit.RoleNode)
 	if err != nil {
@@ -74,29 +89,14 @@ func judgeNewcomer(ctx context.Context, cl *client.Client, bundle evidence.Bundl
 	if err != nil {
 		return err
 	}
-	tpm := bundle.Parts().TPM
-	if tpm == nil || tpm.EKPublic == nil {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonEvidenceMissing, Where: "tpm", Want: "a quote and the endorsement key", Got: "not both"})
+	subjects, against := admit.Newcomer(rules, bundle, node.EvidenceBinding(contact), ak, time.Now().UTC())
+	if subjects == nil {
+		return against
 	}
-	if got := key.DigestAK(tpm.AKPublic); got != ak {
-		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyForeign, Where: "evidence", Want: "the attestation key of the contact, " + ak.String(), Got: got.String()})
+	var findings []keystead.Finding
+	if deny := refusal.Deny(against); deny != nil {
+		findings = deny.Findings
 	}
-	public, err := tpm2.ParsePublic(tpm.AKPublic)
-	if err != nil {
-		return err
-	}
-	ek, err := tpm2.ParsePublic(tpm.EKPublic)
-	if err != nil {
-		return err
-	}
-	now := time.Now().UTC()
-	in := rules.Input(now)
-	in.Bundle, in.Expect, in.Time = bundle, node.EvidenceBinding(contact), now
-	in.Key = appraise.AcceptedKey{Name: public.Name(), EKPublic: tpm.EKPublic, EKCertificate: tpm.EKCertificate, Activated: now}
-	verdict := appraise.Appraise(in)
-	claims := verdict.Claims()
-	findings := verdict.Findings()
-	subjects := admit.Denials(&claims, ek.Fingerprint())
 	keys := make([]string, len(subjects))
 	for i, s := range subjects {
 		keys[i] = admit.TypeDenial + "/" + s
@@ -113,5 +113,5 @@ func judgeNewcomer(ctx context.Context, cl *client.Client, bundle evidence.Bundl
 	if len(findings) > 0 {
 		return keystead.Deny(findings...)
 	}
-	return verdict.Err()
+	return against
 }
