@@ -198,10 +198,10 @@ const (
 
 // each asks one node after the other until one answers with more than that it is
 // unavailable, or ctx ends. Then the last refusal is the error: of those that say more
-// than that time is over, if there were any, and of those that name a state of a node. No
-// answer of all nodes, and the word of one that people have to do something, end it at once.
+// than that time is over, if there were any, and of those that name a state of a node. The
+// word of all nodes that people have to do something ends it at once.
 func (c *Client) each(ctx context.Context, ask func(context.Context, *node) error) error {
-	pause := pauseMin
+	pause, lasting := pauseMin, 0
 	var told error
 	for n := 1; ; n++ {
 		to, at := c.current()
@@ -217,13 +217,17 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 		if ctx.Err() != nil {
 			return told
 		}
+		if lasts(err) {
+			lasting++
+		}
 		c.next(at)
 		if n%len(c.all()) != 0 {
 			continue
 		}
-		if lasts(told) {
+		if lasting == len(c.all()) {
 			return told
 		}
+		lasting = 0
 		select {
 		case <-ctx.Done():
 			return told

@@ -96,7 +96,7 @@ func foundBed(t *testing.T, n int, terms bool, settings ...string) *bed {
 func (b *bed) node(name string) []byte {
 	b.t.Helper()
 	m := b.machine(name)
-	p := &process{place: node.Place{OpenWrites: true, Name: name, Peer: address(b.t, "127.0.0.1"), API: address(b.t, "127.0.0.1"), Ops: address(b.t, "127.0.0.1"),
+	p := &process{place: node.Place{OpenWrites: true, ReserveMiB: 16, Name: name, Peer: address(b.t, "127.0.0.1"), API: address(b.t, "127.0.0.1"), Ops: address(b.t, "127.0.0.1"),
 		TPM: filepath.Join(m.Dir, practice.TPM), Root: filepath.Join(m.Dir, practice.Root)}, dir: filepath.Join(b.dir, name)}
 	contact, err := node.Prepare(b.ctx, p.dir, p.place)
 	if err != nil {

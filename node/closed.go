@@ -75,8 +75,8 @@ type doors struct {
 	waits time.Time // since when, for a majority, while this node has no place among the others; the replica's alone
 }
 
-// closedAfter is how long there is no leader, or too few answer, until a node takes it for a
-// state and not for a change of leaders.
+// closedAfter is how long there is no leader, or no place, until a node takes it for a state and
+// not for a change of leaders, or nodes that start one after the other.
 const closedAfter = 3 * time.Second
 
 // joining says what it is that a node waits for which has no place among the others yet. That
@@ -89,15 +89,16 @@ func (n *doors) joining(j replica.Joining) {
 	}
 	var recovery, majority *keystead.Finding
 	switch {
+	case j.Serving >= j.Needed: // as after a recovery, from whose node the others have their places
+		n.waits = time.Time{}
+	case n.waits.IsZero():
+		n.waits = time.Now()
+	case time.Since(n.waits) < closedAfter:
 	case total-1-j.Waiting < roster.Majority():
 		recovery = &keystead.Finding{Where: "node " + n.name,
 			Want: fmt.Sprintf("%d of %d nodes that surely remember what they promised. Members sign from which disk the ledger goes on: stop all nodes, keystead node recover --config FILE on each, keystead member sign --key KEY TEXT", roster.Majority(), total),
 			Got:  fmt.Sprintf("this one and %d more restarted without a record of a clean shutdown", j.Waiting)}
-	case j.Serving >= roster.Majority():
-		n.waits = time.Time{}
-	case n.waits.IsZero():
-		n.waits = time.Now()
-	case time.Since(n.waits) > closedAfter:
+	default:
 		majority = fewNodes(n.name, &roster)
 	}
 	n.closed.set(keystead.ReasonClosedRecovery, recovery)

@@ -132,8 +132,10 @@ func TestClosedStates(t *testing.T) {
 	c.is(1, keystead.ReasonClosedRecovery, "keystead node recover --config FILE")
 	c.is(0, keystead.ReasonClosedRecovery, "keystead node recover --config FILE")
 
+	c.start(2)
+	c.is(2, keystead.ReasonClosedRecovery, "keystead node recover --config FILE")
 	began := time.Now()
-	_, err = cl.Put(ctx, "kv/closed", nil) // of all nodes; the third does not run
+	_, err = cl.Put(ctx, "kv/closed", nil) // of all nodes
 	demand(t, "a write to a closed domain", err, keystead.ReasonClosedRecovery)
 	if took := time.Since(began); took > 5*time.Second || !client.Unavailable(err) {
 		t.Errorf("refused after %v: %v", took, err)

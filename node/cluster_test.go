@@ -240,7 +240,7 @@ func (c *cluster) prepare(name, host, dir string) []byte {
 	if host == "" {
 		host = "127.0.0.1"
 	}
-	p := &process{place: node.Place{OpenWrites: true, Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
+	p := &process{place: node.Place{OpenWrites: true, ReserveMiB: 16, Name: name, Peer: address(c.t, host), API: address(c.t, host), Ops: address(c.t, host)}, dir: dir}
 	if !c.evidence {
 		p.env = []string{leasedEnv + "=1"}
 	}

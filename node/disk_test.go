@@ -125,7 +125,7 @@ func TestAllDisksFull(t *testing.T) {
 	}
 	for i := range f.nodes {
 		f.metric(i, `keystead_closed{state="disk-full"} 0`)
-		f.metric(i, fmt.Sprintf("keystead_disk_reserve_bytes %v", float64(4*reserve)))
+		f.metric(i, fmt.Sprintf("keystead_disk_reserve_bytes %v", float64(16<<20)))
 		f.metric(i, "keystead_disk_low 0")
 	}
 	if _, err := cl.Put(ctx, "kv/again", value); err != nil {

@@ -346,6 +346,9 @@ func TestAllStartAnew(t *testing.T) {
 			return strings.Contains(s.GetUnsigned(), "want signatures of 2 of 3 nodes") && s.GetLeader() != ""
 		})
 	}
+	for i := range b.nodes {
+		b.is(i, keystead.ReasonClosedRekey, "keystead node rekey CONTACT... --key KEY")
+	}
 	if _, now := b.rosterNode("n1"); now != sequence {
 		t.Errorf("roster %d came in when nobody could sign one", now)
 	}
@@ -365,6 +368,9 @@ func TestAllStartAnew(t *testing.T) {
 	})
 	b.signing(0, 1, 2)
 	b.signedBy("n2")
+	for i := range b.nodes {
+		b.metric(i, `keystead_closed{state="closed-rekey"} 0`)
+	}
 }
 
 // TestJoinsUnderNewTerms changes the terms and the nodes while one of them is away, and

@@ -127,7 +127,7 @@ func newFieldOn(t *testing.T, n int, disk func(dir string), settings ...string) 
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
 		r := f.rig()
-		p := &process{place: node.Place{OpenWrites: true, Name: name, Peer: address(t, "127.0.0.1"), API: address(t, "127.0.0.1"), Ops: address(t, "127.0.0.1"),
+		p := &process{place: node.Place{OpenWrites: true, ReserveMiB: 16, Name: name, Peer: address(t, "127.0.0.1"), API: address(t, "127.0.0.1"), Ops: address(t, "127.0.0.1"),
 			TPM: r.process.Socket, Root: f.root, Note: f.rec.Note()}, dir: filepath.Join(f.dir, name)}
 		disk(p.dir)
 		contact, err := node.Prepare(context.Background(), p.dir, p.place)

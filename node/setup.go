@@ -41,6 +41,7 @@ type Place struct {
 	Ops   string // host:port for health and metrics
 	Plain bool   // API without TLS, on loopback
 
+	ReserveMiB int               // of the disk (store.reserve-mib); 0: as much as by default
 	Writers    []keystead.Digest // keys of clients that may write
 	OpenWrites bool              // anybody may
 
@@ -110,6 +111,9 @@ func (p *Place) show(ctx context.Context, dir string, tpm *collect.TPM, contact 
 func (p *Place) config() []byte {
 	text := fmt.Appendf(nil, "# Node %s. keystead node run --example-config explains every field.\n# Relative to this file: name the directory in full if you move the file elsewhere.\ndir = \".\"\n\n[peer]\nlisten = %q\n\n[api]\nlisten = %q\nplain = %v\n%s\n[ops]\nlisten = %q\n",
 		p.Name, p.Peer, p.API, p.Plain, p.writes(), p.Ops)
+	if p.ReserveMiB > 0 {
+		text = fmt.Appendf(text, "\n[store]\nreserve-mib = %d\n", p.ReserveMiB)
+	}
 	if p.TPM != "" {
 		text = fmt.Appendf(text, "\n[tpm]\npath = %q\nroot = %q\nnote = %q\n", p.TPM, cmp.Or(p.Root, "/"), p.Note)
 	}

@@ -60,7 +60,8 @@ func besiege(t *testing.T, config string) *besieged {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.Replace(string(b), "plain = false\n", "plain = false\n"+config, 1) + "\n[store]\ncache-mib = 128\n"
+	text := strings.Replace(string(b), "plain = false\n", "plain = false\n"+config, 1)
+	text = strings.Replace(text, "[store]\n", "[store]\ncache-mib = 128\n", 1)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

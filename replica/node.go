@@ -192,7 +192,7 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 		refusals = append(refusals, given.few(n.needed(given)))
 		told.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
 		if n.opts.Joining != nil {
-			n.opts.Joining(Joining{Waiting: given.waiting(), Serving: serving})
+			n.opts.Joining(Joining{Waiting: given.waiting(), Serving: serving, Needed: n.needed(given)})
 		}
 		select {
 		case <-ctx.Done():

@@ -111,6 +111,7 @@ func (a answers) waiting() (n int) {
 type Joining struct {
 	Waiting int // members that say that they wait for one themselves
 	Serving int // members whose answer was that of a group that works
+	Needed  int // of those, for this node to have a place
 }
 
 // serves reports whether an answer to who asks for an id is that of a member of a group which

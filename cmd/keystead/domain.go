@@ -241,6 +241,9 @@ func genesis(name string, members []key.MemberPublic, contacts [][]byte, o domai
 	return &client.Domain{Genesis: text, Contacts: contacts}, nil
 }
 
+// localReserve is room that a node of a domain on one machine holds, in MiB: it is there to play with.
+const localReserve = 16
+
 // initLocal makes a whole domain on this machine, or leaves its directory as it was.
 func (a *app) initLocal(name string, o domainInit) (err error) {
 	if o.dir == "" || o.local > 9 {
@@ -272,7 +275,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 	var dirs []string
 	for i := range o.local {
 		address := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", o.port+i+offset) }
-		p := node.Place{OpenWrites: true, Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
+		p := node.Place{OpenWrites: true, ReserveMiB: localReserve, Name: fmt.Sprintf("n%d", i+1), Peer: address(0), API: address(100), Ops: address(200)}
 		switch {
 		case o.machines != "":
 			machine := filepath.Join(o.machines, p.Name)

@@ -153,7 +153,7 @@ func (d *domain) run(ctx context.Context, o *order) error {
 		}
 		changed := strings.Replace(string(text), "[api]\n", "[api]\nmax-connections = 40000\nmax-connections-per-address = 40000\n", 1)
 		if o.floods { // with the limits that everybody has; a cache that fills would be counted as theirs
-			changed = string(text) + "\n[store]\ncache-mib = 128\n"
+			changed = strings.Replace(string(text), "[store]\n", "[store]\ncache-mib = 128\n", 1)
 		}
 		if err := os.WriteFile(config, []byte(changed), 0o600); err != nil {
 			return err
