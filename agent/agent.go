@@ -41,8 +41,10 @@ type Agent struct {
 	nodes   *nodes
 	host    *client.Host // on attested connections
 	seats   []*seat      // of the parts
-	front   *front
-	ops     *ops
+
+	releaser part.Releaser // answers for signed programs; nil where no part does
+	front    *front
+	ops      *ops
 
 	ctx   context.Context
 	stop  context.CancelFunc

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keystead/keystead/agent/part"
 	"github.com/keystead/keystead/collect"
+	running "github.com/keystead/keystead/collect/process"
 )
 
 // Bounds of what an application sends, and of how long it takes for it.
@@ -62,6 +63,9 @@ func openFront(c SocketConfig, now func() Moment, log *slog.Logger) (*front, err
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
+	if err := running.Listening(l); err != nil {
+		log.Warn("no application is known above level peer", "because", err)
+	}
 	if err = os.Chmod(made, mode); err == nil {
 		err = os.Chown(made, uid, gid)
 	}
@@ -126,6 +130,7 @@ func (f *front) Accept() (net.Conn, error) {
 		}
 		v := &visitor{Conn: conn}
 		v.peer, v.err = collect.NewPeer(conn)
+		v.process, v.unknown = running.Accept(conn)
 		uid := ^uint32(0) // nobody's
 		if v.err == nil {
 			uid = v.peer.UID()

@@ -8,7 +8,10 @@ import (
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/agent/part"
+	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/collect"
+	running "github.com/keystead/keystead/collect/process"
 	"github.com/keystead/keystead/evidence/process"
 )
 
@@ -20,9 +23,12 @@ type visitor struct {
 	net.Conn
 	peer *collect.Peer
 	err  error // why there is no peer
-	user *user
-	gone func()
-	once sync.Once
+
+	process *running.Conn // nil where it can not be told who sends
+	unknown error         // why
+	user    *user
+	gone    func()
+	once    sync.Once
 
 	mu   sync.Mutex
 	last *challenge
@@ -33,6 +39,17 @@ type challenge struct {
 	bytes   [process.ChallengeSize]byte
 	given   Moment
 	program collect.Program // that the process ran then
+
+	// answer answers the report of a signed program; nil of one that is not signed.
+	answer func(ctx context.Context, report []byte) (*apiv1.ReleaseKeyResponse, error)
+}
+
+// Read implements net.Conn.
+func (v *visitor) Read(b []byte) (int, error) {
+	if v.process != nil {
+		return v.process.Receive(b)
+	}
+	return v.Conn.Read(b)
 }
 
 // Close implements net.Conn.
@@ -41,6 +58,9 @@ func (v *visitor) Close() error {
 	v.once.Do(func() {
 		if v.peer != nil {
 			_ = v.peer.Close() // nothing was written
+		}
+		if v.process != nil {
+			_ = v.process.Close()
 		}
 		v.gone()
 	})
@@ -58,10 +78,46 @@ func (v *visitor) challenge(ctx context.Context, now Moment) ([process.Challenge
 	}
 	c := &challenge{given: now, program: program}
 	_, _ = rand.Read(c.bytes[:]) // never fails
+	return v.give(c), nil
+}
+
+// give makes a challenge the one that the next report has to answer.
+func (v *visitor) give(c *challenge) [process.ChallengeSize]byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.last = c
-	return c.bytes, nil
+	return c.bytes
+}
+
+// signed reports whether the process runs a program that carries an application's signature.
+func (v *visitor) signed(ctx context.Context) (bool, error) {
+	if v.err != nil {
+		return false, v.err
+	}
+	return measure(ctx, v.user, v.peer.Signed)
+}
+
+// Look implements part.Visitor.
+func (v *visitor) Look(ctx context.Context) (*part.Look, error) {
+	if v.process == nil {
+		return nil, v.unknown
+	}
+	m, err := measure(ctx, v.user, func() (*running.Measurement, error) { return v.process.Measure(ctx, running.Options{}) })
+	if err == nil {
+		err = v.process.Foreign()
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := &part.Look{Level: process.Measured, Note: m.Program.Note, Program: m.Measured, Mappings: m.Mappings, Coverage: m.Coverage, UID: m.UID, Inode: v.process.Inode(), Path: m.Path}
+	l.Again = func(ctx context.Context) error {
+		_, err := measure(ctx, v.user, func() (struct{}, error) { return struct{}{}, m.Again() })
+		if err == nil {
+			err = v.process.Foreign()
+		}
+		return err
+	}
+	return l, nil
 }
 
 // take returns the challenge that a report has to answer, once.
