@@ -435,8 +435,11 @@ func (n *node) IssueSVID(ctx context.Context, q *connect.Request[apiv1.IssueSVID
 		}
 	}
 	public, err := x509.ParsePKIXPublicKey(n.lease.GetSubjectKey())
+	if len(q.Msg.GetPublicKey()) > 0 {
+		public, err = svid.OpenKey(q.Msg.GetPublicKey(), q.Msg.GetProof(), n.digest, q.Msg.GetHost(), n.lease.GetVersion())
+	}
 	if err != nil {
-		return nil, err
+		return nil, refusal.Encode(err)
 	}
 	id := cmp.Or(n.names, "spiffe://test/host/"+q.Msg.GetHost())
 	n.issued++

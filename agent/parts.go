@@ -34,7 +34,7 @@ func (a *Agent) parts() []maker {
 	}}
 	if a.cfg.SVID.Dir != "" {
 		all = append(all, func(h part.Host) (part.Part, error) {
-			return svidagent.New(h, svidagent.Options{Dir: a.cfg.SVID.Dir, Host: a.cfg.Host, Public: a.self.public, Key: a.self.pem, Log: a.log})
+			return svidagent.New(h, svidagent.Options{Dir: a.cfg.SVID.Dir, Host: a.cfg.Host, Log: a.log})
 		})
 	}
 	return all

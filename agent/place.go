@@ -133,7 +133,6 @@ type identity struct {
 	_      [0]func()       // not comparable
 	cert   tls.Certificate // for connections
 	signer crypto.Signer   // of statements that the agent composed
-	pem    []byte          // of the private key
 	public []byte          // PKIX DER
 }
 
@@ -162,7 +161,7 @@ func loadKey(dir string) (*identity, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: a %T can not sign", path, parsed)
 	}
-	i := &identity{pem: text, signer: signer}
+	i := &identity{signer: signer}
 	if i.public, err = x509.MarshalPKIXPublicKey(signer.Public()); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
