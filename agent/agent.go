@@ -250,6 +250,7 @@ func (a *Agent) run() {
 		wait := min(beat, max(0, a.core.Next().Sub(now)))
 		a.mu.Unlock()
 		a.front.users.forget(now)
+		a.front.forget(false)
 		select {
 		case <-a.ctx.Done():
 		case <-a.wake:

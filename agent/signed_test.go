@@ -174,7 +174,10 @@ const signedEnv = "KEYSTEAD_TEST_SIGNED"
 
 // obey answers "challenge", "release KEY" (to that challenge), and "get KEY" (both).
 func obey(path string) error {
-	p := open(path)
+	p, local := open(path), client.Local(path)
+	if path == "launched" {
+		local = client.Launched()
+	}
 	var c *apiv1.ChallengeResponse
 	fmt.Println("here")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
@@ -192,12 +195,13 @@ func obey(path string) error {
 			out, err = p.released(ctx, c, key)
 		case "get":
 			var k *client.ReleasedKey
-			if k, err = client.Local(path).Release(ctx, key, 0); err == nil {
+			if k, err = local.Release(ctx, key, 0); err == nil {
 				out = string(k.Bytes())
 			}
 		case "exit":
 			cancel()
-			return nil
+			status, _ := strconv.Atoi(key)
+			os.Exit(status)
 		}
 		cancel()
 		if err != nil {

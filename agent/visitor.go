@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -26,12 +27,15 @@ type visitor struct {
 
 	process *running.Conn // nil where it can not be told who sends
 	unknown error         // why
+	sealed  *os.File      // the copy that it was launched from, on the socket that it was started with
+	front   *front
 	user    *user
 	gone    func()
 	once    sync.Once
 
-	mu   sync.Mutex
-	last *challenge
+	mu     sync.Mutex
+	last   *challenge
+	copied *os.File // the sealed copy of what is to be launched
 }
 
 // challenge is what the next report has to answer.
@@ -62,6 +66,11 @@ func (v *visitor) Close() error {
 		if v.process != nil {
 			_ = v.process.Close()
 		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.copied != nil {
+			_ = v.copied.Close()
+		}
 		v.gone()
 	})
 	return err
@@ -91,10 +100,19 @@ func (v *visitor) give(c *challenge) [process.ChallengeSize]byte {
 
 // signed reports whether the process runs a program that carries an application's signature.
 func (v *visitor) signed(ctx context.Context) (bool, error) {
-	if v.err != nil {
-		return false, v.err
+	if v.err != nil || v.launchedFrom() != nil {
+		return true, v.err
 	}
 	return measure(ctx, v.user, v.peer.Signed)
+}
+
+// launchedFrom is the copy that the process was launched from; nil of one that was not. The agent
+// may learn of it after the process connected.
+func (v *visitor) launchedFrom() *os.File {
+	if v.sealed == nil && v.process != nil {
+		return v.front.copyOf(v.process.Inode())
+	}
+	return v.sealed
 }
 
 // Look implements part.Visitor.
@@ -102,19 +120,33 @@ func (v *visitor) Look(ctx context.Context) (*part.Look, error) {
 	if v.process == nil {
 		return nil, v.unknown
 	}
-	m, err := measure(ctx, v.user, func() (*running.Measurement, error) { return v.process.Measure(ctx, running.Options{}) })
-	if err == nil {
-		err = v.process.Foreign()
-	}
+	l, err := look(ctx, v.user, v.process.Process, v.launchedFrom())
 	if err != nil {
 		return nil, err
 	}
-	l := &part.Look{Level: process.Measured, Note: m.Program.Note, Program: m.Measured, Mappings: m.Mappings, Coverage: m.Coverage, UID: m.UID, Inode: v.process.Inode(), Path: m.Path}
+	again := l.Again
 	l.Again = func(ctx context.Context) error {
-		_, err := measure(ctx, v.user, func() (struct{}, error) { return struct{}{}, m.Again() })
-		if err == nil {
-			err = v.process.Foreign()
+		if err := again(ctx); err != nil {
+			return err
 		}
+		return v.process.Foreign()
+	}
+	return l, v.process.Foreign()
+}
+
+// look measures a process, at level launched if it is to run a sealed copy.
+func look(ctx context.Context, u *user, p *running.Process, sealed *os.File) (*part.Look, error) {
+	m, err := measure(ctx, u, func() (*running.Measurement, error) { return p.Measure(ctx, running.Options{Sealed: sealed}) })
+	if err != nil {
+		return nil, err
+	}
+	level := process.Measured
+	if sealed != nil {
+		level = process.Launched
+	}
+	l := &part.Look{Level: level, Note: m.Program.Note, Program: m.Measured, Mappings: m.Mappings, Coverage: m.Coverage, UID: m.UID, Inode: p.Inode(), Path: m.Path}
+	l.Again = func(ctx context.Context) error {
+		_, err := measure(ctx, u, func() (struct{}, error) { return struct{}{}, m.Again() })
 		return err
 	}
 	return l, nil
@@ -147,10 +179,13 @@ func (v *visitor) facts(ctx context.Context, c challenge) (process.Facts, error)
 }
 
 // User implements part.Visitor.
-func (v *visitor) User() uint32 { return v.peer.UID() }
+func (v *visitor) User() uint32 { return v.user.uid }
 
 // Measure implements part.Visitor.
 func (v *visitor) Measure(ctx context.Context) (process.Facts, error) {
+	if v.peer == nil {
+		return process.Facts{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonProcessChanged, Where: "launched program", Want: "a program known by its path", Got: "one that runs a sealed copy"})
+	}
 	program, err := measure(ctx, v.user, v.peer.Program)
 	if err != nil {
 		return process.Facts{}, err

@@ -74,6 +74,20 @@ type Visitor interface {
 	// or, of one that keystead run launched, launched. It counts as a measurement. All that came on
 	// the connection must be of that very process (sender-foreign).
 	Look(context.Context) (*Look, error)
+	// Launching returns what the visitor is about to launch, if it is the agent's own program, run by
+	// root, and sent a sealed copy of another along (launch-unsealed).
+	Launching(context.Context) (Launching, error)
+}
+
+// A Launching is a program that keystead run is to launch, or has launched.
+type Launching struct {
+	Note    *app.Note
+	Program app.Measured // of the sealed copy
+
+	// Adopt takes the process that was launched, whose pidfd and, with socket, connection were sent
+	// along, if it runs the sealed copy (launch-unsealed) and the check passes. From then on it is
+	// known at level launched. Alive fails once it has ended.
+	Adopt func(ctx context.Context, socket bool, check func(*Look) error) (alive func() error, err error)
 }
 
 // A Look is what a process was found to run at one moment. Who it is, the roots of a domain say.

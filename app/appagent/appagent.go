@@ -47,6 +47,11 @@ func (*Part) Name() string { return "app" }
 
 // Declare implements part.Part.
 func (p *Part) Declare(d *part.Declaration) {
+	limits := part.Limits{Request: 1 << 10, Time: part.MaxTime}
+	d.Procedures = []part.Procedure{
+		part.Unary(appv1connect.LaunchServicePrepareProcedure, limits, p.prepare),
+		part.Stream(appv1connect.LaunchServiceHoldProcedure, limits, p.hold),
+	}
 	d.Calls = []string{appv1connect.ApplicationServiceChallengeProcedure, appv1connect.ApplicationServiceReleaseProcedure}
 }
 

@@ -25,6 +25,7 @@ type terms struct {
 	mu     sync.Mutex // held while a node is asked: one question serves all who wait
 	roots  *app.Roots
 	object keystead.Digest // that roots were read from
+	text   []byte          // of the object
 	asked  time.Time
 	denied map[keystead.Digest]denial
 }
@@ -70,6 +71,13 @@ func (t *terms) now(ctx context.Context, digests ...keystead.Digest) (*app.Roots
 	return t.roots, out, nil
 }
 
+// known returns the text of the roots as they are known.
+func (t *terms) known() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text
+}
+
 func (t *terms) learn(ctx context.Context) error {
 	text, err := t.ledger().Terms(ctx)
 	if err != nil {
@@ -83,20 +91,19 @@ func (t *terms) learn(ctx context.Context) error {
 		}
 		object = terms.System(admit.ObjectAppRoots)
 	}
-	roots := &app.Roots{}
+	roots, content := &app.Roots{}, []byte(nil)
 	switch {
 	case !object.IsZero() && object == t.object:
-		roots = t.roots
+		roots, content = t.roots, t.text
 	case !object.IsZero():
-		content, err := t.ledger().Object(ctx, object)
-		if err != nil {
+		if content, err = t.ledger().Object(ctx, object); err != nil {
 			return err
 		}
 		if roots, err = app.ParseRoots(content); err != nil {
 			return err
 		}
 	}
-	t.roots, t.object, t.asked = roots, object, time.Now()
+	t.roots, t.object, t.text, t.asked = roots, object, content, time.Now()
 	return nil
 }
 

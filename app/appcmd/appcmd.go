@@ -1,5 +1,5 @@
 // Package appcmd is applications' presence on the command line: keystead app, with which an
-// owner makes roots and certificates, and signs programs.
+// owner makes roots and certificates and signs programs, and keystead run, which launches one.
 package appcmd
 
 import (
@@ -23,7 +23,7 @@ import (
 
 // Commands are those of applications.
 func Commands(a *cli.App) []cli.Placed {
-	return []cli.Placed{{Command: noun(a)}}
+	return []cli.Placed{{Command: noun(a)}, {Command: run(a)}}
 }
 
 func noun(a *cli.App) *cobra.Command {
