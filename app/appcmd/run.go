@@ -46,7 +46,7 @@ Standard input, output and error are passed on, signals as well, and the exit st
 program's: 128 and the signal's number, if one ended it. So it serves as ExecStart of a systemd
 service. It is ended once its certificate is denied or over. When the agent is started anew, the
 program stays launched, and connects to the socket that KEYSTEAD_AGENT in its environment names.`,
-		Example: `  keystead run /usr/local/bin/billing.signed --uid 900 --gid 900 --read /etc/billing -- --port 8443`,
+		Example: `  keystead run /usr/local/bin/billing.signed --uid 900 --gid 900 --read /etc/billing -- serve`,
 		Args:    cobra.MinimumNArgs(1),
 	}
 	f := c.Flags()
@@ -122,7 +122,7 @@ func (l *launcher) launch() (int, error) {
 	defer cancel()
 	id, err := l.prepare(ctx, h)
 	if err != nil {
-		return 0, l.explain(err)
+		return 0, cli.Hinted(err, "the agent of this machine answers at the socket: keystead agent status says where it stands")
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -241,14 +241,6 @@ func (l *launcher) held(ctx context.Context, h *held) error {
 	for s.Receive() {
 	}
 	return refusal.Decode(s.Err())
-}
-
-func (l *launcher) explain(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return cli.Unavailable(fmt.Errorf("no agent answers at %s: %w", l.socket, err), "keystead agent run")
-	}
-	return err
 }
 
 // held is one connection to the agent.
