@@ -187,6 +187,18 @@ const (
 	ReasonApplicationMismatch Reason = "application-mismatch" // an application other than is stated, or on a host or as a user where its root does not have it
 )
 
+// Contracts.
+const (
+	ReasonContractUnknown  Reason = "contract-unknown"  // no contract or method of that name
+	ReasonContractUnfit    Reason = "contract-unfit"    // code that nodes do not run: its imports, form or size, or effects that outlast a call
+	ReasonContractRefused  Reason = "contract-refused"  // the contract itself refuses the call
+	ReasonContractTrapped  Reason = "contract-trapped"  // the contract ended in an error of its own
+	ReasonGasExhausted     Reason = "gas-exhausted"     // a call that computes for longer than it may
+	ReasonMemoryExceeded   Reason = "memory-exceeded"   // a call that takes more memory, or leaves more behind, than it may
+	ReasonPredecessorWrong Reason = "predecessor-wrong" // a call that was executed on another state than the contract has
+	ReasonCodeChanged      Reason = "code-changed"      // a call that was executed by other code than is in force
+)
+
 // The ledger's engine.
 const (
 	ReasonNoQuorum          Reason = "no-quorum"          // no leader that a majority of voters follows
@@ -202,6 +214,14 @@ const (
 	ReasonDiskRolledBack    Reason = "disk-rolled-back"   // the store is older than what this node acknowledged
 
 	ReasonRecoveryMismatch Reason = "recovery-mismatch" // members signed another recovery than from this disk as it is
+)
+
+// States in which a node does not serve, until somebody does something (docs/guide/closed).
+const (
+	ReasonClosedNoMajority Reason = "closed-no-majority" // too few of the domain's nodes run and reach each other
+	ReasonClosedRecovery   Reason = "closed-recovery"    // too many nodes may have forgotten what they promised: members sign from which disk the ledger goes on
+	ReasonClosedRekey      Reason = "closed-rekey"       // too many nodes started with new signing keys at once: members sign them in
+	ReasonDiskFull         Reason = "disk-full"          // a node keeps the room that is left on its disk for what keeps leases
 )
 
 // What is bound to a machine's TPM.
@@ -231,6 +251,7 @@ const (
 	ReasonPairMissing     Reason = "pair-missing"     // renewals without the signatures of two different nodes
 	ReasonSubjectMismatch Reason = "subject-mismatch" // a statement of members on another subject
 	ReasonTermsMissing    Reason = "terms-missing"    // no terms say what a role is judged by
+	ReasonTermsExclude    Reason = "terms-exclude"    // what members signed would have nodes fall out that are needed, or more than it says
 	ReasonObjectUnknown   Reason = "object-unknown"   // terms name an object that is not endorsed as what they take it for
 	ReasonObjectMissing   Reason = "object-missing"   // an object's bytes are not at hand
 	ReasonObjectMismatch  Reason = "object-mismatch"  // an object's bytes are not what they are said to be
@@ -352,6 +373,15 @@ var stages = map[Reason]Stage{
 	ReasonReportForeign:       StageSignature,
 	ReasonProcessGone:         StageSignature,
 	ReasonProcessChanged:      StageSignature,
+	ReasonContractUnknown:     StageNotFound,
+	ReasonContractUnfit:       StagePolicy,
+	ReasonContractRefused:     StagePolicy,
+	ReasonContractTrapped:     StagePolicy,
+	ReasonGasExhausted:        StagePolicy,
+	ReasonMemoryExceeded:      StagePolicy,
+	ReasonPredecessorWrong:    StageUnavailable,
+	ReasonCodeChanged:         StageUnavailable,
+
 	ReasonProcessTraced:       StageSignature,
 	ReasonExecutableMoved:     StageSignature,
 	ReasonBinaryUnsuitable:    StageSignature,
@@ -383,6 +413,7 @@ var stages = map[Reason]Stage{
 	ReasonPairMissing:         StageSignature,
 	ReasonSubjectMismatch:     StageSignature,
 	ReasonTermsMissing:        StagePolicy,
+	ReasonTermsExclude:        StagePolicy,
 	ReasonObjectUnknown:       StagePolicy,
 	ReasonObjectMissing:       StageUnavailable,
 	ReasonObjectMismatch:      StageSignature,
@@ -414,6 +445,10 @@ var stages = map[Reason]Stage{
 	ReasonLedgerForked:        StageUnavailable,
 	ReasonNodeProvenBad:       StageRevoked,
 	ReasonNoQuorum:            StageUnavailable,
+	ReasonClosedNoMajority:    StageUnavailable,
+	ReasonClosedRecovery:      StageUnavailable,
+	ReasonClosedRekey:         StageUnavailable,
+	ReasonDiskFull:            StageUnavailable,
 	ReasonKeyPending:          StageUnavailable,
 	ReasonTimeout:             StageUnavailable,
 	ReasonShutdown:            StageUnavailable,

@@ -100,7 +100,7 @@ func Decide(s State, a Application) (Decision, error) {
 	claims := d.verdict.Claims()
 	d.record = &Record{Until: a.Time + uint64(last.Milliseconds()), Issued: a.Time, Role: h.enrolment.Role, EK: h.enrolment.Identity(), AK: a.ak(h),
 		SubjectKey: a.subjectKey(), Assurance: d.verdict.Assurance(), Verdict: d.verdict.Digest(), Enrolment: h.version, Terms: a.Rules.digest,
-		Boot: appraise.BootOf(claims.Quote, d.state), Denials: denials(&claims, h.enrolment.Identity()), Guest: d.verdict.Guest()}
+		Boot: appraise.BootOf(claims.Quote, d.state), Denials: Denials(&claims, h.enrolment.Identity()), Guest: d.verdict.Guest()}
 	return d, nil
 }
 
@@ -141,7 +141,7 @@ func (a *Application) judge(s State, purpose string) (h host, d Decision, err er
 		findings = d.verdict.Findings()
 		c := d.verdict.Claims()
 		d.against = a.against(h, d.verdict)
-		more, err := denied(s, a.Host, denials(&c, h.enrolment.Identity()))
+		more, err := Denied(s, "host "+a.Host, Denials(&c, h.enrolment.Identity()))
 		if err != nil {
 			return h, d, err
 		}

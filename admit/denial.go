@@ -16,6 +16,10 @@ type Denial struct {
 	Base    uint64
 	Lifted  bool   // takes it off the list
 	Because string // for people, one line
+
+	// MayExclude is how many of the domain's current nodes may fall out by it. It is of the
+	// statement alone: what is written has no such line.
+	MayExclude uint64
 }
 
 const maxBecause = 1024 // bytes
@@ -42,24 +46,19 @@ func DenyFirmware(version string) string {
 // (PKIX DER), or of one program before it was signed. It ends no lease.
 func DenyApp(d keystead.Digest) string { return "app/" + d.String() }
 
-// Denied reports whether the members denied a subject.
-func Denied(s State, subject string) (bool, error) {
-	v, err := s.Judged(denialKey(subject))
-	return v.Version != 0, err
-}
-
 func (d *Denial) statement() Statement {
 	s := Statement{key.KindDenial, d.Domain, d.Subject, d.Base, nil}
 	if d.Lifted {
 		s.Fields = append(s.Fields, Field{"lifted", "true"})
 	}
 	s.Fields = append(s.Fields, Field{"because", d.Because})
-	return s
+	return s.mayExclude(d.MayExclude)
 }
 
 func readDenial(s Statement) (Denial, error) {
 	r := s.reader()
 	d := Denial{Domain: s.Domain, Subject: s.Subject, Base: s.Base, Lifted: r.flag("lifted"), Because: r.value("because")}
+	d.MayExclude = r.mayExclude(!d.Lifted && d.OfHardware())
 	if len(d.Because) > maxBecause {
 		r.fail("because", "is %d bytes long, at most %d are accepted", len(d.Because), maxBecause)
 	}
@@ -81,6 +80,9 @@ func validDenial(subject string) bool {
 	return false
 }
 
+// OfHardware reports whether it is machines that are denied, and not an application.
+func (d *Denial) OfHardware() bool { return !strings.HasPrefix(d.Subject, "app/") }
+
 // Text returns the text that members sign.
 func (d *Denial) Text() ([]byte, error) { return checked(d.statement(), readDenial) }
 
@@ -92,8 +94,8 @@ func OpenDenial(signed []byte, c Case) (Denial, error) {
 	return opened(c, key.KindDenial, signed, readDenial)
 }
 
-// JudgeDenial endorses a denial. It writes denial/SUBJECT, the statement's text, and
-// deletes it when the denial is lifted.
+// JudgeDenial endorses a denial. It writes denial/SUBJECT, the statement's text without
+// may-exclude, and deletes it when the denial is lifted.
 func JudgeDenial(s State, c Case, signed []byte) (Ruling, error) {
 	d, err := OpenDenial(signed, c)
 	if err != nil {
@@ -103,7 +105,12 @@ func JudgeDenial(s State, c Case, signed []byte) (Ruling, error) {
 	if err != nil {
 		return Ruling{}, err
 	}
-	w := Write{Key: denialKey(d.Subject), Value: text}
+	d.MayExclude = 0
+	written, err := d.Text()
+	if err != nil {
+		return Ruling{}, err
+	}
+	w := Write{Key: denialKey(d.Subject), Value: written}
 	if d.Lifted {
 		w = Write{Key: w.Key, Delete: true}
 		v, err := s.Judged(w.Key)
@@ -117,8 +124,8 @@ func JudgeDenial(s State, c Case, signed []byte) (Ruling, error) {
 	return Ruling{Content: text, Writes: []Write{w}}, nil
 }
 
-// denials are the subjects that would deny a machine of those claims.
-func denials(c *evidence.Claims, ek keystead.Digest) []string {
+// Denials are the subjects that would deny a machine of those claims.
+func Denials(c *evidence.Claims, ek keystead.Digest) []string {
 	out := []string{DenyEK(ek)}
 	if d, err := keystead.ParseDigest(c.Key.IssuerKey); err == nil {
 		out = append(out, DenyIssuer(d))
@@ -131,8 +138,9 @@ func denials(c *evidence.Claims, ek keystead.Digest) []string {
 	return out
 }
 
-// denied returns a finding for each of the subjects that is on the deny list.
-func denied(s State, host string, subjects []string) (findings []keystead.Finding, err error) {
+// Denied returns a finding, hardware-denied, for each of the subjects that is on the deny
+// list.
+func Denied(s State, where string, subjects []string) (findings []keystead.Finding, err error) {
 	for _, subject := range subjects {
 		v, err := s.Judged(denialKey(subject))
 		if err != nil {
@@ -145,7 +153,7 @@ func denied(s State, host string, subjects []string) (findings []keystead.Findin
 		if err != nil {
 			return nil, err
 		}
-		findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareDenied, Where: "host " + host,
+		findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareDenied, Where: where,
 			Want: "hardware that is on no deny list", Got: subject + ": " + d.Because})
 	}
 	return findings, nil

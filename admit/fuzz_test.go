@@ -24,6 +24,8 @@ func FuzzStatement(f *testing.F) {
 		&admit.Enrolment{Domain: d, Host: "web-1", Role: admit.RoleHost, TEE: evidence.TEEHost{Kind: evidence.KindSNP, Machine: "ab", Key: d}},
 		&admit.Denial{Domain: d, Subject: admit.DenyEK(d), Because: "stolen"},
 		&admit.Denial{Domain: d, Subject: admit.DenyFirmware("7.2.1"), Base: 3, Lifted: true, Because: "updated"},
+		&admit.Denial{Domain: d, Subject: admit.DenyEK(d), Because: "stolen", MayExclude: 1},
+		&admit.Terms{Role: admit.RoleNode, Policy: d, Roots: d, MayExclude: 2},
 		&admit.Terms{Role: admit.RoleHost, Policy: d, Roots: d, References: []keystead.Digest{d}, CodeSets: []keystead.Digest{d}},
 		&admit.Terms{Role: admit.RoleHost, Policy: d, Roots: d, Collateral: []keystead.Digest{d}, TEERoots: d},
 		&admit.Terms{Role: admit.RoleNode, Policy: d, Roots: d, References: []keystead.Digest{d}, Until: map[keystead.Digest]time.Time{d: time.Unix(1_800_000_000, 0)}},

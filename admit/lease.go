@@ -134,7 +134,7 @@ func (st *Standing) findings(s State) (out []keystead.Finding, err error) {
 	} else if !st.Enrolment.Revoked && name != st.Host {
 		find(keystead.ReasonHardwareForeign, "a hardware identity that is enrolled as "+st.Host, "one that is enrolled as "+strconv.Quote(name))
 	}
-	more, err := denied(s, st.Host, st.Record.Denials)
+	more, err := Denied(s, where, st.Record.Denials)
 	if err != nil {
 		return nil, err
 	}

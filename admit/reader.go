@@ -119,6 +119,22 @@ func (r *reader) flag(word string) bool {
 	return true
 }
 
+// mayExclude takes how many nodes may fall out, if it is said; apt is whether the statement can
+// have any fall out.
+func (r *reader) mayExclude(apt bool) uint64 {
+	if !r.is(mayExcludeWord) {
+		return 0
+	}
+	n := r.number(mayExcludeWord)
+	if n == 0 {
+		r.fail(mayExcludeWord, "is 0; a statement by which no node may fall out leaves the line out")
+	}
+	if !apt {
+		r.fail(mayExcludeWord, "stands in a statement by which no node can fall out")
+	}
+	return n
+}
+
 // oneOf takes a field that holds one of the words.
 func (r *reader) oneOf(word string, of ...string) string {
 	v := r.value(word)

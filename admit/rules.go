@@ -127,6 +127,17 @@ func (r *Rules) Digest() keystead.Digest { return r.digest }
 // Role returns the role that the rules are for.
 func (r *Rules) Role() string { return r.role }
 
+// Last returns the time from which on every set that has a time counts no more; zero where
+// none has one.
+func (r *Rules) Last() (last time.Time) {
+	for _, s := range r.sets {
+		if s.Until.After(last) {
+			last = s.Until
+		}
+	}
+	return last
+}
+
 // Roots returns the endorsement roots, for credential activation.
 func (r *Rules) Roots() tpm2.Roots { return r.roots }
 

@@ -36,6 +36,18 @@ type Field struct{ Word, Value string }
 
 const noDomain = "none"
 
+// mayExcludeWord is the line by which members say how many of the current nodes may fall out by
+// what they sign.
+const mayExcludeWord = "may-exclude"
+
+// mayExclude adds that line, where any may.
+func (s Statement) mayExclude(n uint64) Statement {
+	if n > 0 {
+		s.Fields = append(s.Fields, Field{mayExcludeWord, strconv.FormatUint(n, 10)})
+	}
+	return s
+}
+
 // Text returns the text that members sign, in its one spelling.
 func (s *Statement) Text() []byte {
 	origin := noDomain

@@ -116,6 +116,33 @@ func TestStatementsHaveOneSpelling(t *testing.T) {
 	}
 }
 
+// TestMayExclude: how many nodes may fall out stands at the end, and only where one can; what is
+// written to the ledger does not have it.
+func TestMayExclude(t *testing.T) {
+	s := newState(t)
+	ek := admit.DenyEK(digestOf("ek"))
+	d := admit.Denial{Domain: s.domain, Subject: ek, Because: "stolen", MayExclude: 1}
+	r, err := admit.JudgeDenial(s, s.on(admit.TypeDenial, ek), s.signed(&d))
+	must(t, err)
+	d.MayExclude = 0
+	bare, err := d.Text()
+	must(t, err)
+	if !bytes.Equal(r.Writes[0].Value, bare) || string(r.Content) != string(bare)+"may-exclude 1\n" {
+		t.Errorf("the ruling writes %q, and says %q", r.Writes[0].Value, r.Content)
+	}
+	for what, line := range map[string]string{"none": "may-exclude 0\n", "a leading zero": "may-exclude 01\n", "twice": "may-exclude 1\nmay-exclude 1\n", "no number": "may-exclude all\n"} {
+		_, err := admit.ParseDenial([]byte(string(bare) + line))
+		malformed(t, what, err)
+	}
+	for what, x := range map[string]interface{ Text() ([]byte, error) }{
+		"a lifted denial": &admit.Denial{Domain: s.domain, Subject: ek, Because: "x", Lifted: true, MayExclude: 1},
+		"terms for hosts": &admit.Terms{Domain: s.domain, Role: admit.RoleHost, Policy: digestOf("p"), Roots: digestOf("r"), MayExclude: 1},
+	} {
+		_, err := x.Text()
+		malformed(t, what, err)
+	}
+}
+
 func lineOf(text []byte, n int) string { return strings.Split(string(text), "\n")[n] }
 
 // TestEnrolmentRules: an identity has one name, and a revoked enrolment does not come

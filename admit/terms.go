@@ -27,6 +27,10 @@ type Terms struct {
 	// Until is the domain time from which on a set of either kind counts no more, in whole
 	// seconds from 1970 on. A set that is not in it counts for as long as the terms name it.
 	Until map[keystead.Digest]time.Time
+
+	// MayExclude is how many of the domain's current nodes may fall out by it, of terms for
+	// nodes. It is of the statement alone: what is written has no such line.
+	MayExclude uint64
 }
 
 // Bounds of terms.
@@ -52,7 +56,7 @@ func (t *Terms) statement() Statement {
 	for _, o := range t.Systems {
 		s.Fields = append(s.Fields, Field{o.Kind, o.Digest.String()})
 	}
-	return s
+	return s.mayExclude(t.MayExclude)
 }
 
 // dated writes a set's digest and, if there is one, its time.
@@ -85,6 +89,7 @@ func readTerms(s Statement) (Terms, error) {
 			t.Systems = append(t.Systems, Named{r.digest(kind), kind})
 		}
 	}
+	t.MayExclude = r.mayExclude(t.Role == RoleNode)
 	if t.Role != RoleHost && t.Role != RoleNode {
 		r.fail("subject", "%.40q is not a role: %s or %s", t.Role, RoleHost, RoleNode)
 	}
@@ -183,7 +188,7 @@ func FoundingSetting(role string) string { return TypeTerms + "-" + role }
 
 // JudgeTerms endorses terms whose every object is endorsed as what the terms take it
 // for, or was named by founding terms, and whose collateral is of one piece (objects has
-// it). It writes terms/ROLE, the statement's text.
+// it). It writes terms/ROLE, the statement's text without may-exclude.
 func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error) {
 	t, err := OpenTerms(signed, c)
 	if err != nil {
@@ -216,7 +221,12 @@ func JudgeTerms(s State, c Case, signed []byte, objects Objects) (Ruling, error)
 		return Ruling{}, err
 	}
 	text, err := t.Text()
-	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: text}}}, err
+	if err != nil {
+		return Ruling{}, err
+	}
+	t.MayExclude = 0
+	written, err := t.Text()
+	return Ruling{Content: text, Writes: []Write{{Key: termsKey(t.Role), Value: written}}}, err
 }
 
 // joined returns the collateral that the terms name, as one.

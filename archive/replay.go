@@ -104,17 +104,32 @@ func Replay(v *receipt.Verifier, f *File, build string) (Replayed, error) {
 	if err != nil {
 		return Replayed{}, err
 	}
-	in := rules.Input(a.Inputs.Time)
-	if !a.Record.Guest.IsZero() {
-		in = rules.TEEInput(a.Inputs.Time)
-	}
-	in.Bundle, in.Key, in.Time = bundle, a.Inputs.Key, a.Inputs.Time
-	in.Expect = evidence.Binding{Purpose: a.Inputs.Purpose, Nonce: a.Inputs.Nonce, SubjectKey: a.Inputs.SubjectKey}
-	got := appraise.Appraise(in)
+	got := a.appraise(bundle, rules, a.Inputs.Time)
 	if !bytes.Equal(got.Bytes(), a.Verdict) {
 		return Replayed{}, differs(a.Verdict, got.Bytes(), r.Build, build)
 	}
 	return Replayed{p, a.Host, a.Record.Verdict, a.Inputs.Time, r.Build}, nil
+}
+
+// Appraise judges what a host was admitted by under other rules, as of a time of the domain clock for
+// what sets count: the record is held to what the ledger names.
+func (a *Admission) Appraise(r *Record, rules *admit.Rules, clock time.Time) (appraise.Verdict, error) {
+	bundle, err := a.holds(r)
+	if err != nil {
+		return appraise.Verdict{}, err
+	}
+	return a.appraise(bundle, rules, clock), nil
+}
+
+// appraise asks the question of then, at its time.
+func (a *Admission) appraise(bundle evidence.Bundle, rules *admit.Rules, clock time.Time) appraise.Verdict {
+	in := rules.Input(clock)
+	if !a.Record.Guest.IsZero() {
+		in = rules.TEEInput(clock)
+	}
+	in.Bundle, in.Key, in.Time = bundle, a.Inputs.Key, a.Inputs.Time
+	in.Expect = evidence.Binding{Purpose: a.Inputs.Purpose, Nonce: a.Inputs.Nonce, SubjectKey: a.Inputs.SubjectKey}
+	return appraise.Appraise(in)
 }
 
 // holds holds a record to what the ledger names, and returns its bundle.

@@ -197,7 +197,8 @@ const (
 
 // each asks one node after the other until one answers with more than that it is
 // unavailable, or ctx ends. Then the last refusal is the error: of those that say more
-// than that time is over, if there were any.
+// than that time is over, if there were any, and of those that name a state of a node. No
+// answer of all nodes, and the word of one that people have to do something, end it at once.
 func (c *Client) each(ctx context.Context, ask func(context.Context, *node) error) error {
 	pause := pauseMin
 	var told error
@@ -209,7 +210,7 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 		if err == nil || !Unavailable(err) {
 			return err
 		}
-		if told == nil || !late(err) {
+		if told == nil || !late(err) && (shut(err) || !shut(told)) {
 			told = err
 		}
 		if ctx.Err() != nil {
@@ -218,6 +219,9 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 		c.next(at)
 		if n%len(c.all()) != 0 {
 			continue
+		}
+		if lasts(told) {
+			return told
 		}
 		select {
 		case <-ctx.Done():
@@ -239,6 +243,16 @@ func Unavailable(err error) bool {
 func late(err error) bool {
 	var deny *keystead.DenyError
 	return errors.As(err, &deny) && !slices.ContainsFunc(deny.Findings, func(f keystead.Finding) bool { return f.Reason != keystead.ReasonTimeout })
+}
+
+// shut reports whether the error names a state in which a node does not serve until somebody
+// does something.
+func shut(err error) bool { return lasts(err) || errors.Is(err, keystead.ReasonClosedNoMajority) }
+
+// lasts reports whether it takes people to end the state that the error names: to ask again is
+// no use. Nodes that were down may come back by themselves.
+func lasts(err error) bool {
+	return errors.Is(err, keystead.ReasonClosedRecovery) || errors.Is(err, keystead.ReasonClosedRekey) || errors.Is(err, keystead.ReasonDiskFull)
 }
 
 // NewRequestID returns 16 random bytes.

@@ -76,11 +76,21 @@ func verifyShow(domain keystead.Digest, msg *apiv1.ShowResponse) (*View, error) 
 // that it adds, or a proposal or endorsement. It answers once that took effect. A node
 // judges a proposal once: if every node lacks an object for it, that is the answer.
 func (c *Client) Submit(ctx context.Context, entry, contact []byte) (out *apiv1.SubmitResponse, err error) {
+	return c.SubmitNode(ctx, entry, contact, nil)
+}
+
+// MaxShown bounds the evidence of a node that is added, in bytes: what is longer a node does not take
+// in with the change.
+const MaxShown = 1 << 20
+
+// SubmitNode is Submit for a change that adds a node, with evidence of its machine in answer to the
+// contact: the node that takes the change refuses a machine that nodes would not let in.
+func (c *Client) SubmitNode(ctx context.Context, entry, contact, evidence []byte) (out *apiv1.SubmitResponse, err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	lacking := map[string]bool{}
 	err = c.each(ctx, func(ctx context.Context, n *node) error {
-		r, err := n.domain.Submit(ctx, connect.NewRequest(&apiv1.SubmitRequest{Entry: entry, Contact: contact}))
+		r, err := n.domain.Submit(ctx, connect.NewRequest(&apiv1.SubmitRequest{Entry: entry, Contact: contact, Evidence: evidence}))
 		if err == nil {
 			out = r.Msg
 			return nil

@@ -68,7 +68,7 @@ func (p *Prover) Prove(ctx context.Context, binding evidence.Binding, challenge 
 	if parts.TPM, err = p.tpm.Quote(ctx, QuoteRequest{QualifyingData: binding.QualifyingData(), AK: p.kind}); err != nil {
 		return bundle, nil, err
 	}
-	if binding.Purpose == evidence.PurposeAdmission || binding.Purpose == evidence.PurposeRenewal { // every node judges the same bytes
+	if binding.Purpose != evidence.PurposeConnection { // who judges it has not met the machine, or has to judge the same bytes as others
 		keys, err := p.Introduce(ctx)
 		if err != nil {
 			return bundle, nil, err

@@ -34,6 +34,13 @@ func (m *Machine) load() (err error) {
 	if err != nil {
 		return err
 	}
+	err = m.each(spaceCalled, func(k string, v []byte) (err error) {
+		m.calls[k], err = decodeCalled(v)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	err = m.each(spaceProposal, func(k string, v []byte) error {
 		id := keystead.Digest([]byte(k))
 		p, err := decodeProposal(id, v)
@@ -145,13 +152,24 @@ func (m *Machine) loadRequests() error {
 		}
 	}
 	return scan(m.store, numberKey(spaceEntry, from), numberKey(spaceEntry, m.head.size), func(k string, entry []byte) error {
-		if kind, _, err := receipt.Split(entry); err != nil || kind != receipt.KindTransaction {
-			return err
-		}
-		t, err := parseTransaction(entry)
-		if err == nil && t.request.Deadline > m.head.clock {
-			m.requests.add(t.request, binary.BigEndian.Uint64([]byte(k)))
+		r, is, err := requestOf(entry)
+		if is && r.Deadline > m.head.clock {
+			m.requests.add(r, binary.BigEndian.Uint64([]byte(k)))
 		}
 		return err
 	})
+}
+
+// requestOf returns the request of an entry that happens once, a transaction or a call.
+func requestOf(entry []byte) (r RequestID, is bool, err error) {
+	kind, _, err := receipt.Split(entry)
+	switch kind {
+	case receipt.KindTransaction:
+		t, err := parseTransaction(entry)
+		return t.request, err == nil, err
+	case receipt.KindCall:
+		c, err := parseCall(entry)
+		return c.Request, err == nil, err
+	}
+	return r, false, err
 }

@@ -30,7 +30,9 @@ type Machine struct {
 	leases    leases
 	positions Positions
 
-	entryVersion uint8 // the setting of that name
+	entryVersion uint8             // the setting of that name
+	calls        map[string]called // contract: its last call
+	signedRoot   signedRoot
 
 	written  []written         // by the batch that is being applied, which the store does not have yet
 	versions map[string]uint64 // index of written[:indexed], made when first needed
@@ -94,7 +96,7 @@ func fatal(err error) error {
 // Open reads back the state of a domain from the store; an empty store waits for
 // the genesis entry of that domain.
 func Open(r Reader, domain keystead.Digest) (*Machine, error) {
-	m := &Machine{store: r, lastTick: map[string]uint64{}, proposals: map[keystead.Digest]*proposal{}, votes: map[string][]Vote{}, leases: leases{by: map[string]*lease{}, ended: map[string]uint64{}}, requests: requests{buckets: map[uint64]map[[16]byte]uint64{}}}
+	m := &Machine{store: r, lastTick: map[string]uint64{}, proposals: map[keystead.Digest]*proposal{}, calls: map[string]called{}, votes: map[string][]Vote{}, leases: leases{by: map[string]*lease{}, ended: map[string]uint64{}}, requests: requests{buckets: map[uint64]map[[16]byte]uint64{}}}
 	m.head.domain = domain
 	b, found, err := r.Get([]byte{spaceHead})
 	if err != nil || !found {
@@ -205,8 +207,11 @@ func (m *Machine) apply(entries []Committed, w Writer) ([]Result, error) {
 		}
 	}
 	version := uint16(2)
-	if m.positions.begun() {
-		version = StateVersion
+	switch {
+	case len(m.calls) > 0:
+		version = 4
+	case m.positions.begun():
+		version = 3
 	}
 	if err := w.Set([]byte{spaceHead}, m.head.encode(version)); err != nil {
 		return nil, fatal(err)
@@ -265,6 +270,8 @@ func (m *Machine) one(e Committed, w Writer, res *Result) error {
 		return m.applyRenewals(e.Data, w, res)
 	case receipt.KindSuspension:
 		return m.applySuspension(e.Data, w, res)
+	case receipt.KindCall:
+		return m.applyCall(e.Data, w, res)
 	case receipt.KindPosition:
 		return m.applyPosition(e, w)
 	default:

@@ -41,7 +41,7 @@ func (v View) Pairs(from []byte, yield func(key, value []byte) bool) error {
 // canonical returns the value of a pair in the one spelling that the layout has for it.
 func (v View) canonical(k, b []byte) ([]byte, error) {
 	switch k[0] {
-	case spaceJudged, spaceContract:
+	case spaceJudged, spaceContract, spaceCall:
 		return v.canonicalStored(k, b)
 	case spaceAlarm:
 		if len(k) != 9 {
@@ -53,7 +53,7 @@ func (v View) canonical(k, b []byte) ([]byte, error) {
 	case spaceRenewal:
 		r, err := decodeRenewal(b) // an early record is shorter
 		return appendRenewal(nil, &r), err
-	case spaceHead, spaceSubject, spaceLatest, spaceVotes, spaceLast, spacePositions, spaceProposal, spacePosition, spaceRoster, spaceSuspension, spaceTick:
+	case spaceHead, spaceSubject, spaceLatest, spaceVotes, spaceLast, spacePositions, spaceProposal, spacePosition, spaceCalled, spaceRoster, spaceSuspension, spaceTick:
 		return b, nil
 	}
 	return nil, unknownKey(k)
@@ -98,6 +98,10 @@ func writesOf(entry []byte) (writeList, error) {
 	if kind == receipt.KindTransaction {
 		t, err := parseTransaction(entry)
 		return t.writes, err
+	}
+	if kind == receipt.KindCall {
+		c, err := parseCall(entry)
+		return c.writes, err
 	}
 	raw, _, err := splitEffective(entry)
 	if err != nil {

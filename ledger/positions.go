@@ -172,7 +172,7 @@ func (m *Machine) RosterOf(sequence uint64) (receipt.Roster, error) {
 
 // Due says why a position would be refused now, or nil.
 func (m *Machine) Due() error {
-	if err := m.versioned(); err != nil {
+	if err := m.since(4); err != nil {
 		return err
 	}
 	return m.positions.early(m.head.logged, m.head.clock)
@@ -199,17 +199,17 @@ func (v View) EntryVersion() (uint8, error) {
 	return admit.ParseEntryVersion(string(now.Data), founding), err
 }
 
-// versioned refuses what version 4 brought before the domain wants it.
-func (m *Machine) versioned() error {
-	if m.entryVersion < 4 {
-		return deny(keystead.ReasonVersionEarly, "entry", "the setting "+admit.EntryVersion+" at 4 or more", strconv.Itoa(int(m.entryVersion)))
+// since refuses what a version brought before the domain wants it.
+func (m *Machine) since(version uint8) error {
+	if m.entryVersion < version {
+		return deny(keystead.ReasonVersionEarly, "entry", fmt.Sprintf("the setting %s at %d or more", admit.EntryVersion, version), strconv.Itoa(int(m.entryVersion)))
 	}
 	return nil
 }
 
 // applyPosition makes a position if one is due, or takes note of a node's digest at one.
 func (m *Machine) applyPosition(e Committed, w Writer) error {
-	if err := m.versioned(); err != nil {
+	if err := m.since(4); err != nil {
 		return err
 	}
 	position, s, err := parsePosition(e.Data)

@@ -29,6 +29,8 @@ const (
 	spaceLatest     = 'c' // the last checkpoint that a majority signed, a note
 	spaceVotes      = 'd' // node name: its last checkpoint signatures
 	spaceEntry      = 'e' // leaf index: the entry
+	spaceCall       = 'g' // contract/key: stored, written by calls
+	spaceCalled     = 'h' // contract: its last call
 	spaceJudged     = 'j' // type/key: stored, written by effective entries
 	spaceContract   = 'k' // contract/key: stored, written by transactions
 	spaceTile       = 'm' // tile level, tile index: a full tile of tree hashes
@@ -69,7 +71,8 @@ type head struct {
 //	1  the key spaces of store.go but n and s, tiles of height 8
 //	2  n and s: renewals and suspensions; values of 256 bytes or more that make up half of their entry are stored in it only
 //	3  o and q: positions; the head counts the log's bytes. A store is of version 2 until its first position
-const StateVersion = 3
+//	4  g and h: calls of contracts. A store is of version 3, or 2, until its first call
+const StateVersion = 4
 
 const headSize = 2 + 7*8 + 32
 

@@ -56,6 +56,8 @@ func Check(entry []byte) error {
 		_, err = ParseRenewals(entry)
 	case receipt.KindSuspension:
 		_, err = ParseSuspension(entry)
+	case receipt.KindCall:
+		_, err = parseCall(entry)
 	case receipt.KindPosition:
 		_, _, err = parsePosition(entry)
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ import (
 // mayGrant refuses while this node may not grant anything: its clock is stale, or it
 // can not tell that what it knows is the newest.
 func (n *guard) mayGrant(ctx context.Context) error {
-	if err := n.fresh(); err != nil {
+	if err := cmp.Or(n.closed.err(lost...), n.fresh()); err != nil {
 		return err
 	}
 	if err := n.replica.Read(ctx); err != nil {

@@ -34,6 +34,7 @@ type archivist struct {
 	keys     *agreement
 	archives *archives
 	readings chan struct{} // one place
+	planner  planner
 }
 
 // archiveEvidence archives what an admission was judged by, before this node endorses it:
@@ -161,23 +162,7 @@ func (n *archivist) ReadArchive(ctx context.Context, leaf uint64, signed []byte)
 	if err := n.snapshot(func(v ledger.View) (err error) { verdict, err = n.mayRead(v, leaf, signed); return err }); err != nil {
 		return nil, err
 	}
-	label, sealed, err := n.archives.get(verdict)
-	if err != nil {
-		return nil, err
-	}
-	var k []byte
-	err = n.snapshot(func(v ledger.View) (err error) {
-		k, err = n.keys.keyring.UnwrapRecord(onLedger{v}, label.Epoch, label.About(), label.Wrapped)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer clear(k)
-	r, err := archive.Open(n.cfg.Domain, &label, sealed, k)
-	if err == nil && r.Verdict != verdict {
-		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonArchiveAltered, Where: "archived record " + verdict.String(), Want: verdict.String(), Got: r.Verdict.String()})
-	}
+	r, err := n.unseal(verdict)
 	if err != nil {
 		return nil, err
 	}
@@ -186,6 +171,28 @@ func (n *archivist) ReadArchive(ctx context.Context, leaf uint64, signed []byte)
 	}
 	n.log.Info("archived evidence read", "host", r.Host, "verdict", verdict)
 	return r.Bytes(), nil
+}
+
+// unseal opens the archived record of a verdict.
+func (n *archivist) unseal(verdict keystead.Digest) (archive.Record, error) {
+	label, sealed, err := n.archives.get(verdict)
+	if err != nil {
+		return archive.Record{}, err
+	}
+	var k []byte
+	err = n.snapshot(func(v ledger.View) (err error) {
+		k, err = n.keys.keyring.UnwrapRecord(onLedger{v}, label.Epoch, label.About(), label.Wrapped)
+		return err
+	})
+	if err != nil {
+		return archive.Record{}, err
+	}
+	defer clear(k)
+	r, err := archive.Open(n.cfg.Domain, &label, sealed, k)
+	if err == nil && r.Verdict != verdict {
+		err = keystead.Deny(keystead.Finding{Reason: keystead.ReasonArchiveAltered, Where: "archived record " + verdict.String(), Want: verdict.String(), Got: r.Verdict.String()})
+	}
+	return r, err
 }
 
 // mayRead returns the verdict of the admission at a leaf, if those who signed may read

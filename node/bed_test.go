@@ -46,6 +46,12 @@ type bed struct {
 // them.
 func newBed(t *testing.T, n int, settings ...string) *bed {
 	t.Helper()
+	return foundBed(t, n, true, settings...)
+}
+
+// foundBed is newBed, with founding terms or without: then one node is all that there can be.
+func foundBed(t *testing.T, n int, terms bool, settings ...string) *bed {
+	t.Helper()
 	whole(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
@@ -65,7 +71,10 @@ func newBed(t *testing.T, n int, settings ...string) *bed {
 	for i := range n {
 		b.file.Contacts = append(b.file.Contacts, b.node(fmt.Sprintf("n%d", i+1)))
 	}
-	b.seal(append(b.terms(rec), settings...)...)
+	if founding := b.terms(rec); terms {
+		settings = append(founding, settings...)
+	}
+	b.seal(settings...)
 	for _, p := range b.nodes {
 		for _, o := range b.objects {
 			if err := node.PutObject(p.dir, o); err != nil {

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
 	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/ledger"
@@ -65,10 +64,12 @@ func (c *census) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(buildDesc, 1, buildLabels(c.node.opts.Version)...)
-	var fs unix.Statfs_t
-	if err := unix.Statfs(c.node.cfg.Dir, &fs); err == nil {
-		gauge(freeDesc, float64(fs.Bavail)*float64(fs.Bsize))
-		gauge(sizeDesc, float64(fs.Blocks)*float64(fs.Bsize))
+	if free, size, err := room(c.node.cfg.Dir); err == nil {
+		gauge(freeDesc, float64(free))
+		gauge(sizeDesc, float64(size))
+	}
+	if !c.node.isUp() {
+		return
 	}
 	now, err := c.count()
 	if err != nil {

@@ -91,19 +91,36 @@ func runNode(config string) error {
 	}
 }
 
-// lieEnv makes such a node one that has every host admitted, whatever it shows.
+// lieEnv makes such a node one that has every host admitted, whatever it shows; as "terms" one that
+// endorses whatever terms members sign, whoever falls out.
 const lieEnv = "KEYSTEAD_TEST_LIAR"
 
 // liar returns the judges of a node that lies, or none.
 func liar() []part.JudgedType {
-	if os.Getenv(lieEnv) == "" {
+	switch os.Getenv(lieEnv) {
+	case "":
 		return nil
+	case "terms":
+		return []part.JudgedType{{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: endorseTerms}}
 	}
 	return []part.JudgedType{{Type: admit.TypeLease, Judge: func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 		r := admit.Record{Until: 1 << 60, Role: admit.RoleHost, EK: keystead.Sum([]byte("any"))}
 		out.Writes = []ledger.Write{{Key: admit.LeaseKey(h.Proposal.Subject), Value: r.Bytes()}}
 		return nil
 	}}}
+}
+
+// endorseTerms comes to the verdict of honest nodes, and asks nothing more.
+func endorseTerms(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+	return h.Read(func(v ledger.View) error {
+		c := admit.Case{Domain: h.Domain, Subject: h.Proposal.Subject, Base: h.Proposal.Base, Roster: h.Roster}
+		r, err := admit.JudgeTerms(v, c, h.Proposal.Content, func(d keystead.Digest) ([]byte, error) { return h.Object(ctx, d, "") })
+		out.Content = r.Content
+		for _, w := range r.Writes {
+			out.Writes = append(out.Writes, ledger.Write(w))
+		}
+		return err
+	})
 }
 
 // cluster is a domain of real processes on this machine.

@@ -74,7 +74,8 @@ func (c *TPMConfig) most() time.Duration  { return 3 * c.every() }
 
 // StoreConfig bounds what the store uses.
 type StoreConfig struct {
-	CacheMiB int `toml:"cache-mib"`
+	CacheMiB   int `toml:"cache-mib"`
+	ReserveMiB int `toml:"reserve-mib"`
 }
 
 // ObjectsConfig bounds the objects that no entry of the ledger names yet.
@@ -136,7 +137,7 @@ func DefaultConfig() Config {
 		API:      APIConfig{Listen: "127.0.0.1:7200", MaxConnections: 1024, MaxStrangers: 512, PerAddress: 16, MaxInFlight: 16384, MaxRate: 50000, TimeoutMS: 10000},
 		Ops:      OpsConfig{Listen: "127.0.0.1:7300"},
 		TPM:      TPMConfig{Root: "/", EverySeconds: 60},
-		Store:    StoreConfig{CacheMiB: 512},
+		Store:    StoreConfig{CacheMiB: 512, ReserveMiB: 256},
 		Objects:  ObjectsConfig{PendingMiB: 1024, PendingMinutes: 60},
 		Evidence: EvidenceConfig{BundleMiB: maxBundleMiB, MachineMiB: 64, PendingMiB: 512, NodeMiB: 192, ConnectionsMiB: 512, TurnMS: 8000},
 		Archive:  ArchiveConfig{QuotaMiB: 8192},
@@ -206,6 +207,8 @@ func (c *Config) check() error {
 		return conf.Bad("tpm.every-s must be 1 to 3600, and is %d", c.TPM.EverySeconds)
 	case c.Store.CacheMiB < 128 || c.Store.CacheMiB > 1<<20:
 		return conf.Bad("store.cache-mib must be 128 to %d, and is %d", 1<<20, c.Store.CacheMiB)
+	case c.Store.ReserveMiB < 0 || c.Store.ReserveMiB > 1<<20:
+		return conf.Bad("store.reserve-mib must be 0 (none) to %d, and is %d", 1<<20, c.Store.ReserveMiB)
 	case c.Objects.PendingMiB < 64 || c.Objects.PendingMiB > 1<<20:
 		return conf.Bad("objects.pending-mib must be 64 to %d, and is %d", 1<<20, c.Objects.PendingMiB)
 	case c.Archive.QuotaMiB < 64 || c.Archive.QuotaMiB > 1<<24:

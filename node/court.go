@@ -292,7 +292,7 @@ func (c *court) due(leads bool, r *receipt.Roster) (out []inquiry) {
 }
 
 // Submit implements serve.Domain.
-func (n *Node) Submit(ctx context.Context, entry, contact []byte) (part.Outcome, error) {
+func (n *Node) Submit(ctx context.Context, entry, contact, evidence []byte) (part.Outcome, error) {
 	kind, _, err := receipt.Split(entry)
 	if err != nil {
 		return part.Outcome{}, err
@@ -301,7 +301,8 @@ func (n *Node) Submit(ctx context.Context, entry, contact []byte) (part.Outcome,
 		return o, nil // sent again
 	}
 	if kind == receipt.KindRoster && len(contact) > 0 {
-		if err := n.membership.introduce(ctx, entry, contact); err != nil {
+		judge := func() error { return n.muster.judgeNewcomer(ctx, contact, evidence) }
+		if err := n.membership.introduce(ctx, entry, contact, judge); err != nil {
 			return part.Outcome{}, err
 		}
 	}

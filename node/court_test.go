@@ -162,7 +162,7 @@ func TestProposalsAreSigned(t *testing.T) {
 		}
 	}
 	var c court
-	types := append(statementJudges(nil), (*agreement)(nil).judges()...)
+	types := append((*muster)(nil).statementJudges(nil), (*agreement)(nil).judges()...)
 	c.init(nil, nil, types)
 	for _, judged := range types {
 		kind, note := judged.Type, judged.Statement

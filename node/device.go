@@ -63,6 +63,7 @@ func (n *Node) openTPM(ctx context.Context) error {
 	}
 	n.prover = collect.NewProver(n.tpm, collect.Machine{Root: root}, collect.AKECC, n.cfg.TPM.Note)
 	n.gate = newGatekeeper(n.admission)
+	n.muster.own = func(ctx context.Context) (exhibit, error) { return n.muster.ownExhibit(ctx, n.prover) }
 	n.peers.dialAttested = n.dialAttested
 	return nil
 }

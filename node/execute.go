@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ type books struct {
 	replica *replica.Node
 	machine *machine
 	grown   bell         // rings when something was applied
+	closed  closure      // why this node does not serve, by name
 	gate    func() error // refuses while no majority stands where this node does, or its state is unproven
 	waker   waker
 
@@ -61,7 +63,7 @@ func parseResult(raw []byte) (ledger.Result, error) {
 // Execute implements serve.Ledger. What compares nothing needs no goroutine. A node whose gate
 // is closed acknowledges nothing: what it would be asked for may be in a log that others do not have.
 func (b *books) Execute(ctx context.Context, request ledger.RequestID, ops []ledger.Op, done func(part.Outcome, error)) {
-	if err := b.gate(); err != nil {
+	if err := cmp.Or(b.closed.err(), b.gate()); err != nil {
 		done(part.Outcome{}, err)
 		return
 	}
@@ -158,6 +160,9 @@ func (b *books) view(read func(ledger.View) error) error {
 // View implements serve.Ledger.
 func (b *books) View(ctx context.Context, linearizable bool, read func(ledger.View) error) error {
 	if linearizable {
+		if err := b.closed.err(lost...); err != nil {
+			return err
+		}
 		if err := b.replica.Read(ctx); err != nil {
 			return gone(err)
 		}

@@ -103,6 +103,12 @@ func logs(rec *recording.Recording, phase int, root string) error {
 // newField founds a domain of n nodes that show evidence, and starts them.
 func newField(t *testing.T, n int, settings ...string) *field {
 	t.Helper()
+	return newFieldOn(t, n, func(string) {}, settings...)
+}
+
+// newFieldOn is newField, for nodes whose directories lie on what disk makes of a new path.
+func newFieldOn(t *testing.T, n int, disk func(dir string), settings ...string) *field {
+	t.Helper()
 	whole(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -123,6 +129,7 @@ func newField(t *testing.T, n int, settings ...string) *field {
 		r := f.rig()
 		p := &process{place: node.Place{OpenWrites: true, Name: name, Peer: address(t, "127.0.0.1"), API: address(t, "127.0.0.1"), Ops: address(t, "127.0.0.1"),
 			TPM: r.process.Socket, Root: f.root, Note: f.rec.Note()}, dir: filepath.Join(f.dir, name)}
+		disk(p.dir)
 		contact, err := node.Prepare(context.Background(), p.dir, p.place)
 		if err != nil {
 			t.Fatal(err)

@@ -63,11 +63,9 @@ func (n *Node) connectPeers(h replica.Handler) (replica.Transport, error) {
 	return t, err
 }
 
-// serve starts answering clients and operators.
+// serve starts answering clients and operators. Until this node has its place among the others
+// it says why it has none.
 func (n *Node) serve() error {
-	if err := n.snapshot(n.lastLeases.read); err != nil {
-		return err
-	}
 	if n.cfg.API.OpenWrites {
 		n.log.Warn("anybody who reaches the API may write under kv/ (api.open-writes)", "api", n.cfg.API.Listen)
 	}
@@ -106,6 +104,7 @@ func (n *Node) serving() *serve.Options {
 		Observe:  func(procedure, code string, took time.Duration) { n.metrics.observe(procedure, code, took) },
 		Refused:  func(err error) { n.metrics.refused(err) },
 		Ready:    n.ready,
+		Open:     n.doors.opens,
 		MayWrite: n.mayWrite,
 		Limited:  n.limited.note,
 	}
@@ -118,6 +117,12 @@ func (n *Node) mayWrite(p part.Caller) bool {
 
 // ready reports why this node can not serve now, as far as it knows without asking others.
 func (n *Node) ready() error {
+	if err := n.closed.err(); err != nil {
+		return err
+	}
+	if !n.isUp() {
+		return n.closed.starts()
+	}
 	if n.replica.Status().Leader == 0 {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNoQuorum, Where: "node " + n.name, Want: "a leader", Got: "none"})
 	}
@@ -165,7 +170,7 @@ func (n *Node) start(f *front, s *http.Server) {
 	go func() {
 		defer n.tasks.Done()
 		err := s.Serve(f.listener)
-		if !errors.Is(err, http.ErrServerClosed) {
+		if !errors.Is(err, http.ErrServerClosed) && n.running.Err() == nil {
 			n.log.Error("no longer served", "address", f.listener.Addr(), "because", err)
 		}
 	}()
@@ -194,10 +199,14 @@ func (n *Node) apiTLS() *tls.Config {
 func (n *Node) listed(pin keystead.Digest) bool { return slices.Contains(n.cfg.API.Clients, pin) }
 
 // ops answers operators: /healthz is 200 while the node runs, /readyz while it
-// would answer a linearizable read and its clock is fresh.
+// would answer a linearizable read and its clock is fresh; else it says why not, and what to do.
 func (n *Node) ops() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if !n.isUp() {
+			fmt.Fprintln(w, "ok")
+			return
+		}
 		select {
 		case <-n.replica.Done():
 			http.Error(w, fmt.Sprintf("stopped: %v", n.replica.Err()), http.StatusServiceUnavailable)
@@ -208,7 +217,11 @@ func (n *Node) ops() http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 		defer cancel()
-		if err := errors.Join(n.replica.Read(ctx), n.fresh()); err != nil {
+		err := n.ready()
+		if err == nil {
+			err = errors.Join(n.replica.Read(ctx), n.fresh())
+		}
+		if err != nil {
 			http.Error(w, strings.ReplaceAll(err.Error(), "\n", "; "), http.StatusServiceUnavailable)
 			return
 		}

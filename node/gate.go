@@ -20,7 +20,7 @@ import (
 
 // A nodeGate judges who says to be a node of the domain. The TLS key that it shows is
 // its name; its attestation key must be the one that the roster has under that name,
-// and its evidence must pass the terms for nodes.
+// its evidence must pass the terms for nodes, and its hardware be on no deny list.
 type nodeGate struct {
 	*attest.Appraiser
 	node *admission
@@ -68,6 +68,12 @@ func (g *nodeGate) Verify(ctx context.Context, c attest.Claim) (string, appraise
 		return "", appraise.Verdict{}, err
 	}
 	_, v, err := g.Appraiser.Verify(ctx, c)
+	if identity, ierr := attest.Identity(c.Keys); ierr == nil {
+		g.node.muster.keep(node, c, g.Accepted(identity), v)
+	}
+	if err == nil {
+		err = g.node.muster.denied(ctx, node)
+	}
 	return node.Name, v, err
 }
 
@@ -123,6 +129,9 @@ func isHostName(name string) bool {
 // its enrolment. One that this node has seen, and that members revoked since, is refused as
 // such (host-revoked).
 func (g *gatekeeper) hostWith(identity keystead.Digest) (host string, enrolled admit.Enrolment, err error) {
+	if !g.node.isUp() {
+		return "", enrolled, g.node.closed.starts()
+	}
 	err = g.node.snapshot(func(v ledger.View) error {
 		if host, err = admit.HostOf(v, identity); err != nil {
 			return err
@@ -184,24 +193,29 @@ func (g *gatekeeper) Challenge(ctx context.Context, keys evidence.TPMKeys) (*app
 		return nil, err
 	}
 	host, _, err := g.hostWith(identity)
-	if err == nil && host == "" && !keys.TEE.IsZero() { // no node is that
-		err = unenrolled(identity)
-	}
-	if err != nil || !keys.TEE.IsZero() {
+	if !keys.TEE.IsZero() { // no node is that
+		if err == nil && host == "" {
+			err = unenrolled(identity)
+		}
 		return nil, err
 	}
-	var asHost *appraise.Activation
-	if host != "" {
-		if asHost, err = g.hosts.Challenge(ctx, keys); err != nil || !g.node.isNode(keys) {
-			return asHost, err
+	isNode := g.node.isNode(keys)
+	if !isNode && (err != nil || host != "") {
+		if err != nil {
+			return nil, err
 		}
+		return g.hosts.Challenge(ctx, keys)
 	}
-	asNode, err := g.nodes.Challenge(ctx, keys) // of a machine that may be both: both must accept its chain
-	switch {
-	case err != nil && host == "" && !g.node.isNode(keys):
-		return nil, errors.Join(unenrolled(identity), err)
-	case err != nil || asNode != nil:
-		return asNode, err
+	asNode, refused := g.nodes.Challenge(ctx, keys)
+	if !isNode && refused != nil {
+		return nil, errors.Join(unenrolled(identity), refused)
+	}
+	if host == "" || asNode != nil {
+		return asNode, refused
+	}
+	asHost, err := g.hosts.Challenge(ctx, keys) // a machine that may be both: what speaks against the one is nothing to the other
+	if err != nil {
+		return nil, refused
 	}
 	return asHost, nil
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
@@ -99,24 +98,31 @@ func (n *Node) startReplica(ctx context.Context) (*replica.Node, error) {
 	defer cache.Unref()
 	r, err := replica.Start(ctx, replica.Options{
 		Sign: n.signAsked,
-		Store: replica.StoreOptions{FS: vfs.Default, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, LogCut: n.logCut, Cache: cache,
+		Store: replica.StoreOptions{FS: n.fs, Dir: filepath.Join(n.cfg.Dir, storeDir), Machine: n.machine, Explain: n.machine.explain, LogCut: n.logCut, Cache: cache,
 			Logf:    func(s string) { n.log.Warn("store", "says", s) },
 			Approve: n.states.approve, TakeFiles: n.states.takesFiles, Wanted: n.confirmed.want},
 		Digested: n.states.digested,
 		Key:      n.self.Pin, Address: n.own.Peer, Founders: founders, Peers: peers, Learned: n.contactMembers,
 		Others:     n.otherMembers,
+		Joining:    n.doors.joining,
 		Connect:    n.connectPeers,
 		Seal:       n.seal(),
 		TrustDisks: n.genesis.TrustsDisks(),
 		Log:        n.log,
 	})
-	if out := context.Cause(ctx); err != nil && errors.Is(out, keystead.ReasonNotMember) {
+	var removed *RemovedError
+	switch out := context.Cause(ctx); {
+	case err == nil:
+	case errors.As(out, &removed):
 		n.log.Error("members removed this node from the domain; it does not come back by itself", "because", out)
 		return nil, out
-	}
-	if err != nil {
+	case out != nil: // what others said meanwhile is in the log, and is their word
+		return nil, n.closed.ended()
+	default:
 		return nil, err
 	}
+	n.closed.set(keystead.ReasonClosedRecovery, nil)
+	n.closed.set(keystead.ReasonClosedNoMajority, nil)
 	if err := conf.WriteNew(started, nil); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, errors.Join(err, r.Close())
 	}

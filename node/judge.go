@@ -12,6 +12,7 @@ import (
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/ledger"
 	"github.com/keystead/keystead/part"
+	"github.com/keystead/keystead/receipt"
 	"github.com/keystead/keystead/refval"
 	"github.com/keystead/keystead/refval/deb"
 	"github.com/keystead/keystead/refval/rpm"
@@ -19,7 +20,7 @@ import (
 
 // statementJudges judge what members sign. Readers are those of the kinds of objects that systems
 // read.
-func statementJudges(readers func() map[string]admit.Reader) []part.JudgedType {
+func (m *muster) statementJudges(readers func() map[string]admit.Reader) []part.JudgedType {
 	plain := func(judge func(admit.State, admit.Case, []byte) (admit.Ruling, error)) part.Judge {
 		return func(_ context.Context, h *part.Hearing, out *ledger.Verdict) error {
 			return h.Read(func(v ledger.View) error { return adopt(out)(judge(v, statementOf(h), h.Proposal.Content)) })
@@ -28,8 +29,8 @@ func statementJudges(readers func() map[string]admit.Reader) []part.JudgedType {
 	return []part.JudgedType{
 		{Type: admit.TypeSetting, Statement: key.KindSetting, Judge: plain(admit.JudgeSetting)},
 		{Type: admit.TypeEnrolment, Statement: key.KindEnrolment, Judge: plain(admit.JudgeEnrolment)},
-		{Type: admit.TypeDenial, Statement: key.KindDenial, Judge: plain(admit.JudgeDenial)},
-		{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: judgeTerms},
+		{Type: admit.TypeDenial, Statement: key.KindDenial, Judge: m.judgeDenial},
+		{Type: admit.TypeTerms, Statement: key.KindTerms, Judge: m.judgeTerms},
 		{Type: admit.TypeObject, Statement: key.KindObject, Judge: judgeObject(readers)},
 	}
 }
@@ -58,9 +59,24 @@ func objectsAt(ctx context.Context, h *part.Hearing) admit.Objects {
 	return func(d keystead.Digest) ([]byte, error) { return h.Object(ctx, d, "") }
 }
 
-// judgeTerms endorses terms whose objects are endorsed or founding, and here. Objects
-// come before the state is read: another node may have to hand them over.
-func judgeTerms(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+// judgeDenial endorses a denial that leaves the nodes that are needed.
+func (m *muster) judgeDenial(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
+	d, err := admit.OpenDenial(h.Proposal.Content, statementOf(h))
+	if err != nil {
+		return err
+	}
+	err = h.Read(func(v ledger.View) error {
+		return adopt(out)(admit.JudgeDenial(v, statementOf(h), h.Proposal.Content))
+	})
+	if err != nil || d.Lifted || !d.OfHardware() {
+		return err
+	}
+	return m.spare(ctx, out.Proposal, h.Roster, change{where: "denial of " + d.Subject, most: d.MayExclude, denied: d.Subject})
+}
+
+// judgeTerms endorses terms whose objects are endorsed or founding, and here, and of terms for nodes
+// those that leave the nodes that are needed. Objects come before the state is read: another node may have to hand them over.
+func (m *muster) judgeTerms(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error {
 	t, err := admit.OpenTerms(h.Proposal.Content, statementOf(h))
 	if err != nil {
 		return err
@@ -108,7 +124,25 @@ func judgeTerms(ctx context.Context, h *part.Hearing, out *ledger.Verdict) error
 			return err
 		}
 	}
+	if t.Role == admit.RoleNode {
+		if err := m.spareTerms(ctx, out.Proposal, h.Roster, &t, ruling); err != nil {
+			return err
+		}
+	}
 	return adopt(out)(ruling, nil)
+}
+
+// spareTerms opens terms for nodes as they would be in force, and judges the nodes by them.
+func (m *muster) spareTerms(ctx context.Context, proposal keystead.Digest, roster *receipt.Roster, t *admit.Terms, ruling admit.Ruling) error {
+	if m.own == nil || len(ruling.Writes) != 1 {
+		return nil
+	}
+	text := ruling.Writes[0].Value
+	rules, err := admit.InForce{Role: t.Role, Digest: keystead.Sum(text), Text: text}.Open(m.termsObjects(ctx, text))
+	if err != nil {
+		return err
+	}
+	return m.spare(ctx, proposal, roster, change{where: "terms for " + t.Role, most: t.MayExclude, rules: rules})
 }
 
 // judgeObject endorses an object that is here and is what its statement says. A

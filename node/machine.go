@@ -144,6 +144,9 @@ func (x *machine) reached(size uint64) (receipt.TreeHead, bool, error) {
 func (x *machine) roster() (receipt.Roster, uint64, uint64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.m == nil {
+		return receipt.Roster{}, 0, 0 // not opened yet
+	}
 	r, sequence := x.m.Roster()
 	return r, sequence, x.m.Clock()
 }

@@ -25,8 +25,9 @@ type membership struct {
 	changed <-chan struct{} // the roster has
 }
 
-// introduce publishes the contact of a node that a roster change adds.
-func (n *membership) introduce(ctx context.Context, entry, contact []byte) error {
+// introduce publishes the contact of a node that a roster change adds, once judge has nothing against
+// it. Judge is asked about changes that enough members signed alone.
+func (n *membership) introduce(ctx context.Context, entry, contact []byte, judge func() error) error {
 	c, err := client.OpenContact(contact)
 	if err != nil {
 		return err
@@ -44,6 +45,9 @@ func (n *membership) introduce(ctx context.Context, entry, contact []byte) error
 	}
 	roster, sequence, _ := n.machine.roster()
 	if _, err := n.genesis.VerifyChange(entry, n.cfg.Domain, sequence+1, keystead.Sum(chain[len(chain)-1]), &roster); err != nil {
+		return err
+	}
+	if err := judge(); err != nil {
 		return err
 	}
 	return n.publish(ctx, contact)
@@ -159,9 +163,15 @@ func (n *directory) belongs(r *receipt.Roster) bool {
 	return in && leads(&n.own, node)
 }
 
+// RemovedError says that a roster which members signed is without this node.
+type RemovedError struct{ *keystead.DenyError }
+
+// Unwrap returns the refusal.
+func (e *RemovedError) Unwrap() error { return e.DenyError }
+
 // outOf says that a roster is without this node.
 func (n *directory) outOf(sequence uint64) error {
-	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})
+	return &RemovedError{keystead.Deny(keystead.Finding{Reason: keystead.ReasonNotMember, Where: fmt.Sprintf("roster %d", sequence), Want: "this node, " + n.name, Got: "a roster without it"})}
 }
 
 // leave stops the replica of a node that is in the roster no more.

@@ -60,11 +60,17 @@ func newMetrics(n *Node) *metrics {
 		help  string
 		value func() float64
 	}{
-		"archive_records": {"Admissions whose evidence is archived here.", func() float64 { records, _ := n.archivist.archives.usage(); return float64(records) }},
-		"archive_bytes":   {"Bytes of archived evidence.", func() float64 { _, size := n.archivist.archives.usage(); return float64(size) }},
-		"stable_position": {"Log index of the last position at which a majority came to one state.", func() float64 { return float64(n.machine.stable()) }},
+		"archive_records":    {"Admissions whose evidence is archived here.", func() float64 { records, _ := n.archivist.archives.usage(); return float64(records) }},
+		"archive_bytes":      {"Bytes of archived evidence.", func() float64 { _, size := n.archivist.archives.usage(); return float64(size) }},
+		"disk_low":           {"1 while the room where the node's directory is runs out: less than twice the reserve.", func() float64 { _, _, low, _ := n.doors.disk.state(); return truth(low) }},
+		"disk_reserve_bytes": {"Bytes that the node holds in reserve for what keeps leases.", func() float64 { _, held, _, _ := n.doors.disk.state(); return float64(held) }},
+		"stable_position":    {"Log index of the last position at which a majority came to one state.", func() float64 { return float64(n.machine.stable()) }},
 	} {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: name, Help: g.help}, g.value))
+	}
+	for _, state := range closedStates {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: "closed", ConstLabels: prometheus.Labels{"state": string(state)},
+			Help: "1 while this node is in a state in which it does not serve, by the state's name."}, func() float64 { return truth(n.closed.err(state) != nil) }))
 	}
 	for _, g := range gauges {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "keystead", Name: g.name, Help: g.help},

@@ -117,6 +117,7 @@ type admission struct {
 	prover     attest.Prover
 	turns      *turns // to judge what machines send
 	suspending suspending
+	muster     muster
 	archive    func(context.Context, evidenceCase, admit.Decision) error // before this node endorses it
 }
 
@@ -140,14 +141,13 @@ type Node struct {
 	lastLeases lastLeases
 	limited    limited
 	fronts     []*front
+	doors      doors
+	fs         vfs.FS // of store, objects and archive
 }
 
 // start is Start, as far as what it opens answers.
 func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	n := newNode(cfg, opts)
-	if n.log == nil {
-		n.log = slog.New(slog.DiscardHandler)
-	}
 	n.books.gate = n.sound
 	n.standing.up = make(chan struct{})
 	if n.self, err = loadTLS(cfg.Dir); err != nil {
@@ -156,14 +156,19 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.loadDomain(); err != nil {
 		return nil, err
 	}
+	n.closed.node = n.name
 	running, stop := context.WithCancelCause(context.Background())
 	n.running, n.stop = running, func() { stop(keystead.Deny(keystead.Finding{Reason: keystead.ReasonShutdown, Where: "node"})) }
-	n.peers = newPeers(n.guard)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	n.doors.disk.dir, n.doors.disk.most, n.doors.disk.closed = cfg.Dir, uint64(cfg.Store.ReserveMiB)<<20, &n.closed
+	n.fs = vfs.OnDiskFull(vfs.Default, n.doors.disk.spend)
+	if err := n.doors.disk.begin(); err != nil {
+		return nil, err
+	}
 	if err := n.openTPM(ctx); err != nil {
 		return nil, err
 	}
@@ -173,10 +178,10 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.openOutlook(); err != nil {
 		return nil, err
 	}
-	if n.objects, err = openObjects(vfs.Default, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
+	if n.objects, err = openObjects(n.fs, filepath.Join(cfg.Dir, objectsDir), int64(cfg.Objects.PendingMiB)<<20, time.Duration(cfg.Objects.PendingMinutes)*time.Minute, time.Now()); err != nil {
 		return nil, err
 	}
-	if n.archivist.archives, err = openArchives(vfs.Default, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
+	if n.archivist.archives, err = openArchives(n.fs, filepath.Join(cfg.Dir, archiveDir), int64(cfg.Archive.QuotaMiB)<<20); err != nil {
 		return nil, err
 	}
 	n.archivist.archives.pushed = func(host string, verdict keystead.Digest) {
@@ -213,6 +218,10 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.leaveContact(); err != nil { // after the ports: two processes of one directory do not get here
 		return nil, err
 	}
+	n.background(n.doors.diskLoop)
+	if err := n.serve(); err != nil { // who asks is told why there is no better answer yet
+		return nil, err
+	}
 	if n.replica, err = n.startReplica(ctx); err != nil {
 		return nil, err
 	}
@@ -220,11 +229,11 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 	if err := n.assembly.start(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.serve(); err != nil {
+	if err := n.snapshot(n.lastLeases.read); err != nil {
 		return nil, err
 	}
 	for _, task := range []func(){n.pulse.tickLoop, n.pulse.voteLoop, n.headsLoop, n.membership.memberLoop, n.court.loop, n.keys.loop, n.foundLoop, n.rekeying.rekeyLoop, n.renewer.loop,
-		n.libraryLoop, n.archivist.archiveLoop, n.states.positionLoop} {
+		n.libraryLoop, n.archivist.archiveLoop, n.doors.closureLoop, n.states.positionLoop} {
 		n.background(task)
 	}
 	return n, nil
@@ -232,15 +241,18 @@ func start(ctx context.Context, cfg Config, opts Options) (_ *Node, err error) {
 
 // newNode lays a node out, with nothing opened.
 func newNode(cfg Config, opts Options) *Node {
-	c := &core{cfg: cfg, opts: opts, log: opts.Log}
+	c := &core{cfg: cfg, opts: opts, log: cmp.Or(opts.Log, slog.New(slog.DiscardHandler))}
 	g := &guard{directory: &directory{core: c, contacts: map[string]client.Contact{}}}
 	a := &admission{library: &library{guard: g}}
 	n := &Node{admission: a, changed: make(chan struct{}, 1)}
 	n.membership.changed = n.changed
+	n.peers = newPeers(g)
+	n.doors.guard, n.closed.log = g, c.log
 	n.states.guard, n.pulse.guard, n.membership.guard, n.rekeying.guard = g, g, g, g
 	n.svids.guard, n.svids.leases = g, leases{a}
 	n.releasing = releasing{g, &n.keys, leases{a}, opts.leased}
 	n.archivist.admission, n.archivist.keys = a, &n.keys
+	n.muster.library = a.library
 	n.rekeying.settled = func() { n.court.endorseAgain(); n.background(n.announce) }
 	a.archive = n.archivist.archiveEvidence
 	return n
@@ -533,13 +545,17 @@ func (n *core) handOver() {
 // Status implements serve.Domain.
 func (n *Node) Status() *apiv1.StatusResponse {
 	out := &apiv1.StatusResponse{Node: n.name, Version: n.opts.Version, Fresh: n.fresh() == nil}
-	if _, err := n.signer(); n.replica != nil && err != nil {
+	if err := n.closed.err(); err != nil {
+		out.Closed = err.Error()
+	}
+	out.DiskFreeBytes, _, _, out.DiskFull = n.doors.disk.state()
+	if _, err := n.signer(); n.isUp() && err != nil {
 		n.mu.Lock()
 		out.Unsigned = cmp.Or(n.rekeying.unsigned, err.Error())
 		n.mu.Unlock()
 	}
 	out.ProvenBad = n.outlook.proven()
-	if n.replica == nil {
+	if !n.isUp() {
 		return out
 	}
 	s := n.replica.Status()

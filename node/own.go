@@ -27,7 +27,7 @@ func (o own) Declare(d *part.Declaration) {
 		serve.HostProcedures(hostAPI{n.admission, &n.svids}), serve.KeyProcedures(&n.releasing), serve.ArchiveProcedures(&n.archivist, opts), serve.NodeProcedures(nodeAPI{n.admission, n.guard, &n.rekeying, &n.states, &n.court})} {
 		d.Procedures = append(d.Procedures, procedures...)
 	}
-	d.Judges = append(statementJudges(func() map[string]admit.Reader { return n.assembly.readers() }), part.JudgedType{Type: admit.TypeLease, Judge: n.judgeLease})
+	d.Judges = append(n.muster.statementJudges(func() map[string]admit.Reader { return n.assembly.readers() }), part.JudgedType{Type: admit.TypeLease, Judge: n.judgeLease})
 	d.Judges = append(d.Judges, n.keys.judges()...)
 	d.Signs = []string{"keystead tick/1", "keystead suspension/1", "keystead head/1", "keystead endorsement/1", "keystead renewals/1", "keystead renewals/2",
 		"keystead state-digest/1", "keystead rekey/1", "keystead contribution/1", "keystead rejoin/1"}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -31,6 +32,9 @@ type rekeying struct {
 // for the one node that asks, over a connection on which that node's evidence passed.
 // In the change the node's TPM certified the new key.
 func (n *rekeying) CertifyNode(ctx context.Context, r *apiv1.CertifyNodeRequest) (*apiv1.CertifyNodeResponse, error) {
+	if _, err := n.namedKey(); err != nil { // which this node may have to tell without any state
+		return nil, err
+	}
 	chain, roster, err := n.chainNow()
 	if err != nil {
 		return nil, err
@@ -148,6 +152,7 @@ func (n *rekeying) rekeyLoop() {
 		switch {
 		case !in || me.AK != n.own.AK: // the ledger has not begun, or another machine has the name
 		case me.Key == n.signers.boot.Public():
+			n.closed.set(keystead.ReasonClosedRekey, nil)
 			if !settled {
 				settled = n.settle() == nil
 			}
@@ -264,6 +269,7 @@ func (n *rekeying) certified(ctx context.Context, text []byte, roster *receipt.R
 		}()
 	}
 	var refused []error
+	pending := 1 - have // this node, if it has no key in force
 	for range others {
 		if have >= roster.Majority() {
 			break
@@ -271,15 +277,30 @@ func (n *rekeying) certified(ctx context.Context, text []byte, roster *receipt.R
 		a := <-answers
 		if a.err != nil {
 			refused = append(refused, fmt.Errorf("node %s: %w", a.node.Name, a.err))
+			if errors.Is(a.err, keystead.ReasonKeyPending) {
+				pending++
+			}
 			continue
 		}
 		note, have = receipt.AppendSignature(note, a.node, a.signature), have+1
 	}
+	n.closed.set(keystead.ReasonClosedRekey, n.manyPending(roster, pending))
 	if have < roster.Majority() {
 		return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyPending, Where: "rekey of node " + n.name,
 			Want: fmt.Sprintf("signatures of %d of %d nodes", roster.Majority(), len(roster.Nodes)), Got: fmt.Sprintf("%d: %v", have, refused)})
 	}
 	return note, nil
+}
+
+// manyPending says that so many nodes wait for their keys to be signed in that the others are
+// no majority; nil if they are. That others wait is their own word.
+func (n *rekeying) manyPending(roster *receipt.Roster, pending int) *keystead.Finding {
+	if len(roster.Nodes)-pending >= roster.Majority() {
+		return nil
+	}
+	return &keystead.Finding{Where: "node " + n.name,
+		Want: fmt.Sprintf("%d of %d nodes that sign by keys of the roster. Members sign the new keys in, which each node left in its directory: keystead node rekey CONTACT... --key KEY", roster.Majority(), len(roster.Nodes)),
+		Got:  fmt.Sprintf("%d nodes that started with new keys at once", pending)}
 }
 
 // certify asks a node for its signature.

@@ -12,6 +12,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/collect"
+	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/conf"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/receipt"
@@ -20,6 +21,17 @@ import (
 // ConfigFile is the name of a node's configuration in its directory, unless it is
 // kept elsewhere.
 const ConfigFile = "keystead.toml"
+
+// EvidenceFile is the name of the file beside a new node's contact that shows its machine as it was
+// when the directory was made, in answer to the contact: by it whoever adds the node sees first
+// whether others will let it in. It is read by nobody else.
+const EvidenceFile = "evidence"
+
+// EvidenceBinding is what the evidence beside a contact answers.
+func EvidenceBinding(contact []byte) evidence.Binding {
+	d := keystead.Sum(contact)
+	return evidence.Binding{Purpose: evidence.PurposeVerify, Nonce: d[:]}
+}
 
 // A Place is where a node is to be found.
 type Place struct {
@@ -76,7 +88,22 @@ func Prepare(ctx context.Context, dir string, p Place) (contact []byte, err erro
 	if err := conf.WriteNew(filepath.Join(dir, contactFile), signed); err != nil {
 		return nil, err
 	}
+	if tpm != nil {
+		if err := p.show(ctx, dir, tpm, signed); err != nil {
+			return nil, err
+		}
+	}
 	return signed, conf.WriteNew(filepath.Join(dir, ConfigFile), p.config())
+}
+
+// show leaves the machine's evidence beside the contact, as far as its logs can be read: what is
+// lacking is found by who adds the node.
+func (p *Place) show(ctx context.Context, dir string, tpm *collect.TPM, contact []byte) error {
+	bundle, _, err := collect.NewProver(tpm, collect.Machine{Root: cmp.Or(p.Root, "/")}, collect.AKECC, p.Note).Prove(ctx, EvidenceBinding(contact), nil)
+	if err != nil {
+		return nil
+	}
+	return conf.WriteNew(filepath.Join(dir, EvidenceFile), bundle.Bytes())
 }
 
 // config is the place's configuration, which lacks only the domain.

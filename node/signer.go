@@ -45,15 +45,21 @@ func (n *core) openSigners(ctx context.Context) (err error) {
 // namedKey returns the key of this node that the roster in force names. Until it names one
 // that is here, the node signs nothing (key-pending).
 func (n *core) namedKey() (*key.Node, error) {
-	roster, sequence, _ := n.machine.roster()
+	roster, _, _ := n.machine.roster()
 	me, _ := roster.Node(n.name)
 	for _, k := range []*key.Node{n.signers.boot, n.signers.kept} {
 		if k != nil && k.Public() == me.Key {
 			return k, nil
 		}
 	}
-	return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyPending, Where: "node " + n.name,
-		Want: fmt.Sprintf("its signing key in roster %d", sequence), Got: me.Key.String()})
+	return nil, n.pending()
+}
+
+// pending says that the roster names no key that this node signs with.
+func (n *core) pending() error {
+	roster, sequence, _ := n.machine.roster()
+	me, _ := roster.Node(n.name)
+	return keystead.Deny(keystead.Finding{Reason: keystead.ReasonKeyPending, Where: "node " + n.name, Want: fmt.Sprintf("its signing key in roster %d", sequence), Got: me.Key.String()})
 }
 
 // forget removes the kept key, once another has taken its place.

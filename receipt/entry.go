@@ -15,6 +15,7 @@ import (
 //	2  kinds 9 and 10
 //	3  kind 11
 //	4  kind 15
+//	5  kind 12
 //
 // From version 4 on, a domain's setting entry-version must have reached a version before
 // entries of it count, so that nodes of older builds are not stopped by them.
@@ -30,6 +31,8 @@ func Voted(version byte) bool { return version >= 4 }
 // versionOf returns the version that brought the kind.
 func versionOf(k Kind) byte {
 	switch {
+	case k == KindCall:
+		return 5
 	case k > KindRenewals:
 		return 4
 	case k == KindRenewals:
@@ -63,12 +66,14 @@ const (
 	KindSuspension    Kind = 10 // a lease that one node ends
 	KindRenewals      Kind = 11 // leases that two nodes prolong
 
+	KindCall Kind = 12 // a contract's call, executed once, by one node; its write set
+
 	KindPosition Kind = 15 // a place in the log at which nodes compare their states, or one node's signed digest of its state there
 )
 
 var kindNames = [...]string{KindGenesis: "genesis", KindRoster: "roster", KindTransaction: "transaction", KindEffective: "effective",
 	KindProposal: "proposal", KindEndorsement: "endorsement", KindTick: "tick", KindCheckpoint: "checkpoint",
-	KindEarlyRenewals: "early renewals", KindSuspension: "suspension", KindRenewals: "renewals", KindPosition: "position"}
+	KindEarlyRenewals: "early renewals", KindSuspension: "suspension", KindRenewals: "renewals", KindCall: "call", KindPosition: "position"}
 
 // String returns the kind's name, such as "transaction".
 func (k Kind) String() string {
@@ -83,7 +88,7 @@ func known(k Kind) bool { return int(k) < len(kindNames) && kindNames[k] != "" }
 
 // Provable reports whether entries of the kind are leaves of the tree.
 func (k Kind) Provable() bool {
-	return k >= KindGenesis && k <= KindEffective || k >= KindEarlyRenewals && k <= KindRenewals
+	return k >= KindGenesis && k <= KindEffective || k >= KindEarlyRenewals && k <= KindCall
 }
 
 // HeaderSize is the number of bytes before an entry's body: version and kind.

@@ -40,6 +40,10 @@ type Options struct {
 	// is for groups in which one member's word is enough.
 	Others func() int
 
+	// Joining is told after each time around that this node asked for an id and has none. Nil
+	// drops it.
+	Joining func(Joining)
+
 	// Sign signs for this node's key that it gives up its id; unless that is wanted, by a
 	// member that refused the request without, it may return nil. Nil leaves it unsigned.
 	Sign func(message []byte, wanted bool) (*Asked, error)
@@ -170,8 +174,12 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 			peers = n.whomToAsk(append(peers, n.opts.Learned()...))
 		}
 		n.transport.Members(peers)
+		serving := 0
 		for _, p := range peers {
 			reply, err := n.askForID(ctx, p)
+			if serves(reply, err) {
+				serving++
+			}
 			if err != nil {
 				refusals = append(refusals, fmt.Errorf("%s: %w", p.Address, err))
 				continue
@@ -183,6 +191,9 @@ func (n *Node) join(ctx context.Context, peers []Member) error {
 		}
 		refusals = append(refusals, given.few(n.needed(given)))
 		told.tell(slog.LevelWarn, "", "not joined yet", errors.Join(refusals...))
+		if n.opts.Joining != nil {
+			n.opts.Joining(Joining{Waiting: given.waiting(), Serving: serving})
+		}
 		select {
 		case <-ctx.Done():
 		case <-retry.C:

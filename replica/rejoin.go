@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -104,6 +105,22 @@ func (a answers) waiting() (n int) {
 		}
 	}
 	return n
+}
+
+// Joining is how a node fares that waits for an id.
+type Joining struct {
+	Waiting int // members that say that they wait for one themselves
+	Serving int // members whose answer was that of a group that works
+}
+
+// serves reports whether an answer to who asks for an id is that of a member of a group which
+// has a leader.
+func serves(reply JoinReply, err error) bool {
+	var deny *keystead.DenyError
+	if err == nil {
+		return reply.ID != 0
+	}
+	return errors.As(err, &deny) && deny.Stage() != keystead.StageUnavailable && !errors.Is(err, keystead.ReasonNotMember)
 }
 
 // few says what is missing, for the log.

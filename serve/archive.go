@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"slices"
+	"time"
 
 	apiv1 "github.com/keystead/keystead/api/v1"
 	api "github.com/keystead/keystead/api/v1/apiv1connect"
@@ -14,6 +15,8 @@ type Archive interface {
 	// ReadArchive returns the record of the admission at a leaf, in answer to a reading
 	// that members signed.
 	ReadArchive(ctx context.Context, leaf uint64, reading []byte) ([]byte, error)
+	// PlanTerms judges hosts by other terms, a page at a time, for such a reading.
+	PlanTerms(ctx context.Context, r *apiv1.PlanTermsRequest) (*apiv1.PlanTermsResponse, error)
 }
 
 // ReadArchive implements the API's HostService.
@@ -32,6 +35,11 @@ func (s *archiveAPI) ReadArchive(ctx context.Context, r *apiv1.ReadArchiveReques
 	return nil
 }
 
+// PlanTerms implements the API's HostService.
+func (s *archiveAPI) PlanTerms(ctx context.Context, r *apiv1.PlanTermsRequest) (*apiv1.PlanTermsResponse, error) {
+	return s.archive.PlanTerms(ctx, r)
+}
+
 // archiveAPI answers what the API's HostService says of archived evidence.
 type archiveAPI struct {
 	archive Archive
@@ -43,5 +51,6 @@ func ArchiveProcedures(by Archive, opts *Options) []part.Procedure {
 	s := &archiveAPI{by, opts}
 	return []part.Procedure{
 		part.Stream(api.HostServiceReadArchiveProcedure, part.Limits{In: usual, Values: 8, Out: 1 << 40, Rate: 10, Flight: 2, Shown: true}, s.ReadArchive),
+		part.Unary(api.HostServicePlanTermsProcedure, part.Limits{In: transaction, Values: 8, Out: answers, Time: 30 * time.Second, Rate: 10, Flight: 2, Shown: true}, s.PlanTerms),
 	}
 }

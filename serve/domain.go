@@ -16,8 +16,8 @@ type Domain interface {
 	// contacts of the nodes.
 	Chain(ctx context.Context) (entries, contacts [][]byte, err error)
 	// Submit hands in a roster change, a proposal or an endorsement, and waits for it
-	// to take effect.
-	Submit(ctx context.Context, entry, contact []byte) (part.Outcome, error)
+	// to take effect. Contact and evidence are of a node that a change adds.
+	Submit(ctx context.Context, entry, contact, evidence []byte) (part.Outcome, error)
 	// Status returns what the node knows of itself.
 	Status() *apiv1.StatusResponse
 	// Tick takes another node's signed tick, for the next tick entry.
@@ -50,7 +50,7 @@ func (s *domainAPI) Submit(ctx context.Context, r *apiv1.SubmitRequest) (*apiv1.
 	case kind != receipt.KindRoster && kind != receipt.KindProposal && kind != receipt.KindEndorsement:
 		return nil, malformed("entry", "is a %s entry; a roster change, a proposal or an endorsement can be handed in", kind)
 	}
-	o, err := s.domain.Submit(ctx, r.GetEntry(), r.GetContact())
+	o, err := s.domain.Submit(ctx, r.GetEntry(), r.GetContact(), r.GetEvidence())
 	if err != nil {
 		return nil, err
 	}

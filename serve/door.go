@@ -85,6 +85,11 @@ func (d *door) enter(w http.ResponseWriter, r *http.Request, row *row, from part
 			return nil, err
 		}
 	}
+	if d.opts.Open != nil {
+		if err := d.opts.Open(row.procedure); err != nil {
+			return nil, &shut{err}
+		}
+	}
 	in := d.classes[class]
 	c := &call{row: row, class: class, who: pays(from, r.RemoteAddr), inside: in}
 	places, err := d.places(c, in)
@@ -108,6 +113,11 @@ func (d *door) enter(w http.ResponseWriter, r *http.Request, row *row, from part
 		c.row.handler.ServeHTTP(w, c.with(r))
 	}, nil
 }
+
+// shut is why a procedure is not answered by anybody's call now: no limit.
+type shut struct{ error }
+
+func (s *shut) Unwrap() error { return s.error }
 
 // allows refuses who may not call a procedure at all.
 func (r *row) allows(from part.Caller) error {
@@ -268,6 +278,10 @@ func (d *door) refuse(w http.ResponseWriter, r *http.Request, from part.Caller, 
 	_ = d.says.Write(w, r, out) // who is gone is not told
 	if d.opts.Observe != nil {
 		d.opts.Observe(r.URL.Path, connect.CodeOf(out).String(), time.Since(began))
+	}
+	if d.opts.Refused != nil && errors.As(err, new(*shut)) {
+		d.opts.Refused(err)
+		return
 	}
 	if d.opts.Limited != nil && !errors.Is(err, keystead.ReasonEvidenceMissing) && !errors.Is(err, keystead.ReasonNotMember) {
 		d.opts.Limited(from.Class(), r.RemoteAddr, r.URL.Path, err)

@@ -59,7 +59,8 @@ type Options struct {
 	Refused func(error) // told of every error that is answered; may be nil
 	// MayWrite says who may execute transactions; nil: anybody.
 	MayWrite func(part.Caller) bool
-	Ready    func() error // why the node does not serve now, for health checks; nil: it does
+	Open     func(path string) error // why a procedure can not be answered now; nil: it can
+	Ready    func() error            // why the node does not serve now, for health checks; nil: it does
 	// Limited is told of every call that a limit kept out; may be nil.
 	Limited func(class part.Class, from, procedure string, because error)
 }

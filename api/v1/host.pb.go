@@ -2447,6 +2447,220 @@ func (x *ReadArchiveResponse) GetChunk() []byte {
 	return nil
 }
 
+type PlanTermsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// terms is the text of a statement of terms (docs/spec/statements.md), not signed.
+	Terms []byte `protobuf:"bytes,1,opt,name=terms,proto3" json:"terms,omitempty"`
+	// reading is the note that members signed, upon the digest of terms.
+	Reading []byte `protobuf:"bytes,2,opt,name=reading,proto3" json:"reading,omitempty"`
+	// after is the last name of the page before.
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanTermsRequest) Reset() {
+	*x = PlanTermsRequest{}
+	mi := &file_v1_host_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanTermsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanTermsRequest) ProtoMessage() {}
+
+func (x *PlanTermsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanTermsRequest.ProtoReflect.Descriptor instead.
+func (*PlanTermsRequest) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PlanTermsRequest) GetTerms() []byte {
+	if x != nil {
+		return x.Terms
+	}
+	return nil
+}
+
+func (x *PlanTermsRequest) GetReading() []byte {
+	if x != nil {
+		return x.Reading
+	}
+	return nil
+}
+
+func (x *PlanTermsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type PlanTermsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Hosts []*PlannedHost         `protobuf:"bytes,1,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	More  bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// clock_ms of the domain, as of which hosts were judged.
+	ClockMs       uint64 `protobuf:"varint,3,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanTermsResponse) Reset() {
+	*x = PlanTermsResponse{}
+	mi := &file_v1_host_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanTermsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanTermsResponse) ProtoMessage() {}
+
+func (x *PlanTermsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanTermsResponse.ProtoReflect.Descriptor instead.
+func (*PlanTermsResponse) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PlanTermsResponse) GetHosts() []*PlannedHost {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *PlanTermsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *PlanTermsResponse) GetClockMs() uint64 {
+	if x != nil {
+		return x.ClockMs
+	}
+	return 0
+}
+
+// PlannedHost is what would become of a host, or of a node.
+type PlannedHost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// outcome is stays, falls-out, fails-already or unknown.
+	Outcome string `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// because is what speaks against it, or why it is not known.
+	Because *Refusal `protobuf:"bytes,3,opt,name=because,proto3" json:"because,omitempty"`
+	// evidence_ms is when the evidence was judged that this is about.
+	EvidenceMs uint64 `protobuf:"varint,4,opt,name=evidence_ms,json=evidenceMs,proto3" json:"evidence_ms,omitempty"`
+	// from_ms is from when on, where it is not at once.
+	FromMs uint64 `protobuf:"varint,5,opt,name=from_ms,json=fromMs,proto3" json:"from_ms,omitempty"`
+	// node of the domain, judged by what it showed this one last.
+	Node          bool `protobuf:"varint,6,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedHost) Reset() {
+	*x = PlannedHost{}
+	mi := &file_v1_host_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedHost) ProtoMessage() {}
+
+func (x *PlannedHost) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_host_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedHost.ProtoReflect.Descriptor instead.
+func (*PlannedHost) Descriptor() ([]byte, []int) {
+	return file_v1_host_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *PlannedHost) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlannedHost) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *PlannedHost) GetBecause() *Refusal {
+	if x != nil {
+		return x.Because
+	}
+	return nil
+}
+
+func (x *PlannedHost) GetEvidenceMs() uint64 {
+	if x != nil {
+		return x.EvidenceMs
+	}
+	return 0
+}
+
+func (x *PlannedHost) GetFromMs() uint64 {
+	if x != nil {
+		return x.FromMs
+	}
+	return 0
+}
+
+func (x *PlannedHost) GetNode() bool {
+	if x != nil {
+		return x.Node
+	}
+	return false
+}
+
 type WatchHostsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// from is the first leaf wanted.
@@ -2466,7 +2680,7 @@ type WatchHostsRequest struct {
 
 func (x *WatchHostsRequest) Reset() {
 	*x = WatchHostsRequest{}
-	mi := &file_v1_host_proto_msgTypes[39]
+	mi := &file_v1_host_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2692,7 @@ func (x *WatchHostsRequest) String() string {
 func (*WatchHostsRequest) ProtoMessage() {}
 
 func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[39]
+	mi := &file_v1_host_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2705,7 @@ func (x *WatchHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsRequest.ProtoReflect.Descriptor instead.
 func (*WatchHostsRequest) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{39}
+	return file_v1_host_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchHostsRequest) GetFrom() uint64 {
@@ -2542,7 +2756,7 @@ type WatchHostsResponse struct {
 
 func (x *WatchHostsResponse) Reset() {
 	*x = WatchHostsResponse{}
-	mi := &file_v1_host_proto_msgTypes[40]
+	mi := &file_v1_host_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2768,7 @@ func (x *WatchHostsResponse) String() string {
 func (*WatchHostsResponse) ProtoMessage() {}
 
 func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[40]
+	mi := &file_v1_host_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2781,7 @@ func (x *WatchHostsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHostsResponse.ProtoReflect.Descriptor instead.
 func (*WatchHostsResponse) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{40}
+	return file_v1_host_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchHostsResponse) GetEvents() []*HostEvent {
@@ -2620,7 +2834,7 @@ type HostEvent struct {
 
 func (x *HostEvent) Reset() {
 	*x = HostEvent{}
-	mi := &file_v1_host_proto_msgTypes[41]
+	mi := &file_v1_host_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2846,7 @@ func (x *HostEvent) String() string {
 func (*HostEvent) ProtoMessage() {}
 
 func (x *HostEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_host_proto_msgTypes[41]
+	mi := &file_v1_host_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2859,7 @@ func (x *HostEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostEvent.ProtoReflect.Descriptor instead.
 func (*HostEvent) Descriptor() ([]byte, []int) {
-	return file_v1_host_proto_rawDescGZIP(), []int{41}
+	return file_v1_host_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *HostEvent) GetId() string {
@@ -2876,7 +3090,23 @@ const file_v1_host_proto_rawDesc = "" +
 	"\x04leaf\x18\x01 \x01(\x04R\x04leaf\x12\x18\n" +
 	"\areading\x18\x02 \x01(\fR\areading\"+\n" +
 	"\x13ReadArchiveResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\x8a\x01\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"X\n" +
+	"\x10PlanTermsRequest\x12\x14\n" +
+	"\x05terms\x18\x01 \x01(\fR\x05terms\x12\x18\n" +
+	"\areading\x18\x02 \x01(\fR\areading\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"r\n" +
+	"\x11PlanTermsResponse\x12.\n" +
+	"\x05hosts\x18\x01 \x03(\v2\x18.keystead.v1.PlannedHostR\x05hosts\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x19\n" +
+	"\bclock_ms\x18\x03 \x01(\x04R\aclockMs\"\xb9\x01\n" +
+	"\vPlannedHost\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12.\n" +
+	"\abecause\x18\x03 \x01(\v2\x14.keystead.v1.RefusalR\abecause\x12\x1f\n" +
+	"\vevidence_ms\x18\x04 \x01(\x04R\n" +
+	"evidenceMs\x12\x17\n" +
+	"\afrom_ms\x18\x05 \x01(\x04R\x06fromMs\x12\x12\n" +
+	"\x04node\x18\x06 \x01(\bR\x04node\"\x8a\x01\n" +
 	"\x11WatchHostsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x19\n" +
 	"\bafter_ms\x18\x02 \x01(\x04R\aafterMs\x12\x12\n" +
@@ -2896,7 +3126,7 @@ const file_v1_host_proto_rawDesc = "" +
 	"\rlease_version\x18\x06 \x01(\x04R\fleaseVersion\x12\x17\n" +
 	"\atime_ms\x18\a \x01(\x04R\x06timeMs\x12\x19\n" +
 	"\buntil_ms\x18\b \x01(\x04R\auntilMs\x12.\n" +
-	"\abecause\x18\t \x01(\v2\x14.keystead.v1.RefusalR\abecause2\x8d\a\n" +
+	"\abecause\x18\t \x01(\v2\x14.keystead.v1.RefusalR\abecause2\xd9\a\n" +
 	"\vHostService\x12>\n" +
 	"\x05Nonce\x12\x19.keystead.v1.NonceRequest\x1a\x1a.keystead.v1.NonceResponse\x12>\n" +
 	"\x05Admit\x12\x19.keystead.v1.AdmitRequest\x1a\x1a.keystead.v1.AdmitResponse\x12>\n" +
@@ -2908,7 +3138,8 @@ const file_v1_host_proto_rawDesc = "" +
 	"\bGetState\x12\x1c.keystead.v1.GetStateRequest\x1a\x1d.keystead.v1.GetStateResponse\"\x03\x90\x02\x01\x12L\n" +
 	"\tPutObject\x12\x1d.keystead.v1.PutObjectRequest\x1a\x1e.keystead.v1.PutObjectResponse(\x01\x12L\n" +
 	"\tGetObject\x12\x1d.keystead.v1.GetObjectRequest\x1a\x1e.keystead.v1.GetObjectResponse0\x01\x12R\n" +
-	"\vReadArchive\x12\x1f.keystead.v1.ReadArchiveRequest\x1a .keystead.v1.ReadArchiveResponse0\x01\x12O\n" +
+	"\vReadArchive\x12\x1f.keystead.v1.ReadArchiveRequest\x1a .keystead.v1.ReadArchiveResponse0\x01\x12J\n" +
+	"\tPlanTerms\x12\x1d.keystead.v1.PlanTermsRequest\x1a\x1e.keystead.v1.PlanTermsResponse\x12O\n" +
 	"\n" +
 	"WatchHosts\x12\x1e.keystead.v1.WatchHostsRequest\x1a\x1f.keystead.v1.WatchHostsResponse0\x012\xae\x03\n" +
 	"\vNodeService\x12D\n" +
@@ -2931,7 +3162,7 @@ func file_v1_host_proto_rawDescGZIP() []byte {
 	return file_v1_host_proto_rawDescData
 }
 
-var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_v1_host_proto_goTypes = []any{
 	(*ExchangeHeadsRequest)(nil),   // 0: keystead.v1.ExchangeHeadsRequest
 	(*ExchangeHeadsResponse)(nil),  // 1: keystead.v1.ExchangeHeadsResponse
@@ -2972,16 +3203,19 @@ var file_v1_host_proto_goTypes = []any{
 	(*CertifyNodeResponse)(nil),    // 36: keystead.v1.CertifyNodeResponse
 	(*ReadArchiveRequest)(nil),     // 37: keystead.v1.ReadArchiveRequest
 	(*ReadArchiveResponse)(nil),    // 38: keystead.v1.ReadArchiveResponse
-	(*WatchHostsRequest)(nil),      // 39: keystead.v1.WatchHostsRequest
-	(*WatchHostsResponse)(nil),     // 40: keystead.v1.WatchHostsResponse
-	(*HostEvent)(nil),              // 41: keystead.v1.HostEvent
-	(*Refusal)(nil),                // 42: keystead.v1.Refusal
-	(*Value)(nil),                  // 43: keystead.v1.Value
+	(*PlanTermsRequest)(nil),       // 39: keystead.v1.PlanTermsRequest
+	(*PlanTermsResponse)(nil),      // 40: keystead.v1.PlanTermsResponse
+	(*PlannedHost)(nil),            // 41: keystead.v1.PlannedHost
+	(*WatchHostsRequest)(nil),      // 42: keystead.v1.WatchHostsRequest
+	(*WatchHostsResponse)(nil),     // 43: keystead.v1.WatchHostsResponse
+	(*HostEvent)(nil),              // 44: keystead.v1.HostEvent
+	(*Refusal)(nil),                // 45: keystead.v1.Refusal
+	(*Value)(nil),                  // 46: keystead.v1.Value
 }
 var file_v1_host_proto_depIdxs = []int32{
 	9,  // 0: keystead.v1.AdmitResponse.lease:type_name -> keystead.v1.Lease
 	8,  // 1: keystead.v1.AdmitResponse.replayed:type_name -> keystead.v1.Replayed
-	42, // 2: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
+	45, // 2: keystead.v1.Lease.suspended:type_name -> keystead.v1.Refusal
 	9,  // 3: keystead.v1.RenewResponse.lease:type_name -> keystead.v1.Lease
 	8,  // 4: keystead.v1.RenewResponse.replayed:type_name -> keystead.v1.Replayed
 	15, // 5: keystead.v1.ReleaseRequest.application:type_name -> keystead.v1.Application
@@ -2989,51 +3223,55 @@ var file_v1_host_proto_depIdxs = []int32{
 	9,  // 7: keystead.v1.Host.lease:type_name -> keystead.v1.Lease
 	22, // 8: keystead.v1.ListKeysResponse.keys:type_name -> keystead.v1.Key
 	23, // 9: keystead.v1.Key.versions:type_name -> keystead.v1.KeyVersion
-	43, // 10: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
+	46, // 10: keystead.v1.GetStateResponse.values:type_name -> keystead.v1.Value
 	31, // 11: keystead.v1.WitnessRequest.renewals:type_name -> keystead.v1.Renewal
-	42, // 12: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
-	42, // 13: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
-	41, // 14: keystead.v1.WatchHostsResponse.events:type_name -> keystead.v1.HostEvent
-	42, // 15: keystead.v1.HostEvent.because:type_name -> keystead.v1.Refusal
-	4,  // 16: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
-	6,  // 17: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
-	10, // 18: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
-	12, // 19: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
-	14, // 20: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
-	17, // 21: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
-	20, // 22: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
-	24, // 23: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
-	26, // 24: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
-	28, // 25: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
-	37, // 26: keystead.v1.HostService.ReadArchive:input_type -> keystead.v1.ReadArchiveRequest
-	39, // 27: keystead.v1.HostService.WatchHosts:input_type -> keystead.v1.WatchHostsRequest
-	30, // 28: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
-	35, // 29: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
-	0,  // 30: keystead.v1.NodeService.ExchangeHeads:input_type -> keystead.v1.ExchangeHeadsRequest
-	2,  // 31: keystead.v1.NodeService.GetStateDigest:input_type -> keystead.v1.GetStateDigestRequest
-	33, // 32: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
-	5,  // 33: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
-	7,  // 34: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
-	11, // 35: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
-	13, // 36: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
-	16, // 37: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
-	18, // 38: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
-	21, // 39: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
-	25, // 40: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
-	27, // 41: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
-	29, // 42: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
-	38, // 43: keystead.v1.HostService.ReadArchive:output_type -> keystead.v1.ReadArchiveResponse
-	40, // 44: keystead.v1.HostService.WatchHosts:output_type -> keystead.v1.WatchHostsResponse
-	32, // 45: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
-	36, // 46: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
-	1,  // 47: keystead.v1.NodeService.ExchangeHeads:output_type -> keystead.v1.ExchangeHeadsResponse
-	3,  // 48: keystead.v1.NodeService.GetStateDigest:output_type -> keystead.v1.GetStateDigestResponse
-	34, // 49: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
-	33, // [33:50] is the sub-list for method output_type
-	16, // [16:33] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	45, // 12: keystead.v1.WitnessResponse.refusals:type_name -> keystead.v1.Refusal
+	45, // 13: keystead.v1.GetRulingResponse.refusal:type_name -> keystead.v1.Refusal
+	41, // 14: keystead.v1.PlanTermsResponse.hosts:type_name -> keystead.v1.PlannedHost
+	45, // 15: keystead.v1.PlannedHost.because:type_name -> keystead.v1.Refusal
+	44, // 16: keystead.v1.WatchHostsResponse.events:type_name -> keystead.v1.HostEvent
+	45, // 17: keystead.v1.HostEvent.because:type_name -> keystead.v1.Refusal
+	4,  // 18: keystead.v1.HostService.Nonce:input_type -> keystead.v1.NonceRequest
+	6,  // 19: keystead.v1.HostService.Admit:input_type -> keystead.v1.AdmitRequest
+	10, // 20: keystead.v1.HostService.Renew:input_type -> keystead.v1.RenewRequest
+	12, // 21: keystead.v1.HostService.IssueSVID:input_type -> keystead.v1.IssueSVIDRequest
+	14, // 22: keystead.v1.HostService.Release:input_type -> keystead.v1.ReleaseRequest
+	17, // 23: keystead.v1.HostService.ListHosts:input_type -> keystead.v1.ListHostsRequest
+	20, // 24: keystead.v1.HostService.ListKeys:input_type -> keystead.v1.ListKeysRequest
+	24, // 25: keystead.v1.HostService.GetState:input_type -> keystead.v1.GetStateRequest
+	26, // 26: keystead.v1.HostService.PutObject:input_type -> keystead.v1.PutObjectRequest
+	28, // 27: keystead.v1.HostService.GetObject:input_type -> keystead.v1.GetObjectRequest
+	37, // 28: keystead.v1.HostService.ReadArchive:input_type -> keystead.v1.ReadArchiveRequest
+	39, // 29: keystead.v1.HostService.PlanTerms:input_type -> keystead.v1.PlanTermsRequest
+	42, // 30: keystead.v1.HostService.WatchHosts:input_type -> keystead.v1.WatchHostsRequest
+	30, // 31: keystead.v1.NodeService.Witness:input_type -> keystead.v1.WitnessRequest
+	35, // 32: keystead.v1.NodeService.CertifyNode:input_type -> keystead.v1.CertifyNodeRequest
+	0,  // 33: keystead.v1.NodeService.ExchangeHeads:input_type -> keystead.v1.ExchangeHeadsRequest
+	2,  // 34: keystead.v1.NodeService.GetStateDigest:input_type -> keystead.v1.GetStateDigestRequest
+	33, // 35: keystead.v1.NodeService.GetRuling:input_type -> keystead.v1.GetRulingRequest
+	5,  // 36: keystead.v1.HostService.Nonce:output_type -> keystead.v1.NonceResponse
+	7,  // 37: keystead.v1.HostService.Admit:output_type -> keystead.v1.AdmitResponse
+	11, // 38: keystead.v1.HostService.Renew:output_type -> keystead.v1.RenewResponse
+	13, // 39: keystead.v1.HostService.IssueSVID:output_type -> keystead.v1.IssueSVIDResponse
+	16, // 40: keystead.v1.HostService.Release:output_type -> keystead.v1.ReleaseResponse
+	18, // 41: keystead.v1.HostService.ListHosts:output_type -> keystead.v1.ListHostsResponse
+	21, // 42: keystead.v1.HostService.ListKeys:output_type -> keystead.v1.ListKeysResponse
+	25, // 43: keystead.v1.HostService.GetState:output_type -> keystead.v1.GetStateResponse
+	27, // 44: keystead.v1.HostService.PutObject:output_type -> keystead.v1.PutObjectResponse
+	29, // 45: keystead.v1.HostService.GetObject:output_type -> keystead.v1.GetObjectResponse
+	38, // 46: keystead.v1.HostService.ReadArchive:output_type -> keystead.v1.ReadArchiveResponse
+	40, // 47: keystead.v1.HostService.PlanTerms:output_type -> keystead.v1.PlanTermsResponse
+	43, // 48: keystead.v1.HostService.WatchHosts:output_type -> keystead.v1.WatchHostsResponse
+	32, // 49: keystead.v1.NodeService.Witness:output_type -> keystead.v1.WitnessResponse
+	36, // 50: keystead.v1.NodeService.CertifyNode:output_type -> keystead.v1.CertifyNodeResponse
+	1,  // 51: keystead.v1.NodeService.ExchangeHeads:output_type -> keystead.v1.ExchangeHeadsResponse
+	3,  // 52: keystead.v1.NodeService.GetStateDigest:output_type -> keystead.v1.GetStateDigestResponse
+	34, // 53: keystead.v1.NodeService.GetRuling:output_type -> keystead.v1.GetRulingResponse
+	36, // [36:54] is the sub-list for method output_type
+	18, // [18:36] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_v1_host_proto_init() }
@@ -3048,7 +3286,7 @@ func file_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_host_proto_rawDesc), len(file_v1_host_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

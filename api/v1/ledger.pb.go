@@ -1303,7 +1303,10 @@ type SubmitRequest struct {
 	// entry in the format of docs/spec/ledger.md.
 	Entry []byte `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	// contact of a node that a roster change adds.
-	Contact       []byte `protobuf:"bytes,2,opt,name=contact,proto3" json:"contact,omitempty"`
+	Contact []byte `protobuf:"bytes,2,opt,name=contact,proto3" json:"contact,omitempty"`
+	// evidence of that node's machine, in answer to the contact: the node that takes the change
+	// judges it first, and refuses what nodes would not let in. None is not asked for.
+	Evidence      []byte `protobuf:"bytes,3,opt,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1348,6 +1351,13 @@ func (x *SubmitRequest) GetEntry() []byte {
 func (x *SubmitRequest) GetContact() []byte {
 	if x != nil {
 		return x.Contact
+	}
+	return nil
+}
+
+func (x *SubmitRequest) GetEvidence() []byte {
+	if x != nil {
+		return x.Evidence
 	}
 	return nil
 }
@@ -1638,7 +1648,14 @@ type StatusResponse struct {
 	Unsigned string `protobuf:"bytes,13,opt,name=unsigned,proto3" json:"unsigned,omitempty"`
 	// proven_bad are nodes that signed statements which can not both be true, each with what
 	// it signed, for people.
-	ProvenBad     []string `protobuf:"bytes,14,rep,name=proven_bad,json=provenBad,proto3" json:"proven_bad,omitempty"`
+	ProvenBad []string `protobuf:"bytes,14,rep,name=proven_bad,json=provenBad,proto3" json:"proven_bad,omitempty"`
+	// closed says in which state the node does not serve, by a reason's name, and what to do.
+	// Empty if it serves.
+	Closed string `protobuf:"bytes,15,opt,name=closed,proto3" json:"closed,omitempty"`
+	// disk_free_bytes is the room where the node's directory is, and disk_full that it is less
+	// than the node keeps in reserve: it takes no writes then.
+	DiskFreeBytes uint64 `protobuf:"varint,16,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"`
+	DiskFull      bool   `protobuf:"varint,17,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1769,6 +1786,27 @@ func (x *StatusResponse) GetProvenBad() []string {
 		return x.ProvenBad
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetClosed() string {
+	if x != nil {
+		return x.Closed
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetDiskFull() bool {
+	if x != nil {
+		return x.DiskFull
+	}
+	return false
 }
 
 // Peer is a member of the group that replicates the ledger.
@@ -2025,10 +2063,11 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\fShowResponse\x12\x18\n" +
 	"\agenesis\x18\x01 \x01(\fR\agenesis\x12\x18\n" +
 	"\arosters\x18\x02 \x03(\fR\arosters\x12\x1a\n" +
-	"\bcontacts\x18\x03 \x03(\fR\bcontacts\"?\n" +
+	"\bcontacts\x18\x03 \x03(\fR\bcontacts\"[\n" +
 	"\rSubmitRequest\x12\x14\n" +
 	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x18\n" +
-	"\acontact\x18\x02 \x01(\fR\acontact\"K\n" +
+	"\acontact\x18\x02 \x01(\fR\acontact\x12\x1a\n" +
+	"\bevidence\x18\x03 \x01(\fR\bevidence\"K\n" +
 	"\x0eSubmitResponse\x12%\n" +
 	"\x0etransaction_id\x18\x01 \x01(\fR\rtransactionId\x12\x12\n" +
 	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\"!\n" +
@@ -2039,7 +2078,7 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\"/\n" +
 	"\x0fGetHeadResponse\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\"\x0f\n" +
-	"\rStatusRequest\"\x9e\x03\n" +
+	"\rStatusRequest\"\xfb\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x16\n" +
@@ -2056,7 +2095,10 @@ const file_v1_ledger_proto_rawDesc = "" +
 	"\aversion\x18\f \x01(\tR\aversion\x12\x1a\n" +
 	"\bunsigned\x18\r \x01(\tR\bunsigned\x12\x1d\n" +
 	"\n" +
-	"proven_bad\x18\x0e \x03(\tR\tprovenBad\"G\n" +
+	"proven_bad\x18\x0e \x03(\tR\tprovenBad\x12\x16\n" +
+	"\x06closed\x18\x0f \x01(\tR\x06closed\x12&\n" +
+	"\x0fdisk_free_bytes\x18\x10 \x01(\x04R\rdiskFreeBytes\x12\x1b\n" +
+	"\tdisk_full\x18\x11 \x01(\bR\bdiskFull\"G\n" +
 	"\x04Peer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x17\n" +

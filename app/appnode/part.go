@@ -127,11 +127,11 @@ func (p *Part) open(v ledger.View, g *part.Granted, a *asked) (none app.Applicat
 	}
 	var failed error
 	denied := func(d keystead.Digest) bool {
-		is, err := admit.Denied(v, admit.DenyApp(d))
+		found, err := admit.Denied(v, a.host, []string{admit.DenyApp(d)})
 		if err != nil {
 			failed = err
 		}
-		return is || err != nil
+		return len(found) > 0 || err != nil
 	}
 	out, err := app.Open(a.statement, app.Expected{
 		Domain: p.host.Self().Domain, Host: a.host, Lease: g.Lease.Version(), Boot: a.boot, Subject: subject,

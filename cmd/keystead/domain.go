@@ -78,7 +78,12 @@ have no TPM, so their domain is founded like that, unless --tpm names one for ea
 judged from the start. --node-policy, --node-roots, --node-refs, --node-codeset and so on
 stand in their place for nodes, where these are judged otherwise. All are written as objects
 beside the domain file, in objects/, from where keystead domain join takes them into a
-node's directory.`,
+node's directory.
+
+--roots are those of TPM vendors, and vouch for hardware: a vendor publishes its root, and the
+digest to hold it to. What certifies software TPMs (swtpm's own authority, ek-root.pem of practice
+machines) belongs to --test-roots, or whoever owns one is taken for any machine. A root that looks
+like one is warned of, here and by keystead domain show.`,
 		Example: `  keystead domain init demo --local 3 --dir demo
   keystead domain init example --member ops.key.pub --node n1/contact --policy strict \
       --roots vendors.pem --refs host.refs --codeset boot.signed --out domain.json`,
@@ -106,6 +111,7 @@ node's directory.`,
 		if err := o.found(); err != nil {
 			return err
 		}
+		a.doubtObjects(o.objects...)
 		if o.local > 0 {
 			if len(o.tpms) > 0 || o.machines != "" {
 				return a.initLocal(args[0], o)
@@ -142,10 +148,21 @@ node's directory.`,
 			return err
 		}
 		return a.Answer(map[string]string{"file": o.out}, func(w io.Writer) {
-			fmt.Fprintf(w, "%s: to be signed by %d of %d members\n", o.out, o.threshold, len(members))
+			fmt.Fprintf(w, "%s: to be signed by %d of %d members\n%s", o.out, o.threshold, len(members), o.restarts())
 		})
 	}
 	return c
+}
+
+// restarts says what becomes of the domain when its nodes start again, for who founds it.
+func (o *domainInit) restarts() string {
+	switch {
+	case o.trustDisks:
+		return "restarts: as you like; this domain believes its nodes' disks, and every receipt says so\n"
+	case o.evidence == receipt.EvidenceNone:
+		return "restarts: in order (SIGTERM), or one node after the other. If a majority is killed at once, the domain is closed until members sign from which disk it goes on (keystead node recover)\n"
+	}
+	return "restarts: one node after the other. If a majority starts at once, even in order, the domain is closed until members sign the nodes' new keys (keystead node rekey), and if they were killed, from which disk it goes on (keystead node recover)\n"
 }
 
 // practise has the practice machines' references make the founding terms, as far as
@@ -300,7 +317,7 @@ func (a *app) initLocal(name string, o domainInit) (err error) {
 		Nodes  []string        `json:"nodes"`
 	}{digest, out, dirs}
 	return a.Answer(answer, func(w io.Writer) {
-		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n", digest, out)
+		fmt.Fprintf(w, "domain: %s\nfile:   %s\nwrites: open to whoever reaches the nodes, as api.open-writes of their configurations says\n%s", digest, out, o.restarts())
 		for _, d := range dirs {
 			fmt.Fprintf(w, "run:    keystead node run --config %s\n", filepath.Join(d, node.ConfigFile))
 		}
@@ -369,7 +386,8 @@ func (a *app) domainShow() *cobra.Command {
 		Use:   "show --domain FILE",
 		Short: "Show members and nodes, verified from the genesis digest",
 		Long: `Fetches the chain of rosters from a node, verifies it from the genesis digest, and
-shows who makes up the domain now. That there is no newer roster is the node's word.`,
+shows who makes up the domain now. That there is no newer roster is the node's word. It warns
+where software TPMs are accepted, or roots that look like theirs are taken for vendors'.`,
 		Example: `  keystead domain show --domain demo/domain.json`,
 		Args:    cobra.NoArgs,
 	}
@@ -399,7 +417,9 @@ shows who makes up the domain now. That there is no newer roster is the node's w
 			Threshold int                `json:"threshold"`
 			Members   []key.MemberPublic `json:"members"`
 			Nodes     []shownNode        `json:"nodes"`
-		}{v.Genesis.Name, v.Domain, append([]string{}, v.Genesis.Settings...), v.Sequence, v.Roster.Threshold, v.Roster.Members, nil}
+			Warnings  []string           `json:"warnings"`
+		}{v.Genesis.Name, v.Domain, append([]string{}, v.Genesis.Settings...), v.Sequence, v.Roster.Threshold, v.Roster.Members, nil, append([]string{}, doubtsOf(ctx, cl)...)}
+		a.warn(answer.Warnings...)
 		for _, n := range v.Roster.Nodes {
 			contact := v.Contacts[n.Name]
 			answer.Nodes = append(answer.Nodes, shownNode{n.Name, n.Key.String(), n.AK.String(), contact.API, contact.Peer})

@@ -88,13 +88,16 @@ func (a *app) hostEnrol() *cobra.Command {
 	var h hardware
 	var g guest
 	var role string
+	var replace bool
 	c := &cobra.Command{
 		Use:   "enrol NAME --domain FILE --ek DIGEST --member FILE",
 		Short: "Make a machine a host of the domain",
 		Long: `Enrols a machine under a name, by its hardware identity. That a TPM is genuine and runs what
 it should lets no machine in by itself. A machine whose TEE speaks alone is named by kind,
-machine and key (--tee, --machine, --key), as keystead agent enrolment prints them there. A
-name that is enrolled again is from then on the new machine.` + cli.StatementHelp,
+machine and key (--tee, --machine, --key), as keystead agent enrolment prints them there.
+
+A name that is enrolled already is refused, and what would change is shown. With --replace the
+name is from then on the new machine, and the lease of the one before ends.` + cli.StatementHelp,
 		Example: `  keystead host enrol web-1 --domain d.json --member m.key \
       --ek sha256:48a2684e0e27f568b87e9960a5c6de233e1006b0f0ca0585b24d9de7ee337404`,
 		Args: cli.Arguments("NAME"),
@@ -102,6 +105,7 @@ name that is enrolled again is from then on the new machine.` + cli.StatementHel
 	f.Add(c)
 	h.add(c)
 	g.add(c)
+	c.Flags().BoolVar(&replace, "replace", false, cli.ReplaceHelp)
 	c.Flags().StringVar(&role, "role", admit.RoleHost, "by which terms it is judged: host or node")
 	c.RunE = func(_ *cobra.Command, args []string) (err error) {
 		e := admit.Enrolment{Host: args[0], Role: role}
@@ -113,9 +117,14 @@ name that is enrolled again is from then on the new machine.` + cli.StatementHel
 		if err != nil {
 			return err
 		}
-		return a.Decide(&f, admit.TypeEnrolment, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
+		return a.DecideOver(&f, admit.TypeEnrolment, args[0], admit.EnrolmentPrefix+args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
 			e.Domain, e.Base = domain, base
 			return e.Text()
+		}, func(old, text string) error {
+			if was, err := admit.ParseEnrolment([]byte(old)); err == nil && was.Revoked {
+				return nil
+			}
+			return a.Overwrite("host "+args[0], old, text, replace)
 		})
 	}
 	return c
@@ -284,7 +293,8 @@ func (d *denied) subject() (string, error) {
 
 func (a *app) hostDeny() *cobra.Command {
 	return a.denial("deny", "Put hardware on the deny list", `Denies a TPM, every TPM of an issuer, or every machine with a firmware version. Leases of
-such machines end.`, false)
+such machines end, and nodes on them fall out. Nodes do not endorse that unless --may-exclude says
+how many may, which is never a majority.`, false)
 }
 
 func (a *app) hostAllow() *cobra.Command {
@@ -295,6 +305,8 @@ func (a *app) denial(verb, short, long string, lifted bool) *cobra.Command {
 	var f cli.StatementFlags
 	var d denied
 	var because string
+	var mayExclude uint64
+	var replace bool
 	c := &cobra.Command{
 		Use:     verb + " --firmware VERSION --because TEXT --domain FILE --member FILE",
 		Short:   short,
@@ -306,13 +318,22 @@ func (a *app) denial(verb, short, long string, lifted bool) *cobra.Command {
 	d.add(c)
 	c.Flags().StringVar(&because, "because", "", "why, in one `LINE`")
 	cli.Must(c.MarkFlagRequired("because"))
+	if !lifted {
+		addMayExclude(c, &mayExclude)
+		c.Flags().BoolVar(&replace, "replace", false, "go on although it is denied already")
+	}
 	c.RunE = func(*cobra.Command, []string) error {
 		subject, err := d.subject()
 		if err != nil {
 			return err
 		}
-		return a.Decide(&f, admit.TypeDenial, subject, func(domain keystead.Digest, base uint64) ([]byte, error) {
-			return (&admit.Denial{Domain: domain, Subject: subject, Base: base, Lifted: lifted, Because: because}).Text()
+		return a.DecideOver(&f, admit.TypeDenial, subject, admit.TypeDenial+"/"+subject, func(domain keystead.Digest, base uint64) ([]byte, error) {
+			return (&admit.Denial{Domain: domain, Subject: subject, Base: base, Lifted: lifted, Because: because, MayExclude: mayExclude}).Text()
+		}, func(old, text string) error {
+			if lifted {
+				return nil
+			}
+			return a.Overwrite("denial of "+subject, old, text, replace)
 		})
 	}
 	return c

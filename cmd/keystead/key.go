@@ -39,6 +39,8 @@ type specFlags struct {
 	cli.ClientFlags
 	members []string
 	out     string
+	creates bool // a key that there is already is not meant,
+	replace bool // unless this says so
 }
 
 func (f *specFlags) add(c *cobra.Command) {
@@ -65,7 +67,10 @@ func (a *app) keyCreate() *cobra.Command {
 (docs/spec/keys.md). With as many --member as the domain's threshold the specification is
 handed in, and the command waits until the nodes have agreed on the first version. With
 --out it is written to a file instead, for keystead member sign and then keystead key
-submit. Of a key that there is, it changes the policy and what stands beside it.`,
+submit.
+
+A name that is taken is refused, and what would change is shown. --replace changes the policy of
+that key, and what else is given; what is not given stays as it is.`,
 		Example: `  keystead key create storage --policy release.txt --member ops.key --domain demo/domain.json
   keystead key create storage --policy release.txt --level peer --hold 30s --out storage.txt
   keystead key create orders --policy release.txt --application billing --level measured \
@@ -73,8 +78,10 @@ submit. Of a key that there is, it changes the policy and what stands beside it.
 		Args: cli.Arguments("NAME"),
 	}
 	f.add(c)
+	f.creates = true
+	c.Flags().BoolVar(&f.replace, "replace", false, cli.ReplaceHelp)
 	c.Flags().StringVar(&policyFile, "policy", "", "`FILE` with the release policy")
-	c.Flags().StringVar(&level, "level", keyring.LevelNone, "least `LEVEL` of an application: none, peer, measured or launched")
+	c.Flags().StringVar(&level, "level", keyring.LevelPeer, "least `LEVEL` of an application: none, peer, measured or launched")
 	c.Flags().DurationVar(&hold, "hold", 0, "how long a holder may go on when the domain can not be reached (default: not beyond its lease)")
 	c.Flags().DurationVar(&evidence, "evidence", 0, "how old the host's evidence may be (default: as old as its lease)")
 	c.Flags().StringVar(&application, "application", "", "`NAME` of the application that it is for, and of those below it: billing is for billing/eu, too")
@@ -89,9 +96,29 @@ submit. Of a key that there is, it changes the policy and what stands beside it.
 		return a.specify(&f, args[0], func(s *keyring.Spec, k *apiv1.Key) error {
 			s.Version = max(1, k.GetWanted())
 			s.Level, s.Hold, s.Evidence, s.Policy = level, uint64(hold/time.Second), uint64(evidence/time.Second), text
+			service := keyring.Service{Algorithm: keyring.AlgorithmSecret, Use: keyring.UseRelease, Application: "*"}
+			if k.GetSpecVersion() > 0 {
+				old, err := keyring.ParseSpec([]byte(k.GetSpecification()))
+				if err != nil {
+					return err
+				}
+				given := c.Flags().Changed
+				if !given("level") {
+					s.Level = old.Level
+				}
+				if !given("hold") {
+					s.Hold = old.Hold
+				}
+				if !given("evidence") {
+					s.Evidence = old.Evidence
+				}
+				if s.Service = old.Service; old.Service != nil {
+					service = *old.Service
+				}
+			}
 			if application+algorithm+use != "" {
-				s.Service = &keyring.Service{Algorithm: keyring.Algorithm(cmp.Or(algorithm, string(keyring.AlgorithmSecret))),
-					Use: keyring.Use(cmp.Or(use, string(keyring.UseRelease))), Application: cmp.Or(application, "*")}
+				s.Service = &keyring.Service{Algorithm: cmp.Or(keyring.Algorithm(algorithm), service.Algorithm),
+					Use: cmp.Or(keyring.Use(use), service.Use), Application: cmp.Or(application, service.Application)}
 			}
 			return nil
 		})
@@ -171,6 +198,11 @@ func (a *app) specify(f *specFlags, name string, fill func(*keyring.Spec, *apiv1
 	text, err := s.Text()
 	if err != nil {
 		return cli.Misuse(err, "")
+	}
+	if f.creates && k.GetSpecVersion() > 0 {
+		if err := a.Overwrite("key "+name, k.GetSpecification(), string(text), f.replace); err != nil {
+			return err
+		}
 	}
 	if f.out != "" {
 		if err := cli.CreateFile(f.out, text, 0o644); err != nil {

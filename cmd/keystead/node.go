@@ -155,7 +155,7 @@ func runNode(cfg node.Config) error {
 		if cerr := n.Close(); err == nil {
 			err = cerr
 		}
-		if errors.Is(err, keystead.ReasonNotMember) {
+		if removed := (*node.RemovedError)(nil); errors.As(err, &removed) {
 			err = cli.Hinted(err, removedHint)
 		}
 		return mayPass(err)
@@ -168,6 +168,7 @@ const removedHint = "members removed this node: its disk and keys count no more.
 // aboutStart gives what keeps a node from starting a hint.
 func aboutStart(err error) error {
 	var config *conf.Error
+	var removed *node.RemovedError
 	switch {
 	case errors.As(err, &config):
 		return cli.Misuse(err, "keystead node run --example-config explains every field")
@@ -175,8 +176,12 @@ func aboutStart(err error) error {
 		return cli.Hinted(err, "the machine booted otherwise than when the key was sealed; boot as before, or make the node anew (keystead node init) and have members replace it")
 	case errors.Is(err, keystead.ReasonSealedElsewhere), errors.Is(err, keystead.ReasonKeyForeign):
 		return cli.Hinted(err, "a node's directory belongs to the TPM that it was made with; make a node anew with keystead node init")
-	case errors.Is(err, keystead.ReasonNotMember):
+	case errors.As(err, &removed):
 		return cli.Hinted(err, removedHint)
+	case errors.Is(err, keystead.ReasonClosedRecovery):
+		return cli.Hinted(err, "keep every node's directory; docs/guide/closed/recovery.md has the way back")
+	case errors.Is(err, keystead.ReasonClosedNoMajority):
+		return cli.Hinted(err, "keep every node's directory, and start this node and the others again")
 	case errors.Is(err, keystead.ReasonSealedDamaged):
 		return cli.Hinted(err, "the sealed key is lost; make the node anew (keystead node init) and have members replace it")
 	}
@@ -231,6 +236,10 @@ func (a *app) nodeStatus() *cobra.Command {
 				signs = "nothing: " + why
 			}
 			fmt.Fprintf(w, "signs:      %s\n", signs)
+			fmt.Fprintf(w, "disk:       %d MiB free\n", s.GetDiskFreeBytes()>>20)
+			if why := s.GetClosed(); why != "" {
+				fmt.Fprintf(w, "closed:     %s\n", why)
+			}
 			for _, proof := range s.GetProvenBad() {
 				fmt.Fprintf(w, "proven bad: %s\n", proof)
 			}

@@ -109,6 +109,14 @@ func checkRecipe(text []byte) (err error) {
 
 // putObject hands an object in and has the nodes endorse it as what it is.
 func putObject(ctx context.Context, cl *client.Client, f *cli.StatementFlags, p part, recipe string) (cli.Decided, error) {
+	d := keystead.Sum(p.content)
+	state, err := cl.State(ctx, []string{admit.TypeObject + "/" + d.String()}, nil)
+	if err != nil {
+		return cli.Decided{}, err
+	}
+	if is := string(state.GetValues()[0].GetValue()); is != "" && is != p.kind { // terms that name it would lose it
+		return cli.Decided{}, cli.Misuse(fmt.Errorf("%s is endorsed as a %s, and can not become a %s", d, is, p.kind), "")
+	}
 	var from []admit.Ingredient
 	if p.kind == admit.ObjectReferences {
 		if recipe == "" {
@@ -127,8 +135,7 @@ func putObject(ctx context.Context, cl *client.Client, f *cli.StatementFlags, p 
 		}
 		from = []admit.Ingredient{{Role: admit.IngredientRecipe, Digest: d}}
 	}
-	d, err := cl.PutObject(ctx, p.content)
-	if err != nil {
+	if d, err = cl.PutObject(ctx, p.content); err != nil {
 		return cli.Decided{}, err
 	}
 	return f.Decide(ctx, cl, admit.TypeObject, d.String(), func(domain keystead.Digest, base uint64) ([]byte, error) {

@@ -18,22 +18,29 @@ import (
 )
 
 func (a *app) nodeAdd() *cobra.Command {
-	return a.rosterChange(&cobra.Command{
+	var v newcomer
+	c := &cobra.Command{
 		Use:   "add CONTACT --domain FILE [--key FILE]",
 		Short: "Add a node to a domain's roster",
 		Long: `Adds the node of a contact (the file contact in its directory) to the roster. With as
 many --key as the domain's threshold the change is handed in; with fewer it is printed
-for other members to sign (keystead member sign, then keystead domain submit).`,
+for other members to sign (keystead member sign, then keystead domain submit).
+
+Where nodes show evidence, the file evidence beside the contact, which keystead node init leaves
+there, is judged first by the terms for nodes and the deny list: a machine that the others do not
+let in would be a voter that never signs. --unchecked adds it all the same.`,
 		Example: `  keystead node add n4/contact --domain demo/domain.json --key demo/member.key`,
 		Args:    cobra.ExactArgs(1),
-	}, func(args []string, r *receipt.Roster) ([]byte, error) {
+	}
+	v.add(c)
+	return a.rosterChange(c, func(args []string, r *receipt.Roster) ([]byte, error) {
 		signed, contact, err := readContact(args[0])
 		if err != nil {
 			return nil, err
 		}
 		r.Nodes = append(r.Nodes, contact.Node())
 		return signed, nil
-	})
+	}, &v)
 }
 
 func readContact(name string) ([]byte, client.Contact, error) {
@@ -76,7 +83,7 @@ directories, which each node writes when it starts. Names and machines stay as t
 			r.Nodes[i].Key = c.Key
 		}
 		return nil, nil
-	})
+	}, nil)
 }
 
 func (a *app) nodeRemove() *cobra.Command {
@@ -95,18 +102,23 @@ handed in; with fewer it is printed for other members to sign.`,
 			return nil, cli.NotFound(fmt.Errorf("the roster has no node %q", name), "keystead domain show lists them")
 		}
 		return nil, nil
-	})
+	}, nil)
 }
 
-// rosterChange completes a command that changes the roster of now.
-func (a *app) rosterChange(c *cobra.Command, edit rosterEdit) *cobra.Command {
+// rosterChange completes a command that changes the roster of now; x is the node that it adds, or nil.
+func (a *app) rosterChange(c *cobra.Command, edit rosterEdit, x *newcomer) *cobra.Command {
 	var f cli.ClientFlags
 	var keys []string
 	f.Add(c)
 	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
+		if x != nil {
+			if err := x.check(&f, args[0]); err != nil {
+				return err
+			}
+		}
 		for again := 0; ; again++ {
-			handedIn, err := a.changeRoster(&f, keys, args, edit)
+			handedIn, err := a.changeRoster(&f, keys, args, edit, x)
 			overtaken := handedIn && errors.Is(err, keystead.ReasonRosterBroken) // by another change, such as a node's new key
 			if !overtaken || again == maxOvertaken {
 				return err
@@ -123,7 +135,7 @@ const maxOvertaken = 10
 type rosterEdit func(args []string, r *receipt.Roster) (contact []byte, err error)
 
 // changeRoster edits the roster of now, and hands the change in if enough members sign.
-func (a *app) changeRoster(f *cli.ClientFlags, keys, args []string, edit rosterEdit) (handedIn bool, err error) {
+func (a *app) changeRoster(f *cli.ClientFlags, keys, args []string, edit rosterEdit, x *newcomer) (handedIn bool, err error) {
 	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return false, err
@@ -143,7 +155,7 @@ func (a *app) changeRoster(f *cli.ClientFlags, keys, args []string, edit rosterE
 	if err != nil {
 		return false, cli.Misuse(err, "")
 	}
-	signed, err := cli.SignWith(text, keys)
+	signed, err := cli.SignAs(&v.Roster, text, keys)
 	if err != nil {
 		return false, err
 	}
@@ -151,11 +163,11 @@ func (a *app) changeRoster(f *cli.ClientFlags, keys, args []string, edit rosterE
 		answer := map[string]string{"roster": string(signed), "contact": string(contact)}
 		return false, a.Answer(answer, func(w io.Writer) { w.Write(signed) })
 	}
-	return true, a.submit(f, signed, contact)
+	return true, a.submit(f, signed, contact, x)
 }
 
 // submit hands in a roster change or a statement that members signed.
-func (a *app) submit(f *cli.ClientFlags, signed, contact []byte) error {
+func (a *app) submit(f *cli.ClientFlags, signed, contact []byte, x *newcomer) error {
 	if !strings.HasPrefix(string(signed), string(key.KindRoster)+"\n") {
 		return a.SubmitStatement(f, signed)
 	}
@@ -168,7 +180,7 @@ func (a *app) submit(f *cli.ClientFlags, signed, contact []byte) error {
 		return err
 	}
 	defer done()
-	out, err := cl.Submit(ctx, entry, contact)
+	out, err := cl.SubmitNode(ctx, entry, contact, x.toShow())
 	if err != nil {
 		return err
 	}
@@ -196,16 +208,19 @@ func nodeNames(r *receipt.Roster) (names []string) {
 func (a *app) domainSubmit() *cobra.Command {
 	var f cli.ClientFlags
 	var contactFile string
+	var x newcomer
 	c := &cobra.Command{
 		Use:   "submit FILE --domain FILE",
 		Short: "Hand in a roster change or a statement that members signed",
 		Long: `Hands in a roster change, or a statement written by --out of another command, once enough
-members have signed it (keystead member sign).`,
+members have signed it (keystead member sign). The machine of a node that is added is judged first,
+as keystead node add does.`,
 		Example: `  keystead domain submit roster.txt --domain demo/domain.json`,
 		Args:    cobra.ExactArgs(1),
 	}
 	f.Add(c)
 	c.Flags().StringVar(&contactFile, "contact", "", "contact `FILE` of a node that the change adds")
+	x.add(c)
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		signed, err := cli.ReadFile(args[0], 1<<20)
 		if err != nil {
@@ -216,8 +231,11 @@ members have signed it (keystead member sign).`,
 			if contact, err = os.ReadFile(contactFile); err != nil {
 				return cli.Misuse(err, "")
 			}
+			if err := x.check(&f, contactFile); err != nil {
+				return err
+			}
 		}
-		return a.submit(&f, signed, contact)
+		return a.submit(&f, signed, contact, &x)
 	}
 	return c
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/internal/cli"
 )
 
@@ -156,17 +157,18 @@ func (a *app) settingShow() *cobra.Command {
 func (a *app) settingSet() *cobra.Command {
 	var f cli.ClientFlags
 	var keys, members []string
+	var yes bool
 	c := &cobra.Command{
 		Use:   "set NAME VALUE --domain FILE [--key FILE]",
 		Short: "Change a setting",
 		Long: `Writes the text that sets a setting, upon the version that it has now. With as many --key
 as the domain's threshold it is handed in; with fewer it is printed for other members to
 sign (keystead member sign, then keystead domain submit). A signature serves once: for
-the next version of the setting.
+the next version of the setting. What changes is shown.
 
 lease-seconds: how long a lease lasts, 5 to 86400; 60 if it was never set.
 archive-days: how long the evidence of admissions is archived, 0 (not at all) to 36500; 365 if
-it was never set. Evidence that is older is destroyed.
+it was never set. Evidence that is older is destroyed: fewer days than before want --yes.
 archive-readers: how many of the members that --name names may read it together; nobody
 may if it was never set.
 entry-version: up to which version the ledger's entries count, 4 at present; 3 if it was
@@ -178,6 +180,7 @@ stops at the first such entry. It is never lowered.`,
 	}
 	f.Add(c)
 	c.Flags().StringArrayVar(&keys, "key", nil, "`FILE` with a member's private key; may be repeated")
+	c.Flags().BoolVar(&yes, "yes", false, "do what destroys evidence without asking")
 	c.Flags().StringArrayVar(&members, "name", nil, "`NAME` of a member who may read the archive, for archive-readers; may be repeated")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		value, err := strconv.ParseUint(args[1], 10, 64)
@@ -201,7 +204,10 @@ stops at the first such entry. It is never lowered.`,
 		if err != nil {
 			return cli.Misuse(err, "")
 		}
-		signed, err := cli.SignWith(text, keys)
+		if err := a.settingChanges(args[0], r.GetValues()[0], v, settingValue{Value: value, Members: ascending(members)}, yes); err != nil {
+			return err
+		}
+		signed, err := cli.SignAs(&v.Roster, text, keys)
 		if err != nil {
 			return err
 		}
@@ -211,6 +217,22 @@ stops at the first such entry. It is never lowered.`,
 		return a.SubmitStatement(&f, signed)
 	}
 	return c
+}
+
+// settingChanges shows what becomes of a setting, and asks before evidence is destroyed by it.
+func (a *app) settingChanges(name string, now *apiv1.Value, v *client.View, to settingValue, yes bool) error {
+	was := settingValue{Value: admit.Holds(name, v.Genesis.Setting(name))}
+	if now.GetVersion() > 0 {
+		var err error
+		if was, err = readSetting(name, now); err != nil {
+			return err
+		}
+	}
+	a.Changes("setting "+name, was.String(), to.String())
+	if name == admit.ArchiveDays && to.Value < was.Value {
+		return a.Confirm(fmt.Sprintf("destroy archived evidence of more than %d days", to.Value), yes)
+	}
+	return nil
 }
 
 // ascending returns each of the words once, in order.

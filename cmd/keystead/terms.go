@@ -105,28 +105,29 @@ func (y *yardstick) parts() (parts []part, err error) {
 	if y.policy == "" || len(y.roots)+len(y.testRoots) == 0 {
 		return nil, cli.Misuse(errors.New("terms want --policy, and --roots or --test-roots"), "a policy is a file, or one that comes with the program: "+strings.Join(policy.ShippedNames(), ", "))
 	}
-	text, _, err := policyText(y.policy)
-	if err != nil {
-		return nil, err
-	}
-	if key.IsNote(text) {
-		if text, _, err = key.Peek(text); err != nil {
-			return nil, cli.Misuse(err, "")
+	return y.some()
+}
+
+// some reads and checks the files that are given.
+func (y *yardstick) some() (parts []part, err error) {
+	if y.policy != "" {
+		text, err := y.policyText()
+		if err != nil {
+			return nil, err
 		}
+		parts = append(parts, part{kind: admit.ObjectPolicy, content: text})
 	}
-	if _, err := policy.Compile(text, appraise.Vocabulary()); err != nil {
-		return nil, cli.Misuse(fmt.Errorf("%s: %w", y.policy, err), "")
+	if len(y.roots)+len(y.testRoots) > 0 {
+		certs, err := readRoots(y.roots, y.testRoots, y.intermediate)
+		if err != nil {
+			return nil, err
+		}
+		roots, err := formatRoots(certs)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part{kind: admit.ObjectRoots, content: roots})
 	}
-	parts = append(parts, part{kind: admit.ObjectPolicy, content: text})
-	certs, err := readRoots(y.roots, y.testRoots, y.intermediate)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := formatRoots(certs)
-	if err != nil {
-		return nil, err
-	}
-	parts = append(parts, part{kind: admit.ObjectRoots, content: roots})
 	for _, arg := range y.refs {
 		name, until, err := ahead(arg)
 		if err != nil {
@@ -168,6 +169,23 @@ func (y *yardstick) parts() (parts []part, err error) {
 	}
 	more, err := y.tees.parts()
 	return append(parts, more...), err
+}
+
+// policyText reads the policy, without signatures.
+func (y *yardstick) policyText() ([]byte, error) {
+	text, _, err := policyText(y.policy)
+	if err != nil {
+		return nil, err
+	}
+	if key.IsNote(text) {
+		if text, _, err = key.Peek(text); err != nil {
+			return nil, cli.Misuse(err, "")
+		}
+	}
+	if _, err := policy.Compile(text, appraise.Vocabulary()); err != nil {
+		return nil, cli.Misuse(fmt.Errorf("%s: %w", y.policy, err), "")
+	}
+	return text, nil
 }
 
 func formatRoots(r tpm2.Roots) ([]byte, error) {
@@ -218,10 +236,10 @@ func (a *app) domainTerms() *cobra.Command {
 		`Terms say by what the machines of a role are judged: one policy, endorsement roots, reference
 sets and code sets, each an object that the nodes keep by its digest.`,
 		`  keystead domain terms show host --domain d.json
-  keystead domain terms set host --policy strict.txt --roots vendors.pem --refs host.refs \
-      --codeset boot.signed \
-      --domain d.json --member m.key`,
-		a.termsShow(), a.termsSet(),
+  keystead domain terms plan host --add-codeset build.signed --domain d.json --member reader.key \
+      --because "what the new build changes"
+  keystead domain terms edit host --add-codeset build.signed --domain d.json --member m.key`,
+		a.termsShow(), a.termsPlan(), a.termsEdit(), a.termsSet(),
 	)
 }
 
@@ -277,51 +295,9 @@ func termsInForce(ctx context.Context, cl *client.Client, role string) ([]byte, 
 	return text, 0, err
 }
 
-func (a *app) termsSet() *cobra.Command {
-	var f cli.StatementFlags
-	var y yardstick
-	var recipes []string
-	c := &cobra.Command{
-		Use:   "set ROLE --policy FILE --roots FILE --domain FILE --member FILE",
-		Short: "Have the nodes judge a role by other terms",
-		Long: `Hands in the files, has the nodes endorse each that they do not know yet, and then the terms that
-name them. A reference set that is new wants the recipe that it was built by (keystead refval
-build --recipe), for every node to build it again, and the recipe's parts handed in before
-(keystead domain object put). --tee and --collateral are for hosts whose TEE speaks alone:
-collateral that is past its time keeps them from being renewed (keystead collateral fetch).
-With --out only the statement of the terms is written; the objects must be endorsed already.` + cli.StatementHelp,
-		Example: `  keystead domain terms set host --policy strict.txt --roots vendors.pem --codeset boot.signed \
-      --domain d.json --member m.key`,
-		Args: cli.Arguments("ROLE"),
-	}
-	f.Add(c)
-	y.add(c)
-	c.Flags().StringArrayVar(&recipes, "recipe", nil, "recipe `FILE` of each --refs, in their order")
-	c.RunE = func(_ *cobra.Command, args []string) error {
-		parts, err := y.parts()
-		if err != nil {
-			return err
-		}
-		if len(recipes) > 0 && len(recipes) != len(y.refs) {
-			return cli.Misuse(fmt.Errorf("%d --recipe for %d --refs", len(recipes), len(y.refs)), "one each, in the same order")
-		}
-		cl, ctx, done, err := f.Open()
-		if err != nil {
-			return err
-		}
-		defer done()
-		if f.Out == "" {
-			if err := a.endorseParts(ctx, cl, &f, args[0], parts, recipes); err != nil {
-				return err
-			}
-		}
-		return a.Decide(&f, admit.TypeTerms, args[0], func(domain keystead.Digest, base uint64) ([]byte, error) {
-			t := terms(args[0], parts)
-			t.Domain, t.Base = domain, base
-			return t.Text()
-		})
-	}
-	return c
+// addMayExclude adds the flag by which members say how many nodes may fall out.
+func addMayExclude(c *cobra.Command, n *uint64) {
+	c.Flags().Uint64Var(n, "may-exclude", 0, "how many of the domain's nodes may fall out by it")
 }
 
 // endorseParts has the nodes endorse the parts that no terms in force name and that

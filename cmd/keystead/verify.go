@@ -210,6 +210,7 @@ signature; any other must be signed by a key of --signer, and so must code sets.
 		if err != nil {
 			return err
 		}
+		a.doubtRoots(in.EKRoots)
 		var files []appraise.File
 		collect := func(f appraise.File) { files = append(files, f) }
 		if !entries {

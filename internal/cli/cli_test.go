@@ -104,3 +104,27 @@ func TestAnswersAreEscaped(t *testing.T) {
 		t.Errorf("as text: %v, %q", err, out.String())
 	}
 }
+
+// TestDifference: what is gone and what is new, in the order of the texts, and nothing else.
+func TestDifference(t *testing.T) {
+	for _, tc := range []struct{ old, new, want string }{
+		{"a\nb\nc\n", "a\nb\nc\n", ""},
+		{"", "a\n", "+ a"},
+		{"a\n", "", "- a"},
+		{"a\nb\nc\n", "a\nx\nc\n", "- b|+ x"},
+		{"a\nb\nc\nd\n", "b\nc\ne\nd\n", "- a|+ e"},
+		{"a\nb\n", "b\na\n", "- a|+ a"},
+		{"one", "two", "- one|+ two"},
+	} {
+		if got := strings.Join(Difference(tc.old, tc.new), "|"); got != tc.want {
+			t.Errorf("from %q to %q: %q, want %q", tc.old, tc.new, got, tc.want)
+		}
+	}
+	long := strings.Repeat("x\ny\n", maxDifference)
+	if got := Difference("a\n"+long, "b\n"+long); len(got) != 2 {
+		t.Errorf("one line of many is other: %d lines", len(got))
+	}
+	if got := Difference("a\n"+long+"c\n", "b\n"+long+"d\n"); len(got) != 2*(2*maxDifference+2) {
+		t.Errorf("beyond the bound: %d lines", len(got))
+	}
+}

@@ -45,15 +45,42 @@ type Decided struct {
 // Decide makes a statement upon the subject's version of now, and has the nodes judge
 // it or writes it to a file.
 func (a *App) Decide(f *StatementFlags, kind, subject string, text func(domain keystead.Digest, base uint64) ([]byte, error)) error {
+	return a.DecideOver(f, kind, subject, "", text, nil)
+}
+
+// DecideOver is Decide for a statement that may take the place of another: over is asked about what
+// the ledger has under the key and what is to stand there, if there is something.
+func (a *App) DecideOver(f *StatementFlags, kind, subject, key string, text func(domain keystead.Digest, base uint64) ([]byte, error), over func(old, text string) error) error {
 	cl, ctx, done, err := f.Open()
 	if err != nil {
 		return err
 	}
 	defer done()
-	d, err := f.Decide(ctx, cl, kind, subject, text)
+	d, err := f.Decide(ctx, cl, kind, subject, func(domain keystead.Digest, base uint64) ([]byte, error) {
+		statement, err := text(domain, base)
+		if err != nil || over == nil || base == 0 {
+			return statement, err
+		}
+		state, err := cl.State(ctx, []string{key}, []string{kind + "/" + subject})
+		if err != nil {
+			return nil, err
+		}
+		if now := state.GetVersions()[0]; now != base { // what is shown is what the statement is upon
+			return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonSubjectChanged, Where: kind + " " + subject, Want: fmt.Sprintf("version %d, as it was a moment ago", base), Got: fmt.Sprint(now)})
+		}
+		if old := state.GetValues()[0]; old.GetVersion() > 0 {
+			err = over(string(old.GetValue()), string(statement))
+		}
+		return statement, err
+	})
 	if err != nil {
 		return err
 	}
+	return a.Answered(d)
+}
+
+// Answered answers with what was decided.
+func (a *App) Answered(d Decided) error {
 	return a.Answer(d, func(w io.Writer) {
 		if d.File != "" {
 			fmt.Fprintf(w, "%s: %s %s, signed by %d\n", d.File, d.Type, d.Subject, d.Signed)
@@ -74,15 +101,27 @@ func (f *StatementFlags) Decide(ctx context.Context, cl *client.Client, kind, su
 		return d, err
 	}
 	statement, err := text(cl.Domain(), state.GetVersions()[0])
-	if err != nil {
-		return d, Misuse(err, "")
+	var form *keystead.FormatError
+	if errors.As(err, &form) {
+		err = Misuse(err, "")
 	}
-	signed, err := SignWith(statement, f.Members)
 	if err != nil {
 		return d, err
 	}
 	if f.Out != "" {
+		v, err := cl.Show(ctx)
+		if err != nil {
+			return d, err
+		}
+		signed, err := SignAs(&v.Roster, statement, f.Members)
+		if err != nil {
+			return d, err
+		}
 		return d, CreateFile(f.Out, signed, 0o644)
+	}
+	signed, err := SignWith(statement, f.Members)
+	if err != nil {
+		return d, err
 	}
 	d.Version, err = Propose(ctx, cl, signed)
 	return d, err

@@ -20,8 +20,8 @@ const module = "github.com/keystead/keystead"
 // rungs gives each room of the house its rung; a room below another has the other's, unless it
 // stands here itself. Rooms import what is below them, and each other within internal.
 var rungs = map[string]int{
-	"": 0, "key": 0, "api": 0,
-	"evidence": 1, "refval": 1, "policy": 1, "lock": 1,
+	"": 0, "key": 0, "api": 0, "guest": 0,
+	"evidence": 1, "refval": 1, "policy": 1, "lock": 1, "examples": 1,
 	"appraise": 2, "receipt": 2,
 	"admit":   3,
 	"keyring": 4,
@@ -35,7 +35,7 @@ var rungs = map[string]int{
 
 	// What rooms share and nobody outside should import stands with the lowest room that needs it.
 	"internal/authenticode": 0, "internal/bounded": 0, "internal/cursor": 0, "internal/pgp": 0, "internal/refusal": 0,
-	"internal/chain": 1, "internal/dcap": 1, "internal/endorse": 1,
+	"internal/chain": 1, "ledger/contract/meter": 1, "internal/dcap": 1, "internal/endorse": 1,
 	"internal/conf": 6,
 	"app/launch":    7, "internal/confine": 7,
 	"internal/toy": 5, // a system for tests; its parts are presences as any

@@ -57,6 +57,8 @@ const (
 	HostServiceGetObjectProcedure = "/keystead.v1.HostService/GetObject"
 	// HostServiceReadArchiveProcedure is the fully-qualified name of the HostService's ReadArchive RPC.
 	HostServiceReadArchiveProcedure = "/keystead.v1.HostService/ReadArchive"
+	// HostServicePlanTermsProcedure is the fully-qualified name of the HostService's PlanTerms RPC.
+	HostServicePlanTermsProcedure = "/keystead.v1.HostService/PlanTerms"
 	// HostServiceWatchHostsProcedure is the fully-qualified name of the HostService's WatchHosts RPC.
 	HostServiceWatchHostsProcedure = "/keystead.v1.HostService/WatchHosts"
 	// NodeServiceWitnessProcedure is the fully-qualified name of the NodeService's Witness RPC.
@@ -104,6 +106,10 @@ type HostServiceClient interface {
 	// asks with the signatures of members whom the domain names as readers. Each request
 	// serves once, and stands on the ledger before it is answered.
 	ReadArchive(context.Context, *connect.Request[v1.ReadArchiveRequest]) (*connect.ServerStreamForClient[v1.ReadArchiveResponse], error)
+	// PlanTerms judges hosts by terms that are not in force, over what each was admitted by, for
+	// who asks with the signatures of members whom the domain names as readers
+	// (docs/spec/archive.md). Nothing changes by it; that it was asked stands on the ledger.
+	PlanTerms(context.Context, *connect.Request[v1.PlanTermsRequest]) (*connect.Response[v1.PlanTermsResponse], error)
 	// WatchHosts tells what becomes of hosts, from a leaf on, and goes on as more
 	// happens. A watcher that takes too long is cut, and may go on where it was.
 	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest]) (*connect.ServerStreamForClient[v1.WatchHostsResponse], error)
@@ -189,6 +195,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("ReadArchive")),
 			connect.WithClientOptions(opts...),
 		),
+		planTerms: connect.NewClient[v1.PlanTermsRequest, v1.PlanTermsResponse](
+			httpClient,
+			baseURL+HostServicePlanTermsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("PlanTerms")),
+			connect.WithClientOptions(opts...),
+		),
 		watchHosts: connect.NewClient[v1.WatchHostsRequest, v1.WatchHostsResponse](
 			httpClient,
 			baseURL+HostServiceWatchHostsProcedure,
@@ -211,6 +223,7 @@ type hostServiceClient struct {
 	putObject   *connect.Client[v1.PutObjectRequest, v1.PutObjectResponse]
 	getObject   *connect.Client[v1.GetObjectRequest, v1.GetObjectResponse]
 	readArchive *connect.Client[v1.ReadArchiveRequest, v1.ReadArchiveResponse]
+	planTerms   *connect.Client[v1.PlanTermsRequest, v1.PlanTermsResponse]
 	watchHosts  *connect.Client[v1.WatchHostsRequest, v1.WatchHostsResponse]
 }
 
@@ -269,6 +282,11 @@ func (c *hostServiceClient) ReadArchive(ctx context.Context, req *connect.Reques
 	return c.readArchive.CallServerStream(ctx, req)
 }
 
+// PlanTerms calls keystead.v1.HostService.PlanTerms.
+func (c *hostServiceClient) PlanTerms(ctx context.Context, req *connect.Request[v1.PlanTermsRequest]) (*connect.Response[v1.PlanTermsResponse], error) {
+	return c.planTerms.CallUnary(ctx, req)
+}
+
 // WatchHosts calls keystead.v1.HostService.WatchHosts.
 func (c *hostServiceClient) WatchHosts(ctx context.Context, req *connect.Request[v1.WatchHostsRequest]) (*connect.ServerStreamForClient[v1.WatchHostsResponse], error) {
 	return c.watchHosts.CallServerStream(ctx, req)
@@ -305,6 +323,10 @@ type HostServiceHandler interface {
 	// asks with the signatures of members whom the domain names as readers. Each request
 	// serves once, and stands on the ledger before it is answered.
 	ReadArchive(context.Context, *connect.Request[v1.ReadArchiveRequest], *connect.ServerStream[v1.ReadArchiveResponse]) error
+	// PlanTerms judges hosts by terms that are not in force, over what each was admitted by, for
+	// who asks with the signatures of members whom the domain names as readers
+	// (docs/spec/archive.md). Nothing changes by it; that it was asked stands on the ledger.
+	PlanTerms(context.Context, *connect.Request[v1.PlanTermsRequest]) (*connect.Response[v1.PlanTermsResponse], error)
 	// WatchHosts tells what becomes of hosts, from a leaf on, and goes on as more
 	// happens. A watcher that takes too long is cut, and may go on where it was.
 	WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest], *connect.ServerStream[v1.WatchHostsResponse]) error
@@ -386,6 +408,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("ReadArchive")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServicePlanTermsHandler := connect.NewUnaryHandler(
+		HostServicePlanTermsProcedure,
+		svc.PlanTerms,
+		connect.WithSchema(hostServiceMethods.ByName("PlanTerms")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceWatchHostsHandler := connect.NewServerStreamHandler(
 		HostServiceWatchHostsProcedure,
 		svc.WatchHosts,
@@ -416,6 +444,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceGetObjectHandler.ServeHTTP(w, r)
 		case HostServiceReadArchiveProcedure:
 			hostServiceReadArchiveHandler.ServeHTTP(w, r)
+		case HostServicePlanTermsProcedure:
+			hostServicePlanTermsHandler.ServeHTTP(w, r)
 		case HostServiceWatchHostsProcedure:
 			hostServiceWatchHostsHandler.ServeHTTP(w, r)
 		default:
@@ -469,6 +499,10 @@ func (UnimplementedHostServiceHandler) GetObject(context.Context, *connect.Reque
 
 func (UnimplementedHostServiceHandler) ReadArchive(context.Context, *connect.Request[v1.ReadArchiveRequest], *connect.ServerStream[v1.ReadArchiveResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.HostService.ReadArchive is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) PlanTerms(context.Context, *connect.Request[v1.PlanTermsRequest]) (*connect.Response[v1.PlanTermsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("keystead.v1.HostService.PlanTerms is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) WatchHosts(context.Context, *connect.Request[v1.WatchHostsRequest], *connect.ServerStream[v1.WatchHostsResponse]) error {
