@@ -34,6 +34,10 @@ type LocalAgent struct {
 // Local returns the agent that listens at the path of a Unix socket.
 func Local(path string) LocalAgent { return LocalAgent{path: path} }
 
+// LaunchedEnv is set in the environment of a launched program: to the number of the descriptor by
+// which it asks the agent, 3.
+const LaunchedEnv = "KEYSTEAD_AGENT_FD"
+
 // Launched returns the agent, for a program that keystead run launched: over the connection that it
 // was started with, descriptor 3, and once that is gone with the agent of then, over the socket that
 // KEYSTEAD_AGENT in its environment names.

@@ -24,6 +24,7 @@ import (
 	"github.com/keystead/keystead/api/app/v1/appv1connect"
 	"github.com/keystead/keystead/app"
 	"github.com/keystead/keystead/app/launch"
+	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/internal/refusal"
 )
@@ -61,7 +62,7 @@ program stays launched, and connects to the socket that KEYSTEAD_AGENT in its en
 	cli.Must(c.MarkFlagRequired("uid"))
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		s.Args, s.GID = args[1:], cmp.Or(s.GID, s.UID)
-		s.Env = append(s.Env, "KEYSTEAD_AGENT="+socket)
+		s.Env = append(s.Env, "KEYSTEAD_AGENT="+socket, client.LaunchedEnv+"=3")
 		s.Stdin, s.Stdout, s.Stderr = os.Stdin, os.Stdout, os.Stderr
 		l := &launcher{socket: socket, setting: s}
 		status, err := l.run(args[0])
