@@ -276,3 +276,42 @@ func TestAgentRestartedUnderLaunched(t *testing.T) {
 		t.Errorf("exit status %d after a signal", got)
 	}
 }
+
+// TestNeverReads has a signed program of one user ask without end, and read no answer: a program of
+// another user gets its key meanwhile.
+func TestNeverReads(t *testing.T) {
+	t.Parallel()
+	path, by := myself(t)
+	_, a := admitted(t, by)
+	filler := exec.Command(by.Sign(t, specimen.Build(t, specimen.AskerStatic), "asker"), a.cfg.Socket.Path)
+	full := runs(t, filler)
+	p := runs(t, launches(a, own(t), path, launchedUser))
+	if got := full.does("fill"); got != "ok" {
+		t.Fatal(got)
+	}
+	for range 5 {
+		if got := p.does("get billing"); got != "secret of billing" {
+			t.Fatalf("got %q", got)
+		}
+	}
+}
+
+// TestLeaseEndsBetween ends the lease when the challenge was given and not answered yet.
+func TestLeaseEndsBetween(t *testing.T) {
+	t.Parallel()
+	path, by := myself(t)
+	d, a := admitted(t, by)
+	p := asks(t, a, path)
+	if got := p.does("challenge"); got != "ok" {
+		t.Fatal(got)
+	}
+	suspended := keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseSuspended, Where: "host"})
+	d.set(func() { d.suspended = suspended })
+	a.do(func(c *Core, now Moment) Ready { return c.Told(now, suspended) })
+	p.names("no lease", p.does("release billing"), keystead.ReasonLeaseSuspended)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.apps.seen) > 0 {
+		t.Error("a node was told something without a lease")
+	}
+}
