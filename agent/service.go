@@ -41,7 +41,7 @@ func (a *Agent) challenge(ctx context.Context, _ *apiv1.ChallengeRequest) (*apiv
 		return nil, err
 	}
 	var c [process.ChallengeSize]byte
-	if signed && a.releaser != nil {
+	if signed && a.releaser != nil && v.measurable() {
 		c, err = a.challengeSigned(ctx, v, now)
 	} else {
 		c, err = v.challenge(ctx, now)

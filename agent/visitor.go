@@ -14,6 +14,7 @@ import (
 	"github.com/keystead/keystead/collect"
 	running "github.com/keystead/keystead/collect/process"
 	"github.com/keystead/keystead/evidence/process"
+	"github.com/keystead/keystead/internal/refusal"
 )
 
 // challengeLife is how long a challenge is good for.
@@ -105,6 +106,10 @@ func (v *visitor) signed(ctx context.Context) (bool, error) {
 	}
 	return measure(ctx, v.user, v.peer.Signed)
 }
+
+// measurable reports whether this kernel lets processes be measured. A process that is not for
+// another reason, such as a namespace of its own, is refused for it where it runs a signed program.
+func (v *visitor) measurable() bool { return v.process != nil || refusal.Deny(v.unknown) != nil }
 
 // launchedFrom is the copy that the process was launched from; nil of one that was not. The agent
 // may learn of it after the process connected.
