@@ -6,7 +6,7 @@ BUILD := build
 # What is built from a checkout says from which commit: the same commit, the same bytes.
 COMMIT := $(shell git describe --always --abbrev=40 --match=- --dirty 2>/dev/null)
 
-.PHONY: help build demo quick test chaos check bench bench-proof bench-ledger bench-hosts bench-flood fuzz testbed testbed-record generate clean
+.PHONY: help build demo demo-apps quick test chaos check bench bench-proof bench-ledger bench-hosts bench-flood fuzz testbed testbed-record generate clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' Makefile
@@ -18,6 +18,11 @@ demo: ## the main job on this machine, narrated, in under a minute
 	@scripts/need demo
 	@$(MAKE) --no-print-directory build
 	@$(BUILD)/keystead demo
+
+demo-apps: ## signed programs and keys that are for them, narrated, in under a minute; as root
+	@scripts/need demo
+	@$(MAKE) --no-print-directory build
+	@scripts/demo-apps $(BUILD)/keystead
 
 quick: ## build, vet, and tests in short of what changed since BASE=main and what depends on it
 	@BASE=$(or $(BASE),main) scripts/quick

@@ -41,8 +41,10 @@ type Agent struct {
 	nodes   *nodes
 	host    *client.Host // on attested connections
 	seats   []*seat      // of the parts
-	front   *front
-	ops     *ops
+
+	releaser part.Releaser // answers for signed programs; nil where no part does
+	front    *front
+	ops      *ops
 
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -248,6 +250,7 @@ func (a *Agent) run() {
 		wait := min(beat, max(0, a.core.Next().Sub(now)))
 		a.mu.Unlock()
 		a.front.users.forget(now)
+		a.front.forget(false)
 		select {
 		case <-a.ctx.Done():
 		case <-a.wake:

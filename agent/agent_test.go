@@ -24,6 +24,7 @@ import (
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/agent/part"
 	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/refusal"
@@ -330,8 +331,20 @@ func TestForeignSVIDs(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	svids := a.svids(t)
-	good, err := a.host.IssueSVID(ctx, "web-1")
+	pair, err := tls.LoadX509KeyPair(filepath.Join(a.cfg.SVID.Dir, svidagent.ChainFile), filepath.Join(a.cfg.SVID.Dir, svidagent.KeyFile))
 	must(t, err)
+	secret := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if secret.Equal(a.self.signer) {
+		t.Fatal("the subject key of the lease is in a file")
+	}
+	subjects, err := a.host.IssueSVID(ctx, "web-1") // as agents of before asked
+	must(t, err)
+	q, good := &apiv1.IssueSVIDRequest{Host: "web-1"}, &apiv1.IssueSVIDResponse{}
+	lease, _, err := (&seat{agent: a}).Lease()
+	must(t, err)
+	q.PublicKey, q.Proof, err = svid.Prove(rand.Reader, secret, d.digest, "web-1", lease.Version)
+	must(t, err)
+	must(t, a.host.Call(ctx, apiv1connect.HostServiceIssueSVIDProcedure, q, good))
 	if _, err := svids.Accept(ctx, good); err != nil {
 		t.Fatal(err)
 	}
@@ -343,8 +356,7 @@ func TestForeignSVIDs(t *testing.T) {
 	must(t, err)
 	unknown, err := x509.ParseCertificate(der)
 	must(t, err)
-	self, err := x509.ParsePKIXPublicKey(a.self.public)
-	must(t, err)
+	self := secret.Public()
 	issue := func(by *x509.Certificate, secret *ecdsa.PrivateKey, key any, change func(*x509.Certificate)) *apiv1.IssueSVIDResponse {
 		uri, err := url.Parse("spiffe://test/host/web-1")
 		must(t, err)
@@ -397,11 +409,12 @@ func TestForeignSVIDs(t *testing.T) {
 		"an unknown authority beside the domain's": {changed(func(r *apiv1.IssueSVIDResponse) {
 			r.Bundle = append(slices.Clone(r.Bundle), unknown.Raw)
 		}), keystead.ReasonSignerUnknown},
-		"signed by nobody":   {changed(func(r *apiv1.IssueSVIDResponse) { r.Bundle = nil }), invalid},
-		"no certificate":     {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = nil }), invalid},
-		"two certificates":   {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = [][]byte{r.Certificates[0], r.Certificates[0]} }), invalid},
-		"garbage":            {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = [][]byte{{1}} }), invalid},
-		"garbage for bundle": {changed(func(r *apiv1.IssueSVIDResponse) { r.Bundle = [][]byte{{1}} }), invalid},
+		"for the subject key": {subjects, invalid},
+		"signed by nobody":    {changed(func(r *apiv1.IssueSVIDResponse) { r.Bundle = nil }), invalid},
+		"no certificate":      {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = nil }), invalid},
+		"two certificates":    {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = [][]byte{r.Certificates[0], r.Certificates[0]} }), invalid},
+		"garbage":             {changed(func(r *apiv1.IssueSVIDResponse) { r.Certificates = [][]byte{{1}} }), invalid},
+		"garbage for bundle":  {changed(func(r *apiv1.IssueSVIDResponse) { r.Bundle = [][]byte{{1}} }), invalid},
 	} {
 		t.Run(what, func(t *testing.T) {
 			_, err := svids.Accept(ctx, tc.r)
@@ -459,7 +472,9 @@ func TestKeysAreNotPrinted(t *testing.T) {
 	must(t, makeKey(dir))
 	i, err := loadKey(dir)
 	must(t, err)
-	block, _ := pem.Decode(i.pem)
+	text, err := os.ReadFile(filepath.Join(dir, tlsFile))
+	must(t, err)
+	block, _ := pem.Decode(text)
 	for _, s := range []string{i.String(), i.GoString(), (&secret{bytes: []byte("hidden")}).String(), (&secret{bytes: []byte("hidden")}).GoString()} {
 		if strings.Contains(s, "hidden") || bytes.Contains([]byte(s), block.Bytes[:8]) {
 			t.Errorf("printed: %s", s)

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/admit"
 	"github.com/keystead/keystead/agent/part"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/client"
@@ -45,6 +46,12 @@ func (a *Agent) assemble(makers []maker) error {
 		s.part, s.name = p, p.Name()
 		p.Declare(&s.declared)
 		a.seats = append(a.seats, s) // Close ends it, whatever is wrong with it
+		if r, ok := p.(part.Releaser); ok {
+			if a.releaser != nil {
+				return fmt.Errorf("part %s answers for signed programs, which another does", s.name)
+			}
+			a.releaser = r
+		}
 		if err := s.declared.Check(s.name); err != nil {
 			return err
 		}
@@ -168,6 +175,28 @@ func (r reader) Read(ctx context.Context, keys ...string) ([][]byte, error) {
 		out = append(out, v.GetValue())
 	}
 	return out, nil
+}
+
+// Terms implements part.Ledger.
+func (r reader) Terms(ctx context.Context) ([]byte, error) {
+	view, _ := r.agent.nodes.current()
+	if view == nil {
+		return nil, errors.New("the domain's nodes were not reached yet")
+	}
+	defer r.agent.domain.Close()
+	return r.agent.domain.Terms(ctx, admit.RoleHost, &view.Genesis)
+}
+
+// Object implements part.Ledger.
+func (r reader) Object(ctx context.Context, d keystead.Digest) ([]byte, error) {
+	defer r.agent.domain.Close()
+	return r.agent.domain.GetObject(ctx, d)
+}
+
+// Denied implements part.Ledger.
+func (r reader) Denied(ctx context.Context, subjects ...string) ([]bool, error) {
+	defer r.agent.domain.Close()
+	return r.agent.domain.Denied(ctx, subjects...)
 }
 
 // say adds what parts say of the host. The lock is held.

@@ -29,6 +29,7 @@ import (
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/admit"
+	"github.com/keystead/keystead/api/app/v1/appv1connect"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/appraise"
@@ -81,8 +82,10 @@ type domain struct {
 	tsm       configfsi.Client
 	deny      func(*apiv1.ReleaseRequest) error
 	holdMS    uint64
-	issued    int           // SVIDs
-	refuses   func() error  // what a node says instead of issuing one; nil for nothing
+	issued    int          // SVIDs
+	refuses   func() error // what a node says instead of issuing one; nil for nothing
+	apps      judged
+	terms     admit.Terms   // for hosts
 	changed   chan struct{} // closed and made anew whenever something happens
 }
 
@@ -163,6 +166,9 @@ func (d *domain) found(ctx context.Context, machines map[string]*practice.Machin
 		terms := &admit.Terms{Role: role, Policy: d.put(text), Roots: d.put(roots), References: []keystead.Digest{d.put(d.stage.Recording.Reference)}, CodeSets: []keystead.Digest{d.put([]byte(d.stage.Recording.CodeSet))}}
 		b, err := terms.Text()
 		must(t, err)
+		if role == admit.RoleHost {
+			d.terms = *terms
+		}
 		d.put(b)
 		g.Settings = append(g.Settings, admit.FoundingTerms(role, b))
 	}
@@ -234,6 +240,7 @@ func (n *node) serve() {
 	mux.Handle(apiv1connect.NewHostServiceHandler(n))
 	mux.Handle(apiv1connect.NewDomainServiceHandler(n))
 	mux.Handle(apiv1connect.NewLedgerServiceHandler(n))
+	mux.Handle(appv1connect.NewApplicationServiceHandler(&court{node: n, challenges: map[[32]byte]time.Time{}}))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{Protocols: protocols, ConnContext: attest.ConnContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -280,8 +287,14 @@ func (n *node) Show(context.Context, *connect.Request[apiv1.ShowRequest]) (*conn
 
 func (n *node) GetState(_ context.Context, q *connect.Request[apiv1.GetStateRequest]) (*connect.Response[apiv1.GetStateResponse], error) {
 	out := &apiv1.GetStateResponse{}
+	n.domain.mu.Lock()
+	defer n.domain.mu.Unlock()
 	for _, k := range q.Msg.GetKeys() {
-		out.Values = append(out.Values, &apiv1.Value{Key: k})
+		v := &apiv1.Value{Key: k}
+		if text, ok := n.states(k); ok {
+			v.Value, v.Version = text, 1
+		}
+		out.Values = append(out.Values, v)
 	}
 	return connect.NewResponse(out), nil
 }
@@ -306,7 +319,9 @@ func (n *node) GetObject(_ context.Context, q *connect.Request[apiv1.GetObjectRe
 	if err != nil {
 		return err
 	}
+	n.domain.mu.Lock()
 	b := n.objects[d]
+	n.domain.mu.Unlock()
 	for len(b) > 0 {
 		chunk := b[:min(len(b), 512<<10)]
 		if err := s.Send(&apiv1.GetObjectResponse{Chunk: chunk}); err != nil {
@@ -420,8 +435,11 @@ func (n *node) IssueSVID(ctx context.Context, q *connect.Request[apiv1.IssueSVID
 		}
 	}
 	public, err := x509.ParsePKIXPublicKey(n.lease.GetSubjectKey())
+	if len(q.Msg.GetPublicKey()) > 0 {
+		public, err = svid.OpenKey(q.Msg.GetPublicKey(), q.Msg.GetProof(), n.digest, q.Msg.GetHost(), n.lease.GetVersion())
+	}
 	if err != nil {
-		return nil, err
+		return nil, refusal.Encode(err)
 	}
 	id := cmp.Or(n.names, "spiffe://test/host/"+q.Msg.GetHost())
 	n.issued++

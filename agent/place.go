@@ -132,7 +132,7 @@ func makeKey(dir string) error {
 type identity struct {
 	_      [0]func()       // not comparable
 	cert   tls.Certificate // for connections
-	pem    []byte          // of the private key
+	signer crypto.Signer   // of statements that the agent composed
 	public []byte          // PKIX DER
 }
 
@@ -161,7 +161,7 @@ func loadKey(dir string) (*identity, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: a %T can not sign", path, parsed)
 	}
-	i := &identity{pem: text}
+	i := &identity{signer: signer}
 	if i.public, err = x509.MarshalPKIXPublicKey(signer.Public()); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

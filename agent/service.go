@@ -35,11 +35,40 @@ func (a *Agent) agentStatus(context.Context, *apiv1.AgentStatusRequest) (*apiv1.
 }
 
 func (a *Agent) challenge(ctx context.Context, _ *apiv1.ChallengeRequest) (*apiv1.ChallengeResponse, error) {
-	c, err := ctx.Value(visitorKey{}).(*visitor).challenge(ctx, a.now())
+	v, now := ctx.Value(visitorKey{}).(*visitor), a.now()
+	signed, err := v.signed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var c [process.ChallengeSize]byte
+	if signed && a.releaser != nil && v.measurable() {
+		c, err = a.challengeSigned(ctx, v, now)
+	} else {
+		c, err = v.challenge(ctx, now)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &apiv1.ChallengeResponse{Challenge: c[:], BootId: a.boot[:]}, nil
+}
+
+// challengeSigned has a node give the challenge, once the program is measured: each is a release
+// that its user may ask for.
+func (a *Agent) challengeSigned(ctx context.Context, v *visitor, now Moment) (none [process.ChallengeSize]byte, err error) {
+	if err := v.user.release(a.front.users, now); err != nil {
+		return none, err
+	}
+	a.mu.Lock()
+	_, err = a.core.Lease(now)
+	a.mu.Unlock()
+	if err != nil {
+		return none, err
+	}
+	c, err := a.releaser.Challenge(ctx, v)
+	if err != nil {
+		return none, err
+	}
+	return v.give(&challenge{bytes: c.Bytes, given: now, answer: c.Answer}), nil
 }
 
 func (a *Agent) releaseKey(ctx context.Context, q *apiv1.ReleaseKeyRequest) (*apiv1.ReleaseKeyResponse, error) {
@@ -52,6 +81,9 @@ func (a *Agent) releaseKey(ctx context.Context, q *apiv1.ReleaseKeyRequest) (*ap
 	report, err := process.Verify(q.GetReport(), c.bytes, a.boot)
 	if err != nil {
 		return nil, err
+	}
+	if c.answer != nil {
+		return c.answer(ctx, q.GetReport())
 	}
 	if err := v.user.release(a.front.users, asked); err != nil {
 		return nil, err

@@ -11,10 +11,12 @@ import (
 	osuser "os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/keystead/keystead/agent/part"
 	"github.com/keystead/keystead/collect"
+	running "github.com/keystead/keystead/collect/process"
 )
 
 // Bounds of what an application sends, and of how long it takes for it.
@@ -34,7 +36,11 @@ type front struct {
 	users    *users
 	now      func() Moment
 	server   *http.Server
+	steady   *http.Server // of launched programs, whose one connection has no end of its own
 	log      *slog.Logger
+
+	mu       sync.Mutex
+	launched map[uint64]*launched // by inode in pidfs
 }
 
 // openFront makes the socket with its mode and owner before it has its name, so that
@@ -62,6 +68,9 @@ func openFront(c SocketConfig, now func() Moment, log *slog.Logger) (*front, err
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
+	if err := running.Listening(l); err != nil {
+		log.Warn("no application is known above level peer", "because", err)
+	}
 	if err = os.Chmod(made, mode); err == nil {
 		err = os.Chown(made, uid, gid)
 	}
@@ -75,7 +84,7 @@ func openFront(c SocketConfig, now func() Moment, log *slog.Logger) (*front, err
 	if err != nil {
 		return nil, errors.Join(err, l.Close(), os.Remove(made))
 	}
-	return &front{path: c.Path, made: info, listener: l, users: newUsers(c), now: now, log: log}, nil
+	return &front{path: c.Path, made: info, listener: l, users: newUsers(c), now: now, log: log, launched: map[uint64]*launched{}}, nil
 }
 
 // owner returns the numbers of user and group, -1 for the agent's own.
@@ -124,11 +133,15 @@ func (f *front) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		v := &visitor{Conn: conn}
+		v := &visitor{Conn: conn, front: f}
 		v.peer, v.err = collect.NewPeer(conn)
+		v.process, v.unknown = running.Accept(conn)
 		uid := ^uint32(0) // nobody's
 		if v.err == nil {
 			uid = v.peer.UID()
+		}
+		if v.process != nil && uid == 0 {
+			v.process.Keep(launchDescriptors)
 		}
 		if v.user, v.gone = f.users.enter(uid, f.now()); v.user != nil {
 			return v, nil
@@ -160,6 +173,7 @@ func (f *front) serve(declared []part.Procedure, failed func(error)) {
 			return context.WithValue(ctx, visitorKey{}, c.(*visitor))
 		},
 	}
+	f.steady = &http.Server{Handler: f.server.Handler, Protocols: protocols, ErrorLog: f.server.ErrorLog, MaxHeaderBytes: maxHeader, HTTP2: f.server.HTTP2, ConnContext: f.server.ConnContext}
 	go func() {
 		if err := f.server.Serve(f); !errors.Is(err, http.ErrServerClosed) {
 			f.log.Error("the local socket is no longer served", "because", err)
@@ -178,6 +192,10 @@ func (f *front) stop() error {
 	} else if f.server.Shutdown(ctx) != nil {
 		err = f.server.Close()
 	}
+	if f.steady != nil {
+		err = errors.Join(err, f.steady.Close())
+	}
+	f.forget(true)
 	if info, lerr := os.Lstat(f.path); lerr == nil && os.SameFile(info, f.made) {
 		err = errors.Join(err, os.Remove(f.path))
 	}

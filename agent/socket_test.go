@@ -21,6 +21,7 @@ import (
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
+	"github.com/keystead/keystead/app/launch"
 	"github.com/keystead/keystead/client"
 	"github.com/keystead/keystead/evidence/process"
 	"github.com/keystead/keystead/internal/refusal"
@@ -38,7 +39,22 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	launch.Stage()
+	if how, ok := os.LookupEnv(runEnv); ok {
+		os.Exit(runCommand(how))
+	}
+	if path, ok := os.LookupEnv(signedEnv); ok {
+		if err := obey(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	status := m.Run()
+	if signedSelf.dir != "" {
+		_ = os.RemoveAll(signedSelf.dir)
+	}
+	os.Exit(status)
 }
 
 func handOn(paths []string) error {

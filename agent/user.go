@@ -15,6 +15,7 @@ const (
 
 // user is what one user of the machine takes up.
 type user struct {
+	uid   uint32
 	slots chan struct{} // one for each measurement under way
 	conns int
 
@@ -43,7 +44,7 @@ func (s *users) enter(uid uint32, now Moment) (u *user, leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if u = s.known[uid]; u == nil {
-		u = &user{slots: make(chan struct{}, measurements), tokens: 2 * s.perSecond, at: now}
+		u = &user{uid: uid, slots: make(chan struct{}, measurements), tokens: 2 * s.perSecond, at: now}
 	}
 	if s.conns >= s.maxConns || u.conns >= s.maxUser {
 		return nil, nil

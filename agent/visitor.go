@@ -4,12 +4,17 @@ import (
 	"context"
 	"crypto/rand"
 	"net"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/agent/part"
+	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/collect"
+	running "github.com/keystead/keystead/collect/process"
 	"github.com/keystead/keystead/evidence/process"
+	"github.com/keystead/keystead/internal/refusal"
 )
 
 // challengeLife is how long a challenge is good for.
@@ -20,12 +25,18 @@ type visitor struct {
 	net.Conn
 	peer *collect.Peer
 	err  error // why there is no peer
-	user *user
-	gone func()
-	once sync.Once
 
-	mu   sync.Mutex
-	last *challenge
+	process *running.Conn // nil where it can not be told who sends
+	unknown error         // why
+	sealed  *os.File      // the copy that it was launched from, on the socket that it was started with
+	front   *front
+	user    *user
+	gone    func()
+	once    sync.Once
+
+	mu     sync.Mutex
+	last   *challenge
+	copied *os.File // the sealed copy of what is to be launched
 }
 
 // challenge is what the next report has to answer.
@@ -33,6 +44,17 @@ type challenge struct {
 	bytes   [process.ChallengeSize]byte
 	given   Moment
 	program collect.Program // that the process ran then
+
+	// answer answers the report of a signed program; nil of one that is not signed.
+	answer func(ctx context.Context, report []byte) (*apiv1.ReleaseKeyResponse, error)
+}
+
+// Read implements net.Conn.
+func (v *visitor) Read(b []byte) (int, error) {
+	if v.process != nil {
+		return v.process.Receive(b)
+	}
+	return v.Conn.Read(b)
 }
 
 // Close implements net.Conn.
@@ -41,6 +63,14 @@ func (v *visitor) Close() error {
 	v.once.Do(func() {
 		if v.peer != nil {
 			_ = v.peer.Close() // nothing was written
+		}
+		if v.process != nil {
+			_ = v.process.Close()
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.copied != nil {
+			_ = v.copied.Close()
 		}
 		v.gone()
 	})
@@ -58,10 +88,73 @@ func (v *visitor) challenge(ctx context.Context, now Moment) ([process.Challenge
 	}
 	c := &challenge{given: now, program: program}
 	_, _ = rand.Read(c.bytes[:]) // never fails
+	return v.give(c), nil
+}
+
+// give makes a challenge the one that the next report has to answer.
+func (v *visitor) give(c *challenge) [process.ChallengeSize]byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.last = c
-	return c.bytes, nil
+	return c.bytes
+}
+
+// signed reports whether the process runs a program that carries an application's signature.
+func (v *visitor) signed(ctx context.Context) (bool, error) {
+	if v.err != nil || v.launchedFrom() != nil {
+		return true, v.err
+	}
+	return measure(ctx, v.user, v.peer.Signed)
+}
+
+// measurable reports whether this kernel lets processes be measured. A process that is not for
+// another reason, such as a namespace of its own, is refused for it where it runs a signed program.
+func (v *visitor) measurable() bool { return v.process != nil || refusal.Deny(v.unknown) != nil }
+
+// launchedFrom is the copy that the process was launched from; nil of one that was not. The agent
+// may learn of it after the process connected.
+func (v *visitor) launchedFrom() *os.File {
+	if v.sealed == nil && v.process != nil {
+		return v.front.copyOf(v.process.Inode())
+	}
+	return v.sealed
+}
+
+// Look implements part.Visitor.
+func (v *visitor) Look(ctx context.Context) (*part.Look, error) {
+	if v.process == nil {
+		return nil, v.unknown
+	}
+	l, err := look(ctx, v.user, v.process.Process, v.launchedFrom())
+	if err != nil {
+		return nil, err
+	}
+	again := l.Again
+	l.Again = func(ctx context.Context) error {
+		if err := again(ctx); err != nil {
+			return err
+		}
+		return v.process.Foreign()
+	}
+	return l, v.process.Foreign()
+}
+
+// look measures a process, at level launched if it is to run a sealed copy.
+func look(ctx context.Context, u *user, p *running.Process, sealed *os.File) (*part.Look, error) {
+	m, err := measure(ctx, u, func() (*running.Measurement, error) { return p.Measure(ctx, running.Options{Sealed: sealed}) })
+	if err != nil {
+		return nil, err
+	}
+	level := process.Measured
+	if sealed != nil {
+		level = process.Launched
+	}
+	l := &part.Look{Level: level, Note: m.Program.Note, Program: m.Measured, Mappings: m.Mappings, Coverage: m.Coverage, UID: m.UID, Inode: p.Inode(), Path: m.Path}
+	l.Again = func(ctx context.Context) error {
+		_, err := measure(ctx, u, func() (struct{}, error) { return struct{}{}, m.Again() })
+		return err
+	}
+	return l, nil
 }
 
 // take returns the challenge that a report has to answer, once.
@@ -91,10 +184,13 @@ func (v *visitor) facts(ctx context.Context, c challenge) (process.Facts, error)
 }
 
 // User implements part.Visitor.
-func (v *visitor) User() uint32 { return v.peer.UID() }
+func (v *visitor) User() uint32 { return v.user.uid }
 
 // Measure implements part.Visitor.
 func (v *visitor) Measure(ctx context.Context) (process.Facts, error) {
+	if v.peer == nil {
+		return process.Facts{}, keystead.Deny(keystead.Finding{Reason: keystead.ReasonProcessChanged, Where: "launched program", Want: "a program known by its path", Got: "one that runs a sealed copy"})
+	}
 	program, err := measure(ctx, v.user, v.peer.Program)
 	if err != nil {
 		return process.Facts{}, err

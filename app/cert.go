@@ -160,3 +160,26 @@ func (c *certificate) within(what string, at time.Time) error {
 	}
 	return nil
 }
+
+// Info is what a certificate of either kind says.
+type Info struct {
+	Name        string          // of the application, or of the root
+	Key         keystead.Digest // of the public key (PKIX DER): what a denial names
+	From, Until time.Time
+}
+
+// ReadCertificate reads a root's or a sub-certificate (DER). Who signed a sub-certificate it
+// does not say. It refuses with app-cert-foreign what is neither.
+func ReadCertificate(der []byte) (Info, error) {
+	c, err := parseSub(der)
+	name := ""
+	if err == nil {
+		name = c.name
+	} else if root, rerr := parseRoot(der); rerr == nil {
+		c, name, err = root, root.Subject.CommonName, nil
+	}
+	if err != nil {
+		return Info{}, err
+	}
+	return Info{Name: name, Key: c.digest, From: c.NotBefore, Until: c.NotAfter}, nil
+}

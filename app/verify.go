@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"time"
 
@@ -58,6 +59,23 @@ func Parse(file io.ReaderAt, size int64) (*Program, error) {
 		return nil, appAltered("a file that ends as signing ends it", "another end after %d bytes", p.Note.Size)
 	}
 	return p, nil
+}
+
+// Carries reports whether a file of size bytes ends with what signing writes, good or not. A
+// file that can not be signed carries nothing.
+func Carries(file io.ReaderAt, size int64) (bool, error) {
+	image, err := ParseImage(file, size)
+	if errors.Is(err, keystead.ReasonBinaryUnsuitable) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	raw, err := image.readNote(file)
+	if errors.Is(err, keystead.ReasonBinaryUnsuitable) {
+		return false, nil
+	}
+	return raw != nil, err
 }
 
 // Unsigned returns the file as it was before it was signed.

@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,10 +26,43 @@ import (
 
 // A LocalAgent is the agent of this machine, as its applications ask it. Its zero value
 // asks nobody. It is safe for concurrent use.
-type LocalAgent struct{ path string }
+type LocalAgent struct {
+	path string
+	own  *inherited // of a launched program
+}
 
 // Local returns the agent that listens at the path of a Unix socket.
-func Local(path string) LocalAgent { return LocalAgent{path} }
+func Local(path string) LocalAgent { return LocalAgent{path: path} }
+
+// LaunchedEnv is set in the environment of a launched program: to the number of the descriptor by
+// which it asks the agent, 3.
+const LaunchedEnv = "KEYSTEAD_AGENT_FD"
+
+// Launched returns the agent, for a program that keystead run launched: over the connection that it
+// was started with, descriptor 3, and once that is gone with the agent of then, over the socket that
+// KEYSTEAD_AGENT in its environment names.
+func Launched() LocalAgent { return LocalAgent{os.Getenv("KEYSTEAD_AGENT"), launchedBy()} }
+
+// inherited is the one connection of a launched program.
+type inherited struct {
+	client http.Client
+	asks   sync.Mutex // the connection has one challenge at a time
+}
+
+var launchedBy = sync.OnceValue(func() *inherited {
+	var used atomic.Bool
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	t := &http.Transport{Protocols: protocols, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		if !used.Swap(true) {
+			f := os.NewFile(3, "agent")
+			defer f.Close()
+			return net.FileConn(f)
+		}
+		return new(net.Dialer).DialContext(ctx, "unix", os.Getenv("KEYSTEAD_AGENT"))
+	}}
+	return &inherited{client: http.Client{Transport: t}}
+})
 
 // A ReleasedKey is an agreed key that was released to this process. Nothing prints the
 // key; only Bytes gives it.
@@ -76,6 +112,10 @@ func (l LocalAgent) Status(ctx context.Context) (*apiv1.AgentStatusResponse, err
 // a connection of its own, by which the agent knows this process, and comes sealed to a
 // wrapping key that only this call has (docs/spec/application.md).
 func (l LocalAgent) Release(ctx context.Context, key string, version uint64) (*ReleasedKey, error) {
+	if l.own != nil {
+		l.own.asks.Lock()
+		defer l.own.asks.Unlock()
+	}
 	to, done := l.connect()
 	defer done()
 	asked := time.Now()
@@ -137,6 +177,9 @@ func (l LocalAgent) connect() (to apiv1connect.AgentServiceClient, done func()) 
 const localBase = "http://agent.invalid"
 
 func (l LocalAgent) dial() (to *http.Client, done func()) {
+	if l.own != nil {
+		return &l.own.client, func() {}
+	}
 	t := &http.Transport{
 		MaxConnsPerHost: 1,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/app"
 	"github.com/keystead/keystead/evidence/process"
 )
 
@@ -30,6 +31,21 @@ func (p *Peer) Program() (Program, error) {
 	}
 	defer exe.Close()
 	return p.program(exe)
+}
+
+// Signed reports whether the file that the process runs carries an application's signature
+// (app.Carries), good or not. Its file system may be the process's own, and take any time.
+func (p *Peer) Signed() (bool, error) {
+	exe, err := p.open("exe")
+	if err != nil {
+		return false, err
+	}
+	defer exe.Close()
+	var st unix.Stat_t
+	if err := control(exe, func(fd int) error { return unix.Fstat(fd, &st) }); err != nil {
+		return false, fmt.Errorf("%s: its executable: %w", p.where(), err)
+	}
+	return app.Carries(exe, st.Size)
 }
 
 // program says what the process runs, its executable being open as exe.

@@ -110,11 +110,16 @@ func (n *svids) trustBundle(v ledger.View, roster *receipt.Roster) (out [][]byte
 	return out, nil
 }
 
-// IssueSVID implements serve.Hosts.
-func (n *svids) IssueSVID(ctx context.Context, from part.Caller, host string) (*apiv1.IssueSVIDResponse, error) {
+// IssueSVID implements serve.Hosts. A host that shows no key of its own gets one for the subject
+// key of its lease: agents of before ask so.
+func (n *svids) IssueSVID(ctx context.Context, from part.Caller, r *apiv1.IssueSVIDRequest) (*apiv1.IssueSVIDResponse, error) {
 	var out part.SVID
+	host := r.GetHost()
 	err := n.leases.Lease(ctx, from, host, func(v ledger.View, g *part.Granted) error {
 		subject, err := x509.ParsePKIXPublicKey(g.Lease.SubjectKey())
+		if len(r.GetPublicKey()) > 0 {
+			subject, err = client.SVIDKey(r.GetPublicKey(), r.GetProof(), n.cfg.Domain, host, g.Lease.Version())
+		}
 		if err != nil {
 			return err
 		}

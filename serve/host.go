@@ -24,7 +24,7 @@ type Hosts interface {
 	// Renew has two nodes judge evidence, and answers once that is on the ledger.
 	Renew(ctx context.Context, from part.Caller, r *apiv1.RenewRequest) (*apiv1.RenewResponse, error)
 	// IssueSVID signs an X.509-SVID.
-	IssueSVID(ctx context.Context, from part.Caller, host string) (*apiv1.IssueSVIDResponse, error)
+	IssueSVID(ctx context.Context, from part.Caller, r *apiv1.IssueSVIDRequest) (*apiv1.IssueSVIDResponse, error)
 	// Hosts returns up to limit enrolments whose names start with the prefix and come
 	// after a name, and whether there are more.
 	Hosts(ctx context.Context, prefix, after string, limit int) (hosts []*apiv1.Host, more bool, err error)
@@ -47,7 +47,7 @@ func (s *hostsAPI) Renew(ctx context.Context, r *apiv1.RenewRequest) (*apiv1.Ren
 
 // IssueSVID implements the API's HostService.
 func (s *hostsAPI) IssueSVID(ctx context.Context, r *apiv1.IssueSVIDRequest) (*apiv1.IssueSVIDResponse, error) {
-	return s.hosts.IssueSVID(ctx, part.CallerOf(ctx), r.GetHost())
+	return s.hosts.IssueSVID(ctx, part.CallerOf(ctx), r)
 }
 
 // ListHosts implements the API's HostService.

@@ -14,6 +14,12 @@ type Ledger interface {
 	Domain(ctx context.Context, fresh bool) (Domain, error)
 	// Read returns the values of keys, in their order; nil of one that has none. A node says so.
 	Read(ctx context.Context, keys ...string) ([][]byte, error)
+	// Terms returns the text of the terms for hosts that are in force, nil if there are none.
+	Terms(context.Context) ([]byte, error)
+	// Object returns an object, held to its digest.
+	Object(context.Context, keystead.Digest) ([]byte, error)
+	// Denied reports of each subject whether members have it on the deny list.
+	Denied(ctx context.Context, subjects ...string) ([]bool, error)
 }
 
 // Domain is what is proven of a domain from its genesis digest on.

@@ -22,6 +22,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	apiv1 "github.com/keystead/keystead/api/v1"
+	"github.com/keystead/keystead/app"
 	"github.com/keystead/keystead/evidence/process"
 )
 
@@ -68,6 +70,54 @@ type Visitor interface {
 	// Measure says which program the process runs now (collect.Peer), at level peer. A user has
 	// a bounded number of measurements under way.
 	Measure(context.Context) (process.Facts, error)
+	// Look measures the memory of a signed program that runs (collect/process), at level measured
+	// or, of one that keystead run launched, launched. It counts as a measurement. All that came on
+	// the connection must be of that very process (sender-foreign).
+	Look(context.Context) (*Look, error)
+	// Launching returns what the visitor is about to launch, if it is the agent's own program, run by
+	// root, and sent a sealed copy of another along (launch-unsealed).
+	Launching(context.Context) (Launching, error)
+}
+
+// A Launching is a program that keystead run is to launch, or has launched.
+type Launching struct {
+	Note    *app.Note
+	Program app.Measured // of the sealed copy
+
+	// Adopt takes the process that was launched, whose pidfd and, with socket, connection were sent
+	// along, if it runs the sealed copy (launch-unsealed) and the check passes. From then on it is
+	// known at level launched. Alive fails once it has ended.
+	Adopt func(ctx context.Context, socket bool, check func(*Look) error) (alive func() error, err error)
+}
+
+// A Look is what a process was found to run at one moment. Who it is, the roots of a domain say.
+type Look struct {
+	Level    process.Level
+	Note     *app.Note
+	Program  app.Measured
+	Mappings []app.Mapping
+	Coverage app.Coverage
+	UID      uint32 // effective
+	Inode    uint64 // of the process in pidfs
+	Path     string // of the executable; empty for one that was launched
+
+	// Again says that all of it still holds, and that nobody else sent on the connection. It is
+	// asked before an answer goes out.
+	Again func(context.Context) error
+}
+
+// A Releaser is a part that answers for signed programs, when they ask the agent for a key.
+type Releaser interface {
+	// Challenge has the program of a visitor measured, and returns what its report has to answer,
+	// and what answers the report. The agent sees to it that the report answers that challenge, in
+	// time and once, on the same connection.
+	Challenge(context.Context, Visitor) (Challenge, error)
+}
+
+// A Challenge is one that a report has to answer.
+type Challenge struct {
+	Bytes  [32]byte
+	Answer func(ctx context.Context, report []byte) (*apiv1.ReleaseKeyResponse, error)
 }
 
 // A Moment is a reading of CLOCK_BOOTTIME, which goes on while the machine sleeps and

@@ -827,8 +827,13 @@ func (x *RenewResponse) GetReplayed() *Replayed {
 }
 
 type IssueSVIDRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Host  string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// public_key is whose SVID is wanted: PKIX DER, ECDSA on P-256. Empty: the subject key of
+	// the lease.
+	PublicKey []byte `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// proof is a signature by that key (docs/spec/lease.md).
+	Proof         []byte `protobuf:"bytes,3,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -868,6 +873,20 @@ func (x *IssueSVIDRequest) GetHost() string {
 		return x.Host
 	}
 	return ""
+}
+
+func (x *IssueSVIDRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *IssueSVIDRequest) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
 }
 
 type IssueSVIDResponse struct {
@@ -2967,9 +2986,12 @@ const file_v1_host_proto_rawDesc = "" +
 	"\rRenewResponse\x12(\n" +
 	"\x05lease\x18\x01 \x01(\v2\x12.keystead.v1.LeaseR\x05lease\x12\x12\n" +
 	"\x04leaf\x18\x02 \x01(\x04R\x04leaf\x121\n" +
-	"\breplayed\x18\x03 \x01(\v2\x15.keystead.v1.ReplayedR\breplayed\"&\n" +
+	"\breplayed\x18\x03 \x01(\v2\x15.keystead.v1.ReplayedR\breplayed\"[\n" +
 	"\x10IssueSVIDRequest\x12\x12\n" +
-	"\x04host\x18\x01 \x01(\tR\x04host\"l\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x14\n" +
+	"\x05proof\x18\x03 \x01(\fR\x05proof\"l\n" +
 	"\x11IssueSVIDResponse\x12\"\n" +
 	"\fcertificates\x18\x01 \x03(\fR\fcertificates\x12\x16\n" +
 	"\x06bundle\x18\x02 \x03(\fR\x06bundle\x12\x1b\n" +

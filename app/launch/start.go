@@ -25,7 +25,7 @@ type Setting struct {
 	Read  []string // directories that it may read
 	Write []string // directories that it may write, besides
 
-	Stdout, Stderr *os.File `json:"-"` // may be nil
+	Stdin, Stdout, Stderr *os.File `json:"-"` // may be nil
 }
 
 // A Launched is a program that was started. Its process is that of Pidfd; Conn is the
@@ -39,6 +39,9 @@ type Launched struct {
 
 // Wait waits until the program ends.
 func (l *Launched) Wait() error { return l.cmd.Wait() }
+
+// Signal sends the program a signal.
+func (l *Launched) Signal(s os.Signal) error { return l.cmd.Process.Signal(s) }
 
 // Kill ends the program.
 func (l *Launched) Kill() error { return l.cmd.Process.Kill() }
@@ -134,6 +137,9 @@ func (l *Launched) start(stage string, sealed, socket *os.File, setting []byte, 
 	pidfd := -1
 	l.cmd = &exec.Cmd{Path: stage, Args: []string{stageArgument}, Env: []string{}, Dir: "/", ExtraFiles: []*os.File{sealed, socket, in, said},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}}
+	if s.Stdin != nil {
+		l.cmd.Stdin = s.Stdin
+	}
 	if s.Stdout != nil {
 		l.cmd.Stdout = s.Stdout
 	}

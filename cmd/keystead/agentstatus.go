@@ -35,6 +35,9 @@ func (f *socketFlags) add(c *cobra.Command) {
 
 func (f *socketFlags) open() (client.LocalAgent, context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), f.timeout)
+	if os.Getenv(client.LaunchedEnv) == "3" { // this program was launched by keystead run
+		return client.Launched(), ctx, cancel
+	}
 	return client.Local(f.socket), ctx, cancel
 }
 

@@ -28,6 +28,7 @@ var unanswered = map[string]string{
 	"keystead collateral fetch": "it asks AMD and Intel; TestCollateralCommands runs it",
 	"keystead collateral show":  "it shows what the vendors sent; TestCollateralCommands runs it",
 	"keystead node run":         "it answers nothing while it runs; --example-config is one text",
+	"keystead run":              "it answers nothing: its output is the program's",
 	"keystead up":               "it answers nothing: it runs until it is interrupted",
 }
 

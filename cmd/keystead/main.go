@@ -8,14 +8,19 @@ package main
 import (
 	"os"
 
+	"github.com/keystead/keystead/app/appcmd"
+	"github.com/keystead/keystead/app/launch"
 	"github.com/keystead/keystead/internal/cli"
 	"github.com/keystead/keystead/ledger/contract/contractcmd"
 	"github.com/keystead/keystead/watch/watchcmd"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	launch.Stage() // of keystead run: it does not return there
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // systems are the commands of systems' parts, one function each.
 func systems() []func(*cli.App) []cli.Placed {
-	return []func(*cli.App) []cli.Placed{watchcmd.Commands, contractcmd.Commands}
+	return []func(*cli.App) []cli.Placed{watchcmd.Commands, appcmd.Commands, contractcmd.Commands}
 }

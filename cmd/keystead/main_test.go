@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/app/launch"
 	"github.com/keystead/keystead/appraise"
 	"github.com/keystead/keystead/evidence"
 	"github.com/keystead/keystead/internal/cli"
@@ -26,7 +27,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"keystead": recorded})
+	launch.Stage()
+	// A launched program is called by that name.
+	testscript.Main(m, map[string]func(){"keystead": recorded, "application": recorded})
 }
 
 var update = flag.Bool("update", false, "rewrite the expectations of scripts' cmp, and the golden files of testdata")

@@ -6,18 +6,25 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/keystead/keystead/collect"
 )
 
-// A Conn is the connection of an application. It reads only what the process that
+// A Conn is the connection of an application. Read gives only what the process that
 // connected sends by itself: bytes that a child sends, or another process that was
-// handed the descriptor, end it with sender-foreign.
+// handed the descriptor, end it with sender-foreign. Receive gives all, and Foreign says
+// from then on that others sent as well.
 type Conn struct {
 	*Process
 	conn *net.UnixConn
+
+	mu      sync.Mutex
+	foreign error // why not all that came is the process's own; nil if it is
+	keep    int   // descriptors to keep of those that come
+	kept    []*os.File
 }
 
 // Listening prepares a listener whose connections go to [Accept], so that not even a
@@ -87,6 +94,18 @@ const descriptors = 253
 // Read reads what the process sends. Descriptors that come along are closed. The bytes of
 // one call are of one sender: the kernel does not join those of two.
 func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.Receive(b)
+	if n == 0 || err != nil {
+		return 0, err
+	}
+	if err := c.Foreign(); err != nil {
+		return 0, err
+	}
+	return n, c.Alive()
+}
+
+// Receive reads what comes, whoever sends it.
+func (c *Conn) Receive(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
@@ -95,14 +114,16 @@ func (c *Conn) Read(b []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	sender, err := senderOf(oob[:oobn])
+	sender, others, err := senderOf(oob[:oobn])
+	c.take(others)
 	switch {
 	case err != nil:
 		return 0, err
 	case n == 0:
 		return 0, io.EOF
 	case flags&unix.MSG_CTRUNC != 0 || sender == nil:
-		return 0, foreign("a message whose sender the kernel names", "one without")
+		c.taint(foreign("a message whose sender the kernel names", "one without"))
+		return n, nil
 	}
 	defer sender.Close()
 	got, err := inode(sender)
@@ -110,17 +131,69 @@ func (c *Conn) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	if got != c.inode {
-		return 0, foreign("the process that connected", "another")
+		c.taint(foreign("the process that connected", "another"))
 	}
-	return n, c.Alive()
+	return n, nil
 }
 
-// senderOf returns the pidfd of a message's sender, nil if there is none, and closes
-// other descriptors.
-func senderOf(oob []byte) (sender *os.File, err error) {
+// Foreign says that something came that the process did not send by itself (sender-foreign).
+func (c *Conn) Foreign() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.foreign
+}
+
+func (c *Conn) taint(because error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.foreign == nil {
+		c.foreign = because
+	}
+}
+
+// Keep has the next n descriptors that come along kept for [Conn.Descriptors]; further ones are
+// closed.
+func (c *Conn) Keep(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keep = n
+}
+
+// Descriptors hands over those that came, in their order.
+func (c *Conn) Descriptors() []*os.File {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.kept
+	c.keep, c.kept = c.keep+len(out), nil
+	return out
+}
+
+func (c *Conn) take(others []*os.File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range others {
+		if c.keep == 0 {
+			f.Close()
+			continue
+		}
+		c.keep, c.kept = c.keep-1, append(c.kept, f)
+	}
+}
+
+// Close lets go of the process, and of descriptors that came.
+func (c *Conn) Close() error {
+	for _, f := range c.Descriptors() {
+		f.Close()
+	}
+	return c.Process.Close()
+}
+
+// senderOf returns the pidfd of a message's sender, nil if there is none, and other
+// descriptors that came.
+func senderOf(oob []byte) (sender *os.File, others []*os.File, err error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, fmt.Errorf("control messages: %w", err)
+		return nil, nil, fmt.Errorf("control messages: %w", err)
 	}
 	for _, m := range messages {
 		if m.Header.Level != unix.SOL_SOCKET || m.Header.Type != unix.SCM_RIGHTS && m.Header.Type != unix.SCM_PIDFD {
@@ -139,11 +212,12 @@ func senderOf(oob []byte) (sender *os.File, err error) {
 				unix.CloseOnExec(fd)
 				sender = os.NewFile(uintptr(fd), "pidfd")
 			default:
-				unix.Close(fd)
+				unix.CloseOnExec(fd)
+				others = append(others, os.NewFile(uintptr(fd), "descriptor"))
 			}
 		}
 	}
-	return sender, nil
+	return sender, others, nil
 }
 
 // Write sends to the socket. Whoever holds the other end may read it: what is secret is

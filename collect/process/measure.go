@@ -148,6 +148,9 @@ func (p *Process) sealed(f *os.File) error {
 	const all = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 	var seals int
 	err := control(f, func(fd int) (err error) { seals, err = unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); return err })
+	if errors.Is(err, unix.EINVAL) { // such a file has none
+		seals, err = 0, nil
+	}
 	if err == nil && seals&all != all {
 		err = p.deny(keystead.ReasonLaunchUnsealed, "a copy that nobody can write to", fmt.Sprintf("one with seals %#x", seals))
 	}

@@ -228,3 +228,18 @@ func (p *Process) explain(name string, err error) error {
 	}
 	return fmt.Errorf("process %d: /proc/PID/%s: %w", p.pid, name, err)
 }
+
+// User returns the effective user of the process, whose filters are the launcher's own.
+func (p *Process) User() (uint32, error) { return p.threads(true) }
+
+// Twin returns another descriptor of the same file.
+func Twin(f *os.File) (twin *os.File, err error) {
+	err = control(f, func(fd int) error {
+		n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err == nil {
+			twin = os.NewFile(uintptr(n), f.Name())
+		}
+		return err
+	})
+	return twin, err
+}

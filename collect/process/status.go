@@ -3,12 +3,14 @@ package process
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/app"
 )
 
 const (
@@ -50,6 +52,55 @@ func (p *Process) threads(filtered bool) (uid uint32, err error) {
 		return 0, p.gone()
 	}
 	return uid, nil
+}
+
+// Launches refuses a process that is not this very program, run by root, untraced, unfiltered, with
+// nothing of other users about it: what it starts, its own starter could not touch
+// (launch-unsealed).
+func (p *Process) Launches() error {
+	uid, err := p.threads(false)
+	if err != nil {
+		return err
+	}
+	its, st, err := p.look("exe")
+	if err != nil {
+		return err
+	}
+	own, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	mine, _, err := stampOf(own)
+	if err != nil {
+		return err
+	}
+	status, err := p.read("status", maxStatus)
+	if err != nil {
+		return err
+	}
+	if its != mine || uid != 0 || !strings.Contains(string(status), "\nUid:\t0\t0\t0\t0\n") {
+		return p.deny(keystead.ReasonLaunchUnsealed, "the agent's own program, run by root, to launch another", fmt.Sprintf("another program, or one of user %d", uid))
+	}
+	return p.trusted("an executable", st)
+}
+
+// ReadSealed reads a signed program of a copy that nobody can write to (launch-unsealed), and
+// measures the file.
+func ReadSealed(f *os.File) (note *app.Note, m app.Measured, err error) {
+	if err := (&Process{}).sealed(f); err != nil {
+		return nil, m, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, m, err
+	}
+	p, err := app.Parse(f, st.Size())
+	if err != nil {
+		return nil, m, err
+	}
+	m, err = p.FileMeasured()
+	return p.Note, m, err
 }
 
 func (p *Process) thread(status string, filtered bool) (uid uint32, err error) {

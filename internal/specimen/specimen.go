@@ -27,6 +27,9 @@ import (
 //go:embed player.c.txt
 var playerC string
 
+//go:embed asker.c.txt
+var askerC string
+
 //go:embed starter.c.txt
 var starterC string
 
@@ -50,6 +53,9 @@ const (
 	CWritable   Kind = "c-writable"    // code that is writable (-N): can not be signed
 	CExecStack  Kind = "c-execstack"   // with an executable stack: can not be signed
 	Starter     Kind = "starter"       // no player: starts its second argument under a filter, and answers socket() for it
+	Asker       Kind = "asker"         // no player: asks an agent; dynamic, position-independent
+	AskerStatic Kind = "asker-static"  // the same, static
+	AskerLarge  Kind = "asker-large"   // the same, static, with 6 MiB of further code
 	Library     Kind = "library"       // a shared library, libspecimen.so, that does nothing
 )
 
@@ -91,6 +97,12 @@ func Build(t testing.TB, k Kind) string {
 	case Starter:
 		text = starterC
 		args = []string{"gcc", "-O1"}
+	case Asker:
+		text, args = askerC, []string{"gcc", "-O1", "-pie", "-fPIE"}
+	case AskerStatic:
+		text, args = askerC, []string{"gcc", "-O1", "-static"}
+	case AskerLarge:
+		text, args = askerC, []string{"gcc", "-O1", "-static", "-DLARGE"}
 	case Library:
 		out = filepath.Join(dir, "libspecimen.so")
 		source, text = filepath.Join(dir, "library.c"), "int specimen(void) { return 7; }\n"

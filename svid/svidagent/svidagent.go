@@ -5,6 +5,11 @@ package svidagent
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"log/slog"
 	"sync"
@@ -27,11 +32,9 @@ const DefaultDir = "/run/keystead/svid"
 
 // Options are what a part is made with.
 type Options struct {
-	Dir    string // where the files are written
-	Host   string // this host's name
-	Public []byte // the host's key, PKIX DER
-	Key    []byte // the private key, PEM, which is written beside the certificate
-	Log    *slog.Logger
+	Dir  string // where the files are written
+	Host string // this host's name
+	Log  *slog.Logger
 }
 
 // Times of attempts.
@@ -45,6 +48,8 @@ type Part struct {
 	host part.Host
 	opts Options
 	wake chan struct{} // there is another lease
+	key  *ecdsa.PrivateKey
+	pem  []byte // of the key, PKCS #8: written beside the certificate
 
 	mu        sync.Mutex // guards what follows, and the files
 	leased    bool
@@ -54,9 +59,19 @@ type Part struct {
 	published [][]byte // authorities by which nodes issue, as the ledger has them
 }
 
-// New returns the part. An SVID of an agent that was killed goes.
+// New returns the part, with a key of its own that lasts as long as it does: the subject key of a
+// lease vouches for more than TLS, and is written nowhere. An SVID of an agent that was killed goes.
 func New(host part.Host, o Options) (*Part, error) {
-	return &Part{host: host, opts: o, wake: make(chan struct{}, 1)}, remove(o.Dir)
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		return nil, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	return &Part{host: host, opts: o, wake: make(chan struct{}, 1), key: k, pem: text}, remove(o.Dir)
 }
 
 // Name implements part.Part.
@@ -138,8 +153,20 @@ func (p *Part) wanted(ctx context.Context) bool {
 func (p *Part) issue(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
+	domain, err := p.host.Ledger().Domain(ctx, false)
+	if err != nil {
+		return err
+	}
+	lease, _, err := p.host.Lease()
+	if err != nil {
+		return err
+	}
+	q := &apiv1.IssueSVIDRequest{Host: p.opts.Host}
+	if q.PublicKey, q.Proof, err = svid.Prove(rand.Reader, p.key, domain.Digest, p.opts.Host, lease.Version); err != nil {
+		return err
+	}
 	var r apiv1.IssueSVIDResponse
-	if err := p.host.Call(ctx, apiv1connect.HostServiceIssueSVIDProcedure, &apiv1.IssueSVIDRequest{Host: p.opts.Host}, &r); err != nil {
+	if err := p.host.Call(ctx, apiv1connect.HostServiceIssueSVIDProcedure, q, &r); err != nil {
 		return err
 	}
 	s, err := p.Accept(ctx, &r)
@@ -159,8 +186,12 @@ func (p *Part) Accept(ctx context.Context, r *apiv1.IssueSVIDResponse) (*svid.SV
 	if err != nil {
 		return nil, err
 	}
+	public, err := x509.MarshalPKIXPublicKey(p.key.Public())
+	if err != nil {
+		return nil, err
+	}
 	at := time.Now()
-	s, err := svid.Open(r, svid.Expected{ID: svid.HostID(domain.Name, p.opts.Host), Key: p.opts.Public, Until: at.Add(left)}, at)
+	s, err := svid.Open(r, svid.Expected{ID: svid.HostID(domain.Name, p.opts.Host), Key: public, Until: at.Add(left)}, at)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +238,7 @@ func (p *Part) place(s *svid.SVID) error {
 	if !p.leased {
 		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonLeaseExpired, Where: "SVID", Want: "a lease still", Got: "one that ended while it was issued"})
 	}
-	if err := write(p.opts.Dir, s, p.opts.Key); err != nil {
+	if err := write(p.opts.Dir, s, p.pem); err != nil {
 		return err
 	}
 	p.id = s.ID

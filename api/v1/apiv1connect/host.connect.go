@@ -86,7 +86,7 @@ type HostServiceClient interface {
 	// Renew has this node and another judge evidence, and answers once the renewal
 	// is on the ledger.
 	Renew(context.Context, *connect.Request[v1.RenewRequest]) (*connect.Response[v1.RenewResponse], error)
-	// IssueSVID signs an X.509-SVID for the lease's subject key.
+	// IssueSVID signs an X.509-SVID for a key of the host's, or for the lease's subject key.
 	IssueSVID(context.Context, *connect.Request[v1.IssueSVIDRequest]) (*connect.Response[v1.IssueSVIDResponse], error)
 	// Release gives an agreed key to a host whose lease and release policy allow it.
 	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
@@ -303,7 +303,7 @@ type HostServiceHandler interface {
 	// Renew has this node and another judge evidence, and answers once the renewal
 	// is on the ledger.
 	Renew(context.Context, *connect.Request[v1.RenewRequest]) (*connect.Response[v1.RenewResponse], error)
-	// IssueSVID signs an X.509-SVID for the lease's subject key.
+	// IssueSVID signs an X.509-SVID for a key of the host's, or for the lease's subject key.
 	IssueSVID(context.Context, *connect.Request[v1.IssueSVIDRequest]) (*connect.Response[v1.IssueSVIDResponse], error)
 	// Release gives an agreed key to a host whose lease and release policy allow it.
 	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
