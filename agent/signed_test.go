@@ -33,6 +33,7 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/app"
 	"github.com/keystead/keystead/client"
+	"github.com/keystead/keystead/collect"
 	"github.com/keystead/keystead/evidence/process"
 	"github.com/keystead/keystead/internal/refusal"
 	"github.com/keystead/keystead/internal/specimen"
@@ -301,6 +302,14 @@ func myself(t *testing.T) (string, *specimen.Authority) {
 		must(t, err)
 		plain := filepath.Join(signedSelf.dir, "program")
 		must(t, os.WriteFile(plain, content, 0o755))
+		if image, err := app.ParseImage(bytes.NewReader(content), int64(len(content))); err != nil || image.Interpreter != "" {
+			// The race detector's binary has a loader, and can not be launched.
+			build := exec.Command("go", "test", "-c", "-o", plain, ".")
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
 		must(t, os.Chmod(signedSelf.dir, 0o755))
 		signedSelf.by = specimen.NewAuthority(t)
 		signedSelf.path = signedSelf.by.Sign(t, plain, "billing")
@@ -660,4 +669,17 @@ func socketOf(t *testing.T, p *program) int {
 	}
 	t.Fatal("the program has no socket")
 	return 0
+}
+
+// TestUnmeasurable: on a kernel that does not say who sends, signed programs go on at level peer; where
+// it says that somebody else does, they are refused.
+func TestUnmeasurable(t *testing.T) {
+	for want, why := range map[bool]error{
+		false: &collect.Error{Found: "this kernel does not name senders by pidfd"},
+		true:  keystead.Deny(keystead.Finding{Reason: keystead.ReasonSenderForeign}),
+	} {
+		if got := (&visitor{unknown: why}).measurable(); got != want {
+			t.Errorf("%v: measurable is %v", why, got)
+		}
+	}
 }
