@@ -28,7 +28,13 @@ import (
 // ask has the member sign a statement upon the subject's version of now, and the nodes judge it.
 func (b *bed) ask(kind, subject string, text func(base uint64) ([]byte, error)) error {
 	b.t.Helper()
-	cl := b.client("")
+	return b.askAt("", kind, subject, text)
+}
+
+// askAt is ask at one node: which one it is decides whose refusal is the answer.
+func (b *bed) askAt(node, kind, subject string, text func(base uint64) ([]byte, error)) error {
+	b.t.Helper()
+	cl := b.client(node)
 	s, err := cl.State(b.ctx, nil, []string{kind + "/" + subject})
 	if err != nil {
 		b.t.Fatal(err)
@@ -465,7 +471,7 @@ func TestDenialOfMost(t *testing.T) {
 	}
 	deny := func(subject string) {
 		t.Helper()
-		if err := b.ask(admit.TypeDenial, subject, func(base uint64) ([]byte, error) {
+		if err := b.askAt("n1", admit.TypeDenial, subject, func(base uint64) ([]byte, error) {
 			return (&admit.Denial{Domain: b.digest, Subject: subject, Base: base, Because: "test"}).Text()
 		}); err != nil {
 			t.Fatal(err)
