@@ -274,14 +274,16 @@ func (a *app) termsShow() *cobra.Command {
 	return c
 }
 
-// termsInForce returns the text of a role's terms, and their version.
+// termsInForce returns the text of a role's terms, and their version: as a receipt, or the genesis entry,
+// proves them.
 func termsInForce(ctx context.Context, cl *client.Client, role string) ([]byte, uint64, error) {
-	state, err := cl.State(ctx, []string{admit.TypeTerms + "/" + role}, nil)
+	at := admit.TypeTerms + "/" + role
+	state, err := cl.State(ctx, []string{at}, nil)
 	if err != nil {
 		return nil, 0, err
 	}
 	if v := state.GetValues()[0]; v.GetVersion() > 0 {
-		return v.GetValue(), v.GetVersion(), nil
+		return v.GetValue(), v.GetVersion(), cl.Wrote(ctx, at, v.GetValue(), v.GetVersion())
 	}
 	view, err := cl.Show(ctx)
 	if err != nil {
