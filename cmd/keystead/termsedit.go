@@ -71,13 +71,13 @@ func (e *edit) target(role string, old []byte) (t admit.Terms, parts []part, err
 		}
 	}
 	for _, p := range parts {
-		e.put(&t, p)
+		put(&t, p)
 	}
 	return t, parts, nil
 }
 
 // put puts a part into terms: a set beside others, all else in the place of what there is.
-func (e *edit) put(t *admit.Terms, p part) {
+func put(t *admit.Terms, p part) {
 	d := keystead.Sum(p.content)
 	switch p.kind {
 	case admit.ObjectPolicy:
