@@ -198,11 +198,14 @@ const (
 
 // each asks one node after the other until one answers with more than that it is
 // unavailable, or ctx ends. Then the last refusal is the error: of those that say more
-// than that time is over, if there were any, and of those that name a state of a node. The
-// word of all nodes that people have to do something ends it at once.
+// than that time is over, if there were any, and of those that name a state of a node. If
+// no node answers, and so many say that they are shut that the others are no majority, one of them
+// that people have to do something, that ends it at once: the word of one alone may be a lie, or of
+// that node's disk only, while the others change leaders.
 func (c *Client) each(ctx context.Context, ask func(context.Context, *node) error) error {
-	pause, lasting := pauseMin, 0
+	pause := pauseMin
 	var told error
+	closed := 0 // nodes of this time around
 	for n := 1; ; n++ {
 		to, at := c.current()
 		one, cancel := context.WithTimeout(ctx, c.opts.Attempt)
@@ -214,20 +217,21 @@ func (c *Client) each(ctx context.Context, ask func(context.Context, *node) erro
 		if told == nil || !late(err) && (shut(err) || !shut(told)) {
 			told = err
 		}
+		if shut(err) {
+			closed++
+		}
 		if ctx.Err() != nil {
 			return told
 		}
-		if lasts(err) {
-			lasting++
-		}
 		c.next(at)
-		if n%len(c.all()) != 0 {
+		total := len(c.all())
+		if n%total != 0 {
 			continue
 		}
-		if lasting == len(c.all()) {
+		if lasts(told) && closed > total-(total/2+1) {
 			return told
 		}
-		lasting = 0
+		closed = 0
 		select {
 		case <-ctx.Done():
 			return told

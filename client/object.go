@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"github.com/keystead/keystead"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/internal/refusal"
+	"github.com/keystead/keystead/ledger"
+	"github.com/keystead/keystead/receipt"
 )
 
 // MaxObject bounds an object, in bytes.
@@ -128,6 +131,35 @@ func (c *Client) State(ctx context.Context, keys, subjects []string) (out *apiv1
 		return nil
 	})
 	return out, err
+}
+
+// Wrote checks, by a receipt, what a node said stands under a judged key: the leaf before its version
+// wrote it there. Whoever makes a statement out of what there is has to ask, or one node could have
+// members sign what they took back long ago; that the version is still the one in force, the nodes
+// see to when they judge the statement. Refused is with proof-invalid.
+func (c *Client) Wrote(ctx context.Context, key string, value []byte, version uint64) error {
+	wrong := func(want string) error {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonProofInvalid, Where: key, Want: want, Got: "a node's word for something else"})
+	}
+	if version == 0 {
+		return wrong("a version that a leaf wrote")
+	}
+	_, proven, err := c.Receipt(ctx, version-1)
+	if err != nil {
+		return err
+	}
+	if proven.Kind == receipt.KindEffective {
+		e, err := ledger.ParseEffective(proven.Entry)
+		if err != nil {
+			return err
+		}
+		for _, w := range e.Verdict.Writes {
+			if w.Key == key && !w.Delete && bytes.Equal(w.Value, value) {
+				return nil
+			}
+		}
+	}
+	return wrong(fmt.Sprintf("what leaf %d wrote", version-1))
 }
 
 // Hosts lists enrolments whose names start with the prefix, with their leases as

@@ -107,6 +107,50 @@ func minute(t *testing.T) context.Context {
 	return ctx
 }
 
+// TestWordOfOneNode: what a node says stands under a key is not what members' next statement is made
+// of, unless the ledger has written it there: neither what was in force before, under the version of
+// now, nor what another key has, nor anything made up.
+func TestWordOfOneNode(t *testing.T) {
+	t.Parallel()
+	c := found(t, 3, loopback)
+	c.startAll()
+	c.whole(0, 1, 2)
+	ctx, cl := minute(t), c.client("")
+	stands := func(name string) *apiv1.Key {
+		t.Helper()
+		k, err := cl.Key(ctx, name)
+		if err != nil || k.GetSpecVersion() == 0 {
+			t.Fatalf("%s: %v, %v", name, k, err)
+		}
+		return k
+	}
+	c.specify(ctx, cl, "storage", 1, anyHost)
+	before := stands("storage")
+	c.specify(ctx, cl, "other", 1, anyHost)
+	c.specify(ctx, cl, "storage", 1, strings.Replace(anyHost, "name any", "name strict", 1))
+	now := stands("storage")
+	const at = keyring.KeyspecType + "/storage"
+	for _, k := range []*apiv1.Key{before, now} { // an older version is what stood there: a statement upon it is refused
+		if err := cl.Wrote(ctx, at, []byte(k.GetSpecification()), k.GetSpecVersion()); err != nil {
+			t.Errorf("version %d: %v", k.GetSpecVersion(), err)
+		}
+	}
+	if before.GetSpecVersion() >= now.GetSpecVersion() || before.GetSpecification() == now.GetSpecification() {
+		t.Fatalf("%v, then %v", before, now)
+	}
+	for what, lie := range map[string]*apiv1.Key{
+		"the old one, as of now":       {Specification: before.GetSpecification(), SpecVersion: now.GetSpecVersion()},
+		"the one of now, as of before": {Specification: now.GetSpecification(), SpecVersion: before.GetSpecVersion()},
+		"another key's":                {Specification: stands("other").GetSpecification(), SpecVersion: stands("other").GetSpecVersion()},
+		"another policy":               {Specification: strings.Replace(now.GetSpecification(), "name strict", "name any", 1), SpecVersion: now.GetSpecVersion()},
+		"nothing":                      {SpecVersion: now.GetSpecVersion()},
+		"a leaf of another kind":       {Specification: now.GetSpecification(), SpecVersion: 1},
+	} {
+		demand(t, what, cl.Wrote(ctx, at, []byte(lie.GetSpecification()), lie.GetSpecVersion()), keystead.ReasonProofInvalid)
+	}
+	demand(t, "of a version that there can not be", cl.Wrote(ctx, at, []byte(now.GetSpecification()), 0), keystead.ReasonProofInvalid)
+}
+
 // TestKeysAgreed has three nodes agree on a key; each releases it, and its receipt
 // verifies. A node is killed in the midst of the next version and started again: the
 // version comes about, and all read both.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,10 @@ type muster struct {
 	shown   map[string]exhibit
 	arrived chan struct{} // closed when a node shows itself
 	pending []exclusion
+
+	lately sync.Mutex // one at a time asks the TPM
+	made   exhibit
+	madeAt time.Time
 }
 
 // exhibit is evidence whose root of trust held, as it was answered on a connection: at most what a
@@ -181,28 +186,18 @@ func (m *muster) spare(ctx context.Context, proposal keystead.Digest, roster *re
 	if c.rules != nil && c.rules.Last().After(times[0]) {
 		times = append(times, c.rules.Last())
 	}
+	var tallies []tally
 	for i, at := range times {
-		tally, err := m.count(known, roster, now, &c, at)
-		if err == nil {
-			tally.from = ""
-			if i > 0 {
-				tally.from = ", from " + at.UTC().Format(time.RFC3339) + " on"
-			}
-			err = m.settle(proposal, roster, &c, tally)
-		}
+		t, err := m.count(known, roster, now, &c, at)
 		if err != nil {
-			m.forget(proposal)
 			return err
 		}
+		if i > 0 {
+			t.from = ", from " + at.UTC().Format(time.RFC3339) + " on"
+		}
+		tallies = append(tallies, t)
 	}
-	return nil
-}
-
-// forget takes a statement that was not endorsed from what may take effect.
-func (m *muster) forget(proposal keystead.Digest) {
-	m.mu.Lock()
-	m.pending = slices.DeleteFunc(m.pending, func(e exclusion) bool { return e.proposal == proposal })
-	m.mu.Unlock()
+	return m.settle(proposal, roster, &c, tallies...)
 }
 
 // tally is who passes, and who falls out and why.
@@ -286,39 +281,57 @@ func (m *muster) against(x *exhibit, rules *admit.Rules, more string, at time.Ti
 	return &findings[0], nil
 }
 
-// settle decides by a tally, together with what else was endorsed lately and may take effect
-// beside it: two statements by each of which one node falls out have two fall out.
-func (m *muster) settle(proposal keystead.Digest, roster *receipt.Roster, c *change, t tally) error {
-	if len(t.out) == 0 {
-		return nil
-	}
+// settle decides by tallies, each of a later time than the one before, together with what else was
+// endorsed lately and may take effect beside it: two statements by each of which one node falls out
+// have two fall out. So do two times of one statement: who falls out at first is out later, whatever
+// is in force then.
+func (m *muster) settle(proposal keystead.Digest, roster *receipt.Roster, c *change, tallies ...tally) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.pending = slices.DeleteFunc(m.pending, func(e exclusion) bool { return now.After(e.until) || e.proposal == proposal })
-	passing := slices.DeleteFunc(slices.Clone(t.passing), func(name string) bool {
-		return slices.ContainsFunc(m.pending, func(e exclusion) bool { return slices.Contains(e.nodes, name) })
-	})
+	var fallen []string
 	var findings []keystead.Finding
-	names := make([]string, 0, len(t.out))
-	for _, node := range roster.Nodes {
-		if f, out := t.out[node.Name]; out {
-			names = append(names, node.Name)
-			findings = append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where + ": node " + node.Name, Want: "what the node passes", Got: f.String() + t.from})
+	for _, t := range tallies {
+		for _, node := range roster.Nodes {
+			if f, out := t.out[node.Name]; out && !slices.Contains(fallen, node.Name) {
+				fallen = append(fallen, node.Name)
+				findings = append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where + ": node " + node.Name, Want: "what the node passes", Got: f.String() + t.from})
+			}
+		}
+		if few := m.few(roster, c, &t, fallen); few != nil {
+			return keystead.Deny(append(findings, *few)...)
 		}
 	}
 	switch {
-	case len(passing) < roster.Majority():
-		got := fmt.Sprintf("%d %v", len(passing), passing)
-		if t.nameless > 0 {
-			got += fmt.Sprintf(", and %d that did not show themselves", t.nameless)
-		}
-		return keystead.Deny(append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where, Want: fmt.Sprintf("%d of %d nodes that run and pass by it", roster.Majority(), len(roster.Nodes)), Got: got + t.from})...)
-	case uint64(len(names)) > c.most:
-		return keystead.Deny(append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where, Want: fmt.Sprintf("may-exclude %d, if that is meant", len(names)), Got: fmt.Sprintf("may-exclude %d", c.most)})...)
+	case len(fallen) == 0:
+		return nil
+	case uint64(len(fallen)) > c.most:
+		return keystead.Deny(append(findings, keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where, Want: fmt.Sprintf("may-exclude %d, if that is meant", len(fallen)), Got: fmt.Sprintf("may-exclude %d", c.most)})...)
 	}
-	m.pending = append(m.pending, exclusion{proposal, names, now.Add(2 * ledger.Window * time.Millisecond)})
+	m.pending = append(m.pending, exclusion{proposal, fallen, now.Add(2 * ledger.Window * time.Millisecond)})
 	return nil
+}
+
+// few says that some fall out and that of the others too few pass; nil if it is not so.
+func (m *muster) few(roster *receipt.Roster, c *change, t *tally, fallen []string) *keystead.Finding {
+	if len(fallen) == 0 {
+		return nil
+	}
+	passing := slices.DeleteFunc(slices.Clone(t.passing), func(name string) bool {
+		return slices.Contains(fallen, name) || slices.ContainsFunc(m.pending, func(e exclusion) bool { return slices.Contains(e.nodes, name) })
+	})
+	if len(passing) >= roster.Majority() {
+		return nil
+	}
+	got := "none"
+	if len(passing) > 0 {
+		got = strings.Join(passing, ", ")
+	}
+	if t.nameless > 0 {
+		got += fmt.Sprintf(", and %d that did not show themselves", t.nameless)
+	}
+	return &keystead.Finding{Reason: keystead.ReasonTermsExclude, Where: c.where, Want: fmt.Sprintf("%d of %d nodes that run and pass by it", roster.Majority(), len(roster.Nodes)), Got: got + t.from}
 }
 
 func exclude(where, want, got string) error {
@@ -346,7 +359,7 @@ func (m *muster) denied(ctx context.Context, node receipt.Node) error {
 	for _, other := range roster.Nodes {
 		y, ok := m.seen(other)
 		if other.Name == m.name {
-			y, err = m.own(ctx)
+			y, err = m.ownLately(ctx)
 			ok = err == nil
 		}
 		if !ok {
@@ -363,6 +376,25 @@ func (m *muster) denied(ctx context.Context, node receipt.Node) error {
 		return nil
 	}
 	return keystead.Deny(findings...)
+}
+
+// ownFor is how long this node's own evidence serves again where it is only asked what would deny
+// the machine. Whoever is denied may come as often as it likes, and must not have the TPM of this one
+// quote each time.
+const ownFor = time.Minute
+
+// ownLately returns this node's own evidence, made less than ownFor ago.
+func (m *muster) ownLately(ctx context.Context) (exhibit, error) {
+	m.lately.Lock()
+	defer m.lately.Unlock()
+	if m.madeAt.IsZero() || time.Since(m.madeAt) > ownFor {
+		x, err := m.own(ctx)
+		if err != nil {
+			return x, err
+		}
+		m.made, m.madeAt = x, time.Now()
+	}
+	return m.made, nil
 }
 
 // judgeNewcomer judges the evidence of a machine that members add as a node, where they hand one in:

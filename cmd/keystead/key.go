@@ -191,6 +191,11 @@ func (a *app) specify(f *specFlags, name string, fill func(*keyring.Spec, *apiv1
 	if err != nil {
 		return err
 	}
+	if v := k.GetSpecVersion(); v > 0 { // what is not given stays as it is there
+		if err := cl.Wrote(ctx, keyring.KeyspecType+"/"+name, []byte(k.GetSpecification()), v); err != nil {
+			return err
+		}
+	}
 	s := keyring.Spec{Domain: cl.Domain(), Name: name, Base: k.GetSpecVersion()}
 	if err := fill(&s, k); err != nil {
 		return err

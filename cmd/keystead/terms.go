@@ -200,33 +200,8 @@ func formatRoots(r tpm2.Roots) ([]byte, error) {
 func terms(role string, parts []part) admit.Terms {
 	t := admit.Terms{Role: role}
 	for _, p := range parts {
-		d := keystead.Sum(p.content)
-		if !p.until.IsZero() {
-			if t.Until == nil {
-				t.Until = map[keystead.Digest]time.Time{}
-			}
-			t.Until[d] = p.until
-		}
-		switch p.kind {
-		case admit.ObjectPolicy:
-			t.Policy = d
-		case admit.ObjectRoots:
-			t.Roots = d
-		case admit.ObjectReferences:
-			t.References = append(t.References, d)
-		case admit.ObjectCodeSet:
-			t.CodeSets = append(t.CodeSets, d)
-		case admit.ObjectCollateral:
-			t.Collateral = append(t.Collateral, d)
-		case admit.ObjectTEERoots:
-			t.TEERoots = d
-		case admit.ObjectAppRoots:
-			t.Systems = append(t.Systems, admit.Named{Digest: d, Kind: p.kind})
-		}
+		put(&t, p)
 	}
-	sortDigests(t.References)
-	sortDigests(t.CodeSets)
-	sortDigests(t.Collateral)
 	return t
 }
 
@@ -274,14 +249,16 @@ func (a *app) termsShow() *cobra.Command {
 	return c
 }
 
-// termsInForce returns the text of a role's terms, and their version.
+// termsInForce returns the text of a role's terms, and their version: as a receipt, or the genesis entry,
+// proves them.
 func termsInForce(ctx context.Context, cl *client.Client, role string) ([]byte, uint64, error) {
-	state, err := cl.State(ctx, []string{admit.TypeTerms + "/" + role}, nil)
+	at := admit.TypeTerms + "/" + role
+	state, err := cl.State(ctx, []string{at}, nil)
 	if err != nil {
 		return nil, 0, err
 	}
 	if v := state.GetValues()[0]; v.GetVersion() > 0 {
-		return v.GetValue(), v.GetVersion(), nil
+		return v.GetValue(), v.GetVersion(), cl.Wrote(ctx, at, v.GetValue(), v.GetVersion())
 	}
 	view, err := cl.Show(ctx)
 	if err != nil {

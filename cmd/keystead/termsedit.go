@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +36,9 @@ func (e *edit) add(c *cobra.Command) {
 	e.tees.add(c)
 }
 
+// roles are what terms are for.
+var roles = []string{admit.RoleHost, admit.RoleNode}
+
 // target returns the terms as they are to be, and the objects that are given.
 func (e *edit) target(role string, old []byte) (t admit.Terms, parts []part, err error) {
 	if e.whole {
@@ -46,11 +50,17 @@ func (e *edit) target(role string, old []byte) (t admit.Terms, parts []part, err
 	if !e.given() && len(e.drop) == 0 {
 		return t, nil, cli.Misuse(errors.New("nothing is to be other"), "--policy, --add-codeset, --drop and so on say what")
 	}
+	if !slices.Contains(roles, role) {
+		return t, nil, cli.Misuse(fmt.Errorf("%q is not a role", role), "roles are "+strings.Join(roles, " and "))
+	}
 	if old == nil {
 		return t, nil, cli.Misuse(fmt.Errorf("there are no terms for %s to edit", role), "keystead domain terms set makes them")
 	}
 	if t, err = admit.ParseTerms(old); err != nil {
 		return t, nil, err
+	}
+	if len(e.intermediate) > 0 && len(e.roots)+len(e.testRoots) == 0 { // one object holds both
+		return t, nil, cli.Misuse(errors.New("--intermediates without roots: they are one object with the roots that they stand beside"), "give --roots or --test-roots as well, all of them")
 	}
 	if parts, err = e.some(); err != nil {
 		return t, nil, err
@@ -61,13 +71,13 @@ func (e *edit) target(role string, old []byte) (t admit.Terms, parts []part, err
 		}
 	}
 	for _, p := range parts {
-		e.put(&t, p)
+		put(&t, p)
 	}
 	return t, parts, nil
 }
 
 // put puts a part into terms: a set beside others, all else in the place of what there is.
-func (e *edit) put(t *admit.Terms, p part) {
+func put(t *admit.Terms, p part) {
 	d := keystead.Sum(p.content)
 	switch p.kind {
 	case admit.ObjectPolicy:

@@ -179,7 +179,7 @@ func (a *app) foresee(ctx context.Context, cl *client.Client, members []string, 
 		shown.print(a.Stderr, false)
 		return nil
 	case errors.Is(err, keystead.ReasonReaderUnnamed), errors.Is(err, keystead.ReasonThresholdMissing), errors.Is(err, keystead.ReasonNoteUnsigned):
-		fmt.Fprintf(a.Stderr, "keystead: who falls out is for readers of the archive to see (keystead domain terms plan)\n")
+		fmt.Fprintf(a.Stderr, "keystead: who falls out is for readers of the archive to see, whom the setting archive-readers names (keystead setting show archive-readers)\n")
 		return nil
 	}
 	a.warn(fmt.Sprintf("who falls out could not be seen: %v", err))

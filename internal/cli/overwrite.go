@@ -95,9 +95,12 @@ const ReplaceHelp = "go on although there is one of that name already"
 
 // Overwrite shows what becomes of a thing that there is, and refuses unless it is to be replaced.
 func (a *App) Overwrite(what, old, new string, replace bool) error {
-	a.Changes(what, old, new)
-	if replace {
+	changed := a.Changes(what, old, new)
+	switch {
+	case replace:
 		return nil
+	case !changed:
+		return Misuse(fmt.Errorf("%s is there already, and as it would be made", what), "there is nothing to do; --replace hands it in all the same")
 	}
 	return Misuse(fmt.Errorf("%s is there already, and would be replaced as shown above", what), "--replace does so; or take another name")
 }

@@ -69,7 +69,9 @@ func (a *App) DecideOver(f *StatementFlags, kind, subject, key string, text func
 			return nil, keystead.Deny(keystead.Finding{Reason: keystead.ReasonSubjectChanged, Where: kind + " " + subject, Want: fmt.Sprintf("version %d, as it was a moment ago", base), Got: fmt.Sprint(now)})
 		}
 		if old := state.GetValues()[0]; old.GetVersion() > 0 {
-			err = over(string(old.GetValue()), string(statement))
+			if err = cl.Wrote(ctx, key, old.GetValue(), old.GetVersion()); err == nil {
+				err = over(string(old.GetValue()), string(statement))
+			}
 		}
 		return statement, err
 	})
