@@ -196,3 +196,25 @@ func refused(t *testing.T, what string, err error) {
 		t.Errorf("%s: %v", what, err)
 	}
 }
+
+// TestEnds tells the times at which sets of terms end, each once, whatever ends first.
+func TestEnds(t *testing.T) {
+	s := newDomain(t)
+	now := time.UnixMilli(int64(s.clock)).UTC().Truncate(time.Second)
+	terms := s.terms("demo")
+	first, second := now.Add(time.Minute), now.Add(time.Hour)
+	other := s.put([]byte(strings.Replace(record().CodeSet, "name ", "name other-", 1)))
+	terms.CodeSets = append(terms.CodeSets, other)
+	slices.SortFunc(terms.CodeSets, func(a, b keystead.Digest) int { return bytes.Compare(a[:], b[:]) })
+	terms.Until = map[keystead.Digest]time.Time{terms.References[0]: second, terms.CodeSets[0]: first, terms.CodeSets[1]: second}
+	s.found(terms)
+	r := s.rules(admit.RoleHost)
+	for _, tc := range []struct {
+		after time.Time
+		want  []time.Time
+	}{{now, []time.Time{first, second}}, {first, []time.Time{second}}, {second, nil}} {
+		if got := r.Ends(tc.after); !slices.EqualFunc(got, tc.want, time.Time.Equal) {
+			t.Errorf("after %v: %v, want %v", tc.after, got, tc.want)
+		}
+	}
+}

@@ -127,15 +127,23 @@ func (r *Rules) Digest() keystead.Digest { return r.digest }
 // Role returns the role that the rules are for.
 func (r *Rules) Role() string { return r.role }
 
-// Last returns the time from which on every set that has a time counts no more; zero where
-// none has one.
-func (r *Rules) Last() (last time.Time) {
+// maxEnds is how many ends of sets are told.
+const maxEnds = 16
+
+// Ends returns the times after one from which on a set counts no more, ascending: of more than
+// 16, the first 15 and the last.
+func (r *Rules) Ends(after time.Time) (ends []time.Time) {
 	for _, s := range r.sets {
-		if s.Until.After(last) {
-			last = s.Until
+		if s.Until.After(after) {
+			ends = append(ends, s.Until)
 		}
 	}
-	return last
+	slices.SortFunc(ends, time.Time.Compare)
+	ends = slices.CompactFunc(ends, time.Time.Equal)
+	if n := len(ends); n > maxEnds {
+		ends = append(ends[:maxEnds-1], ends[n-1])
+	}
+	return ends
 }
 
 // Roots returns the endorsement roots, for credential activation.

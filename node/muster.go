@@ -157,7 +157,7 @@ type change struct {
 
 // spare refuses with terms-exclude what would have nodes fall out that are needed: if it leaves no
 // majority of nodes that are seen to pass, or if more fall out than the statement says. Each is
-// judged by its last evidence, as of now and as of when the last set with a time counts no more.
+// judged by its last evidence, as of now and as of when each set with a time counts no more.
 // What has nobody fall out is never held back.
 func (m *muster) spare(ctx context.Context, proposal keystead.Digest, roster *receipt.Roster, c change) error {
 	if m.own == nil { // nodes show nothing, and are judged by nothing
@@ -183,8 +183,8 @@ func (m *muster) spare(ctx context.Context, proposal keystead.Digest, roster *re
 	}
 	_, _, clock := m.machine.roster()
 	times := []time.Time{time.UnixMilli(int64(clock))}
-	if c.rules != nil && c.rules.Last().After(times[0]) {
-		times = append(times, c.rules.Last())
+	if c.rules != nil {
+		times = append(times, c.rules.Ends(times[0])...)
 	}
 	var tallies []tally
 	for i, at := range times {

@@ -96,13 +96,8 @@ type plan struct {
 	clock     time.Time
 }
 
-// times are as of when a plan judges: now, and when every set that has a time counts no more.
-func (x *plan) times() []time.Time {
-	if last := x.then.Last(); last.After(x.clock) {
-		return []time.Time{x.clock, last}
-	}
-	return []time.Time{x.clock}
-}
+// times are as of when a plan judges: now, and when each set that has a time counts no more.
+func (x *plan) times() []time.Time { return append([]time.Time{x.clock}, x.then.Ends(x.clock)...) }
 
 // judge says what speaks against somebody by rules as of a time; nil for nothing.
 type judge func(*admit.Rules, time.Time) (*keystead.DenyError, error)

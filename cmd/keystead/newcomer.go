@@ -107,11 +107,20 @@ func judgeNewcomer(ctx context.Context, cl *client.Client, bundle evidence.Bundl
 	}
 	for i, denial := range state.GetValues() {
 		if denial.GetVersion() > 0 {
-			findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareDenied, Where: "deny list", Want: "hardware that is on no deny list", Got: subjects[i]})
+			findings = append(findings, keystead.Finding{Reason: keystead.ReasonHardwareDenied, Where: "deny list", Want: "hardware that is on no deny list", Got: subjects[i] + becauseOf(denial.GetValue())})
 		}
 	}
 	if len(findings) > 0 {
 		return keystead.Deny(findings...)
 	}
 	return against
+}
+
+// becauseOf is why members denied something, as their statement has it.
+func becauseOf(text []byte) string {
+	d, err := admit.ParseDenial(text)
+	if err != nil {
+		return ""
+	}
+	return ": " + d.Because
 }
