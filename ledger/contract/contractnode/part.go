@@ -48,7 +48,7 @@ const (
 func (p *Part) Declare(d *part.Declaration) {
 	d.Procedures = []part.Procedure{
 		part.Unary(contractv1connect.ContractServiceCallProcedure, part.Limits{In: asked, Values: 16, Out: answers, Rate: 100, Flight: 64}, p.call),
-		part.Unary(contractv1connect.ContractServiceQueryProcedure, part.Limits{In: asked, Values: 16, Out: answers, Rate: 100, Flight: 16}, p.query),
+		part.Unary(contractv1connect.ContractServiceQueryProcedure, part.Limits{In: asked, Values: 16, Out: answers, Rate: 100, Flight: 2}, p.query),
 		part.Unary(contractv1connect.ContractServiceListContractsProcedure, part.Limits{In: 1 << 10, Values: 4, Out: listed, Rate: 20, Flight: 4}, p.list),
 		part.Unary(contractv1connect.ContractServiceListUsersProcedure, part.Limits{In: 1 << 10, Values: 4, Out: listed, Rate: 20, Flight: 4}, p.users),
 	}
