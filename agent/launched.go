@@ -180,7 +180,7 @@ func (f *front) serveLaunched(l *launched, pidfd, socket *os.File) error {
 	if err != nil {
 		return errors.Join(err, v.process.Close(), conn.Close())
 	}
-	go func() { _ = f.steady.Serve(&once{conn: v}) }() // ends at once: the connection is served beside
+	go func() { _ = f.steady.Serve(&once{conn: v.askable()}) }() // ends at once: the connection is served beside
 	return nil
 }
 

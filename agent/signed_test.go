@@ -199,6 +199,10 @@ func obey(path string) error {
 			if k, err = local.Release(ctx, key, 0); err == nil {
 				out = string(k.Bytes())
 			}
+		case "byhand":
+			out, err = byHand(path, key == "child")
+		case "spiffe":
+			out, err = fetched(ctx, path, key)
 		case "exit":
 			cancel()
 			status, _ := strconv.Atoi(key)

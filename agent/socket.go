@@ -17,6 +17,7 @@ import (
 	"github.com/keystead/keystead/agent/part"
 	"github.com/keystead/keystead/collect"
 	running "github.com/keystead/keystead/collect/process"
+	"github.com/keystead/keystead/collect/process/h2ping"
 )
 
 // Bounds of what an application sends, and of how long it takes for it.
@@ -144,7 +145,7 @@ func (f *front) Accept() (net.Conn, error) {
 			v.process.Keep(launchDescriptors)
 		}
 		if v.user, v.gone = f.users.enter(uid, f.now()); v.user != nil {
-			return v, nil
+			return v.askable(), nil
 		}
 		f.log.Warn("a connection too many is closed", "user", uid)
 		v.gone = func() {}
@@ -170,7 +171,7 @@ func (f *front) serve(declared []part.Procedure, failed func(error)) {
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 8, MaxReceiveBufferPerConnection: 64 << 10, MaxReceiveBufferPerStream: 64 << 10},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, visitorKey{}, c.(*visitor))
+			return context.WithValue(ctx, visitorKey{}, c.(*h2ping.Conn).Conn.(*visitor))
 		},
 	}
 	f.steady = &http.Server{Handler: f.server.Handler, Protocols: protocols, ErrorLog: f.server.ErrorLog, MaxHeaderBytes: maxHeader, HTTP2: f.server.HTTP2, ConnContext: f.server.ConnContext}

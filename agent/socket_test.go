@@ -43,6 +43,10 @@ func TestMain(m *testing.M) {
 	if how, ok := os.LookupEnv(runEnv); ok {
 		os.Exit(runCommand(how))
 	}
+	if _, ok := os.LookupEnv(answererEnv); ok {
+		fmt.Print(answers(os.NewFile(3, "connection")))
+		os.Exit(0)
+	}
 	if path, ok := os.LookupEnv(signedEnv); ok {
 		if err := obey(path); err != nil {
 			fmt.Fprintln(os.Stderr, err)

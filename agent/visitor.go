@@ -13,6 +13,7 @@ import (
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/collect"
 	running "github.com/keystead/keystead/collect/process"
+	"github.com/keystead/keystead/collect/process/h2ping"
 	"github.com/keystead/keystead/evidence/process"
 	"github.com/keystead/keystead/internal/refusal"
 )
@@ -26,6 +27,7 @@ type visitor struct {
 	peer *collect.Peer
 	err  error // why there is no peer
 
+	asked   *h2ping.Conn  // around this connection
 	process *running.Conn // nil where it can not be told who sends
 	unknown error         // why
 	sealed  *os.File      // the copy that it was launched from, on the socket that it was started with
@@ -47,6 +49,12 @@ type challenge struct {
 
 	// answer answers the report of a signed program; nil of one that is not signed.
 	answer func(ctx context.Context, report []byte) (*apiv1.ReleaseKeyResponse, error)
+}
+
+// askable returns the connection as a server has it.
+func (v *visitor) askable() net.Conn {
+	v.asked = h2ping.Wrap(v)
+	return v.asked
 }
 
 // Read implements net.Conn.
@@ -230,4 +238,24 @@ func measure[T any](ctx context.Context, u *user, read func() (T, error)) (T, er
 	case <-ctx.Done():
 		return none, keystead.Deny(keystead.Finding{Reason: keystead.ReasonTimeout, Where: "executable of the process", Want: "to be read in time", Got: ctx.Err().Error()})
 	}
+}
+
+// presentTime is how long a client may take to answer a PING.
+const presentTime = 5 * time.Second
+
+// Present implements part.Visitor.
+func (v *visitor) Present(ctx context.Context) error {
+	if v.process == nil {
+		return v.unknown
+	}
+	ctx, cancel := context.WithTimeout(ctx, presentTime)
+	defer cancel()
+	err := v.asked.Ping(ctx)
+	if foreign := v.process.Foreign(); foreign != nil {
+		return foreign
+	}
+	if err != nil {
+		return keystead.Deny(keystead.Finding{Reason: keystead.ReasonSenderForeign, Where: "connection", Want: "an answer to a PING by the process that connected", Got: err.Error()})
+	}
+	return v.process.Alive()
 }

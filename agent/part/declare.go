@@ -69,7 +69,7 @@ func Stream[Q, A any](name string, l Limits, answer func(ctx context.Context, q 
 }
 
 var (
-	procedureName = regexp.MustCompile(`^/[a-zA-Z][a-zA-Z0-9.]{0,120}\.[A-Z][a-zA-Z0-9]{0,60}/[A-Z][a-zA-Z0-9]{0,60}$`)
+	procedureName = regexp.MustCompile(`^/([a-zA-Z][a-zA-Z0-9.]{0,120}\.)?[A-Z][a-zA-Z0-9]{0,60}/[A-Z][a-zA-Z0-9]{0,60}$`)
 	partName      = regexp.MustCompile(`^[a-z][a-z0-9]{0,30}$`)
 )
 

@@ -74,6 +74,10 @@ type Visitor interface {
 	// or, of one that keystead run launched, launched. It counts as a measurement. All that came on
 	// the connection must be of that very process (sender-foreign).
 	Look(context.Context) (*Look, error)
+	// Present asks the connection for a sign of life, by a PING of HTTP/2 that its client answers by
+	// itself, and fails if another than the process that connected gave it (sender-foreign), or
+	// none came. Who measured the process before it knows then that it holds the connection still.
+	Present(context.Context) error
 	// Launching returns what the visitor is about to launch, if it is the agent's own program, run by
 	// root, and sent a sealed copy of another along (launch-unsealed).
 	Launching(context.Context) (Launching, error)

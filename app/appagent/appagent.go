@@ -51,8 +51,10 @@ func (p *Part) Declare(d *part.Declaration) {
 	d.Procedures = []part.Procedure{
 		part.Unary(appv1connect.LaunchServicePrepareProcedure, limits, p.prepare),
 		part.Stream(appv1connect.LaunchServiceHoldProcedure, limits, p.hold),
+		part.Stream(fetchSVID, limits, p.svids),
+		part.Stream(fetchBundles, limits, p.bundles),
 	}
-	d.Calls = []string{appv1connect.ApplicationServiceChallengeProcedure, appv1connect.ApplicationServiceReleaseProcedure}
+	d.Calls = []string{appv1connect.ApplicationServiceChallengeProcedure, appv1connect.ApplicationServiceReleaseProcedure, appv1connect.ApplicationServiceIdentifyProcedure}
 }
 
 // Leased implements part.Part.
