@@ -1,13 +1,13 @@
 package keyring
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/keystead/keystead"
+	"github.com/keystead/keystead/internal/lines"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/receipt"
@@ -93,48 +93,45 @@ func ParseSpec(text []byte) (Spec, error) {
 
 // readSpec reads a specification whose policy was compiled before, when nodes endorsed it.
 func readSpec(text []byte) (s Spec, err error) {
-	p := specParser{rest: text}
+	p := lines.New("key specification", text)
 	if len(text) > maxSpec {
-		p.fail("whole", "is %d bytes long, at most %d are accepted", len(text), maxSpec)
+		p.Fail("whole", "is %d bytes long, at most %d are accepted", len(text), maxSpec)
 	}
-	first := key.Kind(p.line("first line"))
-	if p.err == nil && first != key.KindKeyspec && first != key.KindServiceKey {
-		p.fail("first line", "is %.40q, want %s or %s", first, key.KindKeyspec, key.KindServiceKey)
+	first := key.Kind(p.Line("first line"))
+	if p.Err() == nil && first != key.KindKeyspec && first != key.KindServiceKey {
+		p.Fail("first line", "is %.40q, want %s or %s", first, key.KindKeyspec, key.KindServiceKey)
 	}
-	s.Domain = p.domain()
-	if s.Name = p.value("subject"); p.err == nil && !ValidName(s.Name) {
-		p.fail("subject", "%.64q is not 1 to %d of a-z, 0-9, dot and dash", s.Name, MaxName)
+	s.Domain = p.Domain()
+	if s.Name = p.Value("subject"); p.Err() == nil && !ValidName(s.Name) {
+		p.Fail("subject", "%.64q is not 1 to %d of a-z, 0-9, dot and dash", s.Name, MaxName)
 	}
-	s.Base, s.Version = p.number("base", 0, 1<<62), p.number("version", 1, 1<<62)
-	if s.Level = p.value("level"); p.err == nil && !slices.Contains(levels, s.Level) {
-		p.fail("level", "%.40q is not one of %v", s.Level, levels)
+	s.Base, s.Version = p.Number("base", 0, 1<<62), p.Number("version", 1, 1<<62)
+	if s.Level = p.Value("level"); p.Err() == nil && !slices.Contains(levels, s.Level) {
+		p.Fail("level", "%.40q is not one of %v", s.Level, levels)
 	}
-	s.Hold, s.Evidence = p.number("hold-seconds", 0, MaxHold), p.number("evidence-seconds", 0, MaxEvidence)
+	s.Hold, s.Evidence = p.Number("hold-seconds", 0, MaxHold), p.Number("evidence-seconds", 0, MaxEvidence)
 	if first == key.KindServiceKey {
-		s.Service = p.service()
+		s.Service = readService(p)
 	}
-	if word := p.line("policy"); p.err == nil && word != "policy" {
-		p.fail("policy", "is %.40q; a line \"policy\" comes before the policy's text", word)
+	s.Policy = p.Policy()
+	if p.Err() != nil {
+		return Spec{}, p.Err()
 	}
-	if p.err != nil {
-		return Spec{}, p.err
-	}
-	s.Policy = p.rest
 	return s, nil
 }
 
 // service reads what version 2 adds. Only a key that is for no application may be had by
 // a host itself.
-func (p *specParser) service() *Service {
-	v := &Service{Algorithm: Algorithm(p.value("algorithm"))}
-	if p.err == nil && !knownAlgorithm(v.Algorithm) {
-		p.fail("algorithm", "%.40q is not one of %v", v.Algorithm, Algorithms())
+func readService(p *lines.Reader) *Service {
+	v := &Service{Algorithm: Algorithm(p.Value("algorithm"))}
+	if p.Err() == nil && !knownAlgorithm(v.Algorithm) {
+		p.Fail("algorithm", "%.40q is not one of %v", v.Algorithm, Algorithms())
 	}
-	if v.Use = Use(p.value("use")); p.err == nil && v.Use != UseRelease && v.Use != UseDerive {
-		p.fail("use", "%.40q is not %s or %s", v.Use, UseRelease, UseDerive)
+	if v.Use = Use(p.Value("use")); p.Err() == nil && v.Use != UseRelease && v.Use != UseDerive {
+		p.Fail("use", "%.40q is not %s or %s", v.Use, UseRelease, UseDerive)
 	}
-	if v.Application = p.value("application"); p.err == nil && v.Application != "*" && !validApplication(v.Application) {
-		p.fail("application", "%.140q is not *, or 1 to %d bytes: words of a-z 0-9 . _ - that do not begin with a dot, parted by /", v.Application, maxApplication)
+	if v.Application = p.Value("application"); p.Err() == nil && v.Application != "*" && !validApplication(v.Application) {
+		p.Fail("application", "%.140q is not *, or 1 to %d bytes: words of a-z 0-9 . _ - that do not begin with a dot, parted by /", v.Application, maxApplication)
 	}
 	return v
 }
@@ -156,59 +153,6 @@ func validApplication(s string) bool {
 // admits reports whether an application of that name may have the key.
 func (v *Service) admits(name string) bool {
 	return v.Application == "*" || name == v.Application || strings.HasPrefix(name, v.Application+"/")
-}
-
-// specParser reads the lines of a specification, in their one order and spelling.
-type specParser struct {
-	rest []byte
-	at   int64
-	err  error
-}
-
-func (p *specParser) fail(field, format string, args ...any) {
-	if p.err == nil {
-		p.err = &keystead.FormatError{Format: "key specification", Offset: p.at, Field: field, Problem: fmt.Sprintf(format, args...)}
-	}
-}
-
-func (p *specParser) line(field string) string {
-	if p.err != nil {
-		return ""
-	}
-	line, rest, found := bytes.Cut(p.rest, []byte("\n"))
-	if !found {
-		p.fail(field, "is missing")
-		return ""
-	}
-	p.rest = rest
-	p.at += int64(len(line)) + 1
-	return string(line)
-}
-
-func (p *specParser) value(word string) string {
-	v, ok := strings.CutPrefix(p.line(word), word+" ")
-	if !ok {
-		p.fail(word, "is missing in its place")
-	}
-	return v
-}
-
-func (p *specParser) number(word string, least, most uint64) uint64 {
-	v := p.value(word)
-	n, err := strconv.ParseUint(v, 10, 64)
-	if p.err == nil && (err != nil || strconv.FormatUint(n, 10) != v || n < least || n > most) {
-		p.fail(word, "%.40q is not a number from %d to %d", v, least, most)
-	}
-	return n
-}
-
-func (p *specParser) domain() keystead.Digest {
-	v := p.value("domain")
-	d, err := keystead.ParseDigest("sha256:" + strings.TrimPrefix(v, "keystead/"))
-	if p.err == nil && (err != nil || receipt.Origin(d) != v) {
-		p.fail("domain", "%.100q is not an origin, keystead/ and 64 hex digits", v)
-	}
-	return d
 }
 
 // JudgeSpec endorses a specification that as many members signed as the roster demands,

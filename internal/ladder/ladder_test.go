@@ -35,7 +35,7 @@ var rungs = map[string]int{
 
 	// What rooms share and nobody outside should import stands with the lowest room that needs it.
 	"internal/authenticode": 0, "internal/bounded": 0, "internal/cursor": 0, "internal/pgp": 0, "internal/refusal": 0,
-	"internal/chain": 1, "ledger/contract/meter": 1, "internal/dcap": 1, "internal/endorse": 1,
+	"internal/lines": 3, "internal/chain": 1, "ledger/contract/meter": 1, "internal/dcap": 1, "internal/endorse": 1,
 	"internal/conf": 6,
 	"app/launch":    7, "internal/confine": 7,
 	"internal/toy": 5, // a system for tests; its parts are presences as any

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/keystead/keystead"
 	"github.com/keystead/keystead/appraise"
+	"github.com/keystead/keystead/internal/lines"
 	"github.com/keystead/keystead/key"
 	"github.com/keystead/keystead/policy"
 	"github.com/keystead/keystead/receipt"
@@ -69,21 +69,18 @@ func (s *Spec) Text() ([]byte, error) {
 
 // ParseSpec reads a specification and compiles its policy.
 func ParseSpec(text []byte) (s Spec, p *policy.Policy, err error) {
-	l := lines{format: string(key.KindContract), rest: text}
-	l.first(key.KindContract)
-	s.Domain, s.Name, s.Base = l.domain(), l.name("subject"), l.number("base", 0, 1<<62)
-	s.Code = l.digest("code")
-	s.Bounds = Bounds{Gas: int64(l.number("gas", 1, MaxGas)), Pages: uint32(l.number("pages", 1, MaxPages))}
-	if word := l.line("policy"); l.err == nil && word != "policy" {
-		l.fail("policy", "is %.40q; a line \"policy\" comes before the policy's text", word)
+	l := lines.New(string(key.KindContract), text)
+	first(l, key.KindContract)
+	s.Domain, s.Name, s.Base = l.Domain(), name(l, "subject"), l.Number("base", 0, 1<<62)
+	s.Code = l.Digest("code")
+	s.Bounds = Bounds{Gas: int64(l.Number("gas", 1, MaxGas)), Pages: uint32(l.Number("pages", 1, MaxPages))}
+	s.Policy = l.Policy()
+	if l.Err() == nil && slices.Contains(Reserved(), s.Name) {
+		l.Fail("subject", "%q is a name that no contract of members has", s.Name)
 	}
-	if l.err == nil && slices.Contains(Reserved(), s.Name) {
-		l.fail("subject", "%q is a name that no contract of members has", s.Name)
+	if l.Err() != nil {
+		return Spec{}, nil, l.Err()
 	}
-	if l.err != nil {
-		return Spec{}, nil, l.err
-	}
-	s.Policy = l.rest
 	if p, err = policy.Compile(s.Policy, Vocabulary()); err != nil {
 		return Spec{}, nil, err
 	}
@@ -118,33 +115,30 @@ func (u *User) Text() ([]byte, error) {
 
 // ParseUser reads the statement.
 func ParseUser(text []byte) (u User, err error) {
-	l := lines{format: string(key.KindUser), rest: text}
-	l.first(key.KindUser)
-	u.Domain, u.Name, u.Base = l.domain(), l.name("subject"), l.number("base", 0, 1<<62)
-	if u.Key, err = key.ParseMemberPublic([]byte(l.value("key"))); err != nil && l.err == nil {
-		l.fail("key", "%v", err)
+	l := lines.New(string(key.KindUser), text)
+	first(l, key.KindUser)
+	u.Domain, u.Name, u.Base = l.Domain(), name(l, "subject"), l.Number("base", 0, 1<<62)
+	if u.Key, err = key.ParseMemberPublic([]byte(l.Value("key"))); err != nil && l.Err() == nil {
+		l.Fail("key", "%v", err)
 	}
-	for l.err == nil && bytes.HasPrefix(l.rest, []byte("role ")) {
-		r := l.name("role")
+	for l.Next("role") {
+		r := name(l, "role")
 		if n := len(u.Roles); n == MaxRoles || n > 0 && u.Roles[n-1] >= r {
-			l.fail("role", "%q is one too many, or out of order", r)
+			l.Fail("role", "%q is one too many, or out of order", r)
 		}
 		u.Roles = append(u.Roles, r)
 	}
-	if l.err == nil && len(l.rest) > 0 {
-		if v := l.value("revoked"); l.err == nil && v != "true" {
-			l.fail("revoked", "is %.40q", v)
+	if u.Revoked = l.Next("revoked"); u.Revoked {
+		if v := l.Value("revoked"); v != "true" {
+			l.Fail("revoked", "is %.40q", v)
 		}
-		u.Revoked = true
 	}
-	if l.err == nil && len(l.rest) > 0 {
-		l.fail("end", "is followed by %d bytes", len(l.rest))
+	l.End()
+	if l.Err() == nil && u.Key.Name() != u.Name {
+		l.Fail("key", "is of the name %.80q, not %s", u.Key.Name(), u.Name)
 	}
-	if l.err == nil && u.Key.Name() != u.Name {
-		l.fail("key", "is of the name %.80q, not %s", u.Key.Name(), u.Name)
-	}
-	if l.err != nil {
-		return User{}, l.err
+	if l.Err() != nil {
+		return User{}, l.Err()
 	}
 	return u, nil
 }
@@ -179,78 +173,17 @@ func (q *Question) Verify(signature []byte, by key.MemberPublic) error {
 	return err
 }
 
-// lines reads the lines of a statement, in their one order and spelling.
-type lines struct {
-	format string
-	rest   []byte
-	at     int64
-	err    error
-}
-
-func (l *lines) fail(field, format string, args ...any) {
-	if l.err == nil {
-		l.err = &keystead.FormatError{Format: l.format, Offset: l.at, Field: field, Problem: fmt.Sprintf(format, args...)}
+// first reads the line of the kind.
+func first(l *lines.Reader, kind key.Kind) {
+	if is := l.Line("first line"); l.Err() == nil && is != string(kind) {
+		l.Fail("first line", "is %.40q, want %s", is, kind)
 	}
 }
 
-func (l *lines) line(field string) string {
-	if l.err != nil {
-		return ""
-	}
-	line, rest, found := bytes.Cut(l.rest, []byte("\n"))
-	if !found {
-		l.fail(field, "is missing")
-		return ""
-	}
-	l.rest = rest
-	l.at += int64(len(line)) + 1
-	return string(line)
-}
-
-func (l *lines) first(kind key.Kind) {
-	if first := l.line("first line"); l.err == nil && first != string(kind) {
-		l.fail("first line", "is %.40q, want %s", first, kind)
-	}
-}
-
-func (l *lines) value(word string) string {
-	v, ok := strings.CutPrefix(l.line(word), word+" ")
-	if !ok {
-		l.fail(word, "is missing in its place")
+func name(l *lines.Reader, word string) string {
+	v := l.Value(word)
+	if l.Err() == nil && !ValidName(v) {
+		l.Fail(word, "%.80q is not 1 to 64 of a-z, 0-9, dot and dash", v)
 	}
 	return v
-}
-
-func (l *lines) number(word string, least, most uint64) uint64 {
-	v := l.value(word)
-	n, err := strconv.ParseUint(v, 10, 64)
-	if l.err == nil && (err != nil || strconv.FormatUint(n, 10) != v || n < least || n > most) {
-		l.fail(word, "%.40q is not a number from %d to %d", v, least, most)
-	}
-	return n
-}
-
-func (l *lines) name(word string) string {
-	v := l.value(word)
-	if l.err == nil && !ValidName(v) {
-		l.fail(word, "%.80q is not 1 to 64 of a-z, 0-9, dot and dash", v)
-	}
-	return v
-}
-
-func (l *lines) domain() keystead.Digest {
-	v := l.value("domain")
-	d, err := receipt.ParseOrigin(v)
-	if l.err == nil && err != nil {
-		l.fail("domain", "%.100q is not an origin, keystead/ and 64 hex digits", v)
-	}
-	return d
-}
-
-func (l *lines) digest(word string) keystead.Digest {
-	d, err := keystead.ParseDigest(l.value(word))
-	if l.err == nil && (err != nil || d.IsZero()) {
-		l.fail(word, "is no digest")
-	}
-	return d
 }
