@@ -252,7 +252,7 @@ func (s *stage) endorse(name, status string, how ...string) (parts []string) {
 
 // terms has the nodes judge hosts by the reference sets of now.
 func (s *stage) terms() {
-	args := []string{"domain", "terms", "set", "host", "--policy", "demo", "--test-roots", EKRoot}
+	args := []string{"domain", "terms", "set", "host", "--policy", "demo", "--test-roots", EKRoot, "--yes"}
 	for _, name := range s.codes {
 		args = append(args, "--codeset", name)
 	}
