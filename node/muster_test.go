@@ -441,7 +441,7 @@ func TestLiarEndorsesExclusion(t *testing.T) {
 	err = b.ask(admit.TypeDenial, second, func(base uint64) ([]byte, error) {
 		return (&admit.Denial{Domain: b.digest, Subject: second, Base: base, Because: "test", MayExclude: 1}).Text()
 	})
-	names(t, "one of two that are left, by a denial", err, "node n2", "1 [n1]")
+	names(t, "one of two that are left, by a denial", err, "node n2", "2 of 3 nodes", "got n1")
 	if err := b.end(1, syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}

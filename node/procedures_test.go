@@ -2,12 +2,14 @@ package node
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/keystead/keystead/api/app/v1/appv1connect"
 	apiv1 "github.com/keystead/keystead/api/v1"
 	"github.com/keystead/keystead/api/v1/apiv1connect"
 	"github.com/keystead/keystead/part"
@@ -31,11 +33,11 @@ func TestEveryProcedureIsDeclared(t *testing.T) {
 	for _, p := range a.procedures() {
 		declared[p.Path] = true
 	}
-	known := 0
+	known, agents := 0, []protoreflect.FullName{apiv1connect.AgentServiceName, appv1connect.LaunchServiceName}
 	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			s := f.Services().Get(i)
-			if !strings.HasPrefix(string(s.FullName()), "keystead.") || s.FullName() == apiv1connect.AgentServiceName {
+			if !strings.HasPrefix(string(s.FullName()), "keystead.") || slices.Contains(agents, s.FullName()) {
 				continue
 			}
 			for j := range s.Methods().Len() {
