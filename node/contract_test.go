@@ -1,3 +1,5 @@
+//go:build !race
+
 package node_test
 
 import (
@@ -112,8 +114,10 @@ func send(ctx context.Context, cl *client.Client, r *contractv1.CallRequest) (*c
 	return out, cl.Call(ctx, contractv1connect.ContractServiceCallProcedure, r, out)
 }
 
+
 // TestContracts has users bid on three nodes at the same time, a node killed meanwhile, and
-// tries all that must be refused. What was acknowledged is there, once, and proven.
+// tries all that must be refused. What was acknowledged is there, once, and proven. It
+// runs without the race detector, under which compiling the contract takes minutes.
 func TestContracts(t *testing.T) {
 	t.Parallel()
 	f := newField(t, 3, "trust-disks=true")
