@@ -114,8 +114,7 @@ func send(ctx context.Context, cl *client.Client, r *contractv1.CallRequest) (*c
 	return out, cl.Call(ctx, contractv1connect.ContractServiceCallProcedure, r, out)
 }
 
-
-// TestContracts has users bid on three nodes at the same time, a node killed meanwhile, and
+// TestContracts has users bid on three nodes at the same time, and
 // tries all that must be refused. What was acknowledged is there, once, and proven. It
 // runs without the race detector, under which compiling the contract takes minutes.
 func TestContracts(t *testing.T) {
