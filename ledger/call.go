@@ -126,17 +126,6 @@ func SignCalls(domain keystead.Digest, calls []*Call, sign func(message []byte) 
 	return err
 }
 
-// pairUp is the level above: the last hash goes up alone where it has no other beside it.
-func pairUp(level []hash) (up []hash) {
-	for i := 0; i < len(level); i += 2 {
-		if i+1 == len(level) {
-			return append(up, level[i])
-		}
-		up = append(up, hashChildren(&level[i], &level[i+1]))
-	}
-	return up
-}
-
 func callMessage(domain, root keystead.Digest) []byte {
 	return append(domain[:], root[:]...)
 }

@@ -73,17 +73,23 @@ func fold(hashes []hash) hash {
 	}
 	level := append([]hash(nil), hashes...)
 	for len(level) > 1 {
-		next := level[:0]
-		for i := 0; i < len(level); i += 2 {
-			if i+1 == len(level) {
-				next = append(next, level[i])
-			} else {
-				next = append(next, hashChildren(&level[i], &level[i+1]))
-			}
-		}
-		level = next
+		level = pairUp(level)
 	}
 	return level[0]
+}
+
+// pairUp returns the level above, in the place of the one that it is given: the last hash goes up
+// alone where it has no other beside it.
+func pairUp(level []hash) []hash {
+	up := level[:0]
+	for i := 0; i < len(level); i += 2 {
+		if i+1 == len(level) {
+			up = append(up, level[i])
+		} else {
+			up = append(up, hashChildren(&level[i], &level[i+1]))
+		}
+	}
+	return up
 }
 
 // Verify checks the hashes against the size and the root.
